@@ -1,0 +1,29 @@
+"""llmkit: pretrain, fine-tune and use language models from recipes.
+
+>>> import llmkit
+>>> recipe = llmkit.load_recipe("bert_mlm", ["training.max_steps=10"])
+>>> summary = llmkit.fit(recipe)                              # doctest: +SKIP
+>>> llmkit.generate("Tell me a story about a cat")            # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmkit.evaluation import evaluate
+    from llmkit.generation import generate
+    from llmkit.recipe import load as load_recipe
+    from llmkit.train import fit
+
+__all__ = ["evaluate", "fit", "generate", "load_recipe"]
+
+_PLACES = {"load_recipe": ("recipe", "load"), "fit": ("train", "fit"), "generate": ("generation", "generate"),
+           "evaluate": ("evaluation", "evaluate")}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a function when it is first used: `import llmkit` itself is instant."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'llmkit' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(import_module(f"llmkit.{module}"), attribute)

@@ -1,0 +1,1 @@
+"""Model families: where each one's parts are, and its named sizes."""

@@ -1,0 +1,116 @@
+"""What llmkit needs to know of a model family: its shape, its sizes, and the names of its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from llmkit.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+class Family:
+    """A family of models. Everything here is about names; the models are transformers' own."""
+
+    model_type: ClassVar[str]
+    """The `model_type` of its transformers config."""
+    shape: ClassVar[str]
+    """encoder, decoder, encoder-decoder or permuted."""
+    tokenizer: ClassVar[str]
+    """The kind of tokenizer that is trained for it."""
+    sizes: ClassVar[dict[str, dict[str, Any]]]
+    """Config fields by the name of a size."""
+    positions: ClassVar[str | None]
+    """The config field with the number of positions; None where positions are relative."""
+    layers: ClassVar[tuple[str, ...]]
+    """Dotted paths of the stacks of layers."""
+    feed_forward: ClassVar[tuple[str, ...]]
+    """Parts of a layer that are feed-forward."""
+    heads: ClassVar[dict[str, str]]
+    """Auto class to the part that turns hidden states into its logits."""
+    isolates: ClassVar[bool] = True
+    """Whether several documents can share a row without seeing each other."""
+
+    @classmethod
+    def config(cls, size: str | None, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
+        """The config of a new model: a named size, the tokenizer's ids, and over both what the recipe says."""
+        from transformers import AutoConfig
+
+        ids = {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        named = cls.sizes[size] if size is not None else {}
+        return AutoConfig.for_model(cls.model_type, **{**named, **ids, **cls.own_ids(tokenizer), **fields})
+
+    @classmethod
+    def own_ids(cls, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Config fields of this family alone that follow from the tokenizer."""
+        return {}
+
+    @classmethod
+    def check_config(cls, fields: dict[str, Any]) -> None:
+        """Raise RequestError where a field isn't one of the family's config, or its value can't be one."""
+        from transformers import AutoConfig
+
+        default = AutoConfig.for_model(cls.model_type)
+        known = {name for name in vars(default) if not name.startswith("_")} | set(default.attribute_map)
+        for name, value in fields.items():
+            if name not in known:
+                raise RequestError(f"backbone.config.{name}: no such field of {cls.model_type}.{nearest(name, known)}")
+            usual = getattr(default, name, None)
+            if type(usual) is int and usual > 0 and (type(value) is not int or value <= 0):
+                raise RequestError(f"backbone.config.{name}: {value!r} must be a whole number above 0.")
+            if type(usual) is float and (type(value) not in (int, float) or value < 0):
+                raise RequestError(f"backbone.config.{name}: {value!r} must be a number, 0 or above.")
+        try:
+            AutoConfig.for_model(cls.model_type, **fields)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"backbone.config: {' '.join(str(error).split())}") from error
+
+    @classmethod
+    def position_limit(cls, config: PretrainedConfig) -> int | None:
+        """How many positions a model has; None where there is no limit."""
+        return None if cls.positions is None else int(getattr(config, cls.positions))
+
+    @classmethod
+    def outputs(cls, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """Call the model on a batch; documents that share a row don't see each other.
+
+        `documents` (batch, length) numbers the document that each token is of, `decoder_documents` the same for the
+        decoder. Encoders and decoders get a mask and positions that start again; an encoder-decoder is called in two
+        parts, for encoder and cross-attention need different masks and transformers has one argument for both.
+        """
+        inputs = dict(batch)
+        documents, targets = inputs.pop("documents", None), inputs.pop("decoder_documents", None)
+        if documents is None:
+            return model(**inputs)
+        inputs.pop("attention_mask", None)
+        if targets is None:
+            seen = same(documents, documents)
+            mask = seen.tril() if cls.shape == "decoder" else seen
+            return model(**inputs, attention_mask=mask, position_ids=restart(documents), use_cache=False)
+        encoder = model.get_encoder()  # type: ignore[operator]
+        hidden = encoder(input_ids=inputs.pop("input_ids"), attention_mask=same(documents, documents))
+        return model(
+            encoder_outputs=hidden, attention_mask=same(targets, documents),
+            decoder_attention_mask=same(targets, targets).tril(), use_cache=False, **inputs)
+
+
+def same(queries: Tensor, keys: Tensor) -> Tensor:
+    """Which key a query may see: those of its own document. (batch, q), (batch, k) -> (batch, 1, q, k), bool."""
+    return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
+def restart(documents: Tensor) -> Tensor:
+    """Positions that start again with each document: 0 0 0 1 1 -> 0 1 2 0 1."""
+    import torch
+
+    steps = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    first = torch.ones_like(documents, dtype=torch.bool)
+    first[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return steps - torch.where(first, steps, 0).cummax(1).values

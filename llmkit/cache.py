@@ -1,0 +1,44 @@
+"""What is computed once and kept: folders named by the content that they were made from."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from llmkit.errors import PlaceError
+
+
+def root() -> Path:
+    """`$LLMKIT_CACHE`, or llmkit's folder where this system keeps caches."""
+    given = os.environ.get("LLMKIT_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmkit"
+
+
+def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder `<root>/<kind>/<key>`; if it isn't there yet, `make` fills a new one that appears by one rename.
+
+    Two processes may make the same folder at once: both make the same thing, and the first rename stays.
+    """
+    place = root() / kind / key
+    if place.is_dir():
+        return place
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=place.parent))
+    except OSError as error:
+        raise PlaceError(f"the cache folder {place.parent} can't be written: {error.strerror}. "
+                         "Set LLMKIT_CACHE to one that can.") from error
+    try:
+        make(staging)
+        staging.chmod(0o755)
+        try:
+            staging.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+        return place
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

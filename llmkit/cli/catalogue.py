@@ -1,0 +1,95 @@
+"""`llmkit models`, `llmkit recipes` and `llmkit schema`: what there is to name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models that llmkit knows by a short name.")
+recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that llmkit brings.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(models_app, name="models")
+    app.add_typer(recipes_app, name="recipes")
+    app.command()(schema)
+
+
+@models_app.command("list")
+def models_list(json_: Json = False) -> None:
+    """Names, where each model comes from, and whether it is here already."""
+    from llmkit import models
+
+    rows = [{"name": entry.name, "hub": entry.hub, "wheel": entry.wheel, "licence": entry.licence, "about": entry.about,
+             "cached": str(models.cached(entry.name) or "") or None} for entry in models.CATALOGUE.values()]
+    if json_:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        here = "here" if row["cached"] else "wheel" if row["wheel"] else "hub"
+        print(f"{row['name']:<24}{here:<7}{row['about']}")
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from the list, or a hub id.")]) -> None:
+    """Bring a model into the cache, so that later commands need no network."""
+    from llmkit import models, report
+
+    report.to_stderr()
+    print(models.pull(name))
+
+
+@recipes_app.command("list")
+def recipes_list(json_: Json = False) -> None:
+    """Packaged recipes, each with its first line."""
+    from llmkit import recipe
+
+    rows = {name: path.read_text().partition("\n")[0].lstrip("# ") for name, path in recipe.packaged().items()}
+    if json_:
+        print(json.dumps(rows))
+        return
+    for name, about in rows.items():
+        print(f"{name:<24}{about}")
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Print a recipe."""
+    from llmkit import recipe
+
+    print(recipe.find(name).read_text(), end="")
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    place: Annotated[Path, typer.Argument(metavar="[PATH]", help="A folder or a file; here where nothing is said.")] = Path(),
+) -> None:
+    """Copy a recipe, to change it."""
+    from llmkit import recipe
+    from llmkit.errors import PlaceError
+
+    source = recipe.find(name)
+    target = place / source.name if place.is_dir() else place
+    if target.exists():
+        raise PlaceError(f"{target}: exists already; name another file.")
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise PlaceError(f"{target}: {error.strerror}.") from error
+    print(target, file=sys.stdout)
+
+
+def schema() -> None:
+    """Print the JSON Schema of a recipe, every plug-in included, for editors."""
+    from llmkit import recipe
+
+    print(json.dumps(recipe.schema(), indent=1))

@@ -1,0 +1,130 @@
+"""`llmkit pretrain` and `llmkit finetune`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Set = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
+Folder = Annotated[str | None, typer.Option("--output-dir", metavar="DIR", help="Where the run leaves what it makes.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The recipe's seed.")]
+Resume = Annotated[str, typer.Option("--resume", metavar="auto|must|never|PATH", help="Go on where the folder's run stopped.")]
+Processes = Annotated[int, typer.Option("--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Tuning method: full, lora, prefix …")]
+Extra = Annotated[list[str] | None, typer.Argument(metavar="[-- ACCELERATE OPTIONS]", help="Options for accelerate's launcher.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(pretrain)
+    app.command()(finetune)
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    extra: Extra = None, set_: Set = [], method: Method = None, output_dir: Folder = None, seed: Seed = None,  # noqa: B006
+    resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
+) -> int:
+    """Train a model on text, from scratch or further, as a recipe says."""
+    fields = {"output_dir": output_dir, "seed": seed}
+    return run(recipe, {"method": method}, fields, set_, resume, processes, extra or [], json_)
+
+
+def finetune(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A path or a packaged name; the task's own example where none is given.")] = None,
+    extra: Extra = None, method: Method = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task: classification, instruction …")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")] = None,
+    validation: Annotated[str | None, typer.Option("--validation", metavar="FILE", help="Rows to evaluate on instead.")] = None,
+    set_: Set = [], output_dir: Folder = None, seed: Seed = None,  # noqa: B006
+    resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
+) -> int:
+    """Tune a pretrained model for a task: with a recipe, or with a model and data of your own."""
+    from llmkit import recipe as recipes
+    from llmkit.errors import RequestError, nearest
+
+    fields: dict[str, Any] = {"output_dir": output_dir, "seed": seed}
+    if recipe is None:
+        recipe = task or "classification"
+        if recipe not in recipes.packaged():
+            from llmkit import registry
+
+            registry.find("tasks", recipe)
+            raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE.{nearest(recipe, recipes.packaged())}")
+        if data is not None:
+            stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-") or "data"
+            fields["name"] = stem[:100]
+    if data is not None:
+        fields["data.train"] = [{"source": data}]
+        fields["data.validation"] = 0.1 if validation is None else None
+    if validation is not None:
+        fields["data.validation"] = [{"source": validation}]
+    if model is not None:
+        fields["backbone"], fields["tokenizer"] = {"pretrained": model}, None
+    return run(recipe, {"method": method, "task": task}, fields, set_, resume, processes, extra or [], json_, tuned=True)
+
+
+def run(
+    recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str], resume: str,
+    processes: int, extra: list[str], as_json: bool, tuned: bool = False,
+) -> int:
+    """Check the whole request, start more processes where they are asked for, train, and say what came out."""
+    from llmkit import launch, registry, report
+    from llmkit import recipe as recipes
+
+    launch.check(processes)
+    given = {name: value for name, value in fields.items() if value is not None or name == "tokenizer"}
+    asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
+    if tuned and asked.output_dir is None:
+        task = registry.name_of(asked.learning)
+        name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"
+        from dataclasses import replace
+
+        asked = replace(asked, output_dir=f"runs/{name}-{registry.name_of(asked.tuning)}")
+    if (processes > 1 or extra) and not launch.is_worker():
+        return launch.launch([word for word in _own_arguments()], processes, extra)
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        report.to_stderr()
+    from llmkit import train
+
+    summary = train.fit(asked, resume)
+    if main:
+        say(summary, asked, as_json)
+    return 0
+
+
+def _own_arguments() -> list[str]:
+    """This command's own words, for the processes that run it again."""
+    words = sys.argv[1:]
+    return words[: words.index("--")] if "--" in words else words
+
+
+def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
+    """The end of a run: the figures before and after, and what can be done with the model."""
+    if as_json:
+        print(json.dumps(summary))
+        return
+    after, before = summary["evaluation"] or {}, summary["evaluation_before"] or {}
+    lines = [f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s, "
+             f"{summary['wall_seconds']:.0f} s"]
+    if after:
+        lines.append(f"{'validation':<20}{'before':>10}{'after':>10}")
+        for name in after:
+            was = f"{before[name]:>10.4f}" if name in before else " " * 10
+            lines.append(f"{name:<20}{was}{after[name]:>10.4f}")
+    if "unigram_entropy" in summary:
+        lines.append(f"{'unigram entropy':<20}{'':>10}{summary['unigram_entropy']:>10.4f}   what word frequencies alone would give")
+    if "majority_accuracy" in summary:
+        lines.append(f"{'majority class':<20}{'':>10}{summary['majority_accuracy']:>10.4f}   accuracy of always saying the same")
+    lines.append(f"model: {summary['output_dir']}/model")
+    print("\n".join(lines), file=sys.stderr)

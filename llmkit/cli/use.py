@@ -1,0 +1,78 @@
+"""`llmkit generate` and `llmkit evaluate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(generate)
+    app.command()(evaluate)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the model continues or answers; - reads stdin.")],
+    model: Annotated[str, typer.Option("--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.")] = "smollm2-135m-instruct",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
+    num_return_sequences: Annotated[int, typer.Option("--num-return-sequences", metavar="N", help="How many texts.")] = 1,
+    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="Above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from this many likeliest tokens.")] = None,
+    num_beams: Annotated[int, typer.Option("--num-beams", metavar="N", help="Beam search.")] = 1,
+    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", metavar="R", help="Above 1: less of the same.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed draws the same text.")] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message for chat models.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
+    json_: Json = False,
+) -> None:
+    """Write a text with a model: a story, an answer, a continuation."""
+    from llmkit import generation, report
+
+    report.to_stderr()
+    if prompt == "-":
+        prompt = sys.stdin.read()
+    options = generation.Options(
+        max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
+        top_k=top_k, num_beams=num_beams, repetition_penalty=repetition_penalty, seed=seed)
+    streamed: list[str] = []
+
+    def show(piece: str) -> None:
+        streamed.append(piece)
+        print(piece, end="", flush=True)
+
+    result = generation.generate(prompt, model, options, stream=None if json_ else show, system=system, raw=raw)
+    if json_:
+        print(json.dumps(result.as_json(), ensure_ascii=False))
+    elif streamed:
+        print()
+    else:
+        print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
+                          for i, completion in enumerate(result.completions, 1)))
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="Text, or rows of the run's task.")],
+    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", metavar="NAME", help="The objective, where the model isn't a run.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
+    json_: Json = False,
+) -> None:
+    """Measure a model on a file: perplexity on text, the task's metrics on rows."""
+    from llmkit import evaluation, report
+
+    report.to_stderr()
+    result = evaluation.evaluate(model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size)
+    if json_:
+        print(json.dumps(result))
+    else:
+        for name, value in result["metrics"].items():
+            print(f"{name:<20}{value:>12.4f}")

@@ -1,0 +1,1 @@
+"""From sources to batches: reading, tokenizing, caching and packing text."""

@@ -1,0 +1,169 @@
+"""Rows to batches: in which order, with which chance, and for which process; all pure functions of the position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import DataLoader
+
+Batch: TypeAlias = "dict[str, Tensor]"
+"""Tensors of (rows, longest) by name."""
+Key = tuple[int, int]
+"""(pass, row): which row, and for which time it is seen."""
+Features = dict[str, NDArray[Any]]
+"""What a row becomes: `input_ids`, `labels` … of one length."""
+
+EVALUATION = 2**32  # the pass that evaluation rows are drawn in: masks are the same at every step, for every seed
+
+
+class Examples(Protocol):
+    """Rows that can be drawn: chance comes in as an argument."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, row: int, rng: np.random.Generator) -> Features: ...
+
+
+class Order:
+    """The endless order in which rows are seen: every source again and again, each pass in a new order.
+
+    A source with a weight contributes its share of an epoch's rows and goes on in the next epoch where it stopped,
+    so none of its rows is forgotten. Rows are numbered through all sources.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int) -> None:
+        self.sizes, self.seed = list(sizes), seed
+        self.epoch_rows = sum(sizes)
+        if weights is None:
+            self.shares = list(sizes)
+        else:
+            self.shares = [max(1, round(self.epoch_rows * weight / sum(weights))) for weight in weights]
+            self.epoch_rows = sum(self.shares)
+        self._epoch = lru_cache(maxsize=2)(self._make)
+
+    def at(self, position: int) -> Key:
+        """Which row is the `position`-th to be seen."""
+        epoch, place = divmod(position, self.epoch_rows)
+        passes, rows = self._epoch(epoch)
+        return int(passes[place]), int(rows[place])
+
+    def _make(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        passes, rows, offset = [], [], 0
+        for number, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
+            start, stop = epoch * share, (epoch + 1) * share
+            while start < stop:
+                nth, place = divmod(start, size)
+                taken = self._pass(number, nth)[place : place + stop - start]
+                rows.append(taken + offset)
+                passes.append(np.full(len(taken), nth))
+                start += len(taken)
+            offset += size
+        all_passes, all_rows = np.concatenate(passes), np.concatenate(rows)
+        if len(self.sizes) > 1:
+            mixed = np.random.default_rng((self.seed, len(self.sizes), epoch)).permutation(len(all_rows))
+            all_passes, all_rows = all_passes[mixed], all_rows[mixed]
+        return all_passes, all_rows
+
+    def _pass(self, source: int, nth: int) -> NDArray[np.int64]:
+        return np.random.default_rng((self.seed, source, nth)).permutation(self.sizes[source])
+
+
+class Micro:
+    """The micro-batches of one process, from a step on, without end.
+
+    A step's rows are positions step x global to (step + 1) x global, whatever the number of processes; accumulation
+    and processes only divide them.
+    """
+
+    def __init__(self, order: Order, whole: int, micro: int, rank: int, processes: int, step: int) -> None:
+        self.order, self.whole, self.micro, self.rank, self.processes, self.step = order, whole, micro, rank, processes, step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        stride = self.micro * self.processes
+        step = self.step
+        while True:
+            for start in range(step * self.whole + self.rank * self.micro, (step + 1) * self.whole, stride):
+                yield [self.order.at(position) for position in range(start, start + self.micro)]
+            step += 1
+
+
+class Drawn:
+    """A map from (pass, row) to features, for torch's DataLoader: chance is a function of the key and the seed."""
+
+    def __init__(self, sets: Sequence[Examples], seed: int) -> None:
+        self.sets, self.seed = list(sets), seed
+        self.edges = np.cumsum([len(examples) for examples in sets])
+
+    def __len__(self) -> int:
+        return int(self.edges[-1])
+
+    def __getitem__(self, key: Key) -> Features:
+        nth, row = key
+        number = int(np.searchsorted(self.edges, row, side="right"))
+        local = row - (int(self.edges[number - 1]) if number else 0)
+        return self.sets[number].draw(local, np.random.default_rng((self.seed, nth, row)))
+
+
+def load(
+    drawn: Drawn, batches: Any, collate: Callable[[list[Features]], Batch], workers: int = 0, pin: bool = False,
+) -> DataLoader[Features]:
+    """A DataLoader over lists of keys; it draws nothing from torch's own random state."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        drawn, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pin,  # type: ignore[arg-type]
+        generator=torch.Generator())
+
+
+def in_order(rows: int, size: int, rank: int, processes: int) -> list[list[Key]]:
+    """The batches of an evaluation for one process: every row once, in order."""
+    starts = range(rank * size, rows, size * processes)
+    return [[(EVALUATION, row) for row in range(start, min(rows, start + size))] for start in starts]
+
+
+def stack(rows: Sequence[Features], padding: dict[str, int]) -> Batch:
+    """Rows to one batch, padded on the right to the longest: (rows, longest) of each field.
+
+    `documents` and `decoder_documents` number the segments of a row. They stay only where some row has several;
+    otherwise `attention_mask` marks padding, and only where there is some.
+    """
+    import torch
+
+    batch: Batch = {}
+    packed = any(len(row["documents"]) and row["documents"][-1] > 0 for row in rows if "documents" in row)
+    for name in rows[0]:
+        parts = [row[name] for row in rows]
+        longest = max(len(part) for part in parts)
+        if name in ("documents", "decoder_documents") and not packed:
+            if name == "documents" and any(len(part) < longest for part in parts):
+                lengths = torch.tensor([len(part) for part in parts])
+                batch["attention_mask"] = (torch.arange(longest)[None] < lengths[:, None]).long()
+            continue
+        out = np.full((len(parts), longest), padding.get(name, 0), dtype=np.int64)
+        for i, part in enumerate(parts):
+            out[i, : len(part)] = part
+            if name == "decoder_documents":  # a query that may see nothing is not a number: let padding see the last
+                out[i, len(part) :] = part[-1]
+        batch[name] = torch.from_numpy(out)
+    return batch
+
+
+def positions(batch: Batch) -> int:
+    """Model input positions of a batch that aren't padding."""
+    if "documents" in batch:
+        count = int((batch["documents"] >= 0).sum())
+    elif "attention_mask" in batch:
+        count = int(batch["attention_mask"].sum())
+    else:
+        count = batch["input_ids"].numel()
+    if "decoder_input_ids" in batch:
+        count += int((batch["labels"] != -100).sum())
+    return count

@@ -1,0 +1,593 @@
+"""Sources: open what a recipe names (files, a hub data set, built-in text) and read it document by document."""
+
+import codecs
+import csv
+import glob
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+from llmkit.data import builtin
+from llmkit.data.builtin import Place as Place
+from llmkit.errors import DataError, RequestError, nearest
+from llmkit.recipe import Source
+
+Rows: TypeAlias = Iterator[tuple[dict[str, Any], Place]]
+Column = TypeVar("Column", bound=str | int)
+
+SEPARATOR = "<|endoftext|>"
+"""A line that is exactly this stands between two documents (the convention of GPT-2's and TinyStories' files)."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "text": ("content", "document", "sentence", "body", "article", "passage", "review"),
+    "label": ("labels", "class", "category", "target", "sentiment", "topic"),
+    "summary": ("highlights", "abstract"),
+    "question": ("query",),
+    "context": ("passage",),
+    "answers": ("answer",),
+    "prompt": ("instruction", "input", "question"),
+    "response": ("completion", "output", "answer"),
+    "source": ("src",),
+    "target": ("tgt", "translation"),
+    "tokens": ("words",),
+    "tags": ("ner_tags", "pos_tags"),
+    "sentence1": ("premise", "anchor", "sentence_a"),
+    "sentence2": ("hypothesis", "positive", "sentence_b"),
+    "score": ("similarity", "rating", "stars"),
+    "id": ("idx", "index", "title", "messages", "chosen", "rejected"),
+}
+"""What fields are called in the data sets that people have; any of these words in a first row makes it a header."""
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_KNOWN = {word for name, others in ALIASES.items() for word in (name, *others)}
+_CHUNK = 1 << 20
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass
+class Reader:
+    """One opened source, read as a stream from the start each time; construct it through `open_source`."""
+
+    source: Source
+    label: str
+    """What the recipe said."""
+    files: tuple[Path, ...] = ()
+    """Empty for hub: and builtin:."""
+    asked: str = "auto"
+    """What the recipe calls a document."""
+    notes: list[str] = field(default_factory=list)
+    """What was concluded from the data and should be said once."""
+    dataset: Any = None
+    """The hub's data set, loaded."""
+    headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
+    """Tables whose first row is data: which column holds which field."""
+
+    @cached_property
+    def document(self) -> str | None:
+        """What a document is in text files: line, paragraph, file or endoftext; None where a row is one."""
+        texts = [path for path in self.files if _format(path) == "text"]
+        if not texts or self.asked != "auto":
+            return self.asked if texts else None
+        gaps = False
+        for path in texts:
+            filled = blank = False
+            for _, line in self._lines(path):
+                if line == SEPARATOR:
+                    return "endoftext"
+                if not gaps:
+                    empty = not line or line.isspace()
+                    gaps = filled and blank and not empty
+                    filled, blank = filled or not empty, empty
+        return "paragraph" if gaps else "line"
+
+    @property
+    def name(self) -> str:
+        """The file, where there is one; else what the recipe said."""
+        return str(self.files[0]) if len(self.files) == 1 else self.label
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the content and of all that changes what is read from it; not of paths or times."""
+        about: dict[str, Any] = {
+            "formats": [_format(path) for path in self.files], "fields": self.source.fields, "document": self.document,
+            "encoding": self.source.encoding, "files": [_digest(path) for path in self.files],
+        }
+        if self.dataset is not None:
+            about["hub"] = self.dataset._fingerprint
+        elif not self.files:
+            about["builtin"] = builtin.fingerprint(self.label.removeprefix("builtin:"))
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def documents(self) -> Iterator[tuple[str, Place]]:
+        """The text of each document that isn't empty.
+
+        Raises DataError, with file and line, for a row whose text is missing or isn't text, and where all is empty.
+        """
+        file, column, empty = None, "text", True
+        for row, place in self._all():
+            if place.file != file:  # each file of a glob has columns of its own
+                file, exact = place.file, _format(Path(place.file)) in ("json", "jsonl")
+                where = place if exact and self.files else Place(place.file, None)
+                column = find_fields(list(row), {"text": ALIASES["text"]}, {}, self, where)["text"]
+            if column not in row:
+                raise DataError(f"{place}: the field {column!r} is missing; this row has {_listed(row)}.")
+            text = row[column]
+            if not isinstance(text, str):
+                raise DataError(f"{place}: {column!r} must be text, not {_shown(text)}.")
+            if text and not text.isspace():
+                empty = False
+                yield text, place
+        if empty:
+            raise DataError(f"{self.name}: is empty.")
+
+    def rows(self) -> Rows:
+        """One dict a row; of text files, {"text": …} a document. Raises DataError with file and line."""
+        empty = True
+        for row in self._all():
+            empty = False
+            yield row
+        if empty:
+            raise DataError(f"{self.name}: is empty.")
+
+    def _all(self) -> Rows:
+        if self.dataset is not None:
+            for number, row in enumerate(self.dataset, 1):
+                yield row, Place(self.label, number)
+        elif not self.files:
+            yield from builtin.rows(self.label.removeprefix("builtin:"))
+        for path in self.files:
+            yield from _READ[_format(path)](self, path)
+
+    # ---- text --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self, path: Path) -> Iterator[io.TextIOWrapper]:
+        r"""Decoded text; only \n ends a line. What goes wrong while reading is told with file and line."""
+        encoding = self.source.encoding
+        try:
+            with _bytes(path) as raw:
+                if codecs.lookup(encoding).name.startswith("utf-8"):
+                    _no_wide_mark(raw.peek(4)[:4], path, self.label)
+                with io.TextIOWrapper(raw, encoding, newline="\n") as file:
+                    yield file
+        except UnicodeError as error:
+            raise self._undecodable(path, error) from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except (EOFError, zlib.error) as error:
+            raise DataError(f"{path}: the gzip data breaks off or is damaged: {error}.") from error
+
+    def _undecodable(self, path: Path, error: UnicodeError) -> DataError:
+        """Find the first byte that isn't of the encoding, by decoding again piece by piece."""
+        encoding, fed, line = self.source.encoding, 0, 1
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with _bytes(path) as raw:
+            while True:
+                piece = raw.read(_CHUNK)
+                fed += len(piece)
+                try:
+                    line += decoder.decode(piece, final=not piece).count("\n")
+                except UnicodeDecodeError as bad:
+                    # the decoder's own rest of the last piece stands before this piece
+                    offset = fed - len(bad.object) + bad.start
+                    line += bad.object[: bad.start].decode(encoding, "replace").count("\n")
+                    return DataError(
+                        f"{path}:{line}: not {encoding}: byte 0x{bad.object[bad.start]:02x} at offset {offset}; if "
+                        f"the file is of another encoding, say which: {{source: {self.label}, encoding: latin-1}}.")
+                if not piece:
+                    return DataError(f"{path}: not {encoding}: {error}.")
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
+        """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
+        with self._open(path) as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix("\ufeff")
+                if "\0" in line:
+                    raise DataError(f"{path}:{number}: a NUL byte; this is no {self.source.encoding} text.")
+                if line.endswith("\n"):
+                    line = line[:-2] if line.endswith("\r\n") else line[:-1]
+                yield number, line
+
+    def _text(self, path: Path) -> Rows:
+        kind, block, start = self.document, list[str](), 0
+        for number, line in self._lines(path):
+            blank = not line or line.isspace()
+            if kind == "line":
+                if not blank:
+                    yield {"text": line}, Place(str(path), number)
+            elif (kind == "paragraph" and blank) or (kind == "endoftext" and line == SEPARATOR):
+                if block:
+                    yield _block(block, path, start)
+                    block = []
+            elif block or not blank:
+                start = start if block else number
+                block.append(line)
+        if block:
+            yield _block(block, path, start)
+
+    # ---- JSON --------------------------------------------------------------------------------------------------
+
+    def _jsonl(self, path: Path) -> Rows:
+        for number, line in self._lines(path):
+            if line and not line.isspace():
+                place = Place(str(path), number)
+                try:
+                    row = json.loads(line, object_pairs_hook=_object)
+                except json.JSONDecodeError as error:
+                    hint = "; .json is an array of objects, or one object a line" if _format(path) == "json" else ""
+                    raise DataError(f"{place}: bad JSON: {error.msg} at column {error.colno}{hint}.") from error
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{place}: bad JSON: {error}.") from error
+                yield _row(row, line, place), place
+
+    def _json(self, path: Path) -> Rows:
+        """An array of objects, or JSON lines: the first character that is no space tells."""
+        head = ""
+        with self._open(path) as file:
+            while not head and (piece := file.read(_CHUNK)):
+                head = piece.lstrip("\ufeff \t\r\n")
+        return self._array(path) if head.startswith("[") else self._jsonl(path)
+
+    def _array(self, path: Path) -> Rows:
+        """The objects of a top-level array, decoded one by one from a window over the file."""
+        decoder = json.JSONDecoder(object_pairs_hook=_object)
+        text, at, line, awaited = "", 0, 1, "["
+        with self._open(path) as file:
+            while True:
+                start = cast(re.Match[str], _SPACE.match(text, at)).end()
+                line, at = line + text.count("\n", at, start), start
+                if at == len(text):
+                    text, at = file.read(_CHUNK), 0
+                    if not text and awaited == "end":
+                        return
+                    if not text:
+                        raise DataError(f"{path}:{line}: bad JSON: the array breaks off, `]` is missing.")
+                    text = text.removeprefix("\ufeff") if awaited == "[" else text
+                    continue
+                place, char = Place(str(path), line), text[at]
+                if awaited == "end":
+                    raise DataError(f"{place}: bad JSON: {char!r} after the end of the array.")
+                if awaited == "[" or (awaited in ("first", ",") and char == "]"):
+                    awaited, at = "end" if char == "]" else "first", at + 1
+                elif awaited == ",":
+                    if char != ",":
+                        raise DataError(f"{place}: bad JSON: {char!r} where `,` or `]` is expected.")
+                    awaited, at = "object", at + 1
+                elif char != "{":
+                    raise DataError(f"{place}: a row must be an object {{…}}, not {text[at : at + 30]!r}.")
+                else:
+                    row, text, at, end = _decoded(decoder, file, text, at, place)
+                    yield _row(row, text[at:end], place), place
+                    line, at, awaited = line + text.count("\n", at, end), end, ","
+
+    # ---- tables ------------------------------------------------------------------------------------------------
+
+    def _cells(self, path: Path) -> Iterator[tuple[int, list[str]]]:
+        """The rows of a table as cells, each with the line that it starts on; all have as many as the first."""
+        width, first = 0, 0
+        for number, cells in self._tsv(path) if _format(path) == "tsv" else self._csv(path):
+            if not first:
+                width, first = len(cells), number
+            if len(cells) != width:
+                raise DataError(f"{path}:{number}: {len(cells)} cells, where line {first} has {width}.")
+            yield number, cells
+
+    def _csv(self, path: Path) -> Iterator[tuple[int, list[str]]]:
+        csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
+        reader, start = csv.reader((f"{line}\n" for _, line in self._lines(path)), strict=True), 1
+        try:
+            for cells in reader:
+                if cells:
+                    yield start, cells
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{path}:{start}: bad CSV: {error}.") from error
+
+    def _tsv(self, path: Path) -> Iterator[tuple[int, list[str]]]:
+        for number, line in self._lines(path):
+            if line:
+                yield number, [_unquoted(cell) for cell in line.split("\t")]
+
+    def _table(self, path: Path) -> Rows:
+        columns = self.headerless.get(path) or {
+            name: index for name, index in self.source.fields.items() if isinstance(index, int)}
+        places: list[tuple[str, int]] = []
+        for number, cells in self._cells(path):
+            if not places and columns:
+                too_far = [index for index in columns.values() if not 0 <= index < len(cells)]
+                if too_far:
+                    raise DataError(f"{path}:{number}: there is no column {too_far[0]}; the table has {len(cells)}, "
+                                    "counted from 0.")
+                others = [(str(i), i) for i in range(len(cells)) if i not in columns.values()]
+                places = [*columns.items(), *others]
+            elif not places:
+                header = [cell.strip() for cell in cells]
+                twice = [name for name in header if header.count(name) > 1]
+                if twice:
+                    raise DataError(f"{path}:{number}: the header has {twice[0]!r} twice.")
+                places = [(name, i) for i, name in enumerate(header)]
+                continue
+            yield {name: cells[i] for name, i in places}, Place(str(path), number)
+
+    def _find_headerless(self, path: Path) -> None:
+        """Two columns, no known name above them, and the first short cell occurs again below: a row, no header."""
+        rows = [cells for _, cells in islice(self._cells(path), 1000)]
+        if len(rows) < 2 or len(rows[0]) != 2 or any(cell.strip().casefold() in _KNOWN for cell in rows[0]):
+            return
+        sizes = [sum(len(cells[i]) for cells in rows) for i in (0, 1)]
+        short = 0 if sizes[0] < sizes[1] else 1
+        if rows[0][short] in [cells[short] for cells in rows[1:]]:
+            self.headerless[path] = {"text": 1 - short, "label": short}
+            self.notes.append(f"{path} has no header: its first row is data, column {1 - short} is read as text and "
+                              f"column {short} as label.")
+
+    def _parquet(self, path: Path) -> Rows:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+        number = 0
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(batch_size=1024):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield row, Place(str(path), number)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            where = Place(str(path), number + 1 if number else None)
+            raise DataError(f"{where}: this parquet file can't be read: {error}.") from error
+
+
+_READ = {"text": Reader._text, "jsonl": Reader._jsonl, "json": Reader._json, "csv": Reader._table, "tsv": Reader._table,
+         "parquet": Reader._parquet}
+
+
+# ---- opening ---------------------------------------------------------------------------------------------------
+
+
+def open_source(source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto") -> Reader:
+    """Find what a source names; nothing is read but the first rows of a table.
+
+    `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
+    says the format: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, and text for any other; .gz may follow.
+    Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields.
+    """
+    label = source.source
+    _check_encoding(source)
+    if label.startswith("builtin:"):
+        builtin.describe(label.removeprefix("builtin:"))  # refuses a misspelt name
+        return Reader(source, label)
+    if label.startswith("hub:"):
+        return Reader(source, label, dataset=_load(source))
+    reader = Reader(source, label, _files(label), document)
+    formats = {_format(path) for path in reader.files}
+    numbered = [isinstance(column, int) for column in source.fields.values()]
+    if any(numbered) and not (all(numbered) and formats <= {"csv", "tsv"}):
+        raise RequestError(f"{label}: numbers in fields count the columns of a .csv or .tsv table without a header, "
+                           f"all of them or none; this is {' and '.join(sorted(formats))} with {source.fields}.")
+    if source.fields and formats == {"text"} and source.fields != {"text": "text"}:
+        raise RequestError(f"{label}: a text file has no fields; leave out {source.fields}, or give it an extension "
+                           f"that says its format: {', '.join(FORMATS)}.")
+    if not source.fields:
+        for path in reader.files:
+            if _format(path) in ("csv", "tsv"):
+                reader._find_headerless(path)
+    return reader
+
+
+def _files(label: str) -> tuple[Path, ...]:
+    path = Path(label).expanduser()
+    if path.is_dir():
+        raise DataError(f"{label}: is a folder; say which files: {label.rstrip('/')}/*.txt.")
+    if path.exists():
+        found = [path]
+    elif glob.has_magic(str(path)):
+        matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+        found = [each for each in matched if each.is_file()]
+        if not found:
+            folders = f" It matches folders only: {matched[0]}/* would match what is in one." if matched else ""
+            raise DataError(f"{label}: no file matches.{folders}")
+    else:
+        there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = get_close_matches(path.name, there, n=1)
+        hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+        raise DataError(f"{label}: no such file.{hint}")
+    for each in found:
+        if not each.is_file():
+            raise DataError(f"{each}: is no regular file, so it can't be read twice; save it to one first.")
+        if each.suffix == ".gz" and _format(each) == "parquet":
+            raise DataError(f"{each}: parquet is compressed inside; unpack the .gz first.")
+    return tuple(found)
+
+
+def _load(source: Source) -> Any:
+    """Load a data set of the hub: `hub:org/name` or `hub:org/name:config`. No code of the hub is run."""
+    label = source.source
+    name, _, config = label.removeprefix("hub:").partition(":")
+    if not name:
+        raise RequestError(f"{label!r}: write hub:<id> or hub:<id>:<config>.")
+    forbidden = [name for name in ("LLMKIT_OFFLINE", "HF_HUB_OFFLINE")
+                 if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
+    if forbidden == ["LLMKIT_OFFLINE"]:  # datasets obeys only the hub's own switch, and still has its cache then
+        raise DataError(f"{label}: LLMKIT_OFFLINE forbids the hub; set HF_HUB_OFFLINE=1 too to read its cache.")
+
+    import datasets  # type: ignore[import-untyped]
+
+    try:
+        return datasets.load_dataset(name, config or None, split=source.split)
+    except ConnectionError as error:
+        why = f"{' and '.join(forbidden)} is set and it isn't in the cache" if forbidden else "the hub can't be reached"
+        raise DataError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{label}: split {source.split!r} can't be loaded from the hub: {reason}") from error
+
+
+def _check_encoding(source: Source) -> None:
+    try:
+        io.TextIOWrapper(io.BytesIO(), source.encoding)
+    except LookupError as error:
+        known = ["utf-8", "utf-16", "latin-1", "cp1252", "ascii", "shift_jis", "gb18030", "big5", "euc-kr", "koi8-r"]
+        raise RequestError(f"{source.source}: no encoding is called {source.encoding!r}."
+                           f"{nearest(source.encoding, known)}") from error
+
+
+def find_fields(
+    columns: Sequence[Column],
+    wanted: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]],
+    reader: Reader,
+    place: Place | None = None,
+) -> dict[str, Column]:
+    """Which column holds which field, by the recipe's `fields`, else the field's own name, else its aliases.
+
+    wanted, optional   field -> other names that it goes by; upper and lower case are one
+    place              where the columns were seen, if that is closer than the source
+
+    find_fields(["Review", "stars"], {"text": ["review"], "label": ["stars"]}, {}, reader)
+        -> {"text": "Review", "label": "stars"}
+
+    Raises DataError with the columns there are and how to name one in the recipe; optional fields may be absent.
+    """
+    exact: dict[str | int, Column] = {column: column for column in columns}
+    plain = {str(column).strip().casefold(): column for column in reversed(columns)}
+    fields = {**wanted, **optional}
+    found: dict[str, Column] = {}
+    for name in fields:
+        asked = reader.source.fields.get(name)
+        if asked in exact:
+            found[name] = exact[asked]
+        elif isinstance(asked, int) and name in exact:
+            found[name] = exact[name]  # a column that was numbered in the recipe goes by its field's name
+        elif asked is not None:
+            near = get_close_matches(str(asked), list(map(str, columns)), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise DataError(
+                f"{place or reader.name}: no column is called {asked!r}; there is {_listed(columns)}.{hint}")
+    for name in fields:
+        if name not in found and name in plain and plain[name] not in found.values():
+            found[name] = plain[name]
+    for name, aliases in fields.items():
+        if name not in found:
+            free = (plain[alias.casefold()] for alias in aliases if alias.casefold() in plain)
+            column = next((column for column in free if column not in found.values()), None)
+            if column is not None:
+                found[name] = column
+            elif name in wanted:
+                near = [match for word in (name, *aliases) for match in get_close_matches(word, list(plain), n=1)]
+                others = (column for column in columns if column not in found.values())
+                meant = plain[near[0]] if near else next(others, "COLUMN")
+                raise DataError(
+                    f"{place or reader.name}: no column is called {' or '.join(map(repr, (name, *aliases)))}; there is "
+                    f"{_listed(columns)}. Name it in the recipe: data.train: "
+                    f"{{source: {reader.label}, fields: {{{name}: {meant}}}}}.")
+    return {name: found[name] for name in fields if name in found}
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------
+
+
+def _format(path: Path) -> str:
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    return FORMATS.get(suffix.lower(), "text")
+
+
+def _bytes(path: Path) -> io.BufferedReader:
+    """The file's bytes, unpacked."""
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), _CHUNK)
+    return path.open("rb")
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, gzip.BadGzipFile):
+        return DataError(f"{path}: is no gzip file, or a damaged one: {error}.")
+    return DataError(f"{path}: can't be read: {error.strerror or error}.")
+
+
+def _no_wide_mark(head: bytes, path: Path, label: str) -> None:
+    wide = "utf-32" if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) else "utf-16"
+    if wide == "utf-32" or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}:1: starts with the byte order mark of {wide.upper()}; say in the recipe: "
+                        f"{{source: {label}, encoding: {wide}}}.")
+
+
+def _block(lines: list[str], path: Path, start: int) -> tuple[dict[str, Any], Place]:
+    while not lines[-1] or lines[-1].isspace():
+        lines.pop()
+    return {"text": "\n".join(lines)}, Place(str(path), start)
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if len(cell) > 1 and cell[0] == cell[-1] == '"' else cell
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return made
+
+
+def _row(row: Any, written: str, place: Place) -> dict[str, Any]:
+    """Refuse what is no object, and half characters: an escaped surrogate without its other half."""
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: a row must be an object {{…}}, not {_shown(row)}.")
+    if "\\ud" in written or "\\uD" in written:
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place}: bad JSON: the lone surrogate \\u{ord(error.object[error.start]):04x} "
+                            "is half a character.") from error
+    return row
+
+
+def _decoded(
+    decoder: json.JSONDecoder, file: io.TextIOWrapper, text: str, at: int, place: Place
+) -> tuple[Any, str, int, int]:
+    """The object at `text[at]`, reading on until it is whole: (object, text, where it starts, where it ends)."""
+    while True:
+        try:
+            row, end = decoder.raw_decode(text, at)
+            return row, text, at, end
+        except json.JSONDecodeError as error:
+            # an object that is merely cut off fails at the window's end, or in a string that doesn't close
+            cut = error.pos > len(text) - 16 or error.msg.startswith("Unterminated string")
+            more = file.read(max(_CHUNK, len(text) - at)) if cut else ""
+            if not more:
+                line = (place.line or 1) + text.count("\n", at, error.pos)
+                raise DataError(f"{place.file}:{line}: bad JSON: {error.msg}.") from error
+            text, at = text[at:] + more, 0
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{place}: bad JSON: {error}.") from error
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a truth value", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return f"{kinds.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+
+
+def _listed(columns: Sequence[str | int] | Mapping[str, Any]) -> str:
+    return ", ".join(map(str, columns)) or "none"

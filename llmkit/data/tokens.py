@@ -1,0 +1,164 @@
+"""Documents to token ids: computed once, cached by content, and mapped into memory, not read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit import cache
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import Reader
+from llmkit.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids = NDArray[Any]
+"""Token ids, one-dimensional, of an unsigned type."""
+
+FORMAT = "1"  # part of every key: raise it when what is written changes
+PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents as slices of one array of ids: document `i` is `ids[starts[i]:stops[i]]`, without special tokens."""
+
+    ids: Ids
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+    """A hash of each document's text."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each document."""
+        return self.stops - self.starts
+
+    def split(self, share: float, seed: int) -> tuple[Documents, Documents]:
+        """(training, validation): documents drawn by a hash of seed and content; of a single document, its end."""
+        if len(self) == 1:
+            cut = self.starts + (self.lengths * (1 - share)).astype(np.int64)
+            parts = (self.starts, cut), (cut, self.stops)
+            return (Documents(self.ids, *parts[0], self.digests), Documents(self.ids, *parts[1], self.digests))
+        held = _mix(self.digests ^ _mix(np.array([seed], dtype=np.uint64))) < np.uint64(int(share * 2**64))
+        return self._where(~held), self._where(held)
+
+    def _where(self, chosen: NDArray[np.bool_]) -> Documents:
+        return Documents(self.ids, self.starts[chosen], self.stops[chosen], self.digests[chosen])
+
+    def entropy(self, most: int = 50_000_000) -> float:
+        """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
+        counts = np.zeros(1, dtype=np.int64)
+        seen = 0
+        for start, stop in zip(self.starts, self.stops, strict=True):
+            some = np.bincount(self.ids[start:stop])
+            if len(some) > len(counts):
+                counts = np.pad(counts, (0, len(some) - len(counts)))
+            counts[: len(some)] += some
+            seen += stop - start
+            if seen > most:
+                break
+        share = counts[counts > 0] / counts.sum()
+        return float(-(share * np.log(share)).sum())
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64 (Steele et al. 2014): every bit of the result depends on every bit of x."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
+    """Every document of a source as token ids without special tokens, from the cache where they are."""
+    parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer))
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
+    about = json.loads((folder / "about.json").read_text())
+    ids: Ids = np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r") if about["tokens"] else np.zeros(0, np.uint16)
+    offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+    return Documents(ids, offsets[:-1], offsets[1:], np.load(folder / "digests.npy", mmap_mode="r"))
+
+
+def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    lengths: list[int] = []
+    digests: list[bytes] = []
+    with (folder / "ids.bin").open("wb") as out:
+        for texts in _batches(reader):
+            pieces = [(i, piece) for i, text in enumerate(texts) for piece in cut(text, PIECE)]
+            encoded = encode(tokenizer, [piece for _, piece in pieces])
+            sizes = [0] * len(texts)
+            for (i, _), ids in zip(pieces, encoded, strict=True):
+                sizes[i] += len(ids)
+            out.write(np.fromiter((token for ids in encoded for token in ids), dtype=dtype).tobytes())
+            lengths += sizes
+            digests += [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    np.save(folder / "offsets.npy", offsets)
+    np.save(folder / "digests.npy", np.frombuffer(b"".join(digests), dtype=np.uint64))
+    (folder / "about.json").write_text(json.dumps({"dtype": dtype.name, "tokens": int(offsets[-1])}))
+
+
+def _batches(reader: Reader, size: int = 4_000_000) -> Iterator[list[str]]:
+    """Documents in groups of about `size` characters."""
+    texts: list[str] = []
+    held = 0
+    for text, _ in reader.documents():
+        texts.append(text)
+        held += len(text)
+        if held >= size:
+            yield texts
+            texts, held = [], 0
+    if texts:
+        yield texts
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens, truncation or padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
+    if backend is None:
+        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def cut(text: str, most: int) -> list[str]:
+    """Cut a long text where no token reaches across: after a line's end, or else before a space.
+
+    >>> cut("one two three", 6)
+    ['one', ' two', ' three']
+    """
+    pieces = []
+    while len(text) > most:
+        place = max((m.end() for m in re.finditer(r"\n(?=\S)", text[:most])), default=0)
+        place = place or max((m.start() for m in re.finditer(r"(?<=\S) (?=\S)", text[: most + 1])), default=0)
+        if place == 0:
+            found = re.compile(r"(?<=\S) (?=\S)").search(text, most)
+            place = found.start() if found else len(text)
+        pieces.append(text[:place])
+        text = text[place:]
+    return [*pieces, text] if text else pieces
+
+
+def total(sets: list[Documents], what: str) -> int:
+    """Tokens in several sets of documents; DataError where there are none."""
+    tokens = sum(int(documents.lengths.sum()) for documents in sets)
+    if tokens == 0:
+        raise DataError(f"{what}: there is no text to learn from.")
+    return tokens

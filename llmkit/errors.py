@@ -1,0 +1,57 @@
+"""What can go wrong for a user, each kind with the exit status that it ends the program with."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LlmkitError(Exception):
+    """An error with one clear message: what is wrong, where, and what instead."""
+
+    status = 1
+
+
+class RequestError(LlmkitError):
+    """The request is wrong: recipe, option, or a combination that can't work."""
+
+    status = 2
+
+
+class DataError(LlmkitError):
+    """The data is wrong: missing, empty, or a row that can't be read."""
+
+    status = 3
+
+
+class CheckpointError(LlmkitError):
+    """The checkpoint is damaged, or doesn't belong to this recipe."""
+
+    status = 4
+
+
+class NumberError(LlmkitError):
+    """A loss or a gradient stopped being finite."""
+
+    status = 5
+
+
+class PlaceError(LlmkitError):
+    """The place is wrong: folder in use, not writable, disk full."""
+
+    status = 6
+
+
+class Stopped(LlmkitError):
+    """A signal asked the program to stop."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say what was probably meant: ` Did you mean 'masked_lm'?`, or else list what there is."""
+    known = list(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" There is: {', '.join(known)}." if known else ""

@@ -1,0 +1,84 @@
+"""Measure a trained model: perplexity on text, a task's metrics on rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmkit import models, recipe, registry
+from llmkit.backbones.base import Family
+from llmkit.data.sources import open_source
+from llmkit.errors import RequestError
+from llmkit.objectives.base import Objective, Setup
+from llmkit.recipe import Source
+
+
+def evaluate(
+    model: str | Path, data: str | Path, *, task: str | None = None, objective: str | None = None,
+    max_length: int | None = None, batch_size: int = 16,
+) -> dict[str, Any]:
+    """Evaluate a run, a folder, a hub id or a catalogue model on a file; all of the file counts.
+
+    A run is measured by the objective or task that it learned; another model by the one its head is for. Text longer
+    than the model's positions (or `max_length`) is seen in parts. Returns {"metrics": {"loss": …}, "model", "data", …}.
+    """
+    from accelerate import Accelerator
+
+    from llmkit import report
+    from llmkit.train import Learner
+    from llmkit.train import evaluate as measured
+
+    report.quiet_libraries()
+    learned = _learned(Path(model))
+    if task is not None or objective is not None:
+        kind, name = ("tasks", task) if task is not None else ("objectives", objective)
+        chosen: Objective | None = registry.find(kind, str(name))()
+    else:
+        chosen = None if learned is None else learned.learning
+    folder = models.resolve(model)
+    family_name = _family(folder) if learned is None else str(learned.backbone.family)
+    family: type[Family] = registry.find("backbones", family_name)
+    if chosen is None:
+        chosen = registry.find("objectives", {
+            "decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape])()
+    recipe.fit_together(chosen, family_name, family)
+    opened = models.open_model(model, chosen.head_for(family))
+    limit = family.position_limit(opened.model.config)
+    virtual = 0 if learned is None else learned.tuning.virtual_tokens
+    said = max_length or (learned.data.max_length if learned is not None else None) or min(512, (limit or 512) - virtual)
+    if limit is not None and said + virtual > limit:
+        raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
+    labels = tuple(opened.model.config.id2label[i] for i in range(len(opened.model.config.id2label))) \
+        if task is not None or learned is not None and learned.task is not None else None
+    setup = Setup(opened.tokenizer, family, said, "none", 0, labels)
+    reader = open_source(Source(str(data)) if learned is None else _source(str(data), learned))
+    sets = chosen.prepare([reader], None, setup)
+    accelerator = Accelerator(cpu=opened.model.device.type == "cpu")
+    learner = Learner(opened.model, chosen, family)
+    metrics = measured(accelerator, learner, sets.train, setup, batch_size)
+    return {"metrics": metrics, "model": str(model), "data": str(data), "measured_by": registry.name_of(chosen),
+            "max_length": said, "rows": sum(map(len, sets.train))}
+
+
+def _source(data: str, learned: recipe.Recipe) -> Source:
+    """A file read as the run read its own: the same names of fields, the same encoding."""
+    first = learned.data.train[0]
+    fields = first.fields if Path(data).suffix in {Path(source.source).suffix for source in learned.data.train} else {}
+    return Source(data, fields=fields, encoding=first.encoding)
+
+
+def _learned(model: Path) -> recipe.Recipe | None:
+    """The recipe of a run, where the model is one."""
+    for folder in (model, model.parent):
+        if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
+            return recipe.load(folder / "recipe.yaml")
+    return None
+
+
+def _family(folder: Path) -> str:
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
+    if kind not in known:
+        raise RequestError(f"{folder} is a {kind!r}; llmkit evaluates {', '.join(known)}.")
+    return known[kind]

@@ -1,0 +1,1 @@
+"""Pretraining objectives: rows and chance to a batch, model and batch to a loss."""

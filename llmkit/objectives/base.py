@@ -1,0 +1,198 @@
+"""The contract of an objective: how documents become rows, a batch, and a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Examples, Features, stack
+from llmkit.data.rows import Layout, Rows, arrange
+from llmkit.data.sources import Reader
+from llmkit.data.tokens import Documents, Ids, tokenize, total
+from llmkit.errors import DataError, RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+Sums: TypeAlias = "dict[str, Tensor]"
+"""By the name of a head: a loss summed over its targets."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an objective is given to make its rows from."""
+
+    tokenizer: PreTrainedTokenizerBase
+    family: type[Family]
+    max_length: int
+    packing: str
+    seed: int
+    labels: tuple[str, ...] | None = None
+    """The labels that a trained model knows; None where the training rows say which there are."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The rows of a run."""
+
+    train: Sequence[Examples]
+    validation: Sequence[Examples]
+    notes: Sequence[str] = ()
+    """What the user should know: what was cut, how full the rows are."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Figures for the summary: the entropy of the unigram distribution …"""
+
+
+class Objective:
+    """What a model learns from text; its dataclass fields are its options in the recipe."""
+
+    shapes: ClassVar[frozenset[str]]
+    """Backbone shapes that it fits."""
+    head: ClassVar[str]
+    """The transformers auto class that carries its head."""
+    packings: ClassVar[tuple[str, ...]] = ("documents", "blocks", "none")
+    """Ways of filling rows that it can do, the best first."""
+    weights: ClassVar[dict[str, float]] = {"loss": 1.0}
+    """Heads, and what each counts for in the sum that is minimised."""
+
+    def head_for(self, family: type[Family]) -> str:
+        """The auto class for a family; objectives that fit several shapes choose here."""
+        return self.head
+
+    def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Fields that the model's config needs for this head, from what `prepare` found: the labels …"""
+        return {}
+
+    # ---- rows ----
+
+    def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
+        """Read, tokenize, hold out and lay out; by default, documents of text."""
+        layout = self.layout(setup.tokenizer, setup.max_length, setup.packing)
+        learned = [tokenize(reader, setup.tokenizer) for reader in train]
+        if isinstance(validation, float):
+            parts = [documents.split(validation, setup.seed) for documents in learned]
+            learned, held = [part[0] for part in parts], [part[1] for part in parts]
+            if not sum(len(documents) for documents in held) or not sum(len(documents) for documents in learned):
+                count = sum(len(a) + len(b) for a, b in parts)
+                raise DataError(f"data.validation: a share of {validation} of {count} documents leaves one side empty; "
+                                "give validation sources of its own, or a larger share.")
+        else:
+            held = [tokenize(reader, setup.tokenizer) for reader in validation or []]
+        tokens = total(learned, "data.train")
+        held_tokens = total(held, "data.validation") if held else 0
+        sets = [[Text(self, arrange(documents, layout, setup.packing), setup) for documents in part if len(documents)]
+                for part in (learned, held)]
+        for part, what in zip(sets, ("data.train", "data.validation"), strict=True):
+            if part and not sum(len(text) for text in part):
+                raise DataError(f"{what}: no document is long enough for {setup.packing!r} rows of {setup.max_length}.")
+        entropy = learned[0].entropy()
+        notes = [f"{tokens:,} tokens to train on in {sum(map(len, sets[0])):,} rows"
+                 + (f", {held_tokens:,} held out in {sum(map(len, sets[1])):,}" if held else "")]
+        return Sets(sets[0], sets[1], notes, {"unigram_entropy": entropy})
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
+        """How documents lie in rows; RequestError where the tokenizer lacks what it takes."""
+        raise NotImplementedError
+
+    def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
+        """One segment of token ids to what the model sees and what it has to predict; all chance comes from rng."""
+        raise NotImplementedError
+
+    def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Rows to one batch of tensors (rows, longest)."""
+        pad = tokenizer.pad_token_id or 0
+        return stack(rows, {"input_ids": pad, "decoder_input_ids": pad, "labels": -100, "documents": -1})
+
+    # ---- loss ----
+
+    def targets(self, batch: Batch) -> Sums:
+        """How many predictions each head is asked for."""
+        return {"loss": (batch["labels"] != -100).sum()}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """The loss of each head, summed over its targets; logits exist at targets only."""
+        from torch.nn.functional import cross_entropy
+
+        inputs = dict(batch)
+        labels = inputs.pop("labels")
+        wanted = labels != -100
+        with only_at(model, family.heads[self.head_for(family)], wanted):
+            logits = family.outputs(model, inputs).logits
+        return {"loss": cross_entropy(logits.float(), labels[wanted], reduction="sum")}
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """For an evaluation: the losses, and pairs of a prediction and its reference where there are such."""
+        return self.loss(model, batch, family), []
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """Figures of an evaluation, from mean losses and all pairs."""
+        return {**means, "perplexity": math.exp(min(700.0, means["loss"]))}
+
+    main_metric: ClassVar[str] = "loss"
+    """The figure that is printed before and after."""
+
+
+class Text:
+    """Rows of text, drawn for an objective."""
+
+    def __init__(self, objective: Objective, rows: Rows, setup: Setup) -> None:
+        self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def draw(self, row: int, rng: np.random.Generator) -> Features:
+        """The segments of a row, each drawn by itself, numbered and joined."""
+        parts = [self.objective.draw(segment, rng, self.tokenizer) for segment in self.rows[row]]
+        return join(parts)
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Several segments to one row; `documents` says which segment each position is of."""
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined["documents"] = np.repeat(np.arange(len(parts)), [len(part["input_ids"]) for part in parts])
+    if "decoder_input_ids" in joined:
+        joined["decoder_documents"] = np.repeat(np.arange(len(parts)), [len(part["labels"]) for part in parts])
+    return joined
+
+
+@contextmanager
+def only_at(model: nn.Module, head: str, wanted: Tensor) -> Iterator[None]:
+    """Let a model's head see hidden states at the wanted positions only: (batch, length, width) -> (targets, width).
+
+    Masked LM asks for 15 % of the positions, instruction tuning for the answer's: the other logits never exist.
+    The model itself, its wrappers and its hooks are as they were.
+    """
+
+    def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][wanted], *inputs[1:])
+
+    module = part(model, head)
+    hook = module.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def part(model: nn.Module, name: str) -> nn.Module:
+    """A model's part by its dotted name, under whatever adapters and wrappers put around the model."""
+    for full, module in model.named_modules():
+        if full == name or full.endswith(f".{name}"):
+            return module
+    raise RequestError(f"{type(model).__name__} has no part {name!r}.")
+
+
+def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
+    """The id of a special token; RequestError where the tokenizer has none."""
+    found = getattr(tokenizer, f"{role}_token_id")
+    if found is None:
+        raise RequestError(f"the tokenizer has no {role} token; {why} needs one.")
+    return int(found)

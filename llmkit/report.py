@@ -1,0 +1,106 @@
+"""What a run says while it works: one line an event, and a progress bar where a person is watching. All on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+log = logging.getLogger("llmkit")
+
+
+def to_stderr(level: int = logging.INFO) -> None:
+    """Let llmkit's log lines reach the terminal; libraries stay silent unless something is wrong."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.propagate = False
+    log.setLevel(level)
+
+
+def quiet_libraries() -> None:
+    """No progress bars and advice from the libraries: what matters, llmkit says itself."""
+    import warnings
+
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class Progress:
+    """How far a run is, with throughput and time left: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, shown: bool) -> None:
+        self.bar: Any = None
+        self.shown = shown
+        self.last = time.monotonic()
+        self.task: Any = None
+
+    def update(self, share: float, step: int, figures: Mapping[str, float], left: float) -> None:
+        """`share` of the run is done, `left` seconds remain."""
+        if not self.shown:
+            return
+        words = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        if self.bar is not None:
+            self.bar.update(self.task, completed=share, step=step, words=words, left=clock(left))
+        elif time.monotonic() - self.last >= 10:
+            self.last = time.monotonic()
+            log.info("step %d (%d %%)  %s  %s left", step, int(100 * share), words, clock(left))
+
+
+@contextmanager
+def progress(shown: bool) -> Iterator[Progress]:
+    """Show a bar while the block runs; log lines go above it."""
+    state = Progress(shown)
+    if not shown or not sys.stderr.isatty():
+        yield state
+        return
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = (TextColumn("step {task.fields[step]}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
+               TextColumn("{task.fields[words]}"), TextColumn("{task.fields[left]} left"))
+    old, log.handlers = log.handlers, [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
+    try:
+        with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
+            state.bar = bars
+            state.task = bars.add_task("", total=1.0, step=0, words="", left="?")
+            yield state
+    finally:
+        log.handlers = old
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:02:03 or 02:03."""
+    whole = max(0, int(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
+
+
+def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
+    """The model card of a run."""
+    about, figures = summary["recipe"], summary["evaluation"]
+    lines = [
+        "---", "library_name: transformers" if not summary["adapter"] else "library_name: peft", "tags: [llmkit]", "---",
+        f"# {name}", "",
+        f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone `{about['backbone']}`, "
+        f"{about['kind']} `{about['learning']}`, tuning `{about['tuning']}`.", "",
+        f"- parameters: {summary['parameters']:,}, of which {summary['trainable_parameters']:,} were trained",
+        f"- steps: {summary['steps']:,}; tokens: {summary['tokens']:,}; status: {summary['status']}",
+        f"- data: {', '.join(f'`{source}`' for source in about['data'])}", ""]
+    if figures:
+        lines += ["| metric | before | after |", "|---|---|---|"]
+        before = summary.get("evaluation_before") or {}
+        lines += [f"| {key} | {before[key]:.4f} | {value:.4f} |" if key in before else f"| {key} | | {value:.4f} |"
+                  for key, value in figures.items()]
+        lines.append("")
+    return "\n".join([*lines, "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""])

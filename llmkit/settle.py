@@ -1,0 +1,272 @@
+"""Before a run: every `auto` becomes a value, and what can't work is refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit import models, recipe, registry
+from llmkit.backbones.base import Family
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import Reader, open_source
+from llmkit.errors import RequestError, nearest
+from llmkit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("llmkit")
+
+SCHEDULES_WITHOUT_END = ("constant", "constant_with_warmup", "inverse_sqrt")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A recipe in which nothing is left open, and what it was settled with."""
+
+    recipe: Recipe
+    family: type[Family]
+    train: Sequence[Reader]
+    validation: Sequence[Reader] | float | None
+    base: Path | None
+    """The pretrained model's folder."""
+
+    @property
+    def head(self) -> str:
+        """The auto class of the model."""
+        head: str = self.recipe.learning.head_for(self.family)
+        return head
+
+    @property
+    def readers(self) -> list[Reader]:
+        """All sources of the run."""
+        return [*self.train, *(self.validation if isinstance(self.validation, Sequence) else [])]
+
+
+def settle(asked: Recipe, processes: int = 1) -> Settled:
+    """Fill in every `auto` of a recipe for this machine and number of processes.
+
+    Raises RequestError where parts don't fit together, DataError where a source isn't there.
+    """
+    spec, training = asked.backbone, asked.training
+    base = None if spec.pretrained is None else models.resolve(spec.pretrained)
+    if base is not None and (base / "adapter_config.json").is_file():
+        raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
+                           "name the model that it was trained on.")
+    name = spec.family or _family_of(base)
+    family: type[Family] = registry.find("backbones", name)
+    recipe.fit_together(asked.learning, name, family)
+    head = asked.learning.head_for(family)
+    family.check_config(spec.config)
+    asked.tuning.check(family, head)
+    config = _config(family, spec, base)
+    limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
+    length = asked.data.max_length or min(128, (limit or 128) - virtual)
+    if limit is not None and length + virtual > limit:
+        with_virtual = f" and {virtual} virtual tokens" if virtual else ""
+        raise RequestError(f"data.max_length: {length} tokens{with_virtual} need more than the {limit} positions of this "
+                           f"{name}; make it {limit - virtual} or less, or set backbone.config.{family.positions}.")
+    if training.global_batch_size % processes:
+        raise RequestError(f"training.global_batch_size: {training.global_batch_size} can't be shared by {processes} "
+                           "processes.")
+    share = training.global_batch_size // processes
+    micro = training.micro_batch_size
+    if micro == "auto":
+        micro = max(n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * length <= _at_once()))
+    elif share % micro:
+        raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
+                           f"(global_batch_size {training.global_batch_size}, {processes} processes).")
+    _schedule(training)
+    train = [open_source(source, asked.data.document) for source in asked.data.train]
+    held = asked.data.validation
+    validation = [open_source(source, asked.data.document) for source in held] if isinstance(held, list) else held
+    cuts = {reader.document for reader in train if reader.document is not None}
+    document = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
+    spoken = asked.tokenizer
+    if spoken is not None and spoken.train is not None:
+        kind = spoken.train.kind or family.tokenizer
+        lower = kind == "wordpiece" if spoken.train.lowercase is None else spoken.train.lowercase
+        spoken = replace(spoken, train=replace(spoken.train, kind=kind, lowercase=lower))
+    done = replace(
+        asked, tokenizer=spoken, backbone=replace(spec, family=name),
+        data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
+        training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config)),
+        output_dir=str(asked.folder))
+    return Settled(done, family, train, validation, base)
+
+
+def _family_of(base: Path | None) -> str:
+    """Which family a pretrained model is of, by its config's model_type."""
+    assert base is not None
+    kind = json.loads((base / "config.json").read_text()).get("model_type")
+    known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
+    if kind not in known:
+        raise RequestError(f"backbone.pretrained: {base} is a {kind!r}; llmkit trains {', '.join(known)}.")
+    return known[kind]
+
+
+def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    if base is not None:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, **spec.config)
+        if config.model_type != family.model_type:
+            raise RequestError(f"backbone.family: {base} is a {config.model_type}, not a {family.model_type}.")
+        return config
+    sizes = family.sizes[spec.size] if spec.size is not None else {}
+    return AutoConfig.for_model(family.model_type, **{**sizes, **spec.config})
+
+
+def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
+    packing, can = asked.data.packing, asked.learning.packings
+    if packing == "auto":
+        return next(way for way in can if way != "documents" or family.isolates)
+    if packing not in can:
+        raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do {packing!r}, "
+                           f"only {' or '.join(can)}.")
+    if packing == "documents" and not family.isolates:
+        raise RequestError(f"data.packing: {name} can't keep documents in a row apart; use blocks or none.")
+    return packing
+
+
+def _at_once() -> int:
+    """Tokens that a process holds at once where `micro_batch_size` is auto."""
+    import torch
+
+    return 16_384 if torch.cuda.is_available() else 4_096
+
+
+def _precision(asked: Recipe, family: type[Family], config: PretrainedConfig) -> Any:
+    """bf16 where the machine multiplies it faster than fp32 and the model is wide enough to gain; fp32 elsewhere."""
+    import torch
+
+    precision = asked.training.precision
+    gpu = torch.cuda.is_available()
+    if precision == "fp16" and not gpu:
+        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is 40 times slower than fp32. Use bf16 or fp32.")
+    if precision == "fp16" and family.model_type == "t5":
+        raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+    if precision != "auto":
+        return precision
+    if gpu:
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if config.hidden_size >= 256 and cpu_multiplies_bf16() else "fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products (AVX512-BF16 or AMX); without them fp32 is faster."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _schedule(training: recipe.Training) -> None:
+    from transformers import SchedulerType
+
+    known = [kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")]
+    if training.lr_scheduler_type not in known:
+        raise RequestError(f"training.lr_scheduler_type: no schedule is called {training.lr_scheduler_type!r}."
+                           f"{nearest(training.lr_scheduler_type, known)}")
+
+
+def speak(settled: Settled) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run: trained on its text, taken from elsewhere, or the pretrained model's own."""
+    asked = settled.recipe.tokenizer
+    if asked is None:
+        assert settled.base is not None
+        tokenizer = tokenizers.load(settled.base)
+    elif asked.pretrained is not None:
+        tokenizer = tokenizers.load(models.resolve(asked.pretrained))
+    else:
+        assert asked.train is not None and asked.train.kind is not None
+        tokenizer, _ = tokenizers.trained(
+            [reader.fingerprint() for reader in settled.train],
+            lambda: (text for reader in settled.train for text, _ in reader.documents()),
+            asked.train.kind, asked.train.vocab_size, asked.train.lowercase)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # for positions that nothing attends to or learns from
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as it is before tuning."""
+
+    model: PreTrainedModel
+    new: tuple[str, ...]
+    """Parts that start from random weights though the rest is pretrained."""
+    base: str | None
+    """Where an adapter finds it again: a folder or hub id; None where no folder holds it as it is."""
+
+
+def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[str, Any]) -> Network:
+    """The model with the head that the objective asks for: pretrained, or random from the family's config."""
+    import torch
+    import transformers
+
+    spec, family, head = settled.recipe.backbone, settled.family, settled.head
+    auto = getattr(transformers, head)
+    extra = {**settled.recipe.learning.config(facts), **spec.config}
+    common: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": torch.float32}
+    if settled.base is None:
+        config = family.config(spec.size, extra, tokenizer)
+        if config.vocab_size < len(tokenizer):
+            raise RequestError(f"backbone.config.vocab_size: {config.vocab_size} is less than the tokenizer's "
+                               f"{len(tokenizer)} tokens.")
+        model = auto.from_config(config, **common)
+        return Network(model, (family.heads[head],) if settled.recipe.task else (), None)
+    config = transformers.AutoConfig.from_pretrained(settled.base, trust_remote_code=False, **extra)
+    model, info = auto.from_pretrained(
+        settled.base, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
+        output_loading_info=True, **common)
+    missing = [*info["missing_keys"], *(key for key, *_ in info.get("mismatched_keys", ()))]
+    new = tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    if new:
+        log.info("new weights: %s", ", ".join(new))
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    known = spec.pretrained if Path(str(spec.pretrained)).exists() is False else None
+    entry = models.CATALOGUE.get(str(spec.pretrained))
+    place = entry.hub if entry is not None else known or str(settled.base.resolve())
+    if settled.recipe.tokenizer is None:
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            raise RequestError(f"backbone.pretrained: {spec.pretrained} has {model.get_input_embeddings().num_embeddings} "
+                               f"embeddings for {len(tokenizer)} tokens.")
+        return Network(model, new, place)
+    if respell(model, tokenizers.load(settled.base), tokenizer):
+        return Network(model, new, None)
+    return Network(model, new, place)
+
+
+def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> bool:
+    """Give a pretrained model another tokenizer: rows of tokens known to both are kept, new ones start from the mean.
+
+    Returns whether anything changed.
+    """
+    import torch
+
+    if old.get_vocab() == new.get_vocab():
+        return False
+    before, known = old.get_vocab(), 0
+    tables = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())
+              if table is not None}
+    saved = [weight.detach().clone() for weight in tables.values()]
+    model.resize_token_embeddings(len(new), mean_resizing=False)
+    resized = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())
+               if table is not None}
+    with torch.no_grad():
+        for was, weight in zip(saved, resized.values(), strict=True):
+            weight[:] = was.mean(0)
+            for word, i in new.get_vocab().items():
+                if word in before and before[word] < len(was):
+                    weight[i] = was[before[word]]
+    known = sum(word in before for word in new.get_vocab())
+    model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = (
+        new.pad_token_id, new.bos_token_id, new.eos_token_id)
+    log.info("another tokenizer: %s of its %s tokens keep their embeddings, the others start from the mean",
+             f"{known:,}", f"{len(new):,}")
+    return True

@@ -1,0 +1,1 @@
+"""Tasks: objectives that also have fields, labels, predictions and metrics."""

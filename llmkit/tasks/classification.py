@@ -1,0 +1,149 @@
+"""Classification: one label for a text, or for a pair of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.sources import Place, Reader
+from llmkit.errors import DataError, nearest
+from llmkit.objectives.base import Sets, Setup, Sums
+from llmkit.registry import OPTIONS
+from llmkit.tasks.base import Row, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(config=OPTIONS)
+class Classification(Task):
+    """One label a text; reports accuracy and macro F1."""
+
+    labels: list[str] | None = None
+    """The labels, in the order of their numbers; those of the training rows where nothing is said."""
+
+    shapes = frozenset({"encoder", "decoder", "encoder-decoder"})
+    head = "AutoModelForSequenceClassification"
+    wanted = {
+        "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "title", "text_a"),
+        "label": ("labels", "class", "category", "sentiment", "target", "topic"),
+    }
+    optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
+    main_metric = "accuracy"
+
+    def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
+        """Texts are texts; a label is a word or a whole number."""
+        row = super().check(row, columns, place)
+        for name in ("text", "text_pair"):
+            if name in row and not isinstance(row[name], str):
+                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+        label = row["label"]
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        if not isinstance(label, str | int):
+            raise DataError(f"{place}: the label {label!r} is neither a word nor a whole number.")
+        return {**row, "label": str(label).strip()}
+
+    def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
+        """Also say which labels there are, and how well the most frequent one would do."""
+        known = setup.labels or self.labels and tuple(self.labels)
+        if known is None:
+            found = {row["label"] for reader in train for row, _ in self.read(reader)}
+            known = tuple(sorted(found, key=lambda label: (not _whole(label), int(label) if _whole(label) else 0, label)))
+            if len(known) < 2:
+                raise DataError(f"{train[0].label}: all rows have the label {known[0]!r}; there is nothing to tell apart.")
+            if len(known) > 1000:
+                raise DataError(f"{train[0].label}: {len(known):,} different labels; is {known[0]!r} a label?")
+        setup = Setup(**{**vars(setup), "labels": known})
+        sets = super().prepare(train, validation, setup)
+        counts = Counter(int(features["labels"][0]) for part in sets.validation or sets.train
+                         for features in part.features)  # type: ignore[attr-defined]
+        share = max(counts.values()) / counts.total()
+        return Sets(sets.train, sets.validation, [*sets.notes, f"{len(known)} labels: {', '.join(known)[:200]}"],
+                    {"labels": list(known), "majority_accuracy": share})
+
+    def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Label names go into the model's config, so that it predicts names."""
+        labels = facts["labels"]
+        return {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
+                "label2id": {label: i for i, label in enumerate(labels)}, "problem_type": "single_label_classification"}
+
+    def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
+        """Token ids with the tokenizer's own special tokens, and the label's number."""
+        numbers = {label: i for i, label in enumerate(setup.labels or ())}
+        for row, place in rows:
+            if row["label"] not in numbers:
+                raise DataError(f"{place}: the label {row['label']!r} is not among those of the training rows."
+                                f"{nearest(row['label'], numbers)}")
+        encoded = self.texts([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
+        for features, (row, _) in zip(encoded, rows, strict=True):
+            features["labels"] = np.array([numbers[row["label"]]])
+        return encoded
+
+    def texts(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, cut: list[int],
+    ) -> list[Features]:
+        """Texts, or pairs of them, as features without labels."""
+        if not rows:
+            return []
+        fields = [[row[name] for row in rows] for name in ("text", "text_pair") if name in rows[0]]
+        whole = tokenizer(*fields)
+        for i, ids in enumerate(whole["input_ids"]):
+            if len(ids) > max_length:
+                cut.append(len(ids) - max_length)
+                short = tokenizer(*(field[i] for field in fields), truncation=True, max_length=max_length)
+                for name in whole:
+                    whole[name][i] = short[name]
+        names = ["input_ids", *(["token_type_ids"] if "text_pair" in rows[0] and "token_type_ids" in whole else [])]
+        out: list[Features] = []
+        for i in range(len(rows)):
+            features = {name: np.array(whole[name][i], dtype=np.int64) for name in names}
+            features["documents"] = np.zeros_like(features["input_ids"])
+            out.append(features)
+        return out
+
+    def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Padded inputs (rows, longest) and labels (rows,)."""
+        batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0})
+        if "labels" in batch:
+            batch["labels"] = batch["labels"][:, 0]
+        return batch
+
+    def targets(self, batch: Batch) -> Sums:
+        """One prediction a row."""
+        import torch
+
+        return {"loss": torch.tensor(len(batch["labels"]), device=batch["labels"].device)}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """Cross-entropy of the labels."""
+        return self.judge(model, batch, family)[0]
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """The loss, and (predicted, true) label numbers."""
+        from torch.nn.functional import cross_entropy
+
+        inputs = dict(batch)
+        labels = inputs.pop("labels")
+        logits = family.outputs(model, inputs).logits.float()
+        pairs = list(zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True))
+        return {"loss": cross_entropy(logits, labels, reduction="sum")}, pairs
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """Accuracy, and F1 averaged over labels."""
+        from sklearn.metrics import accuracy_score, f1_score
+
+        predicted, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return {**means, "accuracy": float(accuracy_score(true, predicted)),
+                "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
+
+
+def _whole(label: str) -> bool:
+    return label.lstrip("-").isdigit()

@@ -1,0 +1,578 @@
+"""One run, from a recipe to a folder. Read `fit` top to bottom."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from llmkit import registry, report
+from llmkit import recipe as recipes
+from llmkit.backbones.base import Family
+from llmkit.checkpoint import Checkpoint, Run, verify
+from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
+from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError
+from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.recipe import LENGTHS, Recipe
+from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
+from llmkit.signals import STATUS, Stopping, stopping
+from llmkit.tuning.base import Setting
+
+log = logging.getLogger("llmkit")
+
+
+def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
+    """Train as the recipe says, going on where an earlier run of it stopped; return the summary.
+
+    `resume` is auto, must, never, or a checkpoint's path. Raises an LlmkitError whose status is the exit status.
+    """
+    began = time.monotonic()
+    with stopping() as stop, ExitStack() as held:
+        report.quiet_libraries()
+        settled = settle(asked, int(os.environ.get("WORLD_SIZE", "1")))
+        recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
+        accelerator = accelerate(plan.precision, plan.report_to, run.folder)
+        main = accelerator.is_main_process
+        if main:
+            held.enter_context(run.locked())
+            held.callback(run.close)
+        start, done = shared(accelerator, lambda: pick_up(run, asked, recipe, resume))
+        if done is not None:
+            return dict(done)
+
+        with accelerator.main_process_first():  # the others find its caches
+            tokenizer = speak(settled)
+            setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
+            sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+            data = {reader.label: reader.fingerprint() for reader in settled.readers}
+        state = State() if start is None else restored(start, data, accelerator.num_processes)
+
+        torch.manual_seed(recipe.seed)
+        learner = learn(settled, tokenizer, sets, run, main)
+        names = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+        wrapped, optimizer = accelerator.prepare(learner, adamw(trained, plan))
+        if start is not None:
+            bring_back(start, learner, optimizer)
+        if main:
+            describe(settled, sets, learner, start)
+            run.rewind(state.step if start is not None else -1)
+            run.write_recipe(recipe)
+        if plan.report_to:
+            accelerator.init_trackers(recipe.name)
+
+        loop = Loop(accelerator, settled, run, sets, setup, wrapped, learner, optimizer, trained, names, data, stop, state,
+                    began - state.wall)
+        try:
+            loop.train()
+        except BaseException as error:
+            if main:
+                loop.conclude("failed" if stop.by is None else "stopped", str(error))
+            raise
+        return loop.finish()
+
+
+@dataclass
+class State:
+    """What the loop counts, and a checkpoint keeps."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    """Time in the step loop: waiting for data included, evaluation and saving not."""
+    agreed: float = 0.0
+    """That time as all processes know it."""
+    wall: float = 0.0
+    window: dict[str, float] = field(default_factory=dict)
+    """Sums since the last line of metrics.jsonl: losses and targets by head, tokens, seconds."""
+    train_loss: float = math.nan
+    before: dict[str, float] | None = None
+    """The evaluation before the first step."""
+    evaluation: dict[str, float] | None = None
+
+
+class Learner(nn.Module):
+    """A model and its objective as one module whose forward is the loss, so that no head bypasses DDP's hooks."""
+
+    def __init__(self, model: nn.Module, objective: Objective, family: type[Family]) -> None:
+        super().__init__()
+        self.model, self.objective, self.family = model, objective, family
+
+    def forward(self, batch: Batch, judged: bool = False) -> Any:
+        """Losses by head, summed over targets; with `judged`, predictions beside them."""
+        if judged:
+            return self.objective.judge(self.model, batch, self.family)
+        return self.objective.loss(self.model, batch, self.family)
+
+
+class Loop:
+    """The step loop and what happens around it."""
+
+    def __init__(
+        self, accelerator: Accelerator, settled: Settled, run: Run, sets: Sets, setup: Setup, wrapped: nn.Module,
+        learner: Learner, optimizer: Any, trained: list[nn.Parameter], names: list[str], data: dict[str, str],
+        stop: Stopping, state: State, began: float,
+    ) -> None:
+        self.accelerator, self.settled, self.run, self.sets, self.setup = accelerator, settled, run, sets, setup
+        self.wrapped, self.learner, self.optimizer, self.trained, self.names = wrapped, learner, optimizer, trained, names
+        self.data, self.stop, self.state = data, stop, state
+        self.recipe, self.objective = settled.recipe, learner.objective
+        self.order = Order([len(examples) for examples in sets.train], weights(self.recipe), self.recipe.seed)
+        self.length = Length(self.recipe.training, self.order.epoch_rows)
+        self.factor = schedule(self.recipe.training, self.length)
+        self.pending: dict[str, Any] = {}
+        self.asked_to_stop: signal.Signals | None = None
+        self.began = began
+
+    def train(self) -> None:
+        """Steps until the recipe's length is reached; every event of a step comes in the same order."""
+        plan, state = self.recipe.training, self.state
+        if state.step == 0 and self.sets.validation:
+            state.before = state.evaluation = self.evaluate()
+            self.event({"event": "evaluate", "step": 0, **state.before})
+        batches = self.batches()
+        self.stop.at_once = False
+        with report.progress(self.accelerator.is_main_process) as progress:
+            clock = time.monotonic()
+            while not self.length.done(state):
+                rate, norm = self.rate, self.step(batches)
+                state.step += 1
+                state.seconds += time.monotonic() - clock
+                self.add("seconds", time.monotonic() - clock)
+                over = self.length.done(state)
+                if state.step % plan.logging_steps == 0 or over:
+                    figures = self.log(norm, rate)
+                    share = self.length.share(state)
+                    progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
+                if self.sets.validation and (over or plan.eval_steps and state.step % plan.eval_steps == 0):
+                    state.evaluation = self.evaluate()
+                    self.event({"event": "evaluate", "step": state.step, **state.evaluation})
+                if state.step % plan.save_steps == 0 or over or self.asked_to_stop:
+                    self.save()
+                if self.asked_to_stop and not over:
+                    raise self.stop.error(f"stopped by {self.asked_to_stop.name} after step {state.step}, which is saved; "
+                                          "the same command goes on from there", self.asked_to_stop)
+                clock = time.monotonic()
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's micro-batches from the current step on."""
+        plan = self.recipe.training
+        assert isinstance(plan.micro_batch_size, int)
+        micro = Micro(self.order, plan.global_batch_size, plan.micro_batch_size, self.accelerator.process_index,
+                      self.accelerator.num_processes, self.state.step)
+        loader = load(Drawn(self.sets.train, self.recipe.seed), micro, self.collate, plan.dataloader_num_workers,
+                      pin=self.accelerator.device.type == "cuda")
+        for batch in loader:
+            yield {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """Rows to a batch, as the objective does it."""
+        return self.objective.collate(rows, self.setup.tokenizer)
+
+    def step(self, batches: Iterator[Batch]) -> float:
+        """One optimizer step; return the gradient's norm before clipping.
+
+        The loss is divided once, by the targets of all micro-batches on all processes: splitting changes nothing.
+        """
+        plan, state, accelerator, weight = self.recipe.training, self.state, self.accelerator, self.objective.weights
+        assert isinstance(plan.micro_batch_size, int)
+        count = plan.global_batch_size // plan.micro_batch_size // accelerator.num_processes
+        parts = [next(batches) for _ in range(count)]
+        totals, tokens = self.agree(parts)
+        torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))  # dropout follows from the step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.wrapped.train()
+        for i, part in enumerate(parts):
+            with nullcontext() if i + 1 == count else accelerator.no_sync(self.wrapped):
+                sums = self.wrapped(part)
+                loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+                accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+            for head in weight:
+                self.pending[head] = self.pending.get(head, 0.0) + sums[head].detach().double()
+        norm = float(accelerator.clip_grad_norm_(self.trained, plan.max_grad_norm or math.inf))
+        if not math.isfinite(norm) and accelerator.scaler is None:
+            raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint holds "
+                              "it. A lower training.learning_rate, or training.precision: fp32, may help.")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for head, total in totals.items():
+            self.add(f"count/{head}", total)
+        self.add("tokens", tokens)
+        state.tokens += int(tokens)
+        return norm
+
+    def agree(self, parts: Sequence[Batch]) -> tuple[dict[str, float], float]:
+        """(targets by head, tokens) of a step over all processes; signals and the clock are shared on the way."""
+        heads = list(self.objective.weights)
+        counts = [self.objective.targets(part) for part in parts]
+        main = self.accelerator.is_main_process
+        mine = [*(sum(int(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
+                self.state.seconds if main else 0.0, *(float(self.stop.by is number) for number in STATUS)]
+        shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
+        *totals, tokens, self.state.agreed, terminated, interrupted = self.accelerator.reduce(shared, "sum").tolist()
+        self.asked_to_stop = next((by for by, asked in zip(STATUS, (terminated, interrupted), strict=True) if asked), None)
+        if not any(totals):
+            raise DataError(f"step {self.state.step + 1}: rows {self.rows()} … have nothing to predict.")
+        return dict(zip(heads, totals, strict=True)), tokens
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.recipe.training.learning_rate * self.factor(self.state)
+
+    def rows(self) -> str:
+        """The first rows of the current step, for a message."""
+        start = self.state.step * self.recipe.training.global_batch_size
+        return ", ".join(str(self.order.at(position)[1]) for position in range(start, start + 8))
+
+    # ---- what is written ----
+
+    def add(self, name: str, value: float) -> None:
+        """Add to the sums since the last log line."""
+        self.state.window[name] = self.state.window.get(name, 0.0) + value
+
+    def close_window(self) -> None:
+        """Bring the losses since the last time from all processes into the window."""
+        if self.pending:
+            local = torch.stack([torch.as_tensor(value) for value in self.pending.values()])
+            for head, value in zip(self.pending, self.accelerator.reduce(local, "sum").tolist(), strict=True):
+                self.add(f"sum/{head}", value)
+            self.pending.clear()
+
+    def log(self, norm: float, rate: float) -> dict[str, float]:
+        """Write a train event; return what the progress bar shows."""
+        self.close_window()
+        state, window, weight = self.state, self.state.window, self.objective.weights
+        means = {head: window[f"sum/{head}"] / max(1.0, window[f"count/{head}"]) for head in weight}
+        state.train_loss = sum(weight[head] * mean for head, mean in means.items())
+        if not math.isfinite(state.train_loss):
+            raise NumberError(f"step {state.step}: the loss is {state.train_loss}; no checkpoint holds it.")
+        speed = window["tokens"] / max(window["seconds"], 1e-9)
+        parts = means if len(means) > 1 else {}
+        self.event({
+            "event": "train", "step": state.step, "epoch": self.length.epochs(state), "tokens": state.tokens,
+            "loss": state.train_loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed})
+        state.window = {}
+        return {"loss": state.train_loss, "tokens/s": speed}
+
+    def event(self, event: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, and of the trackers."""
+        if self.accelerator.is_main_process:
+            self.run.log(event)
+        if self.recipe.training.report_to:
+            kind = event["event"]
+            self.accelerator.log({f"{kind}/{k}": v for k, v in event.items() if k not in ("event", "step")}, event["step"])
+
+    def evaluate(self) -> dict[str, float]:
+        """Losses and metrics over all validation rows, each seen once, with masks that never change."""
+        assert isinstance(self.recipe.training.micro_batch_size, int)
+        return evaluate(self.accelerator, self.learner, self.sets.validation, self.setup,
+                        self.recipe.training.micro_batch_size)
+
+    def save(self) -> None:
+        """A checkpoint of what trains, of the optimizer, and of what the loop counts."""
+        self.close_window()
+        if self.accelerator.is_main_process:
+            self.state.wall = time.monotonic() - self.began
+            manifest = {"state": asdict(self.state), "data": self.data, "processes": self.accelerator.num_processes}
+
+            def write(folder: Path) -> None:
+                parameters = dict(self.learner.named_parameters())
+                save_file({name: parameters[name].detach().contiguous() for name in self.names}, folder / "trained.safetensors")
+                torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+
+            self.run.save(self.state.step, manifest, write, self.recipe.training.save_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def conclude(self, status: str, why: str) -> dict[str, Any]:
+        """Write summary.json, and return it."""
+        state, recipe = self.state, self.recipe
+        parameters = list(self.learner.parameters())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        summary = {
+            "status": status, "why": why, "weights": "last", "steps": state.step, "tokens": state.tokens,
+            "train_loss": state.train_loss if math.isfinite(state.train_loss) else None,
+            "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable_parameters": sum(p.numel() for p in self.trained),
+            "wall_seconds": time.monotonic() - self.began,
+            "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak,
+            "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
+            "processes": self.accelerator.num_processes, "device": str(self.accelerator.device),
+            "precision": recipe.training.precision, "adapter": recipe.tuning.adapter,
+            "recipe": {
+                "what": "Pretrained" if recipe.task is None else "Fine-tuned",
+                "backbone": recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}",
+                "kind": "objective" if recipe.task is None else "task", "learning": registry.name_of(recipe.learning),
+                "tuning": registry.name_of(recipe.tuning), "data": [reader.label for reader in self.settled.train]},
+            "output_dir": str(self.run.folder)}
+        self.run.write("summary.json", json.dumps(summary, indent=1))
+        return summary
+
+    def finish(self) -> dict[str, Any]:
+        """Leave model/, the model card and the summary."""
+        peaks = gather_object([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024])
+        summary: dict[str, Any] | None = None
+        if self.accelerator.is_main_process:
+            tuned: Any = self.learner.model
+
+            def write(folder: Path) -> None:
+                self.recipe.tuning.save(tuned, folder)
+                self.setup.tokenizer.save_pretrained(folder)
+
+            self.run.publish(write)
+            summary = self.conclude("completed", "the recipe's length is reached")
+            summary["peak_memory_bytes"] = sum(peaks)
+            self.run.write("README.md", report.card(summary, self.recipe.name, recipes.dump(self.recipe)))
+            self.run.write("summary.json", json.dumps(summary, indent=1))
+        if self.recipe.training.report_to:
+            self.accelerator.end_training()
+        return shared(self.accelerator, lambda: summary or {})
+
+
+def evaluate(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+) -> dict[str, float]:
+    """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes."""
+    objective = learner.objective
+    drawn = Drawn(sets, seed=0)
+    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes)
+    sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
+    pairs: list[tuple[Any, Any]] = []
+    was = learner.training
+    learner.eval()
+    with torch.inference_mode(), accelerator.autocast():
+        for batch in load(drawn, keys, lambda rows: objective.collate(rows, setup.tokenizer)):
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            losses, some = learner(batch, judged=True)
+            counts = objective.targets(batch)
+            sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
+                                 for part in (losses, counts)])
+            pairs += some
+    learner.train(was)
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    if not any(count):
+        raise DataError("data.validation: its rows have nothing to predict.")
+    means = {head: a / max(1.0, b) for head, a, b in zip(objective.weights, total, count, strict=True)}
+    means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
+    return objective.metrics(means, gather_object(pairs) if accelerator.num_processes > 1 else pairs)
+
+
+# ---- setting up ---------------------------------------------------------------------------------------------------
+
+
+def accelerate(precision: str, log_with: Sequence[str], folder: Path) -> Accelerator:
+    """The accelerator for this process; one process of a launch that started alone is an error."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
+        cpu=not torch.cuda.is_available())
+    if accelerator.num_processes != world:
+        raise RequestError(f"{world} processes were asked for and {accelerator.num_processes} started.")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
+    return accelerator
+
+
+def shared(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+    """What the main process makes, on every process."""
+    made = [make() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    return made[0]
+
+
+def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """(checkpoint to go on from, summary of a run that is finished), as `resume` says; both None to start afresh."""
+    if resume not in ("auto", "must", "never"):
+        return verify(named(Path(resume), run)), None
+    if resume == "never" and run.started():
+        raise PlaceError(f"{run.folder}: holds a run already; choose another --output-dir, or --resume auto.")
+    if not run.started():
+        if resume == "must":
+            raise CheckpointError(f"{run.folder}: there is nothing to resume.")
+        return None, None
+    differ = run.compare(recipe)
+    if asked.training.micro_batch_size == "auto":
+        differ.pop("training.micro_batch_size", None)
+    longer = bool(differ) and is_longer(recipe, differ)
+    if differ and not longer:
+        what = "; ".join(f"{name} is {ours}, there {theirs}" for name, (ours, theirs) in differ.items())
+        raise CheckpointError(f"{run.folder} holds another recipe's run ({what}). Choose another --output-dir.")
+    done = run.finished()
+    if done is not None and not longer:
+        log.info("%s: this run is complete after %d steps; nothing to do", run.folder, done["steps"])
+        return None, done
+    checkpoint = run.newest(log.warning)
+    if checkpoint is None and resume == "must":
+        raise CheckpointError(f"{run.folder}: no checkpoint was saved yet; there is nothing to resume.")
+    log.info("%s", f"going on from {checkpoint.folder}" if checkpoint else "no checkpoint was saved yet: starting afresh")
+    return checkpoint, None
+
+
+def named(path: Path, run: Run) -> Path:
+    """The checkpoint that --resume PATH means: itself, or the newest of a run's folder."""
+    if (path / "checkpoints").is_dir():
+        found = Run(path).newest(log.warning)
+        if found is not None:
+            return found.folder
+    if not path.is_dir():
+        raise CheckpointError(f"--resume {path}: there is no such checkpoint.")
+    return path
+
+
+def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether a recipe differs only by a greater length that its schedule doesn't depend on."""
+    training = recipe.training
+    free = training.lr_scheduler_type in SCHEDULES_WITHOUT_END and (training.warmup_steps >= 1 or not training.warmup_steps)
+    return free and all(
+        name.removeprefix("training.") in LENGTHS and ours is not None and theirs is not None and ours > theirs
+        for name, (ours, theirs) in differ.items())
+
+
+def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) -> Learner:
+    """The model as the recipe wants it tuned, with its objective."""
+    recipe, tuning = settled.recipe, settled.recipe.tuning
+    net = network(settled, tokenizer, dict(sets.facts))
+    base = net.base
+    if tuning.adapter and base is None:  # an adapter without its base is worth nothing
+        base = str((run.folder / "base").resolve())
+        if main:
+            net.model.save_pretrained(base)
+            tokenizer.save_pretrained(base)
+    if recipe.training.gradient_checkpointing:
+        net.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    tuned = tuning.apply(net.model, Setting(
+        settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
+        packed=recipe.data.packing == "documents"))
+    return Learner(tuned, recipe.learning, settled.family)
+
+
+def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
+    """Put a checkpoint's weights and optimizer state where they were."""
+    saved = load_file(start.folder / "trained.safetensors")
+    wanted = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
+        raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
+    optimizer.load_state_dict(torch.load(start.folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+
+
+def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:
+    """The loop's counts from a checkpoint; CheckpointError where the data isn't what it was."""
+    changed = [label for label, fingerprint in data.items() if start.manifest["data"].get(label) != fingerprint]
+    if changed:
+        raise CheckpointError(f"{start.folder}: the data has changed since: {', '.join(changed)}. "
+                              "Choose another --output-dir.")
+    if start.manifest["processes"] != processes:
+        log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
+    return State(**start.state)
+
+
+def adamw(parameters: Sequence[nn.Parameter], training: recipes.Training) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and normalisation don't."""
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon, fused=True)
+
+
+class Length:
+    """When a run ends, and how far it is."""
+
+    def __init__(self, training: recipes.Training, rows: int) -> None:
+        self.training, self.rows = training, rows
+        if training.num_train_epochs is not None:
+            self.steps: int | None = max(1, math.ceil(training.num_train_epochs * rows / training.global_batch_size))
+        else:
+            self.steps = training.max_steps
+
+    def share(self, state: State) -> float:
+        """How much of the run is done, from 0 to 1."""
+        if self.steps is not None:
+            return min(1.0, state.step / self.steps)
+        if self.training.max_tokens is not None:
+            return min(1.0, state.tokens / self.training.max_tokens)
+        return min(1.0, state.agreed / (60 * (self.training.max_minutes or 1)))
+
+    def done(self, state: State) -> bool:
+        """Whether the run is over."""
+        return self.share(state) >= 1.0
+
+    def epochs(self, state: State) -> float:
+        """Passes over the training rows."""
+        return state.step * self.training.global_batch_size / self.rows
+
+
+def schedule(training: recipes.Training, length: Length) -> Callable[[State], float]:
+    """The factor on the learning rate for the next step: transformers' own schedule, as a function of the state.
+
+    Runs that end by tokens or minutes don't know their number of steps: they go through the schedule by their share.
+    """
+    from transformers import get_scheduler
+
+    total = length.steps or 10_000
+    warmup = training.warmup_steps if training.warmup_steps >= 1 else training.warmup_steps * total
+    clockwise = length.steps is None and training.warmup_steps >= 1
+    anchor = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max(training.learning_rate, 1e-12))
+    try:
+        made: Any = get_scheduler(
+            training.lr_scheduler_type, anchor, num_warmup_steps=0 if clockwise else int(warmup), num_training_steps=total,
+            scheduler_specific_kwargs=dict(training.lr_scheduler_kwargs) or None)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"training.lr_scheduler_kwargs: {error}") from error
+    factor = made.lr_lambdas[0]
+    if length.steps is not None:
+        return lambda state: float(factor(state.step))
+    rise = warmup if clockwise else 0
+    return lambda state: float(factor(int(length.share(state) * total))) * min(1.0, (state.step + 1) / max(1, rise))
+
+
+def weights(recipe: Recipe) -> list[float] | None:
+    """The weights of the sources, where they have some."""
+    given = [source.weight for source in recipe.data.train]
+    return None if None in given else [float(weight) for weight in given if weight is not None]
+
+
+def mixed(seed: int, step: int, process: int) -> int:
+    """One seed from three numbers; near numbers give seeds that have nothing in common."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:
+    """Say what became of every `auto`, how big the model is, and what it learns from."""
+    recipe, plan = settled.recipe, settled.recipe.training
+    whole = sum(p.numel() for p in learner.parameters())
+    trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+    log.info("%s: %s with %s, %s of %s parameters train%s", recipe.name, registry.name_of(recipe.learning),
+             registry.name_of(recipe.tuning), f"{trained:,}", f"{whole:,}",
+             f" ({recipe.tuning.describe()})" if recipe.tuning.describe() else "")
+    for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
+        log.info("%s", note)
+    log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
+             recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
+    if start is not None:
+        log.info("resumed after step %d", start.step)

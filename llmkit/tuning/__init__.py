@@ -1,0 +1,1 @@
+"""Tuning methods: what trains."""

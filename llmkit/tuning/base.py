@@ -1,0 +1,65 @@
+"""The contract of a tuning method: given a model, decide what trains, and how that is saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from llmkit.backbones.base import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+TASK_TYPES = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModelForMaskedLM": "FEATURE_EXTRACTION",
+}
+"""peft's task type by auto class; it has none for masked LM, and this one calls the model as it is."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a tuning method may need to know of the run around it."""
+
+    family: type[Family]
+    head: str
+    """The auto class that the model was made with."""
+    new: tuple[str, ...] = ()
+    """Parts that start from random weights (a new head): they train whatever the method, and are saved with it."""
+    base: str = ""
+    """What the saved adapter says it belongs to: a folder or a hub id."""
+    gradient_checkpointing: bool = False
+    packed: bool = False
+    """Whether several documents share a row, each seeing only itself."""
+
+
+class Tuning:
+    """A tuning method; its dataclass fields are its options in the recipe."""
+
+    adapter: ClassVar[bool] = True
+    """Whether it leaves the model as it is and saves only what it adds."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Positions that it takes from the model's."""
+        return 0
+
+    def check(self, family: type[Family], head: str) -> None:
+        """Raise RequestError, before anything is loaded, where a family or a head can't be tuned so."""
+
+    def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
+        """The model to train: same inputs, outputs for the same positions, `requires_grad` set."""
+        raise NotImplementedError
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what was trained in the layout that transformers or peft reads."""
+        model.save_pretrained(folder)
+
+    def describe(self) -> str:
+        """A few words on how it is done, for the log."""
+        return ""

@@ -1,0 +1,90 @@
+"""What the tests share: text, tiny recipes and a cache of their own. Nothing touches a network."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LLMKIT_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+WHO, DID, WHAT = (words.split("|") for words in (
+    "the cat|a dog|my friend|the old king|a small bird|the teacher|a tall tree",
+    "saw|chased|found|loved|carried|painted|forgot",
+    "the moon|a red ball|some bread|the long river|a hat|two stones|the open door"))
+
+
+def stories(count: int, seed: int = 0) -> list[str]:
+    """Documents of one to six short sentences: uneven, so that batches are ragged."""
+    rng = random.Random(seed)
+    return [" ".join(f"{rng.choice(WHO)} {rng.choice(DID)} {rng.choice(WHAT)} ." for _ in range(rng.randint(1, 6)))
+            for _ in range(count)]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests share one cache, and leave the user's alone."""
+    os.environ["LLMKIT_CACHE"] = str(tmp_path_factory.getbasetemp().parent / "cache")
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of 120 documents, a line each."""
+    path = tmp_path_factory.mktemp("text") / "stories.txt"
+    path.write_text("\n".join(stories(120)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table with a label that can be learned: who did it."""
+    path = tmp_path_factory.mktemp("rows") / "rows.csv"
+    rows = [(story, "animal" if story.split()[1] in ("cat", "dog", "small") else "other") for story in stories(96, 1)]
+    path.write_text("text,label\n" + "".join(f'"{story}",{label}\n' for story, label in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts with answers of uneven length."""
+    import json
+
+    path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
+    rows = [{"prompt": f"what did {story.split(' .')[0]} do ?", "response": story} for story in stories(96, 2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+STILL = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "t5": {"dropout_rate": 0.0},
+    "llama": {},
+}
+"""Every dropout of a family's config, at 0."""
+SMALL = {
+    "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64},
+    "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 64},
+    "t5": {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64},
+    "llama": {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64,
+              "max_position_embeddings": 64},
+}
+OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption", "llama": "causal_lm"}
+WORDS = {"bert": 120, "gpt2": 300, "t5": 200, "llama": 300}
+
+
+def tiny(family: str, data: Path, folder: Path, still: bool = False, **training: Any) -> dict[str, Any]:
+    """A recipe that trains in a second."""
+    return {
+        "name": f"tiny-{family}",
+        "backbone": {"family": family, "size": "tiny", "config": {**SMALL[family], **(STILL[family] if still else {})}},
+        "tokenizer": {"train": {"vocab_size": WORDS[family]}},
+        "data": {"train": str(data), "max_length": 32},
+        "objective": {"name": OBJECTIVE[family]},
+        "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1,
+                     "precision": "fp32", **training},
+        "output_dir": str(folder),
+    }

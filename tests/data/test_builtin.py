@@ -1,0 +1,89 @@
+"""Built-in text: every set is the same each time, and is what it says."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmkit.data import builtin
+from llmkit.errors import RequestError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    return [row for row, _ in builtin.rows(name)]
+
+
+@pytest.mark.parametrize(("name", "fields", "least"), [
+    ("python-docs", ["text"], 5000),
+    ("docstring-summaries", ["text", "summary"], 1000),
+    ("docstring-topics", ["text", "label"], 2000),
+    ("docstring-questions", ["prompt", "response"], 2500),
+])
+def test_a_set_has_its_fields_and_size_and_no_row_twice(name: str, fields: list[str], least: int) -> None:
+    rows = read(name)
+    assert len(rows) >= least
+    assert all(list(row) == fields for row in rows)
+    assert all(value.strip() for row in rows for value in row.values())
+    assert len({tuple(row.values()) for row in rows}) == len(rows)
+    assert all(field in builtin.describe(name) for field in fields)
+
+
+def test_rows_are_numbered_from_one() -> None:
+    assert [str(place) for (_, place), _ in zip(builtin.rows("python-docs"), range(2), strict=False)] == [
+        "builtin:python-docs:1", "builtin:python-docs:2"]
+
+
+def test_parsing_again_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = builtin._files()[::8]  # all of them take seconds
+    monkeypatch.setattr(builtin, "_files", lambda: some)
+
+    def parsed(folder: str) -> dict[str, str]:
+        monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / folder))
+        return {name: builtin.fingerprint(name) for name in builtin.names()}
+
+    first = parsed("first")
+    assert parsed("again") == first
+    assert parsed("first") == first  # now from the cache
+    assert len(set(first.values())) == 4
+
+
+def test_the_documentation_is_about_two_megabytes_of_english() -> None:
+    texts = [row["text"] for row in read("python-docs")]
+    assert 1_200_000 < sum(map(len, texts)) < 4_000_000
+    assert any(text.startswith('The "assert" statement\n\nAssert statements are a convenient way') for text in texts)
+    words = Counter(word for text in texts for word in text.lower().split())
+    assert words.most_common(1)[0][0] == "the"
+
+
+def test_topics_are_eight_and_none_is_more_than_a_third() -> None:
+    rows = read("docstring-topics")
+    shares = {label: count / len(rows) for label, count in Counter(row["label"] for row in rows).items()}
+    assert set(shares) == {"networking", "data-formats", "data-types", "numbers-and-dates", "concurrency", "files",
+                           "testing-and-debugging", "graphics"}
+    assert min(shares.values()) > 0.03
+    assert max(shares.values()) < 0.35
+    assert all(len(row["text"].split()) >= 8 for row in rows)
+
+
+def test_a_docstring_says_what_it_says_in_the_library() -> None:
+    import shutil
+
+    answers = {row["prompt"]: row["response"] for row in read("docstring-questions")}
+    assert answers["What does the Python function `shutil.rmtree` do?"] == "Recursively delete a directory tree."
+    assert (shutil.rmtree.__doc__ or "").startswith("Recursively delete a directory tree.")
+    summaries = {row["summary"]: row["text"] for row in read("docstring-summaries")}
+    rest = summaries["Insert item x in list a, and keep it sorted assuming a is sorted."]
+    assert rest.startswith("If x is already in a")
+
+
+def test_a_misspelt_name_is_told_with_the_nearest() -> None:
+    with pytest.raises(RequestError, match=r"'docstring-topic'\. Did you mean 'docstring-topics'\?$"):
+        builtin.rows("docstring-topic")

@@ -1,0 +1,186 @@
+import pytest
+import torch
+from peft import PeftModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from llmkit.backbones.bert import Bert
+from llmkit.backbones.gpt2 import GPT2
+from llmkit.backbones.llama import Llama
+from llmkit.backbones.t5 import T5
+from llmkit.errors import RequestError
+from llmkit.registry import find
+from llmkit.tuning.base import Setting
+from llmkit.tuning.lora import Lora
+
+IDS = torch.arange(3, 27).view(3, 8)
+
+
+def bert(head):
+    torch.manual_seed(0)
+    return head(BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).eval()
+
+
+def gpt2():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(
+        vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=1, eos_token_id=2)).eval()
+
+
+def llama():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=64)).eval()
+
+
+def t5():
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(
+        vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0,
+        decoder_start_token_id=0)).eval()
+
+
+CASES = {
+    "gpt2": (gpt2, Setting(GPT2, "AutoModelForCausalLM"), "CAUSAL_LM"),
+    "llama": (llama, Setting(Llama, "AutoModelForCausalLM"), "CAUSAL_LM"),
+    "t5": (t5, Setting(T5, "AutoModelForSeq2SeqLM"), "SEQ_2_SEQ_LM"),
+    "bert-mlm": (lambda: bert(BertForMaskedLM), Setting(Bert, "AutoModelForMaskedLM"), None),
+    "bert-classes": (
+        lambda: bert(BertForSequenceClassification),
+        Setting(Bert, "AutoModelForSequenceClassification", new=("bert.pooler.dense", "classifier"), base="a-base"),
+        "SEQ_CLS"),
+}
+
+
+def batch(case):
+    return {"input_ids": IDS, "labels": torch.tensor([0, 1, 0]) if case == "bert-classes" else IDS}
+
+
+def train(model, inputs, steps=20):
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 0.01)
+    model.train()
+    losses = []
+    for _ in range(steps):
+        loss = model(**inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def test_its_file_name_is_its_name():
+    assert find("tuning", "lora") is Lora
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_the_start_it_is_the_base_model(case):
+    make, setting, _ = CASES[case]
+    base, tuned = make(), Lora().apply(make(), setting)
+    with torch.no_grad():
+        assert torch.equal(base(**batch(case)).logits, tuned(**batch(case)).logits)
+
+
+def test_a_span_model_still_gets_its_token_types():
+    setting = Setting(Bert, "AutoModelForQuestionAnswering", new=("qa_outputs",))
+    base, tuned = bert(BertForQuestionAnswering), Lora().apply(bert(BertForQuestionAnswering), setting)
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]] * 3)
+    with torch.no_grad():
+        expected = base(input_ids=IDS, token_type_ids=types).start_logits
+        assert torch.equal(tuned(input_ids=IDS, token_type_ids=types).start_logits, expected)
+        assert not torch.equal(base(input_ids=IDS).start_logits, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_only_products_and_new_parts_and_peft_opens_what_it_saves(case, tmp_path):
+    make, setting, task_type = CASES[case]
+    method, before = Lora(), make().state_dict()
+    tuned = method.apply(make(), setting)
+    losses = train(tuned, batch(case))
+    assert losses[-1] < losses[0]
+    trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert all(".lora_" in name or ".modules_to_save." in name for name in trained)
+    assert sum(".modules_to_save." in name for name in trained) == (4 if case == "bert-classes" else 0)
+    method.save(tuned, tmp_path)
+    base = tuned.get_base_model().state_dict()
+    for name, weight in before.items():
+        part, _, leaf = name.rpartition(".")
+        wrapped = (name, f"{part}.base_layer.{leaf}", f"{part}.original_module.{leaf}")
+        assert torch.equal(base[next(n for n in wrapped if n in base)], weight)
+    fresh = PeftModel.from_pretrained(make(), str(tmp_path)).eval()
+    assert fresh.peft_config["default"].task_type == task_type
+    assert fresh.peft_config["default"].base_model_name_or_path == setting.base
+    with torch.no_grad():
+        assert (fresh(**batch(case)).logits - tuned(**batch(case)).logits).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_leaves_no_gradient_at_zero(case, reentrant):
+    make, setting, _ = CASES[case]
+    model = make()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    tuned = Lora().apply(model, setting)
+    tuned.train()
+    tuned(**batch(case)).loss.backward()
+    for name, p in tuned.named_parameters():
+        if p.requires_grad and ".lora_A." not in name:  # A's gradient is 0 while B is
+            assert p.grad.abs().sum() > 0, name
+
+
+def test_options_are_pefts_own():
+    tuned = Lora(r=4, lora_alpha=4, lora_dropout=0.1, target_modules=["c_proj"], use_rslora=True, use_dora=True,
+                 bias="lora_only").apply(gpt2(), Setting(GPT2, "AutoModelForCausalLM"))
+    config = tuned.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (4, 4, 0.1, "lora_only")
+    assert config.use_rslora and config.use_dora and config.target_modules == {"c_proj"}
+
+
+def test_a_typo_in_one_of_several_names_is_an_error_with_the_nearest_name():
+    with pytest.raises(RequestError, match=r"'qury'\. Did you mean 'query'"):
+        Lora(target_modules=["qury", "value"]).apply(bert(BertForMaskedLM), Setting(Bert, "AutoModelForMaskedLM"))
+
+
+def test_a_pattern_that_matches_nothing_or_is_none_is_an_error():
+    setting = Setting(Bert, "AutoModelForMaskedLM")
+    with pytest.raises(RequestError, match="matches the whole name of no layer"):
+        Lora(target_modules="query").apply(bert(BertForMaskedLM), setting)
+    with pytest.raises(RequestError, match="is no regular expression"):
+        Lora(target_modules="(query").apply(bert(BertForMaskedLM), setting)
+    Lora(target_modules=r".*\.query").apply(bert(BertForMaskedLM), setting)
+
+
+def test_all_linear_leaves_a_new_head_to_train_whole():
+    make, setting, _ = CASES["bert-classes"]
+    tuned = Lora(target_modules="all-linear").apply(make(), setting)
+    names = [name for name, p in tuned.named_parameters() if p.requires_grad]
+    assert "base_model.model.classifier.modules_to_save.default.weight" in names
+    assert "base_model.model.bert.pooler.dense.modules_to_save.default.weight" in names
+    assert not any("classifier" in name and "lora" in name for name in names)
+
+
+def test_a_family_without_a_default_must_name_its_layers():
+    class Strange(Bert):
+        model_type = "modernbert"
+
+    with pytest.raises(RequestError, match="peft has no default for modernbert"):
+        Lora().check(Strange, "AutoModelForMaskedLM")
+    Lora(target_modules=["Wqkv"]).check(Strange, "AutoModelForMaskedLM")
+    Lora().check(Bert, "AutoModelForMaskedLM")
+    with pytest.raises(RequestError, match="nothing is named"):
+        Lora(target_modules=[]).check(Bert, "AutoModelForMaskedLM")
