@@ -33,8 +33,9 @@ SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "spiece
         "tokenizer.model", "*.tiktoken")
 """What is fetched of a hub's model: never pickles, never code."""
 
-OWN_ADAPTERS = ("LLMKIT_PREFIX",)
-"""Values of `peft_type` in adapter_config.json that llmkit reads itself, where peft has no such adapter."""
+OWN_ADAPTERS = ("LLMKIT_PREFIX", "PREFIX_TUNING")
+"""Values of `peft_type` in adapter_config.json that llmkit reads itself: peft has no such adapter, or (prefixes of
+encoders) drops some of the model's inputs."""
 
 PEFT_HEADS = {
     "CAUSAL_LM": "AutoModelForCausalLM",

@@ -1,6 +1,7 @@
 """The recipe: one YAML file that says everything a run needs, checked before anything is built."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, replace
 from importlib.resources import files
@@ -16,10 +17,17 @@ from llmkit.errors import RequestError, nearest
 
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+Tracker: TypeAlias = Literal[
+    "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
+"""What accelerate calls the trackers that it knows."""
 
 BLOCKS = {"objective": ("objectives", "name"), "task": ("tasks", "name"), "tuning": ("tuning", "method")}
 """The blocks that a plug-in's own fields make up: where it is looked up, and the key that names it."""
 
+DEEPEST = 50
+"""Levels that a recipe may nest."""
+SECTIONS = ("backbone", "data", "training")
+"""Blocks that have defaults of their own: one with nothing below it is one that isn't there."""
 LENGTHS = ("max_steps", "num_train_epochs", "max_tokens", "max_minutes")
 DATALESS = ("name", "output_dir")
 FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers")
@@ -107,7 +115,8 @@ class Training:
     """Rows that an optimizer step learns from, whatever the number of processes."""
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows that a process holds at once; accumulation follows."""
-    learning_rate: Annotated[float, Field(ge=0)] = 5e-4
+    learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """The highest learning rate; the tuning method's usual one where nothing is said."""
     lr_scheduler_type: str = "linear"
     """A schedule of transformers: linear, cosine, constant, constant_with_warmup, cosine_with_min_lr …"""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -135,8 +144,8 @@ class Training:
     """Steps between two checkpoints."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept."""
-    report_to: list[str] = field(default_factory=list)
-    """Trackers of accelerate: tensorboard, trackio, wandb, mlflow …; metrics.jsonl is always written."""
+    report_to: list[Tracker] = field(default_factory=list)
+    """Trackers of accelerate, beside metrics.jsonl, which is always written."""
 
 
 @dataclass(config=registry.OPTIONS)
@@ -145,8 +154,8 @@ class Recipe:
 
     data: Data
     backbone: Backbone = field(default_factory=Backbone)
-    name: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}$")] = "run"
-    """Names the run and, where output_dir is not given, its folder: letters, digits, `_`, `-`, `.`, `+`."""
+    name: Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$")] = "run"
+    """Names the run and, where output_dir is not given, its folder: a letter or digit, then also `_`, `-`, `.`, `+`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     tokenizer: Tokenizer | None = None
     """A pretrained model brings its own."""
@@ -180,8 +189,6 @@ class _Loader(yaml.SafeLoader):
 
 
 def _scalar(tag: str, pattern: str, first: str) -> None:
-    import re
-
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first))
 
 
@@ -208,7 +215,8 @@ class Tree:
         for end in range(len(path), -1, -1):
             if path[:end] in self.origin:
                 place = self.origin[path[:end]]
-                return place if place.startswith("-") else f"{place}: {dotted}" if dotted else place
+                said = not dotted or (place.startswith("-") and end == len(path))  # an option names its field itself
+                return place if said else f"{place}: {dotted}"
         return dotted or "recipe"
 
 
@@ -234,8 +242,6 @@ def read(path: Path) -> Tree:
 
 
 def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
-    loader = _Loader(text)
-
     def value(node: yaml.Node, path: Keys) -> Any:
         here = f"{name}:{node.start_mark.line + 1}"
         origin.setdefault(path, here)
@@ -253,23 +259,39 @@ def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
             return out
         if isinstance(node, yaml.SequenceNode):
             return [value(item, (*path, i)) for i, item in enumerate(node.value)]
-        return loader.construct_object(node)  # type: ignore[no-untyped-call]
+        try:
+            return loader.construct_object(node)
+        except ValueError as error:  # Python reads no number of thousands of digits
+            raise RequestError(f"{here}: {str(node.value)[:40]!r} can't be read: {error}.") from error
 
     try:
-        for event in yaml.parse(text, Loader=_Loader):
-            if isinstance(event, yaml.AliasEvent):
-                raise RequestError(f"{name}:{event.start_mark.line + 1}: a recipe has no aliases (`*{event.anchor}`); "
-                                   "a text that starts with `*` needs quotes.")
+        _plain(text, name)
+        loader = _Loader(text)
         node = loader.get_single_node()
         return None if node is None else value(node, ())
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise RequestError(f"{name}:{line}: not YAML: the character {text[error.position]!r} can't be here.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise RequestError(f"{name}{line}: not YAML: {getattr(error, 'problem', None) or error}.") from error
-    except RecursionError as error:
-        raise RequestError(f"{name}: nested too deeply for a recipe.") from error
-    finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        place = f":{mark.line + 1}" if mark is not None else ""
+        raise RequestError(f"{name}{place}: not YAML: {getattr(error, 'problem', None) or error}.") from error
+
+
+def _plain(text: str, name: str) -> None:
+    """Refuse what YAML can do and a recipe doesn't need: aliases, tags, deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        here = f"{name}:{event.start_mark.line + 1}" if event.start_mark is not None else name
+        if isinstance(event, yaml.AliasEvent):
+            raise RequestError(f"{here}: a recipe has no aliases (`*{event.anchor}`); a text that starts with `*` "
+                               "needs quotes.")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise RequestError(f"{here}: a recipe has no tags (`{tag}`); a text that starts with `!` needs quotes.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RequestError(f"{here}: nested too deeply for a recipe: more than {DEEPEST} levels.")
 
 
 def packaged() -> dict[str, Path]:
@@ -294,6 +316,7 @@ def find(recipe: str | Path) -> Path:
 
 def override(tree: Tree, settings: Iterable[str]) -> None:
     """Apply `section.key=value`, each value read as YAML."""
+    given: list[str] = []
     for item in settings:
         dotted, equals, text = item.partition("=")
         keys = dotted.strip().split(".")
@@ -301,11 +324,13 @@ def override(tree: Tree, settings: Iterable[str]) -> None:
             raise RequestError(f"--set {item!r}: write section.key=value, as training.max_steps=100.")
         try:
             value = _parse(text, f"--set {dotted}", {})
-        except RequestError:
+        except RequestError as error:
+            if text.lstrip().startswith(("[", "{")):
+                raise RequestError(f"--set {item!r}: the value isn't YAML.") from error
             value = text  # `*.txt` is a glob here, not an alias
         put(tree, tuple(keys), value, f"--set {dotted}")
-    given = [keys[1] for keys in (item.partition("=")[0].split(".") for item in settings)
-             if keys[0] == "training" and len(keys) == 2 and keys[1] in LENGTHS]
+        if len(keys) == 2 and keys[0] == "training" and keys[1] in LENGTHS and value is not None:
+            given.append(keys[1])
     if len(set(given)) > 1:
         raise RequestError(f"--set training.{given[0]} and --set training.{given[1]}: only one length can hold.")
 
@@ -321,6 +346,7 @@ def put(tree: Tree, path: Sequence[str], value: Any, origin: str) -> None:
             continue
         if node.get(key) is None:
             node[key] = {}
+            tree.origin[below] = origin
         elif isinstance(node[key], str) and below in {(block,) for block in BLOCKS}:
             node[key] = {BLOCKS[key][1]: node[key]}
         node = node[key]
@@ -330,7 +356,7 @@ def put(tree: Tree, path: Sequence[str], value: Any, origin: str) -> None:
         node[_index(node, path[-1], tree, path)] = value
     else:
         node[path[-1]] = value
-        if len(path) == 2 and path[0] == "training" and path[1] in LENGTHS:
+        if len(path) == 2 and path[0] == "training" and path[1] in LENGTHS and value is not None:
             for other in LENGTHS:
                 if other != path[1]:
                     node.pop(other, None)
@@ -352,7 +378,8 @@ def build(tree: Tree) -> Recipe:
     """Turn a tree into a recipe; every field is checked, the first error is raised with its place."""
     root = dict(tree.root)
     plugins = {block: _plugin(tree, block, root.pop(block)) for block in BLOCKS if root.get(block) is not None}
-    root = {key: value for key, value in root.items() if key not in BLOCKS}
+    root = {key: value for key, value in root.items()
+            if key not in BLOCKS and not (value is None and key in SECTIONS)}
     data = root.get("data")
     if isinstance(data, dict):
         root["data"] = data = dict(data)
@@ -366,7 +393,8 @@ def build(tree: Tree) -> Recipe:
     recipe: Recipe = _checked(Recipe, root, tree, ())
     if (plugins.get("objective") is None) == (plugins.get("task") is None):
         both = "both objective and task are given" if "task" in plugins else "neither objective nor task is given"
-        raise RequestError(f"{tree.where(())}: {both}; a recipe has one: objective to pretrain, task to fine-tune.")
+        where = tree.where(("task",) if "task" in plugins else ())
+        raise RequestError(f"{where}: {both}; a recipe has one: objective to pretrain, task to fine-tune.")
     if "tuning" not in plugins:
         plugins["tuning"] = registry.find("tuning", "full")()
     lengths = [name for name in LENGTHS if getattr(recipe.training, name) is not None]
@@ -395,12 +423,15 @@ def _plugin(tree: Tree, block: str, value: Any) -> Any:
         raise RequestError(f"{tree.where((block,))}: write {{{key}: …}} with its options, not {value!r}.")
     options = dict(options)
     name = options.pop(key, None)
-    if not isinstance(name, str):
+    if name is None:
         raise RequestError(f"{tree.where((block,))}: {key} is missing.{nearest('', registry.names(kind))}")
     try:
-        cls = registry.find(kind, name)
+        cls = registry.find(kind, str(name))
     except RequestError as error:
         raise RequestError(f"{tree.where((block, key))}: {error}") from error
+    if not is_dataclass(cls):
+        raise RequestError(f"{tree.where((block, key))}: {cls.__name__} of {name!r} must be a dataclass: its fields "
+                           "are its options.")
     return _checked(cls, options, tree, (block,), plugin=(key, name))
 
 
@@ -416,7 +447,8 @@ def _checked(cls: type[Any], value: Any, tree: Tree, path: Keys, plugin: tuple[s
 def _no_truths(raw: Any, built: Any, tree: Tree, path: Keys) -> None:
     """`max_steps: true` is no number, though Python would count it as 1."""
     if isinstance(raw, bool) and not isinstance(built, bool):
-        raise RequestError(f"{tree.where(path)}: {str(raw).lower()} is no {type(built).__name__}.")
+        kind = "number" if isinstance(built, int | float) else "text"
+        raise RequestError(f"{tree.where(path)}: {str(raw).lower()} is no {kind}.")
     if isinstance(raw, dict):
         for key, below in raw.items():
             _no_truths(below, built[key] if isinstance(built, dict) else getattr(built, key), tree, (*path, key))
@@ -427,14 +459,15 @@ def _no_truths(raw: Any, built: Any, tree: Tree, path: Keys) -> None:
 
 def _explain(error: ValidationError, cls: type[Any], tree: Tree, path: Keys, plugin: tuple[str, str] | None) -> str:
     """The first complaint as one line: place, field, value, and what would do."""
-    details = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "unexpected_keyword_argument")[0]
-    raw = tree.root
+    errors = error.errors(include_url=False)
+    details = sorted(errors, key=lambda e: e["type"] != "unexpected_keyword_argument")[0]
+    raw: Any = tree.root
     spelled: list[str | int] = [*path]
     for key in path:
         raw = raw[key]
     node: Any = raw
     for key in details["loc"]:  # leave out the parts of the location that name a member of a union
-        if isinstance(node, dict) and key in node or isinstance(node, list) and isinstance(key, int):
+        if (isinstance(node, dict) and key in node) or (isinstance(node, list) and isinstance(key, int)):
             node = node[key]  # type: ignore[index]
             spelled.append(key)
         elif details["type"] in ("missing", "missing_argument") and key == details["loc"][-1]:
@@ -448,11 +481,20 @@ def _explain(error: ValidationError, cls: type[Any], tree: Tree, path: Keys, plu
         return f"{where}: no such field{of}.{nearest(str(spelled[-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"{where}: this field is needed."
-    shown = json.dumps(node, ensure_ascii=False, default=str)
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    hint = nearest(node, details["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")) \
-        if kind == "literal_error" and isinstance(node, str) else ""
-    return f"{where}: {shown[:80]} {message}.{hint}"
+    shown = json.dumps(node, ensure_ascii=False, default=str)[:80]
+    if kind == "value_error":  # what a plug-in says of its options together
+        return f"{where}: {details['msg'].removeprefix('Value error, ')}: {shown}."
+    if isinstance(node, bool) and kind in ("less_than", "less_than_equal", "greater_than", "greater_than_equal"):
+        return f"{where}: {shown} is no number."
+    message = re.sub("^(Input|String) ", "", details["msg"])
+    if kind == "dataclass_type":
+        message = "should be a mapping of fields"
+    words = [e["ctx"]["expected"] for e in errors if e["type"] == "literal_error" and e["input"] == node] \
+        if isinstance(node, str) else []
+    if words and kind != "literal_error":
+        message += f"; or {words[0]}"
+    hint = nearest(node, words[0].replace(" or ", ", ").replace("'", "").split(", ")) if words else ""
+    return f"{where}: {shown} {message}.{hint}"
 
 
 def _owner(cls: Any, keys: Sequence[str]) -> Any:
@@ -508,7 +550,7 @@ def fit_together(learning: Any, name: str, family: Any) -> None:
     """Raise if a family's shape can't do an objective or task; say what it can, and who can."""
     if family.shape in learning.shapes:
         return
-    kind = "objectives" if type(learning).__module__.startswith("llmkit.objectives") else "tasks"
+    kind = "tasks" if any(cls.__module__ == "llmkit.tasks.base" for cls in type(learning).__mro__) else "objectives"
     can = [other for other in registry.names(kind) if family.shape in registry.find(kind, other).shapes]
     who = [other for other in registry.names("backbones") if registry.find("backbones", other).shape in learning.shapes]
     raise RequestError(
@@ -530,16 +572,15 @@ def load(
     `method` and `task` replace their whole block, `fields` maps dotted names to values, and `settings` are
     `section.key=value` texts; each goes over the one before. Raises RequestError with file and line.
     """
-    if isinstance(recipe, Mapping):
-        tree = Tree(json.loads(json.dumps(recipe, default=str)), {})
-    else:
-        tree = read(find(recipe))
+    tree = Tree(json.loads(json.dumps(recipe, default=str)), {}) if isinstance(recipe, Mapping) else read(find(recipe))
     settings = list(settings)
     if task is not None:
-        put(tree, ("task",), {"name": task}, f"--task {task}")
+        put(tree, ("task",), {}, f"--task {task}")
+        put(tree, ("task", "name"), task, f"--task {task}")
         tree.root.pop("objective", None)
     if method is not None:
-        put(tree, ("tuning",), {"method": method}, f"--method {method}")
+        put(tree, ("tuning",), {}, f"--method {method}")
+        put(tree, ("tuning", "method"), method, f"--method {method}")
     for dotted, value in (fields or {}).items():
         put(tree, dotted.split("."), value, f"--{dotted.rpartition('.')[2].replace('_', '-')}")
     override(tree, settings)
@@ -563,13 +604,27 @@ def tree_of(recipe: Recipe) -> dict[str, Any]:
 def without_nothing(value: Any) -> Any:
     """Leave out what is null where null is the default anyway."""
     if isinstance(value, dict):
-        return {key: without_nothing(below) for key, below in value.items() if below is not None or key == "max_grad_norm"}
+        return {key: without_nothing(below) for key, below in value.items()
+                if below is not None or key == "max_grad_norm"}
     return [without_nothing(item) for item in value] if isinstance(value, list) else value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that YAML 1.1 or the loader above would read as something else: `no`, `1e5`."""
+
+    _old, _new = yaml.SafeDumper.yaml_implicit_resolvers, _Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers = {}
+    for _first in {**_old, **_new}:
+        yaml_implicit_resolvers[_first] = [*_old.get(_first, []), *_new.get(_first, [])]
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a list twice that stands in two places."""
+        return True
 
 
 def dump(recipe: Recipe) -> str:
     """A recipe as YAML, with every default written out."""
-    return yaml.safe_dump(tree_of(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(tree_of(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -597,13 +652,17 @@ def schema() -> dict[str, Any]:
             part["properties"] = {key: {"const": name, "type": "string"}, **part.get("properties", {})}
             part["required"] = [key, *part.get("required", [])]
             choices.append(part)
-        described = {"description": whole["properties"][block]["description"]} if "description" in whole["properties"][block] else {}
+        described = {k: v for k, v in whole["properties"][block].items() if k == "description"}
         whole["properties"][block] = {**described, "anyOf": [{"enum": list(registry.names(kind))}, *choices]}
     source = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Source"}]}
     listed = {"anyOf": [*source["anyOf"], {"type": "array", "items": source}]}
     data = definitions["Data"]["properties"]
-    for part, others in (("train", []), ("validation", [{"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}])):
-        data[part] = {**{k: v for k, v in data[part].items() if k == "description"}, "anyOf": [*listed["anyOf"], *others]}
+    share = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    for name, others in (("train", []), ("validation", [share])):
+        described = {k: v for k, v in data[name].items() if k == "description"}
+        data[name] = {**described, "anyOf": [*listed["anyOf"], *others]}
+    for block in ("backbone", "tokenizer"):
+        whole["properties"][block] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{block.capitalize()}"}]}
     family = definitions["Backbone"]["properties"]["family"]
     family["anyOf"] = [{"enum": list(registry.names("backbones"))}, {"type": "string"}, {"type": "null"}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "llmkit recipe", **whole}

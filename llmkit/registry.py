@@ -13,6 +13,8 @@ from pydantic import ConfigDict
 
 from llmkit.errors import RequestError, nearest
 
+BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning"}
+"""The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
 KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method"}
 
 OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -33,18 +35,24 @@ def find(kind: str, name: str) -> type[Any]:
     >>> find("objectives", "masked_lm").__name__
     'MaskedLM'
     """
-    if "." not in name and name not in names(kind):
+    if ("." not in name or name.startswith(".")) and name not in names(kind):
         raise RequestError(f"no {KINDS[kind]} is called {name!r}.{nearest(name, names(kind))}")
     try:
         module = import_module(name if "." in name else f"llmkit.{kind}.{name}")
     except ModuleNotFoundError as error:
         if "." in name and name.startswith(str(error.name)):
-            raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}.") from error
+            raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must be "
+                               "installed, or its folder be on PYTHONPATH.") from error
         raise
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     public = [c for c in own if not c.__name__.startswith("_")]
     if len(public) != 1:
-        raise RequestError(f"{module.__name__} must define one public class to be a {KINDS[kind]}; it has {len(public)}.")
+        raise RequestError(f"{module.__name__} must define one public class to be a {KINDS[kind]}; it has "
+                           f"{len(public)}.")
+    base = getattr(import_module(f"llmkit.{kind}.base"), BASES[kind])
+    if not issubclass(public[0], base):
+        raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
+                           f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
     return public[0]
 
 

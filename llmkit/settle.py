@@ -94,7 +94,8 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     done = replace(
         asked, tokenizer=spoken, backbone=replace(spec, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
-        training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config)),
+        training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config),
+                         learning_rate=_rate(asked)),
         output_dir=str(asked.folder))
     return Settled(done, family, train, validation, base)
 
@@ -164,6 +165,14 @@ def cpu_multiplies_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def _rate(asked: Recipe) -> float:
+    """The recipe's learning rate, or the tuning method's usual one; from scratch, ten times what pretrained weights bear."""
+    if asked.training.learning_rate is not None:
+        return asked.training.learning_rate
+    rate: float = asked.tuning.learning_rate
+    return 10 * rate if asked.backbone.pretrained is None and not asked.tuning.adapter else rate
+
+
 def _schedule(training: recipe.Training) -> None:
     from transformers import SchedulerType
 
@@ -185,7 +194,7 @@ def speak(settled: Settled) -> PreTrainedTokenizerBase:
         assert asked.train is not None and asked.train.kind is not None
         tokenizer, _ = tokenizers.trained(
             [reader.fingerprint() for reader in settled.train],
-            lambda: (text for reader in settled.train for text, _ in reader.documents()),
+            lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
             asked.train.kind, asked.train.vocab_size, asked.train.lowercase)
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token  # for positions that nothing attends to or learns from

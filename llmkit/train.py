@@ -237,7 +237,7 @@ class Loop:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return self.recipe.training.learning_rate * self.factor(self.state)
+        return float(self.recipe.training.learning_rate or 0.0) * self.factor(self.state)
 
     def rows(self) -> str:
         """The first rows of the current step, for a message."""
@@ -337,6 +337,7 @@ class Loop:
 
             def write(folder: Path) -> None:
                 self.recipe.tuning.save(tuned, folder)
+                tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
                 self.setup.tokenizer.save_pretrained(folder)
 
             self.run.publish(write)
@@ -496,7 +497,7 @@ def adamw(parameters: Sequence[nn.Parameter], training: recipes.Training) -> tor
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=training.learning_rate,
+        [group for group in groups if group["params"]], lr=training.learning_rate or 0.0,
         betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon, fused=True)
 
 
@@ -537,7 +538,7 @@ def schedule(training: recipes.Training, length: Length) -> Callable[[State], fl
     total = length.steps or 10_000
     warmup = training.warmup_steps if training.warmup_steps >= 1 else training.warmup_steps * total
     clockwise = length.steps is None and training.warmup_steps >= 1
-    anchor = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max(training.learning_rate, 1e-12))
+    anchor = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max(training.learning_rate or 0.0, 1e-12))
     try:
         made: Any = get_scheduler(
             training.lr_scheduler_type, anchor, num_warmup_steps=0 if clockwise else int(warmup), num_training_steps=total,

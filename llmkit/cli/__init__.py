@@ -6,24 +6,27 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, train, use
-from llmkit.errors import LlmkitError
+from llmkit.errors import LlmkitError, RequestError
 
-ClickException: type[Exception] = typer.BadParameter.__mro__[2]  # of click, or of the copy of it that typer carries
+UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
 app = typer.Typer(
-    name="llmkit", no_args_is_help=True, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
-    help="Pretrain, fine-tune and use language models from recipes.", context_settings={"help_option_names": ["-h", "--help"]})
+    name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 for group in (train, use, catalogue):
     group.register(app)
 
 
 @app.callback(invoke_without_command=True)
 def everywhere(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and end."),
     debug: bool = typer.Option(False, "--debug", help="Show a traceback where something fails; may stand anywhere."),
     offline: bool = typer.Option(False, "--offline", help="Ask neither a hub nor a registry; may stand anywhere."),
@@ -34,6 +37,9 @@ def everywhere(
 
         typer.echo(f"llmkit {installed('llmkit')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise RequestError("a command is needed, as `llmkit pretrain RECIPE`.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,13 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given[:end]
     if "--offline" in given[:end]:
         os.environ["LLMKIT_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
-    given = [word for word in given[:end] if word not in ("--debug", "--offline")] + given[end:]
+    words = [word for word in given[:end] if word not in ("--debug", "--offline")]
+    both = train.Words(given[:end], given[end + 1:])
+    if not any(word in words for word in train.LAUNCHED):
+        words += given[end:]  # here `--` only says that what follows is no option
     logging.captureWarnings(True)
     try:
-        status = get_command(app)(given, prog_name="llmkit", standalone_mode=False)
+        status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)
         return status if isinstance(status, int) else 0
-    except ClickException as error:
-        return _fail(error.format_message(), 2, debug)  # type: ignore[attr-defined]
+    except UsageError as error:
+        return _fail(_usage(error, words), 2, debug)
     except LlmkitError as error:
         return _fail(str(error), error.status, debug)
     except (KeyboardInterrupt, typer.Abort):
@@ -58,8 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the last place that can say it in one line
-        words = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"unforeseen: {words[:500]} (--debug shows where)", 1, debug)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return _fail(f"unforeseen: {said[:500]} (--debug shows where)", 1, debug)
+
+
+def _usage(error: Any, words: Sequence[str]) -> str:
+    """What is wrong with a command's words: the option, its value, and where to read more."""
+    message = str(error.format_message())
+    if type(error) is typer.BadParameter and error.param is not None:
+        for option in error.param.opts:
+            values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+            values += [value for word, value in pairwise(words) if word == option]
+            if values:
+                message = f"{option} {values[-1]}: {error.message.removeprefix('Input ')}"
+    more = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
+    return message + ("" if message.endswith((".", "?")) else ".") + more
 
 
 def _fail(message: str, status: int, debug: bool) -> int:

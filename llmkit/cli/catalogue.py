@@ -12,8 +12,8 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-models_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models that llmkit knows by a short name.")
-recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Recipes that llmkit brings.")
+models_app = typer.Typer(rich_markup_mode=None, help="Models that llmkit knows by a short name.")
+recipes_app = typer.Typer(rich_markup_mode=None, help="Recipes that llmkit brings.")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,9 @@ def models_list(json_: Json = False) -> None:
 
 
 @models_app.command("pull")
-def models_pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A name from the list, or a hub id.")]) -> None:
+def models_pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from the list, or a hub id.")],
+) -> None:
     """Bring a model into the cache, so that later commands need no network."""
     from llmkit import models, report
 
@@ -71,7 +73,8 @@ def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
 @recipes_app.command("copy")
 def recipes_copy(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    place: Annotated[Path, typer.Argument(metavar="[PATH]", help="A folder or a file; here where nothing is said.")] = Path(),
+    place: Annotated[
+        Path, typer.Argument(metavar="[PATH]", help="A folder or a file; here where nothing is said.")] = Path(),
 ) -> None:
     """Copy a recipe, to change it."""
     from llmkit import recipe

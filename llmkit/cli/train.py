@@ -7,44 +7,65 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Set = Annotated[list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
+Set = Annotated[list[str], typer.Option(
+    "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
 Folder = Annotated[str | None, typer.Option("--output-dir", metavar="DIR", help="Where the run leaves what it makes.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The recipe's seed.")]
-Resume = Annotated[str, typer.Option("--resume", metavar="auto|must|never|PATH", help="Go on where the folder's run stopped.")]
-Processes = Annotated[int, typer.Option("--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
+Resume = Annotated[str, typer.Option(
+    "--resume", metavar="auto|must|never|PATH", help="Go on where the folder's run stopped.")]
+Processes = Annotated[int, typer.Option(
+    "--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Tuning method: full, lora, prefix …")]
-Extra = Annotated[list[str] | None, typer.Argument(metavar="[-- ACCELERATE OPTIONS]", help="Options for accelerate's launcher.")]
+LAUNCHED = ("pretrain", "finetune")
+"""Commands that may run in several processes: what follows their `--` is for accelerate's launcher."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a command line, on both sides of `--`."""
+
+    own: list[str]
+    launcher: list[str]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(pretrain)
-    app.command()(finetune)
+    launcher = "What follows `--` goes to accelerate's launcher: `-- --num_machines 2 …`."
+    app.command(epilog=launcher)(pretrain)
+    app.command(epilog=launcher)(finetune)
 
 
 def pretrain(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
-    extra: Extra = None, set_: Set = [], method: Method = None, output_dir: Folder = None, seed: Seed = None,  # noqa: B006
+    set_: Set = [], method: Method = None, output_dir: Folder = None, seed: Seed = None,  # noqa: B006
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
 ) -> int:
     """Train a model on text, from scratch or further, as a recipe says."""
     fields = {"output_dir": output_dir, "seed": seed}
-    return run(recipe, {"method": method}, fields, set_, resume, processes, extra or [], json_)
+    return run(recipe, {"method": method}, fields, set_, resume, processes, context.obj, json_)
 
 
 def finetune(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A path or a packaged name; the task's own example where none is given.")] = None,
-    extra: Extra = None, method: Method = None,
-    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task: classification, instruction …")] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")] = None,
-    data: Annotated[str | None, typer.Option("--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")] = None,
-    validation: Annotated[str | None, typer.Option("--validation", metavar="FILE", help="Rows to evaluate on instead.")] = None,
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", help="A path or a packaged name; the task's own example where none is given.")] = None,
+    method: Method = None,
+    task: Annotated[str | None, typer.Option(
+        "--task", metavar="NAME", help="Task: classification, instruction …")] = None,
+    model: Annotated[str | None, typer.Option(
+        "--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")] = None,
+    data: Annotated[str | None, typer.Option(
+        "--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")] = None,
+    validation: Annotated[str | None, typer.Option(
+        "--validation", metavar="FILE", help="Rows to evaluate on instead.")] = None,
     set_: Set = [], output_dir: Folder = None, seed: Seed = None,  # noqa: B006
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
 ) -> int:
@@ -59,9 +80,10 @@ def finetune(
             from llmkit import registry
 
             registry.find("tasks", recipe)
-            raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE.{nearest(recipe, recipes.packaged())}")
+            raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE."
+                               f"{nearest(recipe, recipes.packaged())}")
         if data is not None:
-            stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-") or "data"
+            stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             fields["name"] = stem[:100]
     if data is not None:
         fields["data.train"] = [{"source": data}]
@@ -70,12 +92,13 @@ def finetune(
         fields["data.validation"] = [{"source": validation}]
     if model is not None:
         fields["backbone"], fields["tokenizer"] = {"pretrained": model}, None
-    return run(recipe, {"method": method, "task": task}, fields, set_, resume, processes, extra or [], json_, tuned=True)
+    blocks = {"method": method, "task": task}
+    return run(recipe, blocks, fields, set_, resume, processes, context.obj, json_, tuned=True)
 
 
 def run(
     recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str], resume: str,
-    processes: int, extra: list[str], as_json: bool, tuned: bool = False,
+    processes: int, words: Words, as_json: bool, tuned: bool = False,
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit import launch, registry, report
@@ -87,11 +110,9 @@ def run(
     if tuned and asked.output_dir is None:
         task = registry.name_of(asked.learning)
         name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"
-        from dataclasses import replace
-
         asked = replace(asked, output_dir=f"runs/{name}-{registry.name_of(asked.tuning)}")
-    if (processes > 1 or extra) and not launch.is_worker():
-        return launch.launch([word for word in _own_arguments()], processes, extra)
+    if (processes > 1 or words.launcher) and not launch.is_worker():
+        return launch.launch(words.own, processes, words.launcher)
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
         report.to_stderr()
@@ -101,12 +122,6 @@ def run(
     if main:
         say(summary, asked, as_json)
     return 0
-
-
-def _own_arguments() -> list[str]:
-    """This command's own words, for the processes that run it again."""
-    words = sys.argv[1:]
-    return words[: words.index("--")] if "--" in words else words
 
 
 def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
@@ -123,8 +138,10 @@ def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
             was = f"{before[name]:>10.4f}" if name in before else " " * 10
             lines.append(f"{name:<20}{was}{after[name]:>10.4f}")
     if "unigram_entropy" in summary:
-        lines.append(f"{'unigram entropy':<20}{'':>10}{summary['unigram_entropy']:>10.4f}   what word frequencies alone would give")
+        entropy = summary["unigram_entropy"]
+        lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
     if "majority_accuracy" in summary:
-        lines.append(f"{'majority class':<20}{'':>10}{summary['majority_accuracy']:>10.4f}   accuracy of always saying the same")
+        majority = summary["majority_accuracy"]
+        lines.append(f"{'majority class':<30}{majority:>10.4f}   accuracy of always saying the same")
     lines.append(f"model: {summary['output_dir']}/model")
     print("\n".join(lines), file=sys.stderr)

@@ -18,17 +18,26 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the model continues or answers; - reads stdin.")],
-    model: Annotated[str, typer.Option("--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.")] = "smollm2-135m-instruct",
+    prompt: Annotated[str, typer.Argument(
+        metavar="PROMPT", help="What the model continues or answers; - reads stdin.")],
+    model: Annotated[str, typer.Option(
+        "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.",
+    )] = "smollm2-135m-instruct",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
-    num_return_sequences: Annotated[int, typer.Option("--num-return-sequences", metavar="N", help="How many texts.")] = 1,
-    temperature: Annotated[float | None, typer.Option("--temperature", metavar="T", help="Above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", metavar="K", help="Draw from this many likeliest tokens.")] = None,
+    num_return_sequences: Annotated[int, typer.Option(
+        "--num-return-sequences", metavar="N", help="How many texts.")] = 1,
+    temperature: Annotated[float | None, typer.Option(
+        "--temperature", metavar="T", help="Above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option(
+        "--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
+    top_k: Annotated[int | None, typer.Option(
+        "--top-k", metavar="K", help="Draw from this many likeliest tokens.")] = None,
     num_beams: Annotated[int, typer.Option("--num-beams", metavar="N", help="Beam search.")] = 1,
-    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty", metavar="R", help="Above 1: less of the same.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(
+        "--repetition-penalty", metavar="R", help="Above 1: less of the same.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed draws the same text.")] = None,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message for chat models.")] = None,
+    system: Annotated[str | None, typer.Option(
+        "--system", metavar="TEXT", help="A system message for chat models.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
     json_: Json = False,
 ) -> None:
@@ -60,9 +69,12 @@ def generate(
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="Text, or rows of the run's task.")],
-    task: Annotated[str | None, typer.Option("--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
-    objective: Annotated[str | None, typer.Option("--objective", metavar="NAME", help="The objective, where the model isn't a run.")] = None,
-    max_length: Annotated[int | None, typer.Option("--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
+    task: Annotated[str | None, typer.Option(
+        "--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
+    objective: Annotated[str | None, typer.Option(
+        "--objective", metavar="NAME", help="The objective, where the model isn't a run.")] = None,
+    max_length: Annotated[int | None, typer.Option(
+        "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
     json_: Json = False,
 ) -> None:
@@ -70,7 +82,8 @@ def evaluate(
     from llmkit import evaluation, report
 
     report.to_stderr()
-    result = evaluation.evaluate(model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size)
+    result = evaluation.evaluate(
+        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size)
     if json_:
         print(json.dumps(result))
     else:

@@ -40,12 +40,11 @@ class Order:
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int) -> None:
         self.sizes, self.seed = list(sizes), seed
-        self.epoch_rows = sum(sizes)
-        if weights is None:
-            self.shares = list(sizes)
-        else:
-            self.shares = [max(1, round(self.epoch_rows * weight / sum(weights))) for weight in weights]
-            self.epoch_rows = sum(self.shares)
+        self.shares = list(sizes)
+        if weights is not None:  # a source that kept no row has no share
+            kept = [weight if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]
+            self.shares = [max(1, round(sum(sizes) * weight / sum(kept))) if weight else 0 for weight in kept]
+        self.epoch_rows = sum(self.shares)
         self._epoch = lru_cache(maxsize=2)(self._make)
 
     def at(self, position: int) -> Key:

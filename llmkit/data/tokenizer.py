@@ -199,7 +199,7 @@ def _bpe(documents: Iterable[str], vocab_size: int, lowercase: bool) -> "PreTrai
     made.backend_tokenizer.normalizer = normalizers.Lowercase()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=made.backend_tokenizer,
-        **{"unk_token": end, "bos_token": end, "eos_token": end, "pad_token": pad},
+        unk_token=end, bos_token=end, eos_token=end, pad_token=pad,
         clean_up_tokenization_spaces=False,
     )
 

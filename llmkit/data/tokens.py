@@ -26,6 +26,7 @@ Ids = NDArray[Any]
 
 FORMAT = "1"  # part of every key: raise it when what is written changes
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
+LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,7 @@ class Documents:
 
     def entropy(self, most: int = 50_000_000) -> float:
         """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
-        counts = np.zeros(1, dtype=np.int64)
-        seen = 0
-        for start, stop in zip(self.starts, self.stops, strict=True):
-            some = np.bincount(self.ids[start:stop])
-            if len(some) > len(counts):
-                counts = np.pad(counts, (0, len(some) - len(counts)))
-            counts[: len(some)] += some
-            seen += stop - start
-            if seen > most:
-                break
-        share = counts[counts > 0] / counts.sum()
-        return float(-(share * np.log(share)).sum())
+        return entropy([self], most)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -89,7 +79,9 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
     about = json.loads((folder / "about.json").read_text())
-    ids: Ids = np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r") if about["tokens"] else np.zeros(0, np.uint16)
+    ids: Ids = np.zeros(0, about["dtype"])
+    if about["tokens"]:  # no file of 0 bytes can be mapped
+        ids = np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r")
     offsets = np.load(folder / "offsets.npy", mmap_mode="r")
     return Documents(ids, offsets[:-1], offsets[1:], np.load(folder / "digests.npy", mmap_mode="r"))
 
@@ -141,19 +133,41 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
 def cut(text: str, most: int) -> list[str]:
     """Cut a long text where no token reaches across: after a line's end, or else before a space.
 
+    Both stand alone between words: byte-level BPE takes several spaces for one token, but not the last before a word.
+
     >>> cut("one two three", 6)
     ['one', ' two', ' three']
     """
     pieces = []
-    while len(text) > most:
-        place = max((m.end() for m in re.finditer(r"\n(?=\S)", text[:most])), default=0)
-        place = place or max((m.start() for m in re.finditer(r"(?<=\S) (?=\S)", text[: most + 1])), default=0)
+    start = 0
+    while len(text) - start > most:
+        window = text[start : start + most + 1]
+        place = max((m.end() for m in LINE.finditer(window)), default=0)
+        place = place or max((m.start() for m in SPACE.finditer(window)), default=0)
         if place == 0:
-            found = re.compile(r"(?<=\S) (?=\S)").search(text, most)
-            place = found.start() if found else len(text)
-        pieces.append(text[:place])
-        text = text[place:]
-    return [*pieces, text] if text else pieces
+            found = SPACE.search(text, start + most)
+            place = (found.start() if found else len(text)) - start
+        pieces.append(text[start : start + place])
+        start += place
+    return [*pieces, text[start:]] if start < len(text) else pieces
+
+
+def entropy(sets: list[Documents], most: int = 50_000_000) -> float:
+    """Entropy, in nats a token, of the unigram distribution of several sets of documents, of about `most` tokens."""
+    counts = np.zeros(0, dtype=np.int64)
+    seen = 0
+    for documents in sets:
+        step = max(1, len(documents) * 1_000_000 // max(1, int(documents.lengths.sum())))  # a document's counts are many
+        for first in range(0, len(documents), step):
+            spans = zip(documents.starts[first : first + step], documents.stops[first : first + step], strict=True)
+            some = np.bincount(np.concatenate([documents.ids[start:stop] for start, stop in spans]))
+            counts = np.pad(counts, (0, max(0, len(some) - len(counts))))
+            counts[: len(some)] += some
+            seen = int(counts.sum())
+            if seen > most:
+                break
+    share = counts[counts > 0] / max(1, seen)
+    return float(-(share * np.log(share)).sum())
 
 
 def total(sets: list[Documents], what: str) -> int:

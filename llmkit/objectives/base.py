@@ -14,7 +14,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, Rows, arrange
 from llmkit.data.sources import Reader
-from llmkit.data.tokens import Documents, Ids, tokenize, total
+from llmkit.data.tokens import Documents, Ids, entropy, tokenize, total
 from llmkit.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class Objective:
 
     # ---- rows ----
 
+    def texts(self, reader: Reader) -> Iterator[str]:
+        """What a tokenizer is trained on: all text of a source."""
+        return (text for text, _ in reader.documents())
+
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read, tokenize, hold out and lay out; by default, documents of text."""
         layout = self.layout(setup.tokenizer, setup.max_length, setup.packing)
@@ -87,15 +91,14 @@ class Objective:
             held = [tokenize(reader, setup.tokenizer) for reader in validation or []]
         tokens = total(learned, "data.train")
         held_tokens = total(held, "data.validation") if held else 0
-        sets = [[Text(self, arrange(documents, layout, setup.packing), setup) for documents in part if len(documents)]
+        sets = [[Text(self, arrange(documents, layout, setup.packing), setup) for documents in part]
                 for part in (learned, held)]
         for part, what in zip(sets, ("data.train", "data.validation"), strict=True):
             if part and not sum(len(text) for text in part):
                 raise DataError(f"{what}: no document is long enough for {setup.packing!r} rows of {setup.max_length}.")
-        entropy = learned[0].entropy()
         notes = [f"{tokens:,} tokens to train on in {sum(map(len, sets[0])):,} rows"
                  + (f", {held_tokens:,} held out in {sum(map(len, sets[1])):,}" if held else "")]
-        return Sets(sets[0], sets[1], notes, {"unigram_entropy": entropy})
+        return Sets(sets[0], sets[1], notes, {"unigram_entropy": entropy(learned)})
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
         """How documents lie in rows; RequestError where the tokenizer lacks what it takes."""

@@ -39,6 +39,7 @@ class SpanCorruption(Objective):
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
         """Segments are longer than max_length by what corruption takes away, so that the corrupted row fills it."""
         end = token(tokenizer, "eos", "span_corruption")
+        token(tokenizer, "pad", "span_corruption")  # the decoder starts from it
         length = 2
         while self.lengths(length + 1)[0] <= max_length:
             length += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,12 +25,19 @@ class Task(Objective):
     optional: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Fields that a row may have."""
 
+    def texts(self, reader: Reader) -> Iterator[str]:
+        """What a tokenizer is trained on: every field of text of every row."""
+        return (row[name] for row, _ in self.read(reader) for name in row if isinstance(row[name], str))
+
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read all rows, hold some out, and turn each into features."""
         learned, held = [self.read(reader) for reader in train], []
         if isinstance(validation, float):
             parts = [hold_out(rows, validation, setup.seed) for rows in learned]
             learned, held = [part[0] for part in parts], [part[1] for part in parts]
+            if not any(learned) or not any(held):
+                raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
+                                "rows leaves one side empty; give validation sources of its own, or a larger share.")
         elif validation:
             held = [self.read(reader) for reader in validation]
         for rows, what in ((learned, "data.train"), (held, "data.validation")):
@@ -42,7 +49,7 @@ class Task(Objective):
             if longest:
                 notes.append(f"{longest:,} {what} rows")
         cut: list[int] = []
-        sets = [[Encoded(self.encode(rows, setup, cut)) for rows in part if rows] for part in (learned, held)]
+        sets = [[Encoded(self.encode(rows, setup, cut) if rows else []) for rows in part] for part in (learned, held)]
         if cut:
             notes.append(f"{len(cut):,} rows are longer than {setup.max_length} tokens and were cut "
                          f"({sum(cut):,} tokens left out)")
@@ -92,12 +99,9 @@ class Encoded:
 def hold_out(
     rows: list[tuple[Row, Place]], share: float, seed: int, key: Callable[[Row], str] = repr,
 ) -> tuple[list[tuple[Row, Place]], list[tuple[Row, Place]]]:
-    """(training, validation): equal rows go to the same side, drawn by a hash of seed and content."""
+    """(training, validation), either may be empty: equal rows go to the same side, drawn by a hash of seed and content."""
     held, learned = [], []
     for row in rows:
         digest = hashlib.blake2b(f"{seed}\n{key(row[0])}".encode(errors="surrogatepass"), digest_size=8).digest()
         (held if int.from_bytes(digest, "little") < share * 2**64 else learned).append(row)
-    if not held or not learned:
-        raise DataError(f"data.validation: a share of {share} of {len(rows)} rows leaves one side empty; "
-                        "give validation sources of its own, or a larger share.")
     return learned, held

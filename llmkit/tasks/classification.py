@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,8 @@ class Classification(Task):
         encoded = self.texts([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
         for features, (row, _) in zip(encoded, rows, strict=True):
             features["labels"] = np.array([numbers[row["label"]]])
+            if setup.family.shape != "encoder":
+                features.pop("token_type_ids", None)  # GPT-2 would add the embeddings of words 0 and 1
         return encoded
 
     def texts(
@@ -111,6 +114,8 @@ class Classification(Task):
 
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Padded inputs (rows, longest) and labels (rows,)."""
+        if any("token_type_ids" in row for row in rows):  # single texts from one source, pairs from another
+            rows = [{**row, "token_type_ids": row.get("token_type_ids", np.zeros_like(row["input_ids"]))} for row in rows]
         batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0})
         if "labels" in batch:
             batch["labels"] = batch["labels"][:, 0]
@@ -146,4 +151,4 @@ class Classification(Task):
 
 
 def _whole(label: str) -> bool:
-    return label.lstrip("-").isdigit()
+    return re.fullmatch("-?[0-9]+", label) is not None

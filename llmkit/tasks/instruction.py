@@ -67,6 +67,8 @@ class Instruction(Task):
         """
         tokenizer = setup.tokenizer
         end = token(tokenizer, "eos", "instruction")
+        if setup.family.shape == "encoder-decoder":
+            start = token(tokenizer, "pad", "instruction")  # the decoder starts from it
         prompts = encode(tokenizer, [self.ask(row["prompt"], tokenizer) for row, _ in rows])
         answers = [[*ids, end] for ids in encode(tokenizer, [row["response"].strip() for row, _ in rows])]
         begin = [tokenizer.bos_token_id] if _begins(tokenizer) else []
@@ -79,7 +81,6 @@ class Instruction(Task):
                     read = [*read[: setup.max_length - 1], end]
                 write = write[: setup.max_length]
                 labels = np.array(write)
-                start = tokenizer.pad_token_id
                 features: Features = {
                     "input_ids": np.array(read), "labels": labels, "documents": np.zeros(len(read), dtype=np.int64),
                     "decoder_input_ids": np.concatenate([[start], labels[:-1]]),

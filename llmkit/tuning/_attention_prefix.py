@@ -172,7 +172,7 @@ def places(model: PreTrainedModel) -> list[Place]:
 def fresh(tokens: int, columns: int, width: int, hidden: int | None) -> dict[str, Tensor]:
     """Weights to start from, by the names of peft's PrefixEncoder, drawn from torch's global generator.
 
-    The start is peft's own, torch's default for each layer: keys and values are N(0, 1), or what a fresh network makes of
+    The start is peft's own, torch's default for a layer: keys and values are N(0, 1), or what a fresh network makes of
     N(0, 1). It costs a little at step 0 and trains faster than a start near 0, where a key's gradient, which is in
     proportion to its value, is near 0 too. A small GPT-2 after 50 to 60 steps, at the same learning rate: 0.17 from
     N(0, 1), 0.22 from N(0, 0.2), 0.28 from N(0, 0.02) on text like its own, and 0.25, 0.64, 1.88 on text unlike it.

@@ -43,6 +43,8 @@ class Tuning:
 
     adapter: ClassVar[bool] = True
     """Whether it leaves the model as it is and saves only what it adds."""
+    learning_rate: ClassVar[float] = 1e-3
+    """The usual rate for a pretrained model, where the recipe names none."""
 
     @property
     def virtual_tokens(self) -> int:

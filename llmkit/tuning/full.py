@@ -18,6 +18,7 @@ class Full(Tuning):
     """All weights train, and all are saved."""
 
     adapter = False
+    learning_rate = 5e-5
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model as it is."""

@@ -16,12 +16,14 @@ from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 CALLED_AS_IT_IS = ("AutoModelForMaskedLM", "AutoModelForQuestionAnswering")
-"""Auto classes that go without a task type: peft has none for the first, and its own for the second drops token types."""
+"""Auto classes that go without a task type: peft has none for one, and its own for the other drops token types."""
 
 
 @dataclass(config=OPTIONS)
 class Lora(Tuning):
     """peft's LoRA; it starts as the base model itself, for one of the two matrices is 0."""
+
+    learning_rate = 1e-3
 
     r: Annotated[int, Field(ge=1)] = 8
     """Rank: the inner size of the product."""

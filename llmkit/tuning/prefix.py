@@ -30,6 +30,8 @@ class Prefix(Tuning):
     outputs either way, positions included.
     """
 
+    learning_rate = 1e-2
+
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 20
     """Keys and values in front of each attention."""
     prefix_projection: bool = False

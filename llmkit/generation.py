@@ -175,7 +175,7 @@ def answer(
         chance: Any = nullcontext()
     else:
         chance = torch.random.fork_rng()
-    model, tokenizer = opened.model.to(device), opened.tokenizer
+    model, tokenizer = opened.model.to(device), opened.tokenizer  # type: ignore[arg-type]
     reads = opened.kind == "AutoModelForSeq2SeqLM"
     ids = _ids(prompt, tokenizer, name, system, raw, reads)
     room, notes = _room(len(ids), opened, reads, options.max_new_tokens)
@@ -187,7 +187,7 @@ def answer(
         config.max_new_tokens = room
         if options.seed is not None:
             torch.manual_seed(options.seed)
-        out = model.generate(  # type: ignore[operator]
+        out = model.generate(
             input_ids=batch, attention_mask=torch.ones_like(batch), generation_config=config, streamer=pieces)
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     written = out[:, 1 if reads else len(ids):].tolist()

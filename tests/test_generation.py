@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from llmkit.errors import RequestError
-from llmkit.generate import Options, generate
+from llmkit.generation import Options, generate
 
-WORDS = ["<pad>", "<end>", "user", "model", *["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "to", "its", "small", "red", "house", "by", "sea"]]
+SENTENCE = "the cat sat on a mat and dog ran to its small red house by sea"
+WORDS = ["<pad>", "<end>", "user", "model", *SENTENCE.split()]
 TEMPLATE = ("{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ 'model' }}{% endif %}")
 
@@ -97,7 +98,7 @@ def test_an_encoder_decoder_reads_the_prompt_in_its_encoder(t5):
 def test_an_encoder_is_refused_with_what_can_write(tmp_path):
     config = BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=16)
-    with pytest.raises(RequestError, match="doesn't write any. Use a decoder"):
+    with pytest.raises(RequestError, match=r"doesn't write any\. Use a decoder"):
         generate("the cat", save(BertForMaskedLM(config), tmp_path))
 
 

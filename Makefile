@@ -1,0 +1,38 @@
+# make demo: set up and run the main job.   make test: set up and run the tests.   make help lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/llmkit
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check slow bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## make .venv and install llmkit with the tested versions
+
+demo: setup  ## the main job on real text: pretrain, fine-tune, generate (under 10 minutes on 2 cores, downloads aside)
+	$(RUN) models pull minilm-l6
+	$(RUN) models pull smollm2-135m-instruct
+	$(RUN) pretrain recipes/bert_mlm.yaml
+	$(RUN) finetune --method prefix
+	$(RUN) generate "Tell me a story about a cat"
+
+test: setup  ## the tests, in less than 10 minutes, without a network
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: setup  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+slow: setup  ## quality tests that take minutes; those on real data read it from $$LLMKIT_DATA
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+clean:  ## remove what make and the tools made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
