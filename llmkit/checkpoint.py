@@ -63,7 +63,7 @@ class Run:
             file = (self.folder / ".lock").open("a+")
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked worker keeps it
             except OSError as error:
                 file.seek(0)
                 raise PlaceError(f"{self.folder}: in use by another run ({file.read().strip() or 'unknown'}); "

@@ -592,21 +592,27 @@ def load(
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data, plug-ins with their names: what `load` reads back."""
-    tree: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json", exclude=set(BLOCKS))
+    tree = _said(recipe, set(BLOCKS))
     for block, (_, key) in BLOCKS.items():
         plugin = getattr(recipe, block)
         if plugin is not None:
-            tree[block] = {key: registry.name_of(plugin), **TypeAdapter(type(plugin)).dump_python(plugin, mode="json")}
+            tree[block] = {key: registry.name_of(plugin), **_said(plugin)}
     order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "tuning", "training", "output_dir")
-    return {key: without_nothing(tree[key]) for key in order if tree.get(key) is not None}
+    return {key: tree[key] for key in order if tree.get(key) is not None}
 
 
-def without_nothing(value: Any) -> Any:
-    """Leave out what is null where null is the default anyway."""
-    if isinstance(value, dict):
-        return {key: without_nothing(below) for key, below in value.items()
-                if below is not None or key == "max_grad_norm"}
-    return [without_nothing(item) for item in value] if isinstance(value, list) else value
+def _said(options: Any, leave: set[str] | None = None) -> dict[str, Any]:
+    """A dataclass as plain data, without what is null where null is the default anyway."""
+
+    def shorter(value: Any, of: Any) -> Any:
+        if is_dataclass(of):
+            usual = {option.name: option.default for option in fields(of)}
+            return {key: shorter(below, getattr(of, key)) for key, below in value.items()
+                    if below is not None or usual[key] is not None}
+        return [shorter(*pair) for pair in zip(value, of, strict=True)] if isinstance(value, list) else value
+
+    plain = shorter(TypeAdapter(type(options)).dump_python(options, mode="json", exclude=leave), options)
+    return dict(plain)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -617,9 +623,17 @@ class _Dumper(yaml.SafeDumper):
     for _first in {**_old, **_new}:
         yaml_implicit_resolvers[_first] = [*_old.get(_first, []), *_new.get(_first, [])]
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Between single quotes, the line breaks of Unicode would come back as spaces."""
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
     def ignore_aliases(self, data: Any) -> bool:
         """Write a list twice that stands in two places."""
         return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def dump(recipe: Recipe) -> str:
@@ -631,7 +645,7 @@ def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
     """What differs between two recipes, but for name, folder, logging, saving and trackers: (ours, theirs) by field."""
 
     def flat(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             return {k: v for key, below in value.items() for k, v in flat(below, f"{path}.{key}").items()}
         return {path[1:]: value}
 

@@ -233,9 +233,11 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
         settled.base, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
         output_loading_info=True, **common)
     missing = [*info["missing_keys"], *(key for key, *_ in info.get("mismatched_keys", ()))]
-    new = tuple(sorted({key.rpartition(".")[0] for key in missing}))
+    new = {key.rpartition(".")[0] for key in missing}
+    if family.heads.get(head) in new:
+        new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
     if new:
-        log.info("new weights: %s", ", ".join(new))
+        log.info("new weights: %s", ", ".join(sorted(new)))
     if model.config.get_text_config().pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     known = spec.pretrained if Path(str(spec.pretrained)).exists() is False else None
@@ -245,10 +247,10 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             raise RequestError(f"backbone.pretrained: {spec.pretrained} has {model.get_input_embeddings().num_embeddings} "
                                f"embeddings for {len(tokenizer)} tokens.")
-        return Network(model, new, place)
+        return Network(model, tuple(sorted(new)), place)
     if respell(model, tokenizers.load(settled.base), tokenizer):
-        return Network(model, new, None)
-    return Network(model, new, place)
+        return Network(model, tuple(sorted(new)), None)
+    return Network(model, tuple(sorted(new)), place)
 
 
 def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -384,6 +385,8 @@ def evaluate(
 def accelerate(precision: str, log_with: Sequence[str], folder: Path) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    # accelerate keeps the first run's precision for the whole process; each run has its own
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
         cpu=not torch.cuda.is_available())

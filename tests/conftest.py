@@ -2,6 +2,9 @@
 
 import os
 import random
+import signal
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,54 @@ def tiny(family: str, data: Path, folder: Path, still: bool = False, **training:
                      "precision": "fp32", **training},
         "output_dir": str(folder),
     }
+
+
+class Child:
+    """The command line in a process of its own, forked from this one: the libraries are there already."""
+
+    def __init__(self, words: list[str], said: Path, **variables: str) -> None:
+        self.said = said
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 70
+            try:
+                os.setsid()
+                sink = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(sink, 1)
+                os.dup2(sink, 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+                os.environ.update(variables)
+                from llmkit import report
+                from llmkit.cli import main
+
+                report.log.handlers.clear()
+                status = main(words)
+            finally:
+                os._exit(status)
+        self.status: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs; below 0, the signal that ended it."""
+        if self.status is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if done else None
+        return self.status
+
+    def wait(self, seconds: float = 120) -> int:
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+        assert self.status is not None, self.said.read_text()
+        return self.status
+
+
+def run_in_two(words: list[str], folder: Path) -> list[Child]:
+    """The same command as both processes of a launch."""
+    from llmkit.launch import free_port
+
+    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+             "GLOO_SOCKET_IFNAME": "lo"}
+    return [Child(words, folder.with_suffix(f".{rank}.log"), RANK=str(rank), LOCAL_RANK=str(rank), **where)
+            for rank in range(2)]

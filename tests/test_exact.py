@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import tiny
+from conftest import Child, run_in_two, tiny
 from safetensors.torch import load_file
 
 from llmkit import recipe as recipes
@@ -45,11 +45,15 @@ def tree_of(text: Path, labelled: Path, asked: Path) -> Any:
     return make
 
 
-def command(tree: dict[str, Any], *words: str) -> list[str]:
-    """The command that trains a recipe, which is written beside its folder."""
+def words_for(tree: dict[str, Any], *words: str) -> list[str]:
+    """What follows `llmkit` in the command that trains a recipe; the recipe is written beside its folder."""
     path = Path(tree["output_dir"]).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(tree))
-    return [sys.executable, "-m", "llmkit", "pretrain", str(path), *words]
+    return ["pretrain", str(path), *words]
+
+
+def child(tree: dict[str, Any], *words: str) -> Child:
+    return Child(words_for(tree, *words), Path(tree["output_dir"]).with_suffix(".log"))
 
 
 @pytest.mark.parametrize("learning", LEARNING)
@@ -68,12 +72,10 @@ def test_splitting_a_step_changes_neither_loss_nor_gradient(learning: str, tree_
 @pytest.mark.parametrize("learning", LEARNING)
 def test_two_processes_learn_what_one_does(learning: str, tree_of: Any, tmp_path: Path) -> None:
     train.fit(recipes.load(tree_of(learning, tmp_path / "one", max_steps=2)))
-    running = [
-        subprocess.run(command(tree_of(learning, tmp_path / str(micro), max_steps=2, micro_batch_size=micro),
-                               "--processes", "2"), capture_output=True, text=True, check=False)
-        for micro in (4, 2)]
-    assert [done.returncode for done in running] == [0, 0], running[0].stderr
     for micro in (4, 2):
+        tree = tree_of(learning, tmp_path / str(micro), max_steps=2, micro_batch_size=micro)
+        both = run_in_two(words_for(tree), tmp_path / str(micro))
+        assert [one.wait() for one in both] == [0, 0], both[0].said.read_text()
         for one, two in zip(events(tmp_path / "one"), events(tmp_path / str(micro)), strict=True):
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
             assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
@@ -107,22 +109,22 @@ def test_the_first_loss_is_transformers_own(text: Path, tmp_path: Path) -> None:
             ids = torch.from_numpy(row["input_ids"][chosen].astype("int64"))
             wanted = torch.from_numpy(row["labels"][chosen].astype("int64"))
             whole = torch.cat([ids, wanted[-1:]])[None]
-            total += float(model(input_ids=whole, labels=whole).loss) * len(ids)
+            total += model(input_ids=whole, labels=whole).loss.item() * len(ids)
             count += len(ids)
     assert events(tmp_path / "run")[0]["loss"] == pytest.approx(total / count, rel=1e-5)
 
 
-def kill_at(step: int, words: list[str], folder: Path, by: signal.Signals = signal.SIGKILL) -> int:
-    """Start a command, and send it a signal once it has logged a step."""
+def kill_at(step: int, running: Any, folder: Path, by: signal.Signals = signal.SIGKILL) -> int:
+    """Send a signal to a process once it has logged a step; return its exit status."""
     metrics = folder / "metrics.jsonl"
-    child = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while child.poll() is None and time.monotonic() < deadline:
+    while running.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_text().count('"train"') >= step:
-            child.send_signal(by)
+            os.kill(running.pid, by)
             break
         time.sleep(0.002)
-    return child.wait()
+    status: int = running.wait()
+    return status
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -139,14 +141,14 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     plan = {"max_steps": 60, "save_steps": 8, "dataloader_num_workers": workers, "global_batch_size": 16}
     whole, cut = (tiny(family, text, tmp_path / name, **plan) for name in ("whole", "cut"))
     train.fit(recipes.load(whole))
-    ended = kill_at(21, command(cut), tmp_path / "cut")
+    ended = kill_at(21, child(cut), tmp_path / "cut")
     assert ended == -signal.SIGKILL
     kept = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").glob("step-*"))
     assert kept
     assert int(kept[-1][-8:]) < 60
-    again = subprocess.run([*command(cut), "--resume", "must"], capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stderr
+    again = child(cut, "--resume", "must")
+    assert again.wait() == 0, again.said.read_text()
+    assert "going on from" in again.said.read_text()
     assert same_weights(tmp_path / "whole", tmp_path / "cut")
     assert [event["step"] for event in events(tmp_path / "cut")] == list(range(1, 61))
     ours, theirs = events(tmp_path / "whole"), events(tmp_path / "cut")
@@ -161,7 +163,8 @@ def test_a_signal_ends_the_run_after_a_checkpoint(
 ) -> None:
     plan = {"max_steps": 2000, "save_steps": 1000}
     tree = tiny("bert", text, tmp_path / "run", **plan)
-    ended = kill_at(5, command(tree, "--processes", str(processes)), tmp_path / "run", by)
+    command = [sys.executable, "-m", "llmkit", *words_for(tree, "--processes", str(processes))]
+    ended = kill_at(5, subprocess.Popen(command, stderr=subprocess.DEVNULL), tmp_path / "run", by)
     assert ended == status
     saved = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert len(saved) == 1
@@ -185,12 +188,13 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(text: Path
     raw[len(raw) // 2] ^= 1
     (newest / "optimizer.pt").write_bytes(raw)
     (tmp_path / "run" / "checkpoints" / "step-00000020" / "trained.safetensors").unlink()
-    done = subprocess.run(command(tree), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "optimizer.pt has changed" in done.stderr
-    assert "trained.safetensors is missing" in done.stderr
-    assert "going on from" in done.stderr
-    assert "step-00000010" in done.stderr
+    again = child(tree)
+    assert again.wait() == 0, again.said.read_text()
+    said = again.said.read_text()
+    assert "optimizer.pt has changed" in said
+    assert "trained.safetensors is missing" in said
+    assert "going on from" in said
+    assert "step-00000010" in said
     assert same_weights(tmp_path / "whole", tmp_path / "run")
 
 

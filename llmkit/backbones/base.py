@@ -30,6 +30,8 @@ class Family:
     """Parts of a layer that are feed-forward."""
     heads: ClassVar[dict[str, str]]
     """Auto class to the part that turns hidden states into its logits."""
+    poolers: ClassVar[tuple[str, ...]] = ()
+    """Parts that only a head over whole texts reads: they train with it where it is new."""
     isolates: ClassVar[bool] = True
     """Whether several documents can share a row without seeing each other."""
 
@@ -89,6 +91,9 @@ class Family:
         documents, targets = inputs.pop("documents", None), inputs.pop("decoder_documents", None)
         if documents is None:
             return model(**inputs)
+        if model.config._attn_implementation == "eager":  # type: ignore[union-attr]
+            raise RequestError("data.packing: documents needs attention that takes a mask of booleans; open the model "
+                               "with attn_implementation='sdpa', or choose blocks or none.")
         inputs.pop("attention_mask", None)
         if targets is None:
             seen = same(documents, documents)

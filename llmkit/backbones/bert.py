@@ -25,4 +25,5 @@ class Bert(Family):
     positions = "max_position_embeddings"
     layers = ("bert.encoder.layer",)
     feed_forward = ("intermediate", "output")
+    poolers = ("bert.pooler.dense",)
     heads = {"AutoModelForMaskedLM": "cls", "AutoModelForSequenceClassification": "classifier"}

@@ -103,10 +103,14 @@ def run(
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit import launch, registry, report
     from llmkit import recipe as recipes
+    from llmkit.errors import RequestError
 
     launch.check(processes)
     given = {name: value for name, value in fields.items() if value is not None or name == "tokenizer"}
     asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
+    if asked.training.global_batch_size % processes:
+        raise RequestError(f"--processes {processes}: training.global_batch_size {asked.training.global_batch_size} "
+                           "can't be shared by so many.")
     if tuned and asked.output_dir is None:
         task = registry.name_of(asked.learning)
         name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"

@@ -82,7 +82,8 @@ class Micro:
     """
 
     def __init__(self, order: Order, whole: int, micro: int, rank: int, processes: int, step: int) -> None:
-        self.order, self.whole, self.micro, self.rank, self.processes, self.step = order, whole, micro, rank, processes, step
+        self.order, self.whole, self.micro = order, whole, micro
+        self.rank, self.processes, self.step = rank, processes, step
 
     def __iter__(self) -> Iterator[list[Key]]:
         stride = self.micro * self.processes

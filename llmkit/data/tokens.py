@@ -157,7 +157,7 @@ def entropy(sets: list[Documents], most: int = 50_000_000) -> float:
     counts = np.zeros(0, dtype=np.int64)
     seen = 0
     for documents in sets:
-        step = max(1, len(documents) * 1_000_000 // max(1, int(documents.lengths.sum())))  # a document's counts are many
+        step = max(1, len(documents) * 1_000_000 // max(1, int(documents.lengths.sum())))
         for first in range(0, len(documents), step):
             spans = zip(documents.starts[first : first + step], documents.stops[first : first + step], strict=True)
             some = np.bincount(np.concatenate([documents.ids[start:stop] for start, stop in spans]))

@@ -14,7 +14,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, Rows, arrange
 from llmkit.data.sources import Reader
-from llmkit.data.tokens import Documents, Ids, entropy, tokenize, total
+from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def only_at(model: nn.Module, head: str, wanted: Tensor) -> Iterator[None]:
 
 def part(model: nn.Module, name: str) -> nn.Module:
     """A model's part by its dotted name, under whatever adapters and wrappers put around the model."""
+    module: nn.Module
     for full, module in model.named_modules():
         if full == name or full.endswith(f".{name}"):
             return module

@@ -35,7 +35,8 @@ class MaskedLM(Objective):
     head = "AutoModelForMaskedLM"
 
     def __post_init__(self) -> None:
-        if min(self.mask_replace_prob, self.random_replace_prob) < 0 or self.mask_replace_prob + self.random_replace_prob > 1:
+        shares = self.mask_replace_prob, self.random_replace_prob
+        if min(shares) < 0 or sum(shares) > 1:
             raise ValueError("mask_replace_prob and random_replace_prob are shares of one whole")
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:

@@ -47,8 +47,8 @@ class SpanCorruption(Objective):
             raise RequestError(f"data.max_length: {max_length} is too short for span_corruption.")
         most, there = self.counts(length)[1], len(sentinels(tokenizer))
         if most > there:
-            raise RequestError(f"span_corruption: rows of {max_length} have {most} spans, and the tokenizer has {there} "
-                               "sentinels (<extra_id_0> …); make data.max_length or noise_density smaller.")
+            raise RequestError(f"span_corruption: rows of {max_length} have {most} spans, and the tokenizer has "
+                               f"{there} sentinels (<extra_id_0> …); make data.max_length or noise_density smaller.")
         table = np.array([0, 0, *(self.lengths(n)[0] for n in range(2, length + 1))])
         between = (end,) if packing == "blocks" else ()
         return Layout(
@@ -87,7 +87,7 @@ class SpanCorruption(Objective):
 def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids of <extra_id_0>, <extra_id_1> …, looked up by name: their order differs between tokenizers."""
     known = tokenizer.get_vocab()
-    found = []
+    found: list[int] = []
     while (name := f"<extra_id_{len(found)}>") in known:
         found.append(known[name])
     return tuple(found)
@@ -113,4 +113,5 @@ def with_sentinels(ids: NDArray[np.int64], hidden: Mask, marks: tuple[int, ...])
     first = hidden & ~np.concatenate([[False], hidden[:-1]])
     out = ids.copy()
     out[first] = marks[: int(first.sum())]
-    return out[~hidden | first]
+    seen: NDArray[np.int64] = out[~hidden | first]
+    return seen

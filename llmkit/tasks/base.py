@@ -62,7 +62,8 @@ class Task(Objective):
         for row, place in reader.rows():
             if not columns:
                 columns = self.columns(row, reader)
-            rows.append((self.check({name: row.get(column) for name, column in columns.items()}, columns, place), place))
+            fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
+            rows.append((self.check(fields, columns, place), place))
         return rows
 
     def columns(self, row: Mapping[Any, Any], reader: Reader) -> dict[str, str | int]:
@@ -73,7 +74,7 @@ class Task(Objective):
         """Raise DataError, with file and line, where a row isn't what the task learns from."""
         for name in self.wanted:
             value = row[name]
-            if value is None or isinstance(value, str) and not value.strip():
+            if value is None or (isinstance(value, str) and not value.strip()):
                 raise DataError(f"{place}: the field {columns[name]!r} is empty.")
         return row
 
@@ -99,8 +100,9 @@ class Encoded:
 def hold_out(
     rows: list[tuple[Row, Place]], share: float, seed: int, key: Callable[[Row], str] = repr,
 ) -> tuple[list[tuple[Row, Place]], list[tuple[Row, Place]]]:
-    """(training, validation), either may be empty: equal rows go to the same side, drawn by a hash of seed and content."""
-    held, learned = [], []
+    """(training, validation), drawn by a hash of seed and content: equal rows go together; one side may be empty."""
+    held: list[tuple[Row, Place]] = []
+    learned: list[tuple[Row, Place]] = []
     for row in rows:
         digest = hashlib.blake2b(f"{seed}\n{key(row[0])}".encode(errors="surrogatepass"), digest_size=8).digest()
         (held if int.from_bytes(digest, "little") < share * 2**64 else learned).append(row)

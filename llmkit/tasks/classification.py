@@ -54,12 +54,13 @@ class Classification(Task):
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say which labels there are, and how well the most frequent one would do."""
-        known = setup.labels or self.labels and tuple(self.labels)
+        known = setup.labels or (self.labels and tuple(self.labels))
         if known is None:
             found = {row["label"] for reader in train for row, _ in self.read(reader)}
-            known = tuple(sorted(found, key=lambda label: (not _whole(label), int(label) if _whole(label) else 0, label)))
+            known = tuple(sorted(found, key=_rank))
             if len(known) < 2:
-                raise DataError(f"{train[0].label}: all rows have the label {known[0]!r}; there is nothing to tell apart.")
+                raise DataError(f"{train[0].label}: all rows have the label {known[0]!r}; "
+                                "there is nothing to tell apart.")
             if len(known) > 1000:
                 raise DataError(f"{train[0].label}: {len(known):,} different labels; is {known[0]!r} a label?")
         setup = Setup(**{**vars(setup), "labels": known})
@@ -83,14 +84,14 @@ class Classification(Task):
             if row["label"] not in numbers:
                 raise DataError(f"{place}: the label {row['label']!r} is not among those of the training rows."
                                 f"{nearest(row['label'], numbers)}")
-        encoded = self.texts([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
+        encoded = self.features([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
         for features, (row, _) in zip(encoded, rows, strict=True):
             features["labels"] = np.array([numbers[row["label"]]])
             if setup.family.shape != "encoder":
                 features.pop("token_type_ids", None)  # GPT-2 would add the embeddings of words 0 and 1
         return encoded
 
-    def texts(
+    def features(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, cut: list[int],
     ) -> list[Features]:
         """Texts, or pairs of them, as features without labels."""
@@ -115,7 +116,7 @@ class Classification(Task):
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Padded inputs (rows, longest) and labels (rows,)."""
         if any("token_type_ids" in row for row in rows):  # single texts from one source, pairs from another
-            rows = [{**row, "token_type_ids": row.get("token_type_ids", np.zeros_like(row["input_ids"]))} for row in rows]
+            rows = [{"token_type_ids": np.zeros_like(row["input_ids"]), **row} for row in rows]
         batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0})
         if "labels" in batch:
             batch["labels"] = batch["labels"][:, 0]
@@ -150,5 +151,7 @@ class Classification(Task):
                 "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
 
 
-def _whole(label: str) -> bool:
-    return re.fullmatch("-?[0-9]+", label) is not None
+def _rank(label: str) -> tuple[bool, int, str]:
+    """Whole numbers by their value, then words."""
+    whole = re.fullmatch("-?[0-9]+", label) is not None
+    return not whole, int(label) if whole else 0, label

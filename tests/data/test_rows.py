@@ -1,5 +1,7 @@
 """Every token finds its row: in blocks, in documents packed together, and in documents alone."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -142,7 +144,7 @@ def test_a_causal_target_is_predicted_from_the_token_before_it(sizes, length, pa
     follows = {(a, b) for text in texts for a, b in zip([BEGIN, *text], [*text, END], strict=True)}
     for row in read(arrange(documents(*texts), causal(length), packing)):
         for segment in row:
-            assert set(zip(segment, segment[1:], strict=False)) <= follows
+            assert set(pairwise(segment)) <= follows
 
 
 @calm

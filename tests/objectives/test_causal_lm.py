@@ -57,10 +57,9 @@ def test_packed_documents_start_again_each(bpe, tmp_path):
     text = rows(["the cat", "a dog"], bpe, tmp_path, "documents", length=len(one) + len(two) + 2)
     assert len(text) == 1
     drawn = text.draw(0, np.random.default_rng(0))
-    first, second = sorted((one, two), key=len, reverse=True)
-    assert drawn["input_ids"].tolist() == [end, *first, end, *second]
-    assert drawn["labels"].tolist() == [*first, end, *second, end]
-    assert drawn["documents"].tolist() == [0] * (len(first) + 1) + [1] * (len(second) + 1)
+    assert drawn["input_ids"].tolist() == [end, *one, end, *two]
+    assert drawn["labels"].tolist() == [*one, end, *two, end]
+    assert drawn["documents"].tolist() == [0] * (len(one) + 1) + [1] * (len(two) + 1)
 
 
 def test_a_row_has_no_more_positions_than_max_length(bpe, tmp_path):

@@ -38,9 +38,9 @@ def random_spans_helper(inputs_length, noise_density, mean):
     """The lengths of seqio's and t5's function of this name, as published (t5/data/preprocessors.py)."""
 
     def lengths(tokens_length):
-        num_noise_tokens = int(round(tokens_length * noise_density))
+        num_noise_tokens = round(tokens_length * noise_density)
         num_nonnoise_tokens = tokens_length - num_noise_tokens
-        num_noise_spans = int(round(num_noise_tokens / mean))
+        num_noise_spans = round(num_noise_tokens / mean)
         return num_nonnoise_tokens + num_noise_spans + 1, num_noise_tokens + num_noise_spans + 1
 
     tokens_length = inputs_length
@@ -109,7 +109,8 @@ def test_the_text_of_any_length_can_be_put_together_again(options):
         inputs, labels = drawn["input_ids"].tolist(), drawn["labels"].tolist()
         assert restored(inputs, labels) == ids.tolist()
         hidden, spans = objective.counts(length)
-        assert (len(inputs), len(labels)) == objective.lengths(length) == (length - hidden + spans + 1, hidden + spans + 1)
+        assert (len(inputs), len(labels)) == (length - hidden + spans + 1, hidden + spans + 1)
+        assert (len(inputs), len(labels)) == objective.lengths(length)
         assert [token for token in inputs if token >= FIRST] == list(MARKS[:spans])
         assert [token for token in labels if token >= FIRST] == list(MARKS[:spans])
 

@@ -1,0 +1,58 @@
+"""From sources to rows: what is held out, laid out and told."""
+
+import pytest
+from conftest import stories
+
+from llmkit import registry
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import open_source
+from llmkit.errors import DataError
+from llmkit.objectives.base import Setup
+from llmkit.objectives.causal_lm import CausalLM
+from llmkit.recipe import Source
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tokenizers.train(stories(80), "bpe", 300)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(lines, name):
+        (tmp_path / name).write_text("\n".join(lines))
+        return open_source(Source(str(tmp_path / name)), "line")
+
+    return make
+
+
+def prepared(train, validation, tokenizer, packing="documents"):
+    setup = Setup(tokenizer, registry.find("backbones", "gpt2"), 32, packing, seed=0)
+    return CausalLM().prepare(train, validation, setup)
+
+
+def test_sources_keep_their_places_though_one_is_held_out_whole(write, bpe):
+    many = [write(stories(1, seed) * 2, f"{seed}.txt") for seed in range(12)]
+    sets = prepared([*many, write(stories(50), "large.txt")], 0.5, bpe)
+    assert len(sets.train) == len(sets.validation) == 13
+    assert 0 in map(len, sets.train)  # two equal documents, both held out
+    assert 0 in map(len, sets.validation)
+
+
+def test_the_entropy_is_that_of_all_sources(write, bpe):
+    one, two = write(["the the the the"], "one.txt"), write(stories(50), "two.txt")
+    whole = write(["the the the the", *stories(50)], "whole.txt")
+    assert prepared([one, two], None, bpe).facts["unigram_entropy"] == pytest.approx(
+        prepared([whole], None, bpe).facts["unigram_entropy"])
+
+
+@pytest.mark.parametrize("packing", ["blocks", "documents", "none"])
+def test_what_is_learned_and_held_out_is_told(write, bpe, packing):
+    sets = prepared([write(stories(50), "a.txt")], 0.2, bpe, packing)
+    assert f"in {len(sets.train[0]):,} rows" in sets.notes[0]
+    assert f"held out in {len(sets.validation[0]):,}" in sets.notes[0]
+
+
+def test_a_share_that_leaves_one_side_empty_is_refused(write, bpe):
+    with pytest.raises(DataError, match=r"data\.validation: a share of 1e-09 of 50 documents leaves one side empty"):
+        prepared([write(stories(50), "a.txt")], 1e-9, bpe)

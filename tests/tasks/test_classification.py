@@ -1,0 +1,248 @@
+"""Classification: rows with a text and a label become features, and predictions become figures."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, STILL, stories
+
+from llmkit import registry
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import open_source
+from llmkit.errors import DataError
+from llmkit.objectives.base import Setup
+from llmkit.recipe import Source
+from llmkit.tasks.base import hold_out
+from llmkit.tasks.classification import Classification
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return tokenizers.train(stories(80), "wordpiece", 200)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Rows to a reader of a JSONL file."""
+
+    def make(rows, name="rows.jsonl", **fields):
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return open_source(Source(str(path), fields=fields))
+
+    return make
+
+
+def setup(tokenizer, family="bert", length=32, labels=None):
+    return Setup(tokenizer, registry.find("backbones", family), length, "none", seed=0, labels=labels)
+
+
+def rows(*labels, text="the cat saw a hat"):
+    return [{"text": f"{text} {i}", "label": label} for i, label in enumerate(labels)]
+
+
+# ---- labels -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "sorted_"), [
+    (["dog", "cat", "dog", "ape"], ["ape", "cat", "dog"]),
+    ([10, 2, 1, 2], ["1", "2", "10"]),
+    (["x", "10", "9", "-1"], ["-1", "9", "10", "x"]),
+    ([1.0, 0.0], ["0", "1"]),
+    ([True, False], ["False", "True"]),
+    (["²", "--5", "1"], ["1", "--5", "²"]),
+    ([" a ", "b", "a"], ["a", "b"]),
+])
+def test_labels_are_numbered_in_their_order(write, wordpiece, given, sorted_):
+    sets = Classification().prepare([write(rows(*given))], None, setup(wordpiece))
+    assert sets.facts["labels"] == sorted_
+    drawn = [int(features["labels"][0]) for features in sets.train[0].features]
+    names = [str(int(label) if isinstance(label, float) else label).strip() for label in given]
+    assert [sorted_[number] for number in drawn] == names
+
+
+def test_label_names_are_in_the_models_config(wordpiece):
+    from transformers import AutoModelForSequenceClassification
+
+    fields = Classification().config({"labels": ["ape", "cat", "dog"]})
+    config = registry.find("backbones", "bert").config("tiny", SMALL["bert"] | fields, wordpiece)
+    assert (config.num_labels, config.id2label, config.label2id["dog"]) == (3, {0: "ape", 1: "cat", 2: "dog"}, 2)
+    assert AutoModelForSequenceClassification.from_config(config).classifier.out_features == 3
+
+
+def test_labels_of_the_recipe_or_of_a_trained_model_come_first(write, wordpiece):
+    reader = write(rows("b", "a"))
+    asked = Classification(labels=["c", "b", "a"])
+    assert asked.prepare([reader], None, setup(wordpiece)).facts["labels"] == ["c", "b", "a"]
+    known = asked.prepare([reader], None, setup(wordpiece, labels=("a", "b")))
+    assert known.facts["labels"] == ["a", "b"]
+
+
+def test_a_label_outside_the_set_is_told_with_its_line(write, wordpiece):
+    with pytest.raises(DataError, match=r"other\.jsonl:3: the label 'dgo' is not among .* Did you mean 'dog'"):
+        Classification().prepare([write(rows("cat", "dog"))], [write(rows("dog", "cat", "dgo"), "other.jsonl")],
+                                 setup(wordpiece))
+
+
+def test_one_label_is_nothing_to_learn(write, wordpiece):
+    with pytest.raises(DataError, match=r"rows\.jsonl: all rows have the label 'cat'"):
+        Classification().prepare([write(rows("cat", "cat"))], None, setup(wordpiece))
+
+
+def test_a_label_for_every_row_is_no_label(write, wordpiece):
+    with pytest.raises(DataError, match="1,001 different labels"):
+        Classification().prepare([write(rows(*range(1001)))], None, setup(wordpiece))
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"text": "a", "label": ""}, "the field 'label' is empty"),
+    ({"text": "  ", "label": "x"}, "the field 'text' is empty"),
+    ({"text": "a", "label": None}, "the field 'label' is empty"),
+    ({"text": "a"}, "the field 'label' is empty"),
+    ({"text": 5, "label": "x"}, "the field 'text' is no text: 5"),
+    ({"text": "a", "label": 0.5}, "the label 0.5 is neither a word nor a whole number"),
+    ({"text": "a", "label": [1]}, r"the label \[1\] is neither"),
+])
+def test_a_row_without_its_field_is_told_with_its_line(write, wordpiece, row, message):
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: {message}"):
+        Classification().prepare([write([{"text": "a", "label": "x"}, row])], None, setup(wordpiece))
+
+
+def test_how_often_the_most_frequent_label_is_right_is_known(write, wordpiece):
+    assert Classification().prepare([write(rows("a", "b", "a", "a"))], None, setup(wordpiece)).facts[
+        "majority_accuracy"] == 0.75
+    held = Classification().prepare([write(rows("a", "b"))], [write(rows("b", "b", "a"), "v.jsonl")], setup(wordpiece))
+    assert held.facts["majority_accuracy"] == pytest.approx(2 / 3)
+
+
+# ---- features ---------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_tokenized_as_the_tokenizer_does_it(write, wordpiece):
+    sets = Classification().prepare([write(rows("a", "b"))], None, setup(wordpiece))
+    features = sets.train[0].draw(0, np.random.default_rng(0))
+    assert features["input_ids"].tolist() == wordpiece("the cat saw a hat 0")["input_ids"]
+    assert set(features) == {"input_ids", "documents", "labels"}
+
+
+def test_a_tokenizer_is_trained_on_the_texts(write):
+    assert {"the cat saw a hat 0", "the cat saw a hat 1"} <= set(Classification().texts(write(rows("a", "b"))))
+
+
+def test_a_pair_of_texts_is_one_row_of_two_types(write, wordpiece):
+    reader = write([{"premise": "the cat saw", "hypothesis": "a dog", "label": "no"},
+                    {"premise": "a hat", "hypothesis": "the moon", "label": "yes"}])
+    sets = Classification().prepare([reader], None, setup(wordpiece))
+    features = sets.train[0].features[0]
+    assert wordpiece.decode(features["input_ids"]) == "[CLS] the cat saw [SEP] a dog [SEP]"
+    first = len(wordpiece("the cat saw")["input_ids"])
+    assert features["token_type_ids"].tolist() == [0] * first + [1] * (len(features["input_ids"]) - first)
+    batch = Classification().collate(sets.train[0].features, wordpiece)
+    assert batch["token_type_ids"].shape == batch["input_ids"].shape
+    assert batch["labels"].tolist() == [0, 1]
+
+
+def test_single_texts_and_pairs_make_one_batch(write, wordpiece):
+    pair = {"text": "the cat", "sentence2": "a dog", "label": "a"}
+    sets = Classification().prepare([write(rows("a", "b")), write([pair], "pairs.jsonl")], None, setup(wordpiece))
+    single, paired = sets.train[0].features[0], sets.train[1].features[0]
+    for mixed in ([single, paired], [paired, single]):
+        batch = Classification().collate(mixed, wordpiece)
+        assert batch["token_type_ids"][mixed.index(single)].sum() == 0
+        assert batch["token_type_ids"][mixed.index(paired)].sum() > 0
+
+
+def test_a_decoder_gets_no_token_types(write, wordpiece):
+    assert "token_type_ids" in wordpiece("a", "b")
+    pairs = [{"text": "the cat", "text_pair": "a dog", "label": label} for label in "ab"]
+    sets = Classification().prepare([write(pairs)], None, setup(wordpiece, "gpt2"))
+    assert "token_type_ids" not in sets.train[0].features[0]
+
+
+def test_what_is_cut_is_counted(write, wordpiece):
+    long = {"text": "the cat saw the moon and the cat saw the moon", "label": "a"}
+    whole = len(wordpiece(long["text"])["input_ids"])
+    sets = Classification().prepare([write([long, {"text": "the cat", "label": "b"}, long])], None,
+                                    setup(wordpiece, length=8))
+    features = sets.train[0].features
+    assert [len(row["input_ids"]) for row in features] == [8, len(wordpiece("the cat")["input_ids"]), 8]
+    assert features[0]["input_ids"][-1] == wordpiece.sep_token_id
+    assert f"2 rows are longer than 8 tokens and were cut ({2 * (whole - 8)} tokens left out)" in sets.notes
+
+
+def test_of_a_pair_the_longer_text_is_cut(write, wordpiece):
+    pair = {"text": "the cat saw the moon the cat saw the moon", "text_pair": "a dog", "label": "a"}
+    sets = Classification().prepare([write([pair, pair | {"label": "b"}])], None, setup(wordpiece, length=10))
+    features = sets.train[0].features[0]
+    assert len(features["input_ids"]) == len(features["token_type_ids"]) == 10
+    assert wordpiece.decode(features["input_ids"]).endswith("[SEP] a dog [SEP]")
+
+
+# ---- held-out rows ----------------------------------------------------------------------------------------------
+
+
+def test_equal_rows_go_to_the_same_side():
+    some = [({"text": f"t{i % 40}"}, None) for i in range(120)]
+    learned, held = hold_out(some, 0.3, seed=1)
+    assert len(learned) + len(held) == 120
+    assert not {row["text"] for row, _ in learned} & {row["text"] for row, _ in held}
+    assert {row["text"] for row, _ in hold_out(some[:50], 0.3, seed=1)[1]} == {row["text"] for row, _ in held}
+    assert hold_out(some, 0.3, seed=2)[1] != held
+    learned, held = hold_out([({"text": f"t{i}"}, None) for i in range(5000)], 0.1, seed=3)
+    assert 400 <= len(held) <= 600
+
+
+def test_a_share_that_leaves_one_side_empty_is_refused(write, wordpiece):
+    with pytest.raises(DataError, match=r"data\.validation: a share of 0.0001 of 4 rows leaves one side empty"):
+        Classification().prepare([write(rows("a", "b", "a", "b"))], 0.0001, setup(wordpiece))
+
+
+def test_a_small_source_beside_a_large_one_may_stay_whole(write, wordpiece):
+    small, large = write(rows("a", "b", text="a dog"), "small.jsonl"), write(rows(*"ab" * 40), "large.jsonl")
+    sets = Classification().prepare([small, large], 0.1, setup(wordpiece))
+    assert [len(part) for part in sets.validation] == [0, 80 - len(sets.train[1])]
+    assert [len(part) for part in sets.train] == [2, len(sets.train[1])]  # each keeps its place, and its weight
+
+
+# ---- loss and figures -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
+def test_the_loss_is_transformers_own(write, family):
+    from transformers import AutoModelForSequenceClassification
+
+    kind = registry.find("backbones", family)
+    tokenizer = tokenizers.train(stories(80), kind.tokenizer, 300)
+    task = Classification()
+    some = [{"text": story, "label": "abc"[i % 3]} for i, story in enumerate(stories(7))]
+    sets = task.prepare([write(some)], None, setup(tokenizer, family, length=48))
+    torch.manual_seed(0)
+    config = kind.config("tiny", SMALL[family] | STILL[family] | task.config(sets.facts), tokenizer)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    batch = task.collate(sets.train[0].features, tokenizer)
+    losses, pairs = task.judge(model, batch, kind)
+    theirs = model(**batch)
+    assert losses["loss"].item() == pytest.approx(7 * theirs.loss.item(), rel=1e-5)
+    assert task.targets(batch)["loss"] == 7
+    assert pairs == list(zip(theirs.logits.argmax(-1).tolist(), [0, 1, 2, 0, 1, 2, 0], strict=True))
+    apart = sum(task.loss(model, task.collate([row], tokenizer), kind)["loss"].item() for row in sets.train[0].features)
+    assert losses["loss"].item() == pytest.approx(apart, rel=1e-5)  # padding changes nothing
+
+
+def test_accuracy_and_macro_f1_by_hand():
+    pairs = [(0, 0), (0, 0), (0, 1), (1, 1), (2, 1), (1, 2)]  # (predicted, true)
+    figures = Classification().metrics({"loss": 0.5}, pairs)
+    # 0: precision 2/3, recall 1 -> 0.8; 1: 1/2, 1/3 -> 0.4; 2: nothing right -> 0
+    assert figures == {"loss": 0.5, "accuracy": pytest.approx(0.5), "f1": pytest.approx(0.4)}
+
+
+def test_figures_are_those_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, f1_score
+
+    rng = np.random.default_rng(0)
+    pairs = [(int(a), int(b)) for a, b in rng.integers(0, 5, (200, 2))]
+    predicted, true = zip(*pairs, strict=True)
+    figures = Classification().metrics({"loss": 1.0}, pairs)
+    assert figures["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert figures["f1"] == pytest.approx(f1_score(true, predicted, average="macro"))

@@ -1,0 +1,205 @@
+"""Instruction tuning: the prompt is given, and only the answer and its end are learned."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, STILL, stories
+
+from llmkit import registry
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import open_source
+from llmkit.errors import DataError, RequestError
+from llmkit.objectives.base import Setup
+from llmkit.recipe import Source
+from llmkit.tasks.instruction import Instruction
+
+CHAT = ("{% for message in messages %}<|{{ message.role }}|> {{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|> {% endif %}")
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return tokenizers.train([*stories(80), "what did he do ?", "ABC abc <|user|>"], "bpe", 300)
+
+
+@pytest.fixture(scope="module")
+def unigram():
+    return tokenizers.train([*stories(80), "what did he do ?"], "unigram", 200)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(*rows, **fields):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return open_source(Source(str(path), fields=fields))
+
+    return make
+
+
+def setup(tokenizer, family="gpt2", length=64):
+    return Setup(tokenizer, registry.find("backbones", family), length, "none", seed=0)
+
+
+def prepared(reader, tokenizer, family="gpt2", length=64, **options):
+    sets = Instruction(**options).prepare([reader], None, setup(tokenizer, family, length))
+    return sets.train[0].features, sets.notes
+
+
+def answer(features):
+    return [label for label in features["labels"].tolist() if label != -100]
+
+
+ROW = {"prompt": "what did the cat do ?", "response": "the cat saw a hat"}
+
+
+def test_only_the_answer_and_its_end_are_learned(write, bpe):
+    (features,), _ = prepared(write(ROW), bpe)
+    asked, said = (bpe(text)["input_ids"] for text in ("what did the cat do ?\n", "the cat saw a hat"))
+    end = bpe.eos_token_id
+    assert features["input_ids"].tolist() == [*asked, *said]
+    assert features["labels"].tolist() == [-100] * (len(asked) - 1) + [*said, end]
+
+
+def test_the_template_says_how_a_prompt_is_written(write, bpe):
+    (features,), _ = prepared(write(ROW), bpe, template="Q: {prompt}\nA: ")
+    assert bpe.decode(features["input_ids"]) == "Q: what did the cat do ?\nA: the cat saw a hat"
+    with pytest.raises(ValueError, match="template must contain"):
+        Instruction(template="Q:")
+
+
+def test_braces_in_a_prompt_are_text(write, bpe):
+    (features,), _ = prepared(write({"prompt": "{prompt} {0} {x", "response": "a"}), bpe)
+    assert bpe.decode(features["input_ids"]) == "{prompt} {0} {x\na"
+
+
+def test_the_chat_template_is_used_where_there_is_one(write):
+    tokenizer = tokenizers.train(stories(80), "bpe", 300)
+    tokenizer.chat_template = CHAT
+    (features,), _ = prepared(write(ROW), tokenizer)
+    text = tokenizer.decode(features["input_ids"])
+    assert text == "<|user|> what did the cat do ?\n<|assistant|> the cat saw a hat"
+    assert tokenizer.decode(answer(features)) == "the cat saw a hat<|endoftext|>"
+    whole = tokenizer.apply_chat_template([{"role": "user", "content": ROW["prompt"]}], tokenize=False,
+                                          add_generation_prompt=True)
+    assert text.startswith(whole)
+
+
+def test_a_tokenizer_that_begins_texts_begins_prompts(write):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tokenizers.train(stories(80), "bpe", 300)
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, tokenizer.eos_token_id)])
+    (features,), _ = prepared(write(ROW), tokenizer)
+    assert features["input_ids"][0] == tokenizer.bos_token_id
+    assert tokenizer.decode(features["input_ids"]) == f"{end}what did the cat do ?\nthe cat saw a hat"
+    assert tokenizer.decode(answer(features)) == f"the cat saw a hat{end}"
+    tokenizer.chat_template = CHAT  # which writes what it wants before a text by itself
+    (features,), _ = prepared(write(ROW), tokenizer)
+    assert features["input_ids"][0] != tokenizer.bos_token_id
+
+
+def test_alpacas_input_belongs_to_its_instruction(write, bpe):
+    rows = [{"instruction": "say it", "input": "the cat", "output": "a"},
+            {"instruction": "go", "input": "", "output": "b"},
+            {"instruction": "go", "input": None, "output": "c"}]
+    features, _ = prepared(write(*rows), bpe)
+    assert [bpe.decode(row["input_ids"]) for row in features] == ["say it\nthe cat\na", "go\nb", "go\nc"]
+
+
+def test_an_input_alone_is_the_prompt(write, bpe):
+    (features,), _ = prepared(write({"input": "the cat", "output": "a"}), bpe)
+    assert bpe.decode(features["input_ids"]) == "the cat\na"
+
+
+def test_columns_can_be_named(write, bpe):
+    (features,), _ = prepared(write({"input": "no", "frage": "the cat", "antwort": "a"}, prompt="frage",
+                                    response="antwort", context="frage"), bpe)
+    assert bpe.decode(features["input_ids"]) == "the cat\na"
+
+
+def test_an_encoder_decoder_reads_the_prompt_and_writes_the_answer(write, unigram):
+    (features,), _ = prepared(write(ROW), unigram, "t5")
+    end, start = unigram.eos_token_id, unigram.pad_token_id
+    asked, said = (unigram(text, add_special_tokens=False)["input_ids"] for text in
+                   ("what did the cat do ?\n", "the cat saw a hat"))
+    assert {name: ids.tolist() for name, ids in features.items()} == {
+        "input_ids": [*asked, end], "labels": [*said, end], "decoder_input_ids": [start, *said],
+        "documents": [0] * (len(asked) + 1), "decoder_documents": [0] * (len(said) + 1)}
+    assert Instruction().head_for(registry.find("backbones", "t5")) == "AutoModelForSeq2SeqLM"
+
+
+def test_an_encoder_decoder_cuts_both_sides_and_keeps_the_prompts_end(write, unigram):
+    long = {"prompt": ROW["prompt"] * 4, "response": ROW["response"] * 4}
+    whole, _ = prepared(write(long), unigram, "t5", 500)
+    lost = sum(len(whole[0][name]) - 10 for name in ("input_ids", "labels"))
+    features, notes = prepared(write(long), unigram, "t5", 10)
+    assert features[0]["input_ids"].tolist() == [*whole[0]["input_ids"][:9], unigram.eos_token_id]
+    assert features[0]["labels"].tolist() == whole[0]["labels"][:10].tolist()
+    assert len(features[0]["decoder_input_ids"]) == 10
+    assert f"1 rows are longer than 10 tokens and were cut ({lost} tokens left out)" in notes
+
+
+def test_an_answer_too_long_is_cut_and_counted(write, bpe):
+    asked, said = len(bpe("what did the cat do ?\n")["input_ids"]), len(bpe("the cat saw a hat")["input_ids"])
+    features, notes = prepared(write(ROW), bpe, length=asked + 2)
+    assert len(features[0]["input_ids"]) == len(features[0]["labels"]) == asked + 2
+    assert answer(features[0]) == bpe("the cat saw a hat")["input_ids"][:3]
+    # the last token is never an input: one more target than positions after the prompt
+    assert f"1 rows are longer than {asked + 2} tokens and were cut ({said - 2} tokens left out)" in notes
+    features, notes = prepared(write(ROW), bpe, length=asked + said)
+    assert answer(features[0])[-1] == bpe.eos_token_id
+    assert not any("were cut" in note for note in notes)
+
+
+def test_a_prompt_too_long_is_told_with_its_line(write, bpe):
+    asked = len(bpe("what did the cat do ?\n")["input_ids"])
+    short = {"prompt": "a", "response": "b"}
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: the prompt alone has {asked} tokens; .* is {asked - 1}"):
+        prepared(write(short, ROW), bpe, length=asked - 1)
+    features, _ = prepared(write(short, ROW), bpe, length=asked)
+    assert answer(features[1]) == bpe("the cat saw a hat")["input_ids"][:1]
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"prompt": "a", "response": " "}, "the field 'response' is empty"),
+    ({"prompt": "", "response": "b"}, "the field 'prompt' is empty"),
+    ({"prompt": "a", "response": 5}, "the field 'response' is no text: 5"),
+    ({"prompt": ["a"], "response": "b"}, r"the field 'prompt' is no text: \['a'\]"),
+])
+def test_a_row_without_its_field_is_told_with_its_line(write, bpe, row, message):
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: {message}"):
+        prepared(write(ROW, row), bpe)
+
+
+def test_a_tokenizer_without_an_end_is_refused(write):
+    with pytest.raises(RequestError, match="no eos token; instruction needs one"):
+        prepared(write(ROW), tokenizers.train(stories(80), "wordpiece", 200))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
+def test_the_loss_is_transformers_own(asked, family):
+    import transformers
+
+    kind = registry.find("backbones", family)
+    tokenizer = tokenizers.train([*stories(80), "what did ?"], kind.tokenizer, 300)
+    task = Instruction()
+    features = task.prepare([open_source(Source(str(asked)))], None, setup(tokenizer, family, 60)).train[0].features[:6]
+    torch.manual_seed(0)
+    config = kind.config("tiny", SMALL[family] | STILL[family], tokenizer)
+    model = getattr(transformers, task.head_for(kind)).from_config(config).eval()
+    batch = task.collate(features, tokenizer)
+    ours, count = task.loss(model, batch, kind)["loss"], task.targets(batch)["loss"]
+    assert count == sum(len(answer(row)) for row in features)
+    # decoders shift labels by themselves unless they are given shifted; T5 shifts them to its decoder's inputs
+    shifted = {} if family == "t5" else {"shift_labels": batch["labels"]}
+    theirs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"],
+                   **shifted).loss
+    assert ours.item() == pytest.approx((theirs * count).item(), rel=1e-5)
+    apart = sum(task.loss(model, task.collate([row], tokenizer), kind)["loss"].item() for row in features)
+    assert ours.item() == pytest.approx(apart, rel=1e-5)
+    assert np.exp(0.5) == pytest.approx(task.metrics({"loss": 0.5}, [])["perplexity"])
