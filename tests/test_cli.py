@@ -16,7 +16,6 @@ import yaml
 from conftest import tiny
 
 from llmkit import recipe, registry
-from llmkit.checkpoint import Run
 from llmkit.cli import main
 
 
@@ -212,11 +211,18 @@ def test_a_mistake_nobody_foresaw_is_one_line_too(llmkit: Command, monkeypatch: 
     refused(llmkit("recipes", "list"), 1, "unforeseen: ZeroDivisionError: two lines")
 
 
-def test_what_follows_two_dashes_goes_to_the_launcher(llmkit: Command, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_two_dashes_goes_to_the_launcher(
+    llmkit: Command, bert: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from llmkit import launch
 
     seen: list[Any] = []
-    monkeypatch.setattr(launch, "launch", lambda *words: seen.append(words) or 0)
+
+    def start(*words: object) -> int:
+        seen.append(words)
+        return 0
+
+    monkeypatch.setattr(launch, "launch", start)
     assert llmkit("pretrain", bert, "--seed", 3, "--", "--num_machines", 2).status == 0
     assert seen == [(["pretrain", str(bert), "--seed", "3"], 1, ["--num_machines", "2"])]
     assert llmkit("finetune", "--model", "x", "--processes", 2, "--", "--multi_gpu").status == 0
@@ -260,7 +266,7 @@ def test_the_schema_is_one_json_document(llmkit: Command) -> None:
     ("data.train=blank.txt", 3, "blank.txt: is empty."),
     ("data.validation=nope.txt", 3, "nope.txt: no such file."),
     ("data.max_length=65", 2, "data.max_length: 65 tokens need more than the 64 positions of this bert; make it 64"),
-    ("backbone.config.hiden_size=3", 2, "backbone.config.hiden_size: no such field of bert. Did you mean 'hidden_size'"),
+    ("backbone.config.hiden_size=3", 2, "config.hiden_size: no such field of bert. Did you mean 'hidden_size'?"),
     ("backbone.config.num_hidden_layers=-1", 2, "backbone.config.num_hidden_layers: -1 must be a whole number above"),
     ("backbone.config.vocab_size=10", 2, "backbone.config.vocab_size: 10 is less than the tokenizer's "),
     ("training.lr_scheduler_type=linea", 2, "no schedule is called 'linea'. Did you mean 'linear'?"),
@@ -314,8 +320,15 @@ def test_a_folder_that_cannot_be_made_is_told(llmkit: Command, bert: Path, tmp_p
 
 
 def test_a_folder_in_use_is_told_with_the_process_that_uses_it(llmkit: Command, bert: Path, tmp_path: Path) -> None:
-    with Run(tmp_path / "run").locked():
-        refused(llmkit("pretrain", bert), 6, f"{tmp_path}/run: in use by another run", f"process {os.getpid()} ")
+    code = ("import pathlib, sys; from llmkit.checkpoint import Run\n"
+            "with Run(pathlib.Path('run')).locked(): print('held', flush=True); sys.stdin.read()")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, cwd=tmp_path) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        refused(llmkit("pretrain", bert), 6, f"{tmp_path}/run: in use by another run", f"process {other.pid} ")
+        other.communicate()
+    assert llmkit("pretrain", bert).status == 0
 
 
 def test_a_run_is_written_reported_and_guarded(llmkit: Command, bert: Path, tmp_path: Path) -> None:
