@@ -78,10 +78,11 @@ class Run:
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
         metrics = self.folder / "metrics.jsonl"
-        return self.model.exists() or any(self.checkpoints.glob("step-*")) or metrics.exists() and metrics.stat().st_size > 0
+        return (self.model.exists() or any(self.checkpoints.glob("step-*"))
+                or (metrics.exists() and metrics.stat().st_size > 0))
 
     def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-        """The fields in which a recipe differs from this folder's, (ours, there); CheckpointError if it can't be read."""
+        """Where a recipe differs from this folder's: (ours, there) by field. CheckpointError if that can't be read."""
         try:
             there = recipes.load(self.folder / "recipe.yaml")
         except RequestError as error:

@@ -12,6 +12,7 @@ from llmkit.data.sources import open_source
 from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Setup
 from llmkit.recipe import Source
+from llmkit.tasks.base import Task
 
 
 def evaluate(
@@ -46,11 +47,12 @@ def evaluate(
     opened = models.open_model(model, chosen.head_for(family))
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
-    said = max_length or (learned.data.max_length if learned is not None else None) or min(512, (limit or 512) - virtual)
+    usual = min(512, (limit or 512) - virtual)
+    said = max_length or (learned.data.max_length if learned is not None else None) or usual
     if limit is not None and said + virtual > limit:
         raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
-    labels = tuple(opened.model.config.id2label[i] for i in range(len(opened.model.config.id2label))) \
-        if task is not None or learned is not None and learned.task is not None else None
+    names: dict[Any, str] = dict(opened.model.config.id2label or {})
+    labels = tuple(names[number] for number in sorted(names)) if isinstance(chosen, Task) else None
     setup = Setup(opened.tokenizer, family, said, "none", 0, labels)
     reader = open_source(Source(str(data)) if learned is None else _source(str(data), learned))
     sets = chosen.prepare([reader], None, setup)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 from llmkit.errors import RequestError
@@ -48,7 +49,8 @@ def _variables(rank: int, processes: int, port: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ, "PYTHONSAFEPATH": "1",
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
 
 
 def _start(command: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -93,10 +95,8 @@ def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """Signal a child's whole session."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def check(processes: int) -> None:

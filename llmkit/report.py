@@ -28,8 +28,8 @@ def quiet_libraries() -> None:
 
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
@@ -90,7 +90,7 @@ def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
     """The model card of a run."""
     about, figures = summary["recipe"], summary["evaluation"]
     lines = [
-        "---", "library_name: transformers" if not summary["adapter"] else "library_name: peft", "tags: [llmkit]", "---",
+        "---", f"library_name: {'peft' if summary['adapter'] else 'transformers'}", "tags: [llmkit]", "---",
         f"# {name}", "",
         f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone `{about['backbone']}`, "
         f"{about['kind']} `{about['learning']}`, tuning `{about['tuning']}`.", "",

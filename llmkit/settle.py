@@ -17,6 +17,7 @@ from llmkit.errors import RequestError, nearest
 from llmkit.recipe import Recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
@@ -64,11 +65,13 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     family.check_config(spec.config)
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
+    if base is None:
+        _buildable(config, head)
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
     if limit is not None and length + virtual > limit:
         with_virtual = f" and {virtual} virtual tokens" if virtual else ""
-        raise RequestError(f"data.max_length: {length} tokens{with_virtual} need more than the {limit} positions of this "
+        raise RequestError(f"data.max_length: {length} tokens{with_virtual} need more than the {limit} positions of "
                            f"{name}; make it {limit - virtual} or less, or set backbone.config.{family.positions}.")
     if training.global_batch_size % processes:
         raise RequestError(f"training.global_batch_size: {training.global_batch_size} can't be shared by {processes} "
@@ -85,10 +88,10 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     held = asked.data.validation
     validation = [open_source(source, asked.data.document) for source in held] if isinstance(held, list) else held
     cuts = {reader.document for reader in train if reader.document is not None}
-    document = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
+    document: Any = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
     spoken = asked.tokenizer
     if spoken is not None and spoken.train is not None:
-        kind = spoken.train.kind or family.tokenizer
+        kind: Any = spoken.train.kind or family.tokenizer
         lower = kind == "wordpiece" if spoken.train.lowercase is None else spoken.train.lowercase
         spoken = replace(spoken, train=replace(spoken.train, kind=kind, lowercase=lower))
     done = replace(
@@ -114,7 +117,7 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> P
     from transformers import AutoConfig
 
     if base is not None:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False, **spec.config)
+        config: PretrainedConfig = AutoConfig.from_pretrained(base, trust_remote_code=False, **spec.config)
         if config.model_type != family.model_type:
             raise RequestError(f"backbone.family: {base} is a {config.model_type}, not a {family.model_type}.")
         return config
@@ -122,13 +125,25 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> P
     return AutoConfig.for_model(family.model_type, **{**sizes, **spec.config})
 
 
+def _buildable(config: PretrainedConfig, head: str) -> None:
+    """Raise RequestError where no model can be made of a config; nothing is allocated."""
+    import torch
+    import transformers
+
+    try:
+        with torch.device("meta"):
+            getattr(transformers, head).from_config(config)
+    except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise RequestError(f"backbone.config: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
     packing, can = asked.data.packing, asked.learning.packings
     if packing == "auto":
         return next(way for way in can if way != "documents" or family.isolates)
     if packing not in can:
-        raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do {packing!r}, "
-                           f"only {' or '.join(can)}.")
+        raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do "
+                           f"{packing!r}, only {' or '.join(can)}.")
     if packing == "documents" and not family.isolates:
         raise RequestError(f"data.packing: {name} can't keep documents in a row apart; use blocks or none.")
     return packing
@@ -148,7 +163,8 @@ def _precision(asked: Recipe, family: type[Family], config: PretrainedConfig) ->
     precision = asked.training.precision
     gpu = torch.cuda.is_available()
     if precision == "fp16" and not gpu:
-        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is 40 times slower than fp32. Use bf16 or fp32.")
+        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
+                           "Use bf16 or fp32.")
     if precision == "fp16" and family.model_type == "t5":
         raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
     if precision != "auto":
@@ -166,7 +182,7 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def _rate(asked: Recipe) -> float:
-    """The recipe's learning rate, or the tuning method's usual one; from scratch, ten times what pretrained weights bear."""
+    """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
     if asked.training.learning_rate is not None:
         return asked.training.learning_rate
     rate: float = asked.tuning.learning_rate
@@ -191,7 +207,8 @@ def speak(settled: Settled) -> PreTrainedTokenizerBase:
     elif asked.pretrained is not None:
         tokenizer = tokenizers.load(models.resolve(asked.pretrained))
     else:
-        assert asked.train is not None and asked.train.kind is not None
+        assert asked.train is not None
+        assert asked.train.kind is not None
         tokenizer, _ = tokenizers.trained(
             [reader.fingerprint() for reader in settled.train],
             lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
@@ -216,6 +233,7 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     """The model with the head that the objective asks for: pretrained, or random from the family's config."""
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     spec, family, head = settled.recipe.backbone, settled.family, settled.head
     auto = getattr(transformers, head)
@@ -229,11 +247,17 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
         model = auto.from_config(config, **common)
         return Network(model, (family.heads[head],) if settled.recipe.task else (), None)
     config = transformers.AutoConfig.from_pretrained(settled.base, trust_remote_code=False, **extra)
-    model, info = auto.from_pretrained(
-        settled.base, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
-        output_loading_info=True, **common)
-    missing = [*info["missing_keys"], *(key for key, *_ in info.get("mismatched_keys", ()))]
-    new = {key.rpartition(".")[0] for key in missing}
+    try:
+        model, info = auto.from_pretrained(
+            settled.base, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, **common)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"backbone.pretrained: {settled.base}: {' '.join(str(error).split())[:300]}") from error
+    other = [key for key, *_ in info["mismatched_keys"]]  # a head for other labels is made anew, nothing else is
+    if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:
+        raise RequestError(f"backbone.config: {strange[0]} of {settled.base} has another shape; a pretrained model "
+                           "keeps its own.")
+    new = {key.rpartition(".")[0] for key in (*info["missing_keys"], *other)}
     if family.heads.get(head) in new:
         new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
     if new:
@@ -244,9 +268,9 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     entry = models.CATALOGUE.get(str(spec.pretrained))
     place = entry.hub if entry is not None else known or str(settled.base.resolve())
     if settled.recipe.tokenizer is None:
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            raise RequestError(f"backbone.pretrained: {spec.pretrained} has {model.get_input_embeddings().num_embeddings} "
-                               f"embeddings for {len(tokenizer)} tokens.")
+        if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+            raise RequestError(f"backbone.pretrained: {spec.pretrained} has {rows} embeddings, its tokenizer "
+                               f"{len(tokenizer)} tokens.")
         return Network(model, tuple(sorted(new)), place)
     if respell(model, tokenizers.load(settled.base), tokenizer):
         return Network(model, tuple(sorted(new)), None)
@@ -262,22 +286,24 @@ def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTraine
 
     if old.get_vocab() == new.get_vocab():
         return False
-    before, known = old.get_vocab(), 0
-    tables = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())
-              if table is not None}
-    saved = [weight.detach().clone() for weight in tables.values()]
+    before, after = old.get_vocab(), new.get_vocab()
+    kept = [(row, before[word]) for word, row in after.items() if word in before]
+    saved = [table.detach().clone() for table in _tables(model)]
     model.resize_token_embeddings(len(new), mean_resizing=False)
-    resized = {id(table.weight): table.weight for table in (model.get_input_embeddings(), model.get_output_embeddings())
-               if table is not None}
     with torch.no_grad():
-        for was, weight in zip(saved, resized.values(), strict=True):
-            weight[:] = was.mean(0)
-            for word, i in new.get_vocab().items():
-                if word in before and before[word] < len(was):
-                    weight[i] = was[before[word]]
-    known = sum(word in before for word in new.get_vocab())
+        for was, table in zip(saved, _tables(model), strict=True):
+            table[:] = was.mean(0)
+            ours, theirs = zip(*((row, place) for row, place in kept if place < len(was)), strict=True)
+            table[list(ours)] = was[list(theirs)]
     model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = (
         new.pad_token_id, new.bos_token_id, new.eos_token_id)
     log.info("another tokenizer: %s of its %s tokens keep their embeddings, the others start from the mean",
-             f"{known:,}", f"{len(new):,}")
+             f"{len(kept):,}", f"{len(new):,}")
     return True
+
+
+def _tables(model: Any) -> list[Tensor]:
+    """A model's input and output embeddings; one where they are tied."""
+    found = (model.get_input_embeddings(), model.get_output_embeddings())
+    both = [table.weight for table in found if table is not None]
+    return both[:1] if len(both) == 2 and both[0] is both[1] else both

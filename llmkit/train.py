@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -25,8 +25,8 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from llmkit import registry, report
 from llmkit import recipe as recipes
+from llmkit import registry, report
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
@@ -34,7 +34,7 @@ from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, R
 from llmkit.objectives.base import Objective, Sets, Setup
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
-from llmkit.signals import STATUS, Stopping, stopping
+from llmkit.signals import Stopping, stopping
 from llmkit.tuning.base import Setting
 
 log = logging.getLogger("llmkit")
@@ -68,9 +68,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
 
         torch.manual_seed(recipe.seed)
         learner = learn(settled, tokenizer, sets, run, main)
-        names = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
-        trained = [parameter for parameter in learner.parameters() if parameter.requires_grad]
-        wrapped, optimizer = accelerator.prepare(learner, adamw(trained, plan))
+        wrapped, optimizer = accelerator.prepare(learner, adamw(learner.trained.values(), plan))
         if start is not None:
             bring_back(start, learner, optimizer)
         if main:
@@ -80,8 +78,8 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         if plan.report_to:
             accelerator.init_trackers(recipe.name)
 
-        loop = Loop(accelerator, settled, run, sets, setup, wrapped, learner, optimizer, trained, names, data, stop, state,
-                    began - state.wall)
+        loop = Loop(
+            accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state, began - state.wall)
         try:
             loop.train()
         except BaseException as error:
@@ -117,6 +115,11 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.objective, self.family = model, objective, family
 
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What trains, by name; tied weights stand once."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
     def forward(self, batch: Batch, judged: bool = False) -> Any:
         """Losses by head, summed over targets; with `judged`, predictions beside them."""
         if judged:
@@ -124,24 +127,32 @@ class Learner(nn.Module):
         return self.objective.loss(self.model, batch, self.family)
 
 
+@dataclass
 class Loop:
     """The step loop and what happens around it."""
 
-    def __init__(
-        self, accelerator: Accelerator, settled: Settled, run: Run, sets: Sets, setup: Setup, wrapped: nn.Module,
-        learner: Learner, optimizer: Any, trained: list[nn.Parameter], names: list[str], data: dict[str, str],
-        stop: Stopping, state: State, began: float,
-    ) -> None:
-        self.accelerator, self.settled, self.run, self.sets, self.setup = accelerator, settled, run, sets, setup
-        self.wrapped, self.learner, self.optimizer, self.trained, self.names = wrapped, learner, optimizer, trained, names
-        self.data, self.stop, self.state = data, stop, state
-        self.recipe, self.objective = settled.recipe, learner.objective
-        self.order = Order([len(examples) for examples in sets.train], weights(self.recipe), self.recipe.seed)
+    accelerator: Accelerator
+    settled: Settled
+    run: Run
+    sets: Sets
+    setup: Setup
+    learner: Learner
+    wrapped: nn.Module
+    """The learner as accelerate prepared it: under DDP, its forward synchronises gradients."""
+    optimizer: Any
+    data: Mapping[str, str]
+    """Fingerprints of the sources."""
+    stop: Stopping
+    state: State
+    began: float
+
+    def __post_init__(self) -> None:
+        self.recipe, self.objective = self.settled.recipe, self.learner.objective
+        self.order = Order([len(examples) for examples in self.sets.train], weights(self.recipe), self.recipe.seed)
         self.length = Length(self.recipe.training, self.order.epoch_rows)
         self.factor = schedule(self.recipe.training, self.length)
         self.pending: dict[str, Any] = {}
         self.asked_to_stop: signal.Signals | None = None
-        self.began = began
 
     def train(self) -> None:
         """Steps until the recipe's length is reached; every event of a step comes in the same order."""
@@ -163,18 +174,18 @@ class Loop:
                     figures = self.log(norm, rate)
                     share = self.length.share(state)
                     progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
-                if self.sets.validation and (over or plan.eval_steps and state.step % plan.eval_steps == 0):
+                if self.sets.validation and (over or (plan.eval_steps and state.step % plan.eval_steps == 0)):
                     state.evaluation = self.evaluate()
                     self.event({"event": "evaluate", "step": state.step, **state.evaluation})
                 if state.step % plan.save_steps == 0 or over or self.asked_to_stop:
                     self.save()
                 if self.asked_to_stop and not over:
-                    raise self.stop.error(f"stopped by {self.asked_to_stop.name} after step {state.step}, which is saved; "
-                                          "the same command goes on from there", self.asked_to_stop)
+                    raise self.stop.error(f"stopped by {self.asked_to_stop.name} after step {state.step}, which is "
+                                          "saved; the same command goes on from there", self.asked_to_stop)
                 clock = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """This process's micro-batches from the current step on."""
+        """The micro-batches of this process, from the current step on."""
         plan = self.recipe.training
         assert isinstance(plan.micro_batch_size, int)
         micro = Micro(self.order, plan.global_batch_size, plan.micro_batch_size, self.accelerator.process_index,
@@ -198,7 +209,8 @@ class Loop:
         count = plan.global_batch_size // plan.micro_batch_size // accelerator.num_processes
         parts = [next(batches) for _ in range(count)]
         totals, tokens = self.agree(parts)
-        torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))  # dropout follows from the step
+        # dropout is a function of seed, step and process: nothing of it needs to be saved
+        torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         self.wrapped.train()
@@ -209,10 +221,10 @@ class Loop:
                 accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
             for head in weight:
                 self.pending[head] = self.pending.get(head, 0.0) + sums[head].detach().double()
-        norm = float(accelerator.clip_grad_norm_(self.trained, plan.max_grad_norm or math.inf))
+        norm = float(accelerator.clip_grad_norm_(self.learner.trained.values(), plan.max_grad_norm or math.inf))
         if not math.isfinite(norm) and accelerator.scaler is None:
-            raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint holds "
-                              "it. A lower training.learning_rate, or training.precision: fp32, may help.")
+            raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint "
+                              "holds it. A lower training.learning_rate, or training.precision: fp32, may help.")
         self.optimizer.step()
         self.optimizer.zero_grad()
         for head, total in totals.items():
@@ -226,11 +238,12 @@ class Loop:
         heads = list(self.objective.weights)
         counts = [self.objective.targets(part) for part in parts]
         main = self.accelerator.is_main_process
+        signals = [float(self.stop.by is number) for number in (signal.SIGTERM, signal.SIGINT)]
         mine = [*(sum(int(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
-                self.state.seconds if main else 0.0, *(float(self.stop.by is number) for number in STATUS)]
+                self.state.seconds if main else 0.0, *signals]
         shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
         *totals, tokens, self.state.agreed, terminated, interrupted = self.accelerator.reduce(shared, "sum").tolist()
-        self.asked_to_stop = next((by for by, asked in zip(STATUS, (terminated, interrupted), strict=True) if asked), None)
+        self.asked_to_stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
         if not any(totals):
             raise DataError(f"step {self.state.step + 1}: rows {self.rows()} … have nothing to predict.")
         return dict(zip(heads, totals, strict=True)), tokens
@@ -280,8 +293,8 @@ class Loop:
         if self.accelerator.is_main_process:
             self.run.log(event)
         if self.recipe.training.report_to:
-            kind = event["event"]
-            self.accelerator.log({f"{kind}/{k}": v for k, v in event.items() if k not in ("event", "step")}, event["step"])
+            figures = {f"{event['event']}/{k}": v for k, v in event.items() if k not in ("event", "step")}
+            self.accelerator.log(figures, event["step"])
 
     def evaluate(self) -> dict[str, float]:
         """Losses and metrics over all validation rows, each seen once, with masks that never change."""
@@ -297,8 +310,8 @@ class Loop:
             manifest = {"state": asdict(self.state), "data": self.data, "processes": self.accelerator.num_processes}
 
             def write(folder: Path) -> None:
-                parameters = dict(self.learner.named_parameters())
-                save_file({name: parameters[name].detach().contiguous() for name in self.names}, folder / "trained.safetensors")
+                save_file({name: parameter.detach().contiguous() for name, parameter in self.learner.trained.items()},
+                          folder / "trained.safetensors")
                 torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
 
             self.run.save(self.state.step, manifest, write, self.recipe.training.save_total_limit)
@@ -314,7 +327,7 @@ class Loop:
             "train_loss": state.train_loss if math.isfinite(state.train_loss) else None,
             "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
             "parameters": sum(p.numel() for p in parameters),
-            "trainable_parameters": sum(p.numel() for p in self.trained),
+            "trainable_parameters": sum(p.numel() for p in self.learner.trained.values()),
             "wall_seconds": time.monotonic() - self.began,
             "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak,
             "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
@@ -322,7 +335,8 @@ class Loop:
             "precision": recipe.training.precision, "adapter": recipe.tuning.adapter,
             "recipe": {
                 "what": "Pretrained" if recipe.task is None else "Fine-tuned",
-                "backbone": recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}",
+                "backbone": recipe.backbone.pretrained
+                or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}",
                 "kind": "objective" if recipe.task is None else "task", "learning": registry.name_of(recipe.learning),
                 "tuning": registry.name_of(recipe.tuning), "data": [reader.label for reader in self.settled.train]},
             "output_dir": str(self.run.folder)}
@@ -348,7 +362,7 @@ class Loop:
             self.run.write("summary.json", json.dumps(summary, indent=1))
         if self.recipe.training.report_to:
             self.accelerator.end_training()
-        return shared(self.accelerator, lambda: summary or {})
+        return dict(shared(self.accelerator, lambda: summary or {}))
 
 
 def evaluate(
@@ -429,7 +443,10 @@ def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Check
     checkpoint = run.newest(log.warning)
     if checkpoint is None and resume == "must":
         raise CheckpointError(f"{run.folder}: no checkpoint was saved yet; there is nothing to resume.")
-    log.info("%s", f"going on from {checkpoint.folder}" if checkpoint else "no checkpoint was saved yet: starting afresh")
+    if checkpoint is None:
+        log.info("no checkpoint was saved yet: starting afresh")
+    else:
+        log.info("going on from %s", checkpoint.folder)
     return checkpoint, None
 
 
@@ -446,8 +463,8 @@ def named(path: Path, run: Run) -> Path:
 
 def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether a recipe differs only by a greater length that its schedule doesn't depend on."""
-    training = recipe.training
-    free = training.lr_scheduler_type in SCHEDULES_WITHOUT_END and (training.warmup_steps >= 1 or not training.warmup_steps)
+    plan = recipe.training
+    free = plan.lr_scheduler_type in SCHEDULES_WITHOUT_END and (plan.warmup_steps >= 1 or not plan.warmup_steps)
     return free and all(
         name.removeprefix("training.") in LENGTHS and ours is not None and theirs is not None and ours > theirs
         for name, (ours, theirs) in differ.items())
@@ -464,7 +481,8 @@ def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) ->
             net.model.save_pretrained(base)
             tokenizer.save_pretrained(base)
     if recipe.training.gradient_checkpointing:
-        net.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs={"use_reentrant": False})
     tuned = tuning.apply(net.model, Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents"))
@@ -474,7 +492,7 @@ def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) ->
 def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
     """Put a checkpoint's weights and optimizer state where they were."""
     saved = load_file(start.folder / "trained.safetensors")
-    wanted = {name: parameter for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    wanted = learner.trained
     if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
         raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
     with torch.no_grad():
@@ -494,8 +512,9 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
     return State(**start.state)
 
 
-def adamw(parameters: Sequence[nn.Parameter], training: recipes.Training) -> torch.optim.Optimizer:
+def adamw(parameters: Iterable[nn.Parameter], training: recipes.Training) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and normalisation don't."""
+    parameters = list(parameters)
     groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
@@ -544,8 +563,8 @@ def schedule(training: recipes.Training, length: Length) -> Callable[[State], fl
     anchor = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=max(training.learning_rate or 0.0, 1e-12))
     try:
         made: Any = get_scheduler(
-            training.lr_scheduler_type, anchor, num_warmup_steps=0 if clockwise else int(warmup), num_training_steps=total,
-            scheduler_specific_kwargs=dict(training.lr_scheduler_kwargs) or None)
+            training.lr_scheduler_type, anchor, num_warmup_steps=0 if clockwise else int(warmup),
+            num_training_steps=total, scheduler_specific_kwargs=dict(training.lr_scheduler_kwargs) or None)
     except (TypeError, ValueError) as error:
         raise RequestError(f"training.lr_scheduler_kwargs: {error}") from error
     factor = made.lr_lambdas[0]

@@ -366,3 +366,18 @@ def test_finetune_names_its_folder_by_task_and_method(llmkit: Command, labelled:
     assert json.loads(said.out)["output_dir"] == "runs/mine-classification-lora"
     asked = recipe.load(tmp_path / "runs" / "mine-classification-lora" / "recipe.yaml")
     assert (registry.name_of(asked.tuning), asked.tuning.r) == ("lora", 2)
+
+
+@pytest.mark.parametrize("setting", ["hidden_size=33", "hidden_act=gelo", "hidden_dropout_prob=1.5"])
+def test_a_config_that_no_model_can_be_made_of_is_a_wrong_request(
+    setting: str, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+    from conftest import tiny
+
+    from llmkit.cli import main
+
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny("bert", text, tmp_path / "run")))
+    assert main(["pretrain", str(path), "--set", f"backbone.config.{setting}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("llmkit: error: backbone.config")

@@ -20,5 +20,6 @@ def test_the_losses_of_a_tiny_recipe_are_what_they_were(family: str, text: Path,
     import json
 
     train.fit(recipe.load(tiny(family, text, tmp_path / "run", max_steps=5)))
-    lines: list[dict[str, Any]] = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines: list[dict[str, Any]] = [json.loads(line) for line in metrics.splitlines()]
     assert [line["loss"] for line in lines] == pytest.approx(GOLDEN[family], rel=1e-4)

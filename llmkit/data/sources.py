@@ -334,8 +334,8 @@ class Reader:
                               f"column {short} as label.")
 
     def _parquet(self, path: Path) -> Rows:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
         number = 0
         try:
@@ -422,7 +422,7 @@ def _load(source: Source) -> Any:
     if forbidden == ["LLMKIT_OFFLINE"]:  # datasets obeys only the hub's own switch, and still has its cache then
         raise DataError(f"{label}: LLMKIT_OFFLINE forbids the hub; set HF_HUB_OFFLINE=1 too to read its cache.")
 
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         return datasets.load_dataset(name, config or None, split=source.split)

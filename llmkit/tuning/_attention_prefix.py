@@ -127,7 +127,7 @@ def attend(
 
 
 def written_out(*sizes: Any, **options: Any) -> Tensor | None:
-    """sdpa's mask, but a causal one is always written out: `is_causal` can't express a prefix."""
+    """Sdpa's mask, but a causal one is always written out: `is_causal` can't express a prefix."""
     return sdpa_mask(*sizes, **{**options, "allow_is_causal_skip": False})
 
 
