@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id or a catalogue model on a file; all of the file counts.
 
-    A run is measured by the objective or task that it learned; another model by the one its head is for. Text longer
-    than the model's positions (or `max_length`) is seen in parts. Returns {"metrics": {"loss": …}, "model", "data", …}.
+    A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
+    one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
+    Returns {"metrics": {"loss": …}, "model", "data", …}.
     """
-    from accelerate import Accelerator
-
     from llmkit import report
-    from llmkit.train import Learner
+    from llmkit.train import Learner, accelerate
     from llmkit.train import evaluate as measured
 
     report.quiet_libraries()
@@ -43,8 +43,13 @@ def evaluate(
     if chosen is None:
         chosen = registry.find("objectives", {
             "decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape])()
+        if family.shape == "decoder":  # not every model was taught to end, and an end is no text
+            chosen = replace(chosen, add_eos_token=False)
     recipe.fit_together(chosen, family_name, family)
     opened = models.open_model(model, chosen.head_for(family))
+    if opened.missing:
+        raise RequestError(f"{model}: it has no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
+                           "train it for that first.")
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
     usual = min(512, (limit or 512) - virtual)
@@ -53,11 +58,12 @@ def evaluate(
         raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
     names: dict[Any, str] = dict(opened.model.config.id2label or {})
     labels = tuple(names[number] for number in sorted(names)) if isinstance(chosen, Task) else None
-    setup = Setup(opened.tokenizer, family, said, "none", 0, labels)
+    way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
+    setup = Setup(opened.tokenizer, family, said, way, 0, labels)
     reader = open_source(Source(str(data)) if learned is None else _source(str(data), learned))
     sets = chosen.prepare([reader], None, setup)
-    accelerator = Accelerator(cpu=opened.model.device.type == "cpu")
-    learner = Learner(opened.model, chosen, family)
+    accelerator = accelerate("fp32", (), Path())
+    learner = Learner(opened.model, chosen, family).to(accelerator.device)
     metrics = measured(accelerator, learner, sets.train, setup, batch_size)
     return {"metrics": metrics, "model": str(model), "data": str(data), "measured_by": registry.name_of(chosen),
             "max_length": said, "rows": sum(map(len, sets.train))}

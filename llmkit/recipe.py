@@ -117,6 +117,8 @@ class Training:
     """Rows that a process holds at once; accumulation follows."""
     learning_rate: Annotated[float, Field(ge=0)] | None = None
     """The highest learning rate; the tuning method's usual one where nothing is said."""
+    head_learning_rate: Annotated[float, Field(ge=0)] | None = None
+    """The same for parts that start from random weights beside an adapter; at most 1e-3 where nothing is said."""
     lr_scheduler_type: str = "linear"
     """A schedule of transformers: linear, cosine, constant, constant_with_warmup, cosine_with_min_lr …"""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -98,7 +98,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         asked, tokenizer=spoken, backbone=replace(spec, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
         training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config),
-                         learning_rate=_rate(asked)),
+                         learning_rate=_rate(asked), head_learning_rate=_head_rate(asked)),
         output_dir=str(asked.folder))
     return Settled(done, family, train, validation, base)
 
@@ -187,6 +187,13 @@ def _rate(asked: Recipe) -> float:
         return asked.training.learning_rate
     rate: float = asked.tuning.learning_rate
     return 10 * rate if asked.backbone.pretrained is None and not asked.tuning.adapter else rate
+
+
+def _head_rate(asked: Recipe) -> float:
+    """A new head bears less than a prefix does, whose numbers have far to go."""
+    if asked.training.head_learning_rate is not None:
+        return asked.training.head_learning_rate
+    return min(_rate(asked), 1e-3) if asked.tuning.adapter else _rate(asked)
 
 
 def _schedule(training: recipe.Training) -> None:

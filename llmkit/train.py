@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -68,7 +68,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
 
         torch.manual_seed(recipe.seed)
         learner = learn(settled, tokenizer, sets, run, main)
-        wrapped, optimizer = accelerator.prepare(learner, adamw(learner.trained.values(), plan))
+        wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan))
         if start is not None:
             bring_back(start, learner, optimizer)
         if main:
@@ -111,14 +111,20 @@ class State:
 class Learner(nn.Module):
     """A model and its objective as one module whose forward is the loss, so that no head bypasses DDP's hooks."""
 
-    def __init__(self, model: nn.Module, objective: Objective, family: type[Family]) -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, family: type[Family], new: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
-        self.model, self.objective, self.family = model, objective, family
+        self.model, self.objective, self.family, self.new = model, objective, family, new
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
         """What trains, by name; tied weights stand once."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def is_new(self, name: str) -> bool:
+        """Whether a parameter is of a part that started from random weights beside pretrained ones."""
+        return any(f".{part}." in f".{name}" for part in self.new)
 
     def forward(self, batch: Batch, judged: bool = False) -> Any:
         """Losses by head, summed over targets; with `judged`, predictions beside them."""
@@ -212,7 +218,7 @@ class Loop:
         # dropout is a function of seed, step and process: nothing of it needs to be saved
         torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = group["initial_lr"] * self.factor(state)
         self.wrapped.train()
         for i, part in enumerate(parts):
             with nullcontext() if i + 1 == count else accelerator.no_sync(self.wrapped):
@@ -486,7 +492,7 @@ def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) ->
     tuned = tuning.apply(net.model, Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents"))
-    return Learner(tuned, recipe.learning, settled.family)
+    return Learner(tuned, recipe.learning, settled.family, net.new)
 
 
 def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
@@ -512,14 +518,15 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
     return State(**start.state)
 
 
-def adamw(parameters: Iterable[nn.Parameter], training: recipes.Training) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and normalisation don't."""
-    parameters = list(parameters)
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0}]
+def adamw(learner: Learner, training: recipes.Training) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and normalisation don't; new heads have their own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in learner.trained.items():
+        groups.setdefault((learner.is_new(name), parameter.dim() >= 2), []).append(parameter)
+    rates = {False: training.learning_rate or 0.0, True: training.head_learning_rate or 0.0}
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=training.learning_rate or 0.0,
+        [{"params": parameters, "initial_lr": rates[new], "weight_decay": training.weight_decay if matrix else 0.0}
+         for (new, matrix), parameters in groups.items()], lr=training.learning_rate or 0.0,
         betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon, fused=True)
 
 

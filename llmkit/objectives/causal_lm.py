@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 class CausalLM(Objective):
     """Predict the next token (Bengio et al. 2003; Radford et al. 2018)."""
 
+    add_eos_token: bool = True
+    """Whether the end of a document is learned too, as a token after it."""
+
     shapes = frozenset({"decoder"})
     head = "AutoModelForCausalLM"
 
@@ -30,7 +33,7 @@ class CausalLM(Objective):
         begin = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return Layout(
             length=max_length + 1, room=max_length, overlap=1, shortest=2, positions=lambda lengths: lengths - 1,
-            before=() if begin is None else (begin,), after=() if end is None else (end,))
+            before=() if begin is None else (begin,), after=() if end is None or not self.add_eos_token else (end,))
 
     def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Labels are the inputs one step ahead.
