@@ -31,7 +31,8 @@ def summary(folder: Path) -> dict[str, dict[str, float]]:
 def test_nanogpt_on_tiny_shakespeare(data: Path, tmp_path: Path) -> None:
     """nanoGPT's own README gives 1.88 for these numbers."""
     text = next((data / "tinyshakespeare").glob("*.txt"))
-    assert main(["pretrain", "shakespeare_char", "--set", f"data.train={text}", "--output-dir", str(tmp_path / "run")]) == 0
+    words = ["pretrain", "shakespeare_char", "--set", f"data.train={text}", "--output-dir", str(tmp_path / "run")]
+    assert main(words) == 0
     assert summary(tmp_path / "run")["evaluation"]["loss"] <= 1.89
 
 
