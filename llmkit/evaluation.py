@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +40,19 @@ def evaluate(
     family_name = _family(folder) if learned is None else str(learned.backbone.family)
     family: type[Family] = registry.find("backbones", family_name)
     if chosen is None:
-        chosen = registry.find("objectives", {
-            "decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape])()
-        if family.shape == "decoder":  # not every model was taught to end, and an end is no text
-            chosen = replace(chosen, add_eos_token=False)
+        usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape]
+        # not every decoder was taught to end, and an end is no text
+        options = {"add_eos_token": False} if usual == "causal_lm" else {}
+        chosen = registry.find("objectives", usual)(**options)
     recipe.fit_together(chosen, family_name, family)
     opened = models.open_model(model, chosen.head_for(family))
     if opened.missing:
-        raise RequestError(f"{model}: it has no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
-                           "train it for that first.")
+        raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; train it "
+                           "for that first.")
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
-    usual = min(512, (limit or 512) - virtual)
-    said = max_length or (learned.data.max_length if learned is not None else None) or usual
+    most = min(512, (limit or 512) - virtual)
+    said = max_length or (learned.data.max_length if learned is not None else None) or most
     if limit is not None and said + virtual > limit:
         raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
     names: dict[Any, str] = dict(opened.model.config.id2label or {})

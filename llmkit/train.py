@@ -519,7 +519,7 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
 
 
 def adamw(learner: Learner, training: recipes.Training) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and normalisation don't; new heads have their own rate."""
+    """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and norms don't; new heads have a rate of their own."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.trained.items():
         groups.setdefault((learner.is_new(name), parameter.dim() >= 2), []).append(parameter)
