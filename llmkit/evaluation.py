@@ -47,8 +47,8 @@ def evaluate(
     recipe.fit_together(chosen, family_name, family)
     opened = models.open_model(model, chosen.head_for(family))
     if opened.missing:
-        raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; train it "
-                           "for that first.")
+        raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
+                           "train it for that first.")
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
     most = min(512, (limit or 512) - virtual)
