@@ -46,7 +46,7 @@ def evaluate(
         chosen = registry.find("objectives", usual)(**options)
     recipe.fit_together(chosen, family_name, family)
     opened = models.open_model(model, chosen.head_for(family))
-    if opened.missing:
+    if opened.missing and not (folder / "adapter_config.json").is_file():  # an adapter brings its head
         raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
                            "train it for that first.")
     limit = family.position_limit(opened.model.config)

@@ -15,11 +15,18 @@ log = logging.getLogger("llmkit")
 def to_stderr(level: int = logging.INFO) -> None:
     """Let llmkit's log lines reach the terminal; libraries stay silent unless something is wrong."""
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(level)
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:

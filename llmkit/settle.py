@@ -72,7 +72,8 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     if limit is not None and length + virtual > limit:
         with_virtual = f" and {virtual} virtual tokens" if virtual else ""
         raise RequestError(f"data.max_length: {length} tokens{with_virtual} need more than the {limit} positions of "
-                           f"{name}; make it {limit - virtual} or less, or set backbone.config.{family.positions}.")
+                           f"this {name}; make it {limit - virtual} or less, or set "
+                           f"backbone.config.{family.positions}.")
     if training.global_batch_size % processes:
         raise RequestError(f"training.global_batch_size: {training.global_batch_size} can't be shared by {processes} "
                            "processes.")
