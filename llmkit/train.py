@@ -102,7 +102,7 @@ class State:
     wall: float = 0.0
     window: dict[str, float] = field(default_factory=dict)
     """Sums since the last line of metrics.jsonl: losses and targets by head, tokens, seconds."""
-    train_loss: float = math.nan
+    train_loss: float | None = None
     before: dict[str, float] | None = None
     """The evaluation before the first step."""
     evaluation: dict[str, float] | None = None
@@ -283,16 +283,17 @@ class Loop:
         self.close_window()
         state, window, weight = self.state, self.state.window, self.objective.weights
         means = {head: window[f"sum/{head}"] / max(1.0, window[f"count/{head}"]) for head in weight}
-        state.train_loss = sum(weight[head] * mean for head, mean in means.items())
-        if not math.isfinite(state.train_loss):
-            raise NumberError(f"step {state.step}: the loss is {state.train_loss}; no checkpoint holds it.")
+        loss = sum(weight[head] * mean for head, mean in means.items())
+        if not math.isfinite(loss):
+            raise NumberError(f"step {state.step}: the loss is {loss}; no checkpoint holds it.")
+        state.train_loss = loss
         speed = window["tokens"] / max(window["seconds"], 1e-9)
         parts = means if len(means) > 1 else {}
         self.event({
             "event": "train", "step": state.step, "epoch": self.length.epochs(state), "tokens": state.tokens,
-            "loss": state.train_loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed})
+            "loss": loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed})
         state.window = {}
-        return {"loss": state.train_loss, "tokens/s": speed}
+        return {"loss": loss, "tokens/s": speed}
 
     def event(self, event: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and of the trackers."""
@@ -327,15 +328,14 @@ class Loop:
         """Write summary.json, and return it."""
         state, recipe = self.state, self.recipe
         parameters = list(self.learner.parameters())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         summary = {
             "status": status, "why": why, "weights": "last", "steps": state.step, "tokens": state.tokens,
-            "train_loss": state.train_loss if math.isfinite(state.train_loss) else None,
+            "train_loss": state.train_loss,
             "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
             "parameters": sum(p.numel() for p in parameters),
             "trainable_parameters": sum(p.numel() for p in self.learner.trained.values()),
             "wall_seconds": time.monotonic() - self.began,
-            "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak,
+            "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
             "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
             "processes": self.accelerator.num_processes, "device": str(self.accelerator.device),
             "precision": recipe.training.precision, "adapter": recipe.tuning.adapter,
@@ -351,7 +351,7 @@ class Loop:
 
     def finish(self) -> dict[str, Any]:
         """Leave model/, the model card and the summary."""
-        peaks = gather_object([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024])
+        peaks = gather_object([peak_memory()])
         summary: dict[str, Any] | None = None
         if self.accelerator.is_main_process:
             tuned: Any = self.learner.model
@@ -590,6 +590,13 @@ def weights(recipe: Recipe) -> list[float] | None:
 def mixed(seed: int, step: int, process: int) -> int:
     """One seed from three numbers; near numbers give seeds that have nothing in common."""
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes; on a GPU, with what it held there."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + held
 
 
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:

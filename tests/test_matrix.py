@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, WORDS
+from conftest import SMALL, STILL, WORDS
 
 import llmkit
 from llmkit import models, recipe, registry, train
@@ -98,3 +98,45 @@ def test_a_cell_trains_what_it_says_and_reloads_the_same(
 
         written = llmkit.generate("the cat", str(run), Options(max_new_tokens=4))
         assert len(written.completions) == 1
+
+
+@pytest.mark.parametrize("method", registry.names("tuning"))
+@pytest.mark.parametrize("family", registry.names("backbones"))
+def test_gradient_checkpointing_changes_no_number(
+    family: str, method: str, base_of: Any, labelled: Path, tmp_path: Path
+) -> None:
+    still = {name: 0.0 for name in STILL[family]}
+    ends = []
+    for on in (False, True):
+        ends.append(train.fit(recipe.load({
+            "backbone": {"pretrained": str(base_of(family)), "config": still}, "tuning": {"method": method},
+            "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
+            "training": {"max_steps": 3, "global_batch_size": 8, "precision": "fp32", "gradient_checkpointing": on},
+            "output_dir": str(tmp_path / str(on))})))
+    assert ends[0]["train_loss"] == pytest.approx(ends[1]["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("method", registry.names("tuning"))
+def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
+    method: str, base_of: Any, labelled: Path, tmp_path: Path
+) -> None:
+    """From the checkpoint in the middle, as after a kill: what comes after it is gone."""
+    import shutil
+
+    from safetensors.torch import load_file
+
+    def tree(folder: Path) -> dict[str, Any]:
+        return {
+            "backbone": {"pretrained": str(base_of("bert"))}, "tuning": {"method": method},
+            "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
+            "training": {"max_steps": 10, "save_steps": 5, "global_batch_size": 8, "precision": "fp32"},
+            "output_dir": str(folder)}
+
+    train.fit(recipe.load(tree(tmp_path / "whole")))
+    train.fit(recipe.load(tree(tmp_path / "cut")))
+    shutil.rmtree(tmp_path / "cut" / "model")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000010")
+    train.fit(recipe.load(tree(tmp_path / "cut")), resume="must")
+    name = next((tmp_path / "whole" / "model").glob("*.safetensors")).name
+    a, b = (load_file(tmp_path / run / "model" / name) for run in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
