@@ -81,16 +81,28 @@ def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
                 for child in children:
                     _signal(child, signal.SIGKILL)
             time.sleep(0.05)
+        left = time.monotonic() + (PATIENCE if got else 5)
+        while time.monotonic() < left and any(_alive(child) for child in children):
+            time.sleep(0.05)  # a launcher in between may end before those that it started have saved
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         for child in children:
-            _signal(child, signal.SIGKILL)  # what a launcher between may have left in its session
+            _signal(child, signal.SIGKILL)
     statuses = [child.returncode for child in children]
     if got and any(statuses):
         return STATUS[signal.Signals(got[0])]
     bad = first if first is not None else next((status for status in statuses if status), 0)
     return bad if bad >= 0 else 128 - bad
+
+
+def _alive(child: subprocess.Popen[bytes]) -> bool:
+    """Whether anything of a child's session still runs."""
+    try:
+        os.killpg(child.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -105,7 +105,7 @@ def test_a_cell_trains_what_it_says_and_reloads_the_same(
 def test_gradient_checkpointing_changes_no_number(
     family: str, method: str, base_of: Any, labelled: Path, tmp_path: Path
 ) -> None:
-    still = {name: 0.0 for name in STILL[family]}
+    still = dict.fromkeys(STILL[family], 0.0)
     ends = []
     for on in (False, True):
         ends.append(train.fit(recipe.load({

@@ -84,7 +84,8 @@ def finetune(
                                f"{nearest(recipe, recipes.packaged())}")
         if data is not None:
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
-            fields["name"] = stem[:100]
+            # the example is cut short to be quick; data of one's own isn't
+            fields |= {"name": stem[:100], "data.max_length": 128, "training.num_train_epochs": 3}
     if data is not None:
         fields["data.train"] = [{"source": data}]
         fields["data.validation"] = 0.1 if validation is None else None
