@@ -85,7 +85,7 @@ def finetune(
         if data is not None:
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             # the example is cut short to be quick; data of one's own isn't
-            fields |= {"name": stem[:100], "data.max_length": 128, "training.num_train_epochs": 3}
+            fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3}
     if data is not None:
         fields["data.train"] = [{"source": data}]
         fields["data.validation"] = 0.1 if validation is None else None
@@ -107,7 +107,8 @@ def run(
     from llmkit.errors import RequestError
 
     launch.check(processes)
-    given = {name: value for name, value in fields.items() if value is not None or name == "tokenizer"}
+    cleared = ("tokenizer", "data.max_length")
+    given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
     if asked.training.global_batch_size % processes:
         raise RequestError(f"--processes {processes}: training.global_batch_size {asked.training.global_batch_size} "
