@@ -318,7 +318,8 @@ def _from_gguf(packed: Path, folder: Path) -> None:
         model.to(torch.bfloat16)  # type: ignore[arg-type]
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id)
+            pad_token_id=tokenizer.pad_token_id,
+            repetition_penalty=1.2)  # without it, so small a model soon says the same again and again
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     umask = os.umask(0)
