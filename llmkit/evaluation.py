@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from llmkit.data.sources import open_source
 from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Setup
 from llmkit.recipe import Source
+from llmkit.settle import family_of
 from llmkit.tasks.base import Task
 
 
@@ -37,7 +37,7 @@ def evaluate(
     else:
         chosen = None if learned is None else learned.learning
     folder = models.resolve(model)
-    family_name = _family(folder) if learned is None else str(learned.backbone.family)
+    family_name = family_of(folder) if learned is None else str(learned.backbone.family)
     family: type[Family] = registry.find("backbones", family_name)
     if chosen is None:
         usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape]
@@ -81,11 +81,3 @@ def _learned(model: Path) -> recipe.Recipe | None:
         if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
             return recipe.load(folder / "recipe.yaml")
     return None
-
-
-def _family(folder: Path) -> str:
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
-    if kind not in known:
-        raise RequestError(f"{folder} is a {kind!r}; llmkit evaluates {', '.join(known)}.")
-    return known[kind]

@@ -58,7 +58,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     if base is not None and (base / "adapter_config.json").is_file():
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
                            "name the model that it was trained on.")
-    name = spec.family or _family_of(base)
+    name = family_of(base) if spec.family is None and base is not None else str(spec.family)
     family: type[Family] = registry.find("backbones", name)
     recipe.fit_together(asked.learning, name, family)
     head = asked.learning.head_for(family)
@@ -104,13 +104,12 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     return Settled(done, family, train, validation, base)
 
 
-def _family_of(base: Path | None) -> str:
+def family_of(base: Path) -> str:
     """Which family a pretrained model is of, by its config's model_type."""
-    assert base is not None
     kind = json.loads((base / "config.json").read_text()).get("model_type")
     known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
     if kind not in known:
-        raise RequestError(f"backbone.pretrained: {base} is a {kind!r}; llmkit trains {', '.join(known)}.")
+        raise RequestError(f"the model in {base} is a {kind!r}; llmkit knows {', '.join(known)}.")
     return known[kind]
 
 

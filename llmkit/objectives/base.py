@@ -138,9 +138,6 @@ class Objective:
         """Figures of an evaluation, from mean losses and all pairs."""
         return {**means, "perplexity": math.exp(min(700.0, means["loss"]))}
 
-    main_metric: ClassVar[str] = "loss"
-    """The figure that is printed before and after."""
-
 
 class Text:
     """Rows of text, drawn for an objective."""

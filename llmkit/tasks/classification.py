@@ -37,7 +37,6 @@ class Classification(Task):
         "label": ("labels", "class", "category", "sentiment", "target", "topic"),
     }
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
-    main_metric = "accuracy"
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Texts are texts; a label is a word or a whole number."""
