@@ -54,6 +54,10 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     Raises RequestError where parts don't fit together, DataError where a source isn't there.
     """
     spec, training = asked.backbone, asked.training
+    # sources first: a missing file is told before a model is downloaded
+    train = [open_source(source, asked.data.document) for source in asked.data.train]
+    held = asked.data.validation
+    validation = [open_source(source, asked.data.document) for source in held] if isinstance(held, list) else held
     base = None if spec.pretrained is None else models.resolve(spec.pretrained)
     if base is not None and (base / "adapter_config.json").is_file():
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
@@ -85,9 +89,6 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {training.global_batch_size}, {processes} processes).")
     _schedule(training)
-    train = [open_source(source, asked.data.document) for source in asked.data.train]
-    held = asked.data.validation
-    validation = [open_source(source, asked.data.document) for source in held] if isinstance(held, list) else held
     cuts = {reader.document for reader in train if reader.document is not None}
     document: Any = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
     spoken = asked.tokenizer
