@@ -170,10 +170,10 @@ class Run:
                                   "Delete the folder, or use --output-dir, to start afresh.")
         return None
 
-    def publish(self, write: Callable[[Path], None]) -> None:
-        """Write model/ beside the run, then let it appear by one rename."""
+    def publish(self, write: Callable[[Path], None], name: str = "model") -> None:
+        """Write model/, or another network's folder, beside the run; then let it appear by one rename."""
         with telling(self.folder):
-            staging = self.folder / ".model"
+            final, staging = self.folder / name, self.folder / f".{name}"
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             write(staging)
@@ -182,9 +182,9 @@ class Run:
             for path in staging.rglob("*"):  # safetensors writes files that nobody else may read
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
                 sync(path)
-            if self.model.exists():
-                shutil.rmtree(self.model)
-            staging.rename(self.model)
+            if final.exists():
+                shutil.rmtree(final)
+            staging.rename(final)
             sync(self.folder)
 
     def close(self) -> None:

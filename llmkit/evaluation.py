@@ -40,7 +40,8 @@ def evaluate(
     family_name = family_of(folder) if learned is None else str(learned.backbone.family)
     family: type[Family] = registry.find("backbones", family_name)
     if chosen is None:
-        usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption"}[family.shape]
+        usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
+                 "permuted": "permuted_lm"}[family.shape]
         # not every decoder was taught to end, and an end is no text
         options = {"add_eos_token": False} if usual == "causal_lm" else {}
         chosen = registry.find("objectives", usual)(**options)
@@ -62,7 +63,8 @@ def evaluate(
     reader = open_source(Source(str(data)) if learned is None else _source(str(data), learned))
     sets = chosen.prepare([reader], None, setup)
     accelerator = accelerate("fp32", (), Path())
-    learner = Learner(opened.model, chosen, family).to(accelerator.device)
+    whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
+    learner = Learner(whole, chosen, family).to(accelerator.device)
     metrics = measured(accelerator, learner, sets.train, setup, batch_size)
     return {"metrics": metrics, "model": str(model), "data": str(data), "measured_by": registry.name_of(chosen),
             "max_length": said, "rows": sum(map(len, sets.train))}

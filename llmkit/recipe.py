@@ -146,6 +146,12 @@ class Training:
     """Steps between two checkpoints."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept."""
+    metric_for_best_model: str | None = None
+    """A figure of the evaluations: model/ then holds the weights that were best by it, not the last."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better; as it is for all but losses, perplexities and distances where nothing is said."""
+    early_stopping_patience: Positive | None = None
+    """Evaluations without a better one after which the run ends."""
     report_to: list[Tracker] = field(default_factory=list)
     """Trackers of accelerate, beside metrics.jsonl, which is always written."""
 
@@ -542,6 +548,14 @@ def _check(recipe: Recipe, tree: Tree) -> None:
         raise RequestError(f"{tree.where(('data', 'train'))}: either every source has a weight or none.")
     if not recipe.data.train:
         raise RequestError(f"{tree.where(('data', 'train'))}: at least one source is needed.")
+    plan = recipe.training
+    for name in ("metric_for_best_model", "early_stopping_patience"):
+        if getattr(plan, name) is not None and recipe.data.validation is None:
+            raise RequestError(f"{tree.where(('training', name))}: there is nothing to evaluate on; "
+                               "data.validation is needed.")
+    if not recipe.learning.adapters and recipe.tuning.adapter:
+        raise RequestError(f"{tree.where(('tuning',))}: {registry.name_of(recipe.learning)} trains two networks whole; "
+                           "it takes the method full.")
     micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size
     if micro != "auto" and whole % micro:
         raise RequestError(f"{tree.where(('training', 'micro_batch_size'))}: {micro} does not divide "
@@ -550,15 +564,25 @@ def _check(recipe: Recipe, tree: Tree) -> None:
 
 def fit_together(learning: Any, name: str, family: Any) -> None:
     """Raise if a family's shape can't do an objective or task; say what it can, and who can."""
-    if family.shape in learning.shapes:
+    if fits(learning, family):
         return
     kind = "tasks" if any(cls.__module__ == "llmkit.tasks.base" for cls in type(learning).__mro__) else "objectives"
-    can = [other for other in registry.names(kind) if family.shape in registry.find(kind, other).shapes]
-    who = [other for other in registry.names("backbones") if registry.find("backbones", other).shape in learning.shapes]
+    can = [other for other in registry.names(kind) if fits(registry.find(kind, other)(), family)]
+    who = [other for other in registry.names("backbones") if fits(learning, registry.find("backbones", other))]
+    needs = f"needs a backbone of shape {' or '.join(sorted(learning.shapes))}; {name} is {family.shape}."
+    if family.shape in learning.shapes:
+        needs = f"needs a head that transformers doesn't have for {name}."
     raise RequestError(
-        f"{registry.name_of(learning)} needs a backbone of shape {' or '.join(sorted(learning.shapes))}; {name} is "
-        f"{family.shape}. {name} can do: {', '.join(can) or 'none'}. {registry.name_of(learning)} can be done by: "
-        f"{', '.join(who)}.")
+        f"{registry.name_of(learning)} {needs} {name} can do: {', '.join(can) or 'none'}. "
+        f"{registry.name_of(learning)} can be done by: {', '.join(who)}.")
+
+
+def fits(learning: Any, family: Any) -> bool:
+    """Whether a family has the shape, and transformers the head, that an objective or task takes."""
+    if family.shape not in learning.shapes:
+        return False
+    head = learning.head_for(family)
+    return head == "AutoModel" or head in family.heads
 
 
 def load(

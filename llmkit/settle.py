@@ -65,6 +65,8 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     name = family_of(base) if spec.family is None and base is not None else str(spec.family)
     family: type[Family] = registry.find("backbones", name)
     recipe.fit_together(asked.learning, name, family)
+    if not asked.learning.adapters and asked.tuning.adapter:
+        raise RequestError(f"tuning: {registry.name_of(asked.learning)} trains two networks whole; it takes full.")
     head = asked.learning.head_for(family)
     family.check_config(spec.config)
     asked.tuning.check(family, head)
@@ -100,7 +102,8 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         asked, tokenizer=spoken, backbone=replace(spec, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
         training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config),
-                         learning_rate=_rate(asked), head_learning_rate=_head_rate(asked)),
+                         learning_rate=_rate(asked), head_learning_rate=_head_rate(asked),
+                         metric_for_best_model=training.metric_for_best_model or _best(asked)),
         output_dir=str(asked.folder))
     return Settled(done, family, train, validation, base)
 
@@ -197,6 +200,14 @@ def _head_rate(asked: Recipe) -> float:
     return min(_rate(asked), 1e-3) if asked.tuning.adapter else _rate(asked)
 
 
+def _best(asked: Recipe) -> str | None:
+    """What decides which weights are kept where the recipe doesn't say: the objective's own; `loss` to stop early."""
+    if asked.data.validation is None:
+        return None
+    best: str | None = asked.learning.best
+    return best or ("loss" if asked.training.early_stopping_patience else None)
+
+
 def _schedule(training: recipe.Training) -> None:
     from transformers import SchedulerType
 
@@ -215,14 +226,32 @@ def speak(settled: Settled) -> PreTrainedTokenizerBase:
     elif asked.pretrained is not None:
         tokenizer = tokenizers.load(models.resolve(asked.pretrained))
     else:
-        assert asked.train is not None
-        assert asked.train.kind is not None
-        tokenizer, _ = tokenizers.trained(
-            [reader.fingerprint() for reader in settled.train],
-            lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
-            asked.train.kind, asked.train.vocab_size, asked.train.lowercase)
+        tokenizer = _trained(settled, 0)
+        if (extra := missing(tokenizer, settled)):  # the tokens that an objective adds are part of vocab_size
+            tokenizer = _trained(settled, extra)
+    if missing(tokenizer, settled):
+        tokenizer.add_special_tokens(settled.recipe.learning.missing(tokenizer))
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token  # for positions that nothing attends to or learns from
+    return tokenizer
+
+
+def missing(tokenizer: PreTrainedTokenizerBase, settled: Settled) -> int:
+    """How many special tokens the objective needs that the tokenizer lacks."""
+    found = settled.recipe.learning.missing(tokenizer)
+    return sum(len(tokens) if isinstance(tokens, list) else 1 for tokens in found.values())
+
+
+def _trained(settled: Settled, less: int) -> PreTrainedTokenizerBase:
+    """The tokenizer trained on the run's text, with room for some more tokens."""
+    asked = settled.recipe.tokenizer
+    assert asked is not None
+    assert asked.train is not None
+    assert asked.train.kind is not None
+    tokenizer, _ = tokenizers.trained(
+        [reader.fingerprint() for reader in settled.train],
+        lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
+        asked.train.kind, asked.train.vocab_size - less, asked.train.lowercase)
     return tokenizer
 
 
@@ -275,25 +304,20 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     known = spec.pretrained if Path(str(spec.pretrained)).exists() is False else None
     entry = models.CATALOGUE.get(str(spec.pretrained))
     place = entry.hub if entry is not None else known or str(settled.base.resolve())
-    if settled.recipe.tokenizer is None:
+    old = tokenizers.load(settled.base)
+    if old.get_vocab() == tokenizer.get_vocab():
         if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
             raise RequestError(f"backbone.pretrained: {spec.pretrained} has {rows} embeddings, its tokenizer "
                                f"{len(tokenizer)} tokens.")
         return Network(model, tuple(sorted(new)), place)
-    if respell(model, tokenizers.load(settled.base), tokenizer):
-        return Network(model, tuple(sorted(new)), None)
-    return Network(model, tuple(sorted(new)), place)
+    respell(model, old, tokenizer)
+    return Network(model, tuple(sorted(new)), None)
 
 
-def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> bool:
-    """Give a pretrained model another tokenizer: rows of tokens known to both are kept, new ones start from the mean.
-
-    Returns whether anything changed.
-    """
+def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
+    """Give a pretrained model another tokenizer: rows of tokens known to both stay, new ones start from the mean."""
     import torch
 
-    if old.get_vocab() == new.get_vocab():
-        return False
     before, after = old.get_vocab(), new.get_vocab()
     kept = [(row, before[word]) for word, row in after.items() if word in before]
     saved = [table.detach().clone() for table in _tables(model)]
@@ -307,7 +331,6 @@ def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTraine
         new.pad_token_id, new.bos_token_id, new.eos_token_id)
     log.info("another tokenizer: %s of its %s tokens keep their embeddings, the others start from the mean",
              f"{len(kept):,}", f"{len(new):,}")
-    return True
 
 
 def _tables(model: Any) -> list[Tensor]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -30,7 +30,7 @@ from llmkit import registry, report
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
-from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError
+from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError, nearest
 from llmkit.objectives.base import Objective, Sets, Setup
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
@@ -50,7 +50,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         report.quiet_libraries()
         settled = settle(asked, int(os.environ.get("WORLD_SIZE", "1")))
         recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
-        accelerator = accelerate(plan.precision, plan.report_to, run.folder)
+        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=recipe.learning.idle)
         main = accelerator.is_main_process
         if main:
             held.enter_context(run.locked())
@@ -71,6 +71,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan))
         if start is not None:
             bring_back(start, learner, optimizer)
+        best = None if start is None else best_of(start)
         if main:
             describe(settled, sets, learner, start)
             run.rewind(state.step if start is not None else -1)
@@ -79,7 +80,8 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             accelerator.init_trackers(recipe.name)
 
         loop = Loop(
-            accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state, began - state.wall)
+            accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state, began - state.wall,
+            best)
         try:
             loop.train()
         except BaseException as error:
@@ -106,6 +108,12 @@ class State:
     before: dict[str, float] | None = None
     """The evaluation before the first step."""
     evaluation: dict[str, float] | None = None
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Every evaluation, with its step."""
+    best: dict[str, float] | None = None
+    """Of these, the one whose weights are kept."""
+    ended: str | None = None
+    """Why the run ends before its length."""
 
 
 class Learner(nn.Module):
@@ -126,11 +134,9 @@ class Learner(nn.Module):
         """Whether a parameter is of a part that started from random weights beside pretrained ones."""
         return any(f".{part}." in f".{name}" for part in self.new)
 
-    def forward(self, batch: Batch, judged: bool = False) -> Any:
-        """Losses by head, summed over targets; with `judged`, predictions beside them."""
-        if judged:
-            return self.objective.judge(self.model, batch, self.family)
-        return self.objective.loss(self.model, batch, self.family)
+    def forward(self, batch: Batch, way: str = "loss") -> Any:
+        """`loss`: losses by head, summed over targets; `judge`: with predictions; `represent`: what is compared."""
+        return getattr(self.objective, way)(self.model, batch, self.family)
 
 
 @dataclass
@@ -151,6 +157,8 @@ class Loop:
     stop: Stopping
     state: State
     began: float
+    best: dict[str, torch.Tensor] | None = None
+    """The weights of the best evaluation so far, where the recipe keeps those."""
 
     def __post_init__(self) -> None:
         self.recipe, self.objective = self.settled.recipe, self.learner.objective
@@ -164,31 +172,38 @@ class Loop:
         """Steps until the recipe's length is reached; every event of a step comes in the same order."""
         plan, state = self.recipe.training, self.state
         if state.step == 0 and self.sets.validation:
-            state.before = state.evaluation = self.evaluate()
-            self.event({"event": "evaluate", "step": 0, **state.before})
+            self.evaluate()
+            state.before = state.evaluation
         batches = self.batches()
         self.stop.at_once = False
         with report.progress(self.accelerator.is_main_process) as progress:
             clock = time.monotonic()
-            while not self.length.done(state):
+            while not self.over:
                 rate, norm = self.rate, self.step(batches)
                 state.step += 1
                 state.seconds += time.monotonic() - clock
                 self.add("seconds", time.monotonic() - clock)
-                over = self.length.done(state)
+                over = self.over
                 if state.step % plan.logging_steps == 0 or over:
                     figures = self.log(norm, rate)
                     share = self.length.share(state)
                     progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
                 if self.sets.validation and (over or (plan.eval_steps and state.step % plan.eval_steps == 0)):
-                    state.evaluation = self.evaluate()
-                    self.event({"event": "evaluate", "step": state.step, **state.evaluation})
+                    self.evaluate()
+                    if self.over and not over:
+                        log.info("%s after step %d", state.ended, state.step)
+                    over = self.over
                 if state.step % plan.save_steps == 0 or over or self.asked_to_stop:
                     self.save()
                 if self.asked_to_stop and not over:
                     raise self.stop.error(f"stopped by {self.asked_to_stop.name} after step {state.step}, which is "
                                           "saved; the same command goes on from there", self.asked_to_stop)
                 clock = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether the run ends by a rule of its recipe."""
+        return self.state.ended is not None or self.length.done(self.state)
 
     def batches(self) -> Iterator[Batch]:
         """The micro-batches of this process, from the current step on."""
@@ -214,19 +229,21 @@ class Loop:
         assert isinstance(plan.micro_batch_size, int)
         count = plan.global_batch_size // plan.micro_batch_size // accelerator.num_processes
         parts = [next(batches) for _ in range(count)]
+        if self.objective.turn(state.step) is not None:
+            parts = [{**part, "step": torch.tensor(state.step)} for part in parts]
         totals, tokens = self.agree(parts)
         # dropout is a function of seed, step and process: nothing of it needs to be saved
         torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(state)
         self.wrapped.train()
-        for i, part in enumerate(parts):
-            with nullcontext() if i + 1 == count else accelerator.no_sync(self.wrapped):
-                sums = self.wrapped(part)
-                loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
-                accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
-            for head in weight:
-                self.pending[head] = self.pending.get(head, 0.0) + sums[head].detach().double()
+        sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
+        for head in weight:
+            self.pending[head] = self.pending.get(head, 0.0) + sums[head]
+        turn = self.objective.turn(state.step)
+        for name, parameter in self.learner.trained.items() if turn is not None else ():
+            if not name.startswith(f"model.{turn}"):
+                parameter.grad = None  # waits: AdamW moves what has a gradient, be it 0
         norm = float(accelerator.clip_grad_norm_(self.learner.trained.values(), plan.max_grad_norm or math.inf))
         if not math.isfinite(norm) and accelerator.scaler is None:
             raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint "
@@ -238,6 +255,46 @@ class Loop:
         self.add("tokens", tokens)
         state.tokens += int(tokens)
         return norm
+
+    def added(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The losses of the step's micro-batches, one after the other, and their gradients."""
+        accelerator, weight = self.accelerator, self.objective.weights
+        seen = dict.fromkeys(weight, torch.zeros((), dtype=torch.float64, device=accelerator.device))
+        for i, part in enumerate(parts):
+            with nullcontext() if i + 1 == len(parts) else accelerator.no_sync(self.wrapped):
+                sums = self.wrapped(part)
+                loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+                accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+            seen = {head: seen[head] + sums[head].detach().double() for head in weight}
+        return seen
+
+    def compared(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The same where each row is compared with every other of the step, on all processes (GradCache).
+
+        Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": represent every row
+        without a graph, take the gradient of the loss at the representations, then go through the model once more, a
+        micro-batch at a time and with the same dropout, to bring that gradient to the weights.
+        """
+        accelerator, weight, rank = self.accelerator, self.objective.weights, self.accelerator.process_index
+        seeds = [mixed(self.recipe.seed, self.state.step, rank + i * accelerator.num_processes)
+                 for i in range(len(parts))]
+        mine = []
+        for part, seed in zip(parts, seeds, strict=True):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                mine.append(self.learner(part, "represent").float())
+        everyone = accelerator.gather(torch.cat(mine)).detach().requires_grad_()
+        sums = self.objective.compare(everyone)
+        loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+        (slope,) = torch.autograd.grad(loss, everyone)
+        own = slope.chunk(accelerator.num_processes)[rank].split([len(some) for some in mine])
+        for i, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
+            torch.manual_seed(seed)
+            with nullcontext() if i + 1 == len(parts) else accelerator.no_sync(self.wrapped):
+                again = self.wrapped(part, "represent").float()
+                accelerator.backward((again * own[i]).sum() * accelerator.num_processes)
+        # every process saw all rows: the sum over processes is the whole once
+        return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
 
     def agree(self, parts: Sequence[Batch]) -> tuple[dict[str, float], float]:
         """(targets by head, tokens) of a step over all processes; signals and the clock are shared on the way."""
@@ -303,11 +360,23 @@ class Loop:
             figures = {f"{event['event']}/{k}": v for k, v in event.items() if k not in ("event", "step")}
             self.accelerator.log(figures, event["step"])
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> None:
         """Losses and metrics over all validation rows, each seen once, with masks that never change."""
-        assert isinstance(self.recipe.training.micro_batch_size, int)
-        return evaluate(self.accelerator, self.learner, self.sets.validation, self.setup,
-                        self.recipe.training.micro_batch_size)
+        state, plan = self.state, self.recipe.training
+        assert isinstance(plan.micro_batch_size, int)
+        found = evaluate(self.accelerator, self.learner, self.sets.validation, self.setup, plan.micro_batch_size)
+        state.evaluation = found
+        self.event({"event": "evaluate", "step": state.step, **found})
+        state.evaluations.append({"step": state.step, **found})
+        state.ended = self.objective.verdict(state.evaluations)
+        if plan.metric_for_best_model is None:
+            return
+        if better(found, state.best, plan):
+            state.best = {"step": state.step, **found}
+            self.best = {name: value.detach().clone() for name, value in self.learner.trained.items()}
+        waited = sum(one["step"] > (state.best or found)["step"] for one in state.evaluations)
+        if plan.early_stopping_patience is not None and waited >= plan.early_stopping_patience:
+            state.ended = f"no better {plan.metric_for_best_model} in {waited} evaluations"
 
     def save(self) -> None:
         """A checkpoint of what trains, of the optimizer, and of what the loop counts."""
@@ -320,6 +389,9 @@ class Loop:
                 save_file({name: parameter.detach().contiguous() for name, parameter in self.learner.trained.items()},
                           folder / "trained.safetensors")
                 torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+                if self.best is not None:
+                    save_file({name: value.contiguous() for name, value in self.best.items()},
+                              folder / "best.safetensors")
 
             self.run.save(self.state.step, manifest, write, self.recipe.training.save_total_limit)
         self.accelerator.wait_for_everyone()
@@ -329,7 +401,9 @@ class Loop:
         state, recipe = self.state, self.recipe
         parameters = list(self.learner.parameters())
         summary = {
-            "status": status, "why": why, "weights": "last", "steps": state.step, "tokens": state.tokens,
+            "status": status, "why": why,
+            "weights": "last" if state.best is None else f"best {recipe.training.metric_for_best_model}",
+            "best": state.best, "steps": state.step, "tokens": state.tokens,
             "train_loss": state.train_loss,
             "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
             "parameters": sum(p.numel() for p in parameters),
@@ -354,15 +428,25 @@ class Loop:
         peaks = gather_object([peak_memory()])
         summary: dict[str, Any] | None = None
         if self.accelerator.is_main_process:
-            tuned: Any = self.learner.model
+            if self.best is not None:
+                with torch.no_grad():
+                    for name, parameter in self.learner.trained.items():
+                        parameter.copy_(self.best[name])
+            tuned: Any = self.objective.kept(self.learner.model)
 
             def write(folder: Path) -> None:
                 self.recipe.tuning.save(tuned, folder)
                 tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
                 self.setup.tokenizer.save_pretrained(folder)
+                self.objective.describe(folder)
 
+            def beside(network: Any) -> Callable[[Path], None]:
+                return lambda folder: (network.save_pretrained(folder), self.setup.tokenizer.save_pretrained(folder))[0]
+
+            for name, network in self.objective.others(self.learner.model).items():
+                self.run.publish(beside(network), name)
             self.run.publish(write)
-            summary = self.conclude("completed", "the recipe's length is reached")
+            summary = self.conclude("completed", self.state.ended or "the recipe's length is reached")
             summary["peak_memory_bytes"] = sum(peaks)
             self.run.write("README.md", report.card(summary, self.recipe.name, recipes.dump(self.recipe)))
             self.run.write("summary.json", json.dumps(summary, indent=1))
@@ -385,7 +469,7 @@ def evaluate(
     with torch.inference_mode(), accelerator.autocast():
         for batch in load(drawn, keys, lambda rows: objective.collate(rows, setup.tokenizer)):
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            losses, some = learner(batch, judged=True)
+            losses, some = learner(batch, "judge")
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
                                  for part in (losses, counts)])
@@ -402,14 +486,15 @@ def evaluate(
 # ---- setting up ---------------------------------------------------------------------------------------------------
 
 
-def accelerate(precision: str, log_with: Sequence[str], folder: Path) -> Accelerator:
+def accelerate(precision: str, log_with: Sequence[str], folder: Path, idle: bool = False) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     # accelerate keeps the first run's precision for the whole process; each run has its own
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
-        cpu=not torch.cuda.is_available())
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if idle else None)
     if accelerator.num_processes != world:
         raise RequestError(f"{world} processes were asked for and {accelerator.num_processes} started.")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
@@ -492,7 +577,8 @@ def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) ->
     tuned = tuning.apply(net.model, Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents"))
-    return Learner(tuned, recipe.learning, settled.family, net.new)
+    whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
+    return Learner(whole, recipe.learning, settled.family, net.new)
 
 
 def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
@@ -505,6 +591,23 @@ def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])
     optimizer.load_state_dict(torch.load(start.folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+
+
+def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
+    """The best weights up to a checkpoint, where it has them."""
+    path = start.folder / "best.safetensors"
+    return load_file(path) if path.is_file() else None
+
+
+def better(found: Mapping[str, float], best: Mapping[str, float] | None, plan: recipes.Training) -> bool:
+    """Whether an evaluation is the best so far; RequestError where it has no such figure."""
+    name = str(plan.metric_for_best_model)
+    if name not in found:
+        raise RequestError(f"training.metric_for_best_model: the evaluation has no {name!r}.{nearest(name, found)}")
+    more = plan.greater_is_better
+    if more is None:  # as transformers guesses, and for the other figures of which less is better
+        more = not name.endswith(("loss", "perplexity", "distance", "bleu_self"))
+    return best is None or (found[name] > best[name] if more else found[name] < best[name])
 
 
 def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:

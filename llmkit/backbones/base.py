@@ -32,6 +32,10 @@ class Family:
     """Auto class to the part that turns hidden states into its logits."""
     poolers: ClassVar[tuple[str, ...]] = ()
     """Parts that only a head over whole texts reads: they train with it where it is new."""
+    pairs: ClassVar[str] = ""
+    """The auto class whose head tells whether two texts follow each other; "" where there is none."""
+    detector: ClassVar[str] = "AutoModelForTokenClassification"
+    """The auto class whose head tells of each token whether it was replaced."""
     isolates: ClassVar[bool] = True
     """Whether several documents can share a row without seeing each other."""
 
@@ -86,9 +90,15 @@ class Family:
         `documents` (batch, length) numbers the document that each token is of, `decoder_documents` the same for the
         decoder. Encoders and decoders get a mask and positions that start again; an encoder-decoder is called in two
         parts, for encoder and cross-attention need different masks and transformers has one argument for both.
+        `prefix` (batch, length), for decoders, marks positions that all of their document may see.
         """
+        import torch
+
         inputs = dict(batch)
         documents, targets = inputs.pop("documents", None), inputs.pop("decoder_documents", None)
+        prefix = inputs.pop("prefix", None)
+        if documents is None and prefix is not None:  # padding is a document of its own
+            documents = inputs.get("attention_mask", torch.ones_like(prefix)) - 1
         if documents is None:
             return model(**inputs)
         if model.config._attn_implementation == "eager":  # type: ignore[union-attr]
@@ -97,13 +107,22 @@ class Family:
         inputs.pop("attention_mask", None)
         if targets is None:
             seen = same(documents, documents)
-            mask = seen.tril() if cls.shape == "decoder" else seen
-            return model(**inputs, attention_mask=mask, position_ids=restart(documents), use_cache=False)
+            if cls.shape == "decoder":
+                seen = seen.tril() if prefix is None else seen.tril() | seen & (prefix[:, None, None, :] > 0)
+            return cls.isolated(model, inputs, seen, restart(documents))
         encoder = model.get_encoder()  # type: ignore[operator]
         hidden = encoder(input_ids=inputs.pop("input_ids"), attention_mask=same(documents, documents))
         return model(
             encoder_outputs=hidden, attention_mask=same(targets, documents),
             decoder_attention_mask=same(targets, targets).tril(), use_cache=False, **inputs)
+
+
+    @classmethod
+    def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
+        """Call an encoder or a decoder where each query sees the keys that `seen` (batch, 1, q, k) says."""
+        if cls.shape == "decoder":
+            return model(**inputs, attention_mask=seen, position_ids=positions, use_cache=False)
+        return model(**inputs, attention_mask=seen, position_ids=positions)
 
 
 def same(queries: Tensor, keys: Tensor) -> Tensor:

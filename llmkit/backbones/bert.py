@@ -26,4 +26,11 @@ class Bert(Family):
     layers = ("bert.encoder.layer",)
     feed_forward = ("intermediate", "output")
     poolers = ("bert.pooler.dense",)
-    heads = {"AutoModelForMaskedLM": "cls", "AutoModelForSequenceClassification": "classifier"}
+    heads = {
+        "AutoModelForMaskedLM": "cls",
+        "AutoModelForNextSentencePrediction": "cls",
+        "AutoModelForPreTraining": "cls.predictions",
+        "AutoModelForSequenceClassification": "classifier",
+        "AutoModelForTokenClassification": "classifier",
+    }
+    pairs = "AutoModelForNextSentencePrediction"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -59,12 +60,62 @@ class Objective:
     """The transformers auto class that carries its head."""
     packings: ClassVar[tuple[str, ...]] = ("documents", "blocks", "none")
     """Ways of filling rows that it can do, the best first."""
-    weights: ClassVar[dict[str, float]] = {"loss": 1.0}
-    """Heads, and what each counts for in the sum that is minimised."""
+    heads: ClassVar[tuple[str, ...]] = ("loss",)
+    """Names of its losses; each is divided by its own count."""
+    whole: ClassVar[bool] = False
+    """Whether a row's loss depends on every row of the step: then `represent` and `compare` make the loss."""
+    adapters: ClassVar[bool] = True
+    """Whether tuning methods other than full make sense."""
+    idle: ClassVar[bool] = False
+    """Whether some trained weights may have no part in a step's loss: an unused head, a network that waits its turn."""
+    best: ClassVar[str | None] = None
+    """The metric whose best model is kept where the recipe names none; None keeps the last."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each head's mean counts for in the sum that is minimised."""
+        return dict.fromkeys(self.heads, 1.0)
 
     def head_for(self, family: type[Family]) -> str:
-        """The auto class for a family; objectives that fit several shapes choose here."""
+        """The auto class for a family, "" where it has none; objectives that fit several shapes choose here."""
         return self.head
+
+    def missing(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Special tokens that it needs and the tokenizer lacks, as `add_special_tokens` takes them."""
+        return {}
+
+    # ---- more than one network ----
+
+    def assemble(
+        self, model: nn.Module, family: type[Family], tokenizer: PreTrainedTokenizerBase, folder: Path | None,
+    ) -> nn.Module:
+        """What trains: the model, or a module of it and the networks that learn beside it.
+
+        `folder` is a finished run's, where the other networks are opened again; None makes them new.
+        """
+        return model
+
+    def kept(self, assembled: nn.Module) -> nn.Module:
+        """The model that a run leaves in model/."""
+        return assembled
+
+    def others(self, assembled: nn.Module) -> dict[str, nn.Module]:
+        """Networks that a run leaves beside it, by the name of their folder."""
+        return {}
+
+    def describe(self, folder: Path) -> None:
+        """Add to the saved model what other tools need to use it: how an embedding is pooled …"""
+
+    def turn(self, step: int) -> str | None:
+        """Which part of the assembled module learns in a step, by the start of its parameters' names; None: all of it.
+
+        Where there are turns, each training batch has the number of its `step`: loss and targets follow from it.
+        """
+        return None
+
+    def verdict(self, evaluations: Sequence[Mapping[str, float]]) -> str | None:
+        """Why the run should end after these evaluations (a generator that collapsed), or None."""
+        return None
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Fields that the model's config needs for this head, from what `prepare` found: the labels …"""
@@ -108,6 +159,10 @@ class Objective:
         """One segment of token ids to what the model sees and what it has to predict; all chance comes from rng."""
         raise NotImplementedError
 
+    def finish(self, row: Features, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
+        """Add to a row what it has once, however many segments it holds: a seed, sampled negatives."""
+        return row
+
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Rows to one batch of tensors (rows, longest)."""
         pad = tokenizer.pad_token_id or 0
@@ -130,6 +185,14 @@ class Objective:
             logits = family.outputs(model, inputs).logits
         return {"loss": cross_entropy(logits.float(), labels[wanted], reduction="sum")}
 
+    def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """Where `whole`: what the loss compares, (rows, …)."""
+        raise NotImplementedError
+
+    def compare(self, representations: Tensor) -> Sums:
+        """Where `whole`: the losses of all rows of a step, each summed; their order changes nothing."""
+        raise NotImplementedError
+
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """For an evaluation: the losses, and pairs of a prediction and its reference where there are such."""
         return self.loss(model, batch, family), []
@@ -151,7 +214,7 @@ class Text:
     def draw(self, row: int, rng: np.random.Generator) -> Features:
         """The segments of a row, each drawn by itself, numbered and joined."""
         parts = [self.objective.draw(segment, rng, self.tokenizer) for segment in self.rows[row]]
-        return join(parts)
+        return self.objective.finish(join(parts), rng, self.tokenizer)
 
 
 def join(parts: Sequence[Features]) -> Features:
