@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import models, recipe, registry
-from llmkit.backbones.base import Family
 from llmkit.data.sources import open_source
 from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Setup
 from llmkit.recipe import Source
-from llmkit.settle import family_of
+from llmkit.settle import family_named, family_of
 from llmkit.tasks.base import Task
 
 
@@ -37,8 +36,8 @@ def evaluate(
     else:
         chosen = None if learned is None else learned.learning
     folder = models.resolve(model)
-    family_name = family_of(folder) if learned is None else str(learned.backbone.family)
-    family: type[Family] = registry.find("backbones", family_name)
+    family_name = _family(folder) if learned is None else str(learned.backbone.family)
+    family = family_named(family_name, folder)
     if chosen is None:
         usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
                  "permuted": "permuted_lm"}[family.shape]
@@ -68,6 +67,14 @@ def evaluate(
     metrics = measured(accelerator, learner, sets.train, setup, batch_size)
     return {"metrics": metrics, "model": str(model), "data": str(data), "measured_by": registry.name_of(chosen),
             "max_length": said, "rows": sum(map(len, sets.train))}
+
+
+def _family(folder: Path) -> str:
+    """The family of a model that isn't a run; auto where llmkit has no file for it."""
+    try:
+        return family_of(folder)
+    except RequestError:
+        return "auto"
 
 
 def _source(data: str, learned: recipe.Recipe) -> Source:

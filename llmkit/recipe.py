@@ -532,8 +532,12 @@ def _check(recipe: Recipe, tree: Tree) -> None:
         if spec.size is not None and spec.size not in family.sizes:
             raise RequestError(f"{tree.where(('backbone', 'size'))}: {spec.family} has no size {spec.size!r}."
                                f"{nearest(spec.size, family.sizes)}")
+        if spec.family == "auto" and spec.pretrained is None:
+            raise RequestError(f"{tree.where(('backbone', 'family'))}: auto reads a pretrained model's config; give "
+                               "backbone.pretrained, or a family that llmkit has a file for.")
         try:
-            fit_together(recipe.learning, spec.family, family)
+            if spec.family != "auto":  # what it is shows in the model's config
+                fit_together(recipe.learning, spec.family, family)
         except RequestError as error:
             raise RequestError(f"{tree.where((block,))}: {error}") from error
     if spec.size is not None and spec.pretrained is not None:

@@ -63,7 +63,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
                            "name the model that it was trained on.")
     name = family_of(base) if spec.family is None and base is not None else str(spec.family)
-    family: type[Family] = registry.find("backbones", name)
+    family = family_named(name, base)
     recipe.fit_together(asked.learning, name, family)
     if not asked.learning.adapters and asked.tuning.adapter:
         raise RequestError(f"tuning: {registry.name_of(asked.learning)} trains two networks whole; it takes full.")
@@ -113,8 +113,21 @@ def family_of(base: Path) -> str:
     kind = json.loads((base / "config.json").read_text()).get("model_type")
     known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
     if kind not in known:
-        raise RequestError(f"the model in {base} is a {kind!r}; llmkit knows {', '.join(known)}.")
+        raise RequestError(f"backbone.family: the model in {base} is a {kind!r}, which llmkit has no file for; "
+                           "say family: auto to read what is needed from its config.")
     return known[kind]
+
+
+def family_named(name: str, base: Path | None) -> type[Family]:
+    """A family by its name; auto is what the pretrained model's config makes of it."""
+    from transformers import AutoConfig
+
+    family: type[Family] = registry.find("backbones", name)
+    if name != "auto":
+        return family
+    made: type[Family] = family.like(  # type: ignore[attr-defined]
+        AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True))
+    return made
 
 
 def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> PretrainedConfig:
@@ -251,7 +264,7 @@ def _trained(settled: Settled, less: int) -> PreTrainedTokenizerBase:
     tokenizer, _ = tokenizers.trained(
         [reader.fingerprint() for reader in settled.train],
         lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
-        asked.train.kind, asked.train.vocab_size - less, asked.train.lowercase)
+        asked.train.kind, asked.train.vocab_size - less, asked.train.lowercase, settled.family.special)
     return tokenizer
 
 
@@ -275,7 +288,7 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     spec, family, head = settled.recipe.backbone, settled.family, settled.head
     auto = getattr(transformers, head)
     extra = {**settled.recipe.learning.config(facts), **spec.config}
-    common: dict[str, Any] = {"attn_implementation": "sdpa", "dtype": torch.float32}
+    common: dict[str, Any] = {"attn_implementation": family.attention, "dtype": torch.float32}
     if settled.base is None:
         config = family.config(spec.size, extra, tokenizer)
         if config.vocab_size < len(tokenizer):

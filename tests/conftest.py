@@ -61,22 +61,43 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-STILL = {
-    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+_BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+STILL: dict[str, dict[str, Any]] = {
+    "bert": _BERT, "roberta": _BERT, "electra": _BERT, "deberta": _BERT,
+    "albert": {**_BERT, "classifier_dropout_prob": 0.0},
+    "modernbert": {},
+    "xlnet": {"dropout": 0.0, "summary_last_dropout": 0.0},
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "t5": {"dropout_rate": 0.0},
-    "llama": {},
+    "llama": {}, "qwen3": {},
+    "t5": {"dropout_rate": 0.0}, "umt5": {"dropout_rate": 0.0},
+    "bart": _BART, "transformer": _BART,
 }
 """Every dropout of a family's config, at 0."""
-SMALL = {
-    "bert": {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64},
+_WIDTH = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+_SEQ2SEQ = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+_T5 = {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64}
+_LLAMA = {**_WIDTH, "num_key_value_heads": 1, "max_position_embeddings": 64}
+SMALL: dict[str, dict[str, Any]] = {
+    "bert": {**_WIDTH, "max_position_embeddings": 64}, "roberta": {**_WIDTH, "max_position_embeddings": 66},
+    "albert": {**_WIDTH, "embedding_size": 16, "max_position_embeddings": 64},
+    "electra": {**_WIDTH, "embedding_size": 16, "max_position_embeddings": 64},
+    "deberta": {**_WIDTH, "max_position_embeddings": 64},
+    "modernbert": {**_WIDTH, "max_position_embeddings": 64},
+    "xlnet": {"d_model": 32, "n_head": 2, "d_inner": 64},
     "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 64},
-    "t5": {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64},
-    "llama": {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64,
-              "max_position_embeddings": 64},
+    "llama": _LLAMA, "qwen3": {**_LLAMA, "head_dim": 16},
+    "t5": _T5, "umt5": _T5, "bart": _SEQ2SEQ, "transformer": _SEQ2SEQ,
 }
-OBJECTIVE = {"bert": "masked_lm", "gpt2": "causal_lm", "t5": "span_corruption", "llama": "causal_lm"}
-WORDS = {"bert": 120, "gpt2": 300, "t5": 200, "llama": 300}
+"""A tiny model made smaller still."""
+OBJECTIVE = {
+    **dict.fromkeys(("bert", "roberta", "albert", "electra", "deberta", "modernbert"), "masked_lm"),
+    **dict.fromkeys(("gpt2", "llama", "qwen3"), "causal_lm"), "t5": "span_corruption", "umt5": "span_corruption",
+    "bart": "denoising", "transformer": "denoising", "xlnet": "permuted_lm",
+}
+"""What each family was first pretrained with."""
+WORDS = {**dict.fromkeys(STILL, 300), "bert": 120, "electra": 120, "t5": 200, "umt5": 200}
 
 
 def tiny(family: str, data: Path, folder: Path, still: bool = False, **training: Any) -> dict[str, Any]:

@@ -20,6 +20,8 @@ class Family:
     """encoder, decoder, encoder-decoder or permuted."""
     tokenizer: ClassVar[str]
     """The kind of tokenizer that is trained for it."""
+    special: ClassVar[str | None] = None
+    """Whose special tokens a tokenizer trained for it has (data/tokenizer.py); None: those of its kind's own family."""
     sizes: ClassVar[dict[str, dict[str, Any]]]
     """Config fields by the name of a size."""
     positions: ClassVar[str | None]
@@ -36,6 +38,8 @@ class Family:
     """The auto class whose head tells whether two texts follow each other; "" where there is none."""
     detector: ClassVar[str] = "AutoModelForTokenClassification"
     """The auto class whose head tells of each token whether it was replaced."""
+    attention: ClassVar[str] = "sdpa"
+    """The implementation of attention that transformers has for it."""
     isolates: ClassVar[bool] = True
     """Whether several documents can share a row without seeing each other."""
 
@@ -65,6 +69,7 @@ class Family:
 
         default = AutoConfig.for_model(cls.model_type)
         known = {name for name in vars(default) if not name.startswith("_")} | set(default.attribute_map)
+        known |= {name for size in cls.sizes.values() for name in size}  # DeBERTa's has fields without a default
         for name, value in fields.items():
             if name not in known:
                 raise RequestError(f"backbone.config.{name}: no such field of {cls.model_type}.{nearest(name, known)}")

@@ -14,6 +14,7 @@ class Bert(Family):
     model_type = "bert"
     shape = "encoder"
     tokenizer = "wordpiece"
+    special = "bert"
     sizes = {
         "tiny": _size(2, 128),
         "mini": _size(4, 256),
@@ -32,5 +33,6 @@ class Bert(Family):
         "AutoModelForPreTraining": "cls.predictions",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForQuestionAnswering": "qa_outputs",
     }
     pairs = "AutoModelForNextSentencePrediction"

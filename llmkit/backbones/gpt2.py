@@ -9,6 +9,7 @@ class GPT2(Family):
     model_type = "gpt2"
     shape = "decoder"
     tokenizer = "bpe"
+    special = "gpt2"
     sizes = {
         "tiny": {"n_layer": 2, "n_embd": 128, "n_head": 2, "n_positions": 256},
         "mini": {"n_layer": 4, "n_embd": 256, "n_head": 4, "n_positions": 512},
@@ -21,4 +22,9 @@ class GPT2(Family):
     positions = "n_positions"
     layers = ("transformer.h",)
     feed_forward = ("mlp",)
-    heads = {"AutoModelForCausalLM": "lm_head", "AutoModelForSequenceClassification": "score"}
+    heads = {
+        "AutoModelForCausalLM": "lm_head",
+        "AutoModelForSequenceClassification": "score",
+        "AutoModelForTokenClassification": "classifier",
+        "AutoModelForQuestionAnswering": "qa_outputs",
+    }

@@ -9,6 +9,7 @@ class Llama(Family):
     model_type = "llama"
     shape = "decoder"
     tokenizer = "bpe"
+    special = "gpt2"
     sizes = {
         "tiny": {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
                  "intermediate_size": 344, "max_position_embeddings": 512, "tie_word_embeddings": True},
@@ -22,4 +23,9 @@ class Llama(Family):
     positions = "max_position_embeddings"
     layers = ("model.layers",)
     feed_forward = ("mlp",)
-    heads = {"AutoModelForCausalLM": "lm_head", "AutoModelForSequenceClassification": "score"}
+    heads = {
+        "AutoModelForCausalLM": "lm_head",
+        "AutoModelForSequenceClassification": "score",
+        "AutoModelForTokenClassification": "score",
+        "AutoModelForQuestionAnswering": "qa_outputs",
+    }

@@ -16,6 +16,7 @@ class T5(Family):
     model_type = "t5"
     shape = "encoder-decoder"
     tokenizer = "unigram"
+    special = "t5"
     sizes = {
         "tiny": {"num_layers": 2, "d_model": 128, "d_kv": 32, "num_heads": 4, "d_ff": 512},
         "mini": {"num_layers": 4, "d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 1024},
@@ -26,7 +27,12 @@ class T5(Family):
     positions = None
     layers = ("encoder.block", "decoder.block")
     feed_forward = (r"layer\.\d+\.DenseReluDense",)
-    heads = {"AutoModelForSeq2SeqLM": "lm_head", "AutoModelForSequenceClassification": "classification_head"}
+    heads = {
+        "AutoModelForSeq2SeqLM": "lm_head",
+        "AutoModelForSequenceClassification": "classification_head",
+        "AutoModelForTokenClassification": "classifier",
+        "AutoModelForQuestionAnswering": "qa_outputs",
+    }
 
     @classmethod
     def own_ids(cls, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -8,6 +8,7 @@ trained by SentencePiece in one thread on sorted words.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import accumulate
@@ -43,8 +44,44 @@ CHARACTERS = {
 }
 
 
+@dataclass(frozen=True)
+class Special:
+    """The special tokens of a family, and where they stand around a text."""
+
+    tokens: Mapping[str, str]
+    """Role to token, in the order of their ids; two roles may share a token."""
+    single: str
+    """As `tokenizers` writes a template; a number after a colon is the token's type."""
+    pair: str
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+
+
+_TYPES = ("input_ids", "token_type_ids", "attention_mask")
+SPECIALS: dict[str, Special] = {
+    "bert": Special(
+        {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+         "mask_token": "[MASK]"},
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", _TYPES),
+    "gpt2": Special(
+        {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+         "pad_token": "<|pad|>"}, "$A", "$A $B"),
+    "t5": Special({"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}, "$A </s>", "$A </s> $B </s>"),
+    "roberta": Special(
+        {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>",
+         "cls_token": "<s>", "sep_token": "</s>"}, "<s> $A </s>", "<s> $A </s> </s> $B </s>"),
+    "xlnet": Special(
+        {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "cls_token": "<cls>", "sep_token": "<sep>",
+         "pad_token": "<pad>", "mask_token": "<mask>"},
+        "$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2", _TYPES),
+    "marian": Special({"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, "$A </s>", "$A $B </s>"),
+}
+"""By the name that a family's `special` says."""
+USUAL = {"wordpiece": "bert", "bpe": "gpt2", "unigram": "t5"}
+"""The family whose own tokenizer class each kind of tokenizer is."""
+
+
 def train(
-    documents: Iterable[str], kind: str, vocab_size: int, lowercase: bool | None = None
+    documents: Iterable[str], kind: str, vocab_size: int, lowercase: bool | None = None, special: str | None = None
 ) -> "PreTrainedTokenizerBase":
     """Train a tokenizer on text; `len` of it, special tokens included, is at most `vocab_size`.
 
@@ -52,11 +89,15 @@ def train(
     doesn't give more. `lowercase=None` is what the family does: wordpiece lower-cases and strips accents, the others
     keep text as it is. A wordpiece or bpe token of several characters was seen at least twice.
 
-    wordpiece reads the documents twice: an iterator is put into a list for it.
+    `special` names the special tokens in SPECIALS, those of the kind's own family where nothing is said; characters
+    have those of every family. wordpiece reads the documents twice: an iterator is put into a list for it.
     Raises RequestError (kind, a vocabulary too small for the alphabet) and DataError (no text).
     """
     lower = _lowercase(kind, lowercase)
-    made = _KINDS[kind](documents, vocab_size, lower)
+    if special is None or special == USUAL.get(kind) or kind == "characters":
+        made = _KINDS[kind](documents, vocab_size, lower)
+    else:
+        made = _other(documents, kind, vocab_size, lower, special)
     if len(made) > vocab_size:
         raise RuntimeError(f"the {kind} tokenizer has {len(made)} tokens, more than the {vocab_size} asked for.")
     return made
@@ -68,6 +109,7 @@ def trained(
     kind: str,
     vocab_size: int,
     lowercase: bool | None = None,
+    special: str | None = None,
 ) -> "tuple[PreTrainedTokenizerBase, Path]":
     """`train` on `documents()`, or what it made earlier where fingerprints and options are the same.
 
@@ -76,10 +118,12 @@ def trained(
     lower = _lowercase(kind, lowercase)
     versions = {name: version(name) for name in ("tokenizers", "transformers", "sentencepiece")}
     options = {"format": FORMAT, "kind": kind, "vocab_size": vocab_size, "lowercase": lower, "versions": versions}
+    if special not in (None, USUAL.get(kind)):
+        options["special"] = [special, repr(SPECIALS[str(special)])]
     key = sha256(json.dumps([options, *reader_fingerprints], sort_keys=True).encode()).hexdigest()
 
     def make(folder: Path) -> None:
-        train(_Again(documents), kind, vocab_size, lower).save_pretrained(folder)
+        train(_Again(documents), kind, vocab_size, lower, special).save_pretrained(folder)
 
     folder = cache.once("tokenizers", key, make)
     return load(folder), folder
@@ -284,6 +328,50 @@ def _characters(documents: Iterable[str], vocab_size: int, lowercase: bool) -> "
 
 
 _KINDS = {"wordpiece": _wordpiece, "bpe": _bpe, "unigram": _unigram, "characters": _characters}
+
+
+def _other(
+    documents: Iterable[str], kind: str, vocab_size: int, lowercase: bool, special: str
+) -> "PreTrainedTokenizerBase":
+    """A kind of tokenizer with the special tokens of another family: its own are taken off, the family's put first.
+
+    The class is the one without a family: transformers builds those of a family anew when they are loaded.
+    """
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    wanted = SPECIALS[special]
+    first = [*dict.fromkeys(wanted.tokens.values())]
+    last = [f"<extra_id_{i}>" for i in range(SENTINELS)] if special == "t5" else []
+    own = [*dict.fromkeys(SPECIALS[USUAL[kind]].tokens.values())]
+    theirs = len(own) + (SENTINELS if kind == "unigram" else 0)
+    made = _KINDS[kind](documents, vocab_size - len(first) - len(last) + theirs, lowercase)
+    pipeline = made.backend_tokenizer
+    state = json.loads(pipeline.to_str())
+    drop = {*own, *(f"<extra_id_{i}>" for i in range(SENTINELS))}
+    if kind == "unigram":
+        pieces = [(piece, score) for piece, score in state["model"]["vocab"] if piece not in drop]
+        vocab = [(token, 0.0) for token in first] + pieces + [(token, 0.0) for token in last]
+        model: Any = models.Unigram(vocab, unk_id=first.index(wanted.tokens["unk_token"]), byte_fallback=False)
+    else:
+        ranked = sorted(state["model"]["vocab"], key=state["model"]["vocab"].__getitem__)
+        ids = {token: i for i, token in enumerate([*first, *(one for one in ranked if one not in drop), *last])}
+        if kind == "wordpiece":
+            model = models.WordPiece(ids, unk_token=wanted.tokens["unk_token"], max_input_chars_per_word=100)
+        else:
+            model = models.BPE(ids, [(left, right) for left, right in state["model"]["merges"]])
+    tokenizer = Tokenizer(model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(pipeline, part) is not None:
+            setattr(tokenizer, part, getattr(pipeline, part))
+    tokenizer.add_special_tokens([*first, *last])
+    used = [token for token in first if token in wanted.pair.replace(":", " ").split()]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=wanted.single, pair=wanted.pair,
+        special_tokens=[(token, first.index(token)) for token in used])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, **wanted.tokens, model_input_names=list(wanted.inputs),
+        clean_up_tokenization_spaces=False)
 
 
 # ---- what they share --------------------------------------------------------------------------------------------

@@ -1,0 +1,46 @@
+"""BART: an encoder-decoder that learned to write a spoilt text whole again (Lewis et al. 2020)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmkit.backbones.base import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def _size(layers: int, width: int, heads: int, positions: int = 1024) -> dict[str, int]:
+    return {"encoder_layers": layers, "decoder_layers": layers, "d_model": width, "encoder_attention_heads": heads,
+            "decoder_attention_heads": heads, "encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width,
+            "max_position_embeddings": positions}
+
+
+class Bart(Family):
+    """base and large are the paper's."""
+
+    model_type = "bart"
+    shape = "encoder-decoder"
+    tokenizer = "bpe"
+    special = "roberta"
+    sizes = {
+        "tiny": _size(2, 128, 2, 256),
+        "mini": _size(4, 256, 4, 512),
+        "small": _size(4, 512, 8),
+        "base": _size(6, 768, 12),
+        "large": _size(12, 1024, 16),
+    }
+    positions = "max_position_embeddings"
+    layers = ("model.encoder.layers", "model.decoder.layers")
+    feed_forward = ("fc1", "fc2")
+    heads = {
+        "AutoModelForSeq2SeqLM": "lm_head",
+        "AutoModelForSequenceClassification": "classification_head",
+        "AutoModelForQuestionAnswering": "qa_outputs",
+    }
+    isolates = False
+
+    @classmethod
+    def own_ids(cls, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """The decoder starts from the end token, as fairseq did."""
+        return {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}

@@ -1,0 +1,34 @@
+"""XLNet: predicts tokens in a random order, by attention in two streams (Yang et al. 2019)."""
+
+from llmkit.backbones.base import Family
+
+
+def _size(layers: int, width: int, heads: int) -> dict[str, int]:
+    return {"n_layer": layers, "d_model": width, "n_head": heads, "d_inner": 4 * width}
+
+
+class XLNet(Family):
+    """base and large are the paper's; positions are relative."""
+
+    model_type = "xlnet"
+    shape = "permuted"
+    tokenizer = "unigram"
+    special = "xlnet"
+    sizes = {
+        "tiny": _size(2, 128, 2),
+        "mini": _size(4, 256, 4),
+        "small": _size(6, 512, 8),
+        "base": _size(12, 768, 12),
+        "large": _size(24, 1024, 16),
+    }
+    positions = None
+    layers = ("transformer.layer",)
+    feed_forward = ("ff",)
+    heads = {
+        "AutoModelForCausalLM": "lm_loss",
+        "AutoModelForSequenceClassification": "logits_proj",
+        "AutoModelForTokenClassification": "classifier",
+        "AutoModelForQuestionAnswering": "qa_outputs",
+    }
+    attention = "eager"
+    isolates = False
