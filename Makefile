@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check slow bench clean
+.PHONY: help setup demo test check matrix slow docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ test: setup  ## the tests, in less than 10 minutes, without a network
 check: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+matrix: setup  ## every family x objective or task x method; `make test` runs cells that cover every pair
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
+
+docs: setup  ## write anew what the code prints into the pages of docs/
+	$(BIN)/python docs/pages.py
 
 slow: setup  ## quality tests that take minutes; those on real data read it from $$LLMKIT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -125,6 +125,7 @@ def family_named(name: str, base: Path | None) -> type[Family]:
     family: type[Family] = registry.find("backbones", name)
     if name != "auto":
         return family
+    assert base is not None  # the recipe was checked for it
     made: type[Family] = family.like(  # type: ignore[attr-defined]
         AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True))
     return made

@@ -49,7 +49,9 @@ class Auto(Family):
             raise RequestError(f"backbone.family: transformers has no language model for a {config.model_type!r}.")
         words = has[0]  # an encoder's table of causal models comes after the one that tells what it is
         has = [head for head in has if head not in shapes or head == words]
+        start = getattr(config, "decoder_start_token_id", None)
         return type("Auto", (cls,), {
+            **({} if start is None else {"decoder_start": classmethod(lambda cls, tokenizer: start)}),
             "model_type": config.model_type, "shape": shapes[words],
             "heads": {head: _last(config, head) for head in has},
             "positions": next((name for name in _POSITIONS if isinstance(getattr(config, name, None), int)), None)})
@@ -64,5 +66,5 @@ def _last(config: PretrainedConfig, head: str) -> str:
         model = getattr(transformers, head).from_config(config)
     table = model.get_output_embeddings() if head.endswith("LM") else None
     if table is not None:
-        return next(name for name, part in model.named_modules() if part is table)
-    return [name for name, part in model.named_children() if any(True for _ in part.parameters())][-1]
+        return str(next(name for name, part in model.named_modules() if part is table))
+    return [str(name) for name, part in model.named_children() if any(True for _ in part.parameters())][-1]

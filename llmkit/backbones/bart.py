@@ -41,6 +41,11 @@ class Bart(Family):
     isolates = False
 
     @classmethod
+    def decoder_start(cls, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The end token, as in fairseq."""
+        return int(tokenizer.eos_token_id)
+
+    @classmethod
     def own_ids(cls, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """The decoder starts from the end token, as fairseq did."""
+        """Where the decoder starts and ends."""
         return {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}

@@ -63,6 +63,11 @@ class Family:
         return {}
 
     @classmethod
+    def decoder_start(cls, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The token that a decoder starts from, in an encoder-decoder."""
+        return int(tokenizer.pad_token_id or 0)
+
+    @classmethod
     def check_config(cls, fields: dict[str, Any]) -> None:
         """Raise RequestError where a field isn't one of the family's config, or its value can't be one."""
         from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""`llmkit generate` and `llmkit evaluate`."""
+"""`llmkit generate`, `llmkit evaluate` and `llmkit inspect`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(generate)
     app.command()(evaluate)
+    app.command()(inspect)
 
 
 def generate(
@@ -89,3 +90,30 @@ def evaluate(
     else:
         for name, value in result["metrics"].items():
             print(f"{name:<20}{value:>12.4f}")
+
+
+def inspect(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    row: Annotated[list[int], typer.Option("--row", metavar="N", help="Which row, from 0; repeatable.")] = [0],  # noqa: B006
+    times: Annotated[int, typer.Option(
+        "--times", metavar="N", help="Passes to draw each in: chance differs.", min=1)] = 1,
+    set_: Annotated[list[str], typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")] = [],  # noqa: B006
+    json_: Json = False,
+) -> None:
+    """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
+    from llmkit import inspection, report
+    from llmkit import recipe as recipes
+
+    report.to_stderr()
+    report.quiet_libraries()
+    found = inspection.inspect(recipes.load(recipe, set_), row, times)
+    if json_:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    print(f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
+          f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary")
+    for one in found["drawn"]:
+        print(f"\nrow {one['row']}, pass {one['pass']}")
+        for name, words in one["shown"].items():
+            print(f"  {name}: {words}")

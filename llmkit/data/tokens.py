@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ from numpy.typing import NDArray
 
 from llmkit import cache
 from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
+from llmkit.data.words import bare, check, encode_words
 from llmkit.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ class Documents:
     stops: NDArray[np.int64]
     digests: NDArray[np.uint64]
     """A hash of each document's text."""
+    sentences: NDArray[np.int64] | None = None
+    """Where sentences start in `ids`, of all documents that these were taken from; None where nobody asked."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -51,13 +57,14 @@ class Documents:
         """(training, validation): documents drawn by a hash of seed and content; of a single document, its end."""
         if len(self) == 1:
             cut = self.starts + (self.lengths * (1 - share)).astype(np.int64)
-            parts = (self.starts, cut), (cut, self.stops)
-            return (Documents(self.ids, *parts[0], self.digests), Documents(self.ids, *parts[1], self.digests))
+            if self.sentences is not None:  # not within a sentence
+                cut = np.append(self.sentences, self.stops)[np.searchsorted(self.sentences, cut)].clip(max=self.stops)
+            return replace(self, stops=cut), replace(self, starts=cut)
         held = _mix(self.digests ^ _mix(np.array([seed], dtype=np.uint64))) < np.uint64(int(share * 2**64))
         return self._where(~held), self._where(held)
 
     def _where(self, chosen: NDArray[np.bool_]) -> Documents:
-        return Documents(self.ids, self.starts[chosen], self.stops[chosen], self.digests[chosen])
+        return replace(self, starts=self.starts[chosen], stops=self.stops[chosen], digests=self.digests[chosen])
 
     def entropy(self, most: int = 50_000_000) -> float:
         """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
@@ -73,6 +80,33 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return x ^ (x >> np.uint64(31))
 
 
+@dataclass
+class Marked(Reader):
+    """A source whose tokens say where words or sentences start; construct it through `marked`."""
+
+    words: str | None = None
+    """Who says what a word is, `tokenizer` or `jieba`: ids are uint32, and a high bit marks the first of a word."""
+    sentences: str | None = None
+    """What a sentence is: auto, lines or punctuation; each is tokenized by itself."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the source's fingerprint and of what is marked in it."""
+        who = f"jieba {version('jieba')}" if self.words == "jieba" else self.words
+        return hashlib.sha256(f"{super().fingerprint()} {who} {self.sentences}".encode()).hexdigest()
+
+
+def marked(readers: Sequence[Reader], words: str | None = None, sentences: str | None = None) -> list[Reader]:
+    """The same sources, read with marks; RequestError where the package that finds words isn't there."""
+    if words is not None:
+        check(words)
+    out: list[Reader] = []
+    for reader in readers:
+        made = Marked(reader.source, reader.label)
+        vars(made).update(vars(reader), words=words, sentences=sentences)
+        out.append(made)
+    return out
+
+
 def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     """Every document of a source as token ids without special tokens, from the cache where they are."""
     parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer))
@@ -83,26 +117,40 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     if about["tokens"]:  # no file of 0 bytes can be mapped
         ids = np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r")
     offsets = np.load(folder / "offsets.npy", mmap_mode="r")
-    return Documents(ids, offsets[:-1], offsets[1:], np.load(folder / "digests.npy", mmap_mode="r"))
+    digests, path = np.load(folder / "digests.npy", mmap_mode="r"), folder / "sentences.npy"
+    starts = np.load(path, mmap_mode="r") if path.is_file() else None
+    return Documents(ids, offsets[:-1], offsets[1:], digests, starts)
 
 
 def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 and words is None else np.uint32)
     lengths: list[int] = []
     digests: list[bytes] = []
+    starts = array("q")  # of sentences
+    written = 0
     with (folder / "ids.bin").open("wb") as out:
         for texts in _batches(reader):
-            pieces = [(i, piece) for i, text in enumerate(texts) for piece in cut(text, PIECE)]
-            encoded = encode(tokenizer, [piece for _, piece in pieces])
+            parts = [(i, part) for i, text in enumerate(texts)
+                     for part in ([text] if way is None else sentences(text, way))]
+            pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
+            some = [piece for _, piece, _ in pieces]
+            encoded: Sequence[Sequence[int] | Ids] = (
+                encode(tokenizer, some) if words is None else encode_words(tokenizer, some, words))
             sizes = [0] * len(texts)
-            for (i, _), ids in zip(pieces, encoded, strict=True):
+            for (i, _, first), ids in zip(pieces, encoded, strict=True):
+                if way is not None and first and len(ids):
+                    starts.append(written)
                 sizes[i] += len(ids)
+                written += len(ids)
             out.write(np.fromiter((token for ids in encoded for token in ids), dtype=dtype).tobytes())
             lengths += sizes
             digests += [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "digests.npy", np.frombuffer(b"".join(digests), dtype=np.uint64))
+    if way is not None:
+        np.save(folder / "sentences.npy", np.frombuffer(starts, dtype=np.int64))
     (folder / "about.json").write_text(json.dumps({"dtype": dtype.name, "tokens": int(offsets[-1])}))
 
 
@@ -160,7 +208,7 @@ def entropy(sets: list[Documents], most: int = 50_000_000) -> float:
         step = max(1, len(documents) * 1_000_000 // max(1, int(documents.lengths.sum())))
         for first in range(0, len(documents), step):
             spans = zip(documents.starts[first : first + step], documents.stops[first : first + step], strict=True)
-            some = np.bincount(np.concatenate([documents.ids[start:stop] for start, stop in spans]))
+            some = np.bincount(bare(np.concatenate([documents.ids[start:stop] for start, stop in spans])))
             counts = np.pad(counts, (0, max(0, len(some) - len(counts))))
             counts[: len(some)] += some
             seen = int(counts.sum())

@@ -206,7 +206,7 @@ class Text:
     """Rows of text, drawn for an objective."""
 
     def __init__(self, objective: Objective, rows: Rows, setup: Setup) -> None:
-        self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
+        self.objective, self.rows, self.tokenizer, self.family = objective, rows, setup.tokenizer, setup.family
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -214,6 +214,9 @@ class Text:
     def draw(self, row: int, rng: np.random.Generator) -> Features:
         """The segments of a row, each drawn by itself, numbered and joined."""
         parts = [self.objective.draw(segment, rng, self.tokenizer) for segment in self.rows[row]]
+        for one in parts:
+            if "decoder_input_ids" in one:  # drawn as T5 has it, where the padding token is first
+                one["decoder_input_ids"][0] = self.family.decoder_start(self.tokenizer)
         return self.objective.finish(join(parts), rng, self.tokenizer)
 
 

@@ -68,7 +68,8 @@ class Instruction(Task):
         tokenizer = setup.tokenizer
         end = token(tokenizer, "eos", "instruction")
         if setup.family.shape == "encoder-decoder":
-            start = token(tokenizer, "pad", "instruction")  # the decoder starts from it
+            token(tokenizer, "pad", "instruction")  # most decoders start from it
+            start = setup.family.decoder_start(tokenizer)
         prompts = encode(tokenizer, [self.ask(row["prompt"], tokenizer) for row, _ in rows])
         answers = [[*ids, end] for ids in encode(tokenizer, [row["response"].strip() for row, _ in rows])]
         begin = [tokenizer.bos_token_id] if _begins(tokenizer) else []

@@ -1,0 +1,106 @@
+"""Fill in what the code says of itself: rows before and after, options, families. `make docs`, or with --check.
+
+A page holds markers; what stands between a marker and its end is written by this script and by nobody else:
+
+    <!-- row {"recipe": "masked_lm", "set": ["data.max_length=24"]} -->
+    <!-- options masked_lm -->          <!-- families masked_lm -->         <!-- recipe bert_mlm -->
+    <!-- end -->
+"""
+
+import json
+import os
+import re
+import sys
+import tempfile
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+TEXT = {"english": DOCS / "alice.txt", "chinese": DOCS / "chinese.txt"}
+MARKER = re.compile(r"(<!-- (row|options|families|recipe) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(page: str) -> str:
+    """A page with every marked part written anew."""
+    parts = {"row": row, "options": options, "families": families, "recipe": packaged}
+    return MARKER.sub(lambda found: found[1] + parts[found[2]](found[3]) + "\n" + found[4], page)
+
+
+def row(spec: str) -> str:
+    """A row of the docs' own text, before and after; tokens are those of a tokenizer trained on that text."""
+    from llmkit import inspection
+    from llmkit import recipe as recipes
+
+    asked: dict[str, Any] = json.loads(spec)
+    text = TEXT[asked.get("text", "english")]
+    small = [f"data.train={text}", "data.validation=null", "backbone.size=tiny", "seed=1"]
+    if asked.get("vocab_size", 500):
+        small.append(f"tokenizer={{train: {{vocab_size: {asked.get('vocab_size', 500)}}}}}")
+    found = inspection.inspect(recipes.load(asked["recipe"], [*small, *asked.get("set", [])]),
+                               [asked.get("row", 0)], asked.get("times", 1))
+    lines = ["```"]
+    for one in found["drawn"]:
+        head = f"row {one['row']}, pass {one['pass']}"
+        lines += [head, *(f"  {name}: {words}" for name, words in one["shown"].items()
+                          if name not in asked.get("leave", []))]
+    return "\n".join([*lines, "```"])
+
+
+def options(name: str) -> str:
+    """A table of an objective's options, from its dataclass."""
+    from pydantic import TypeAdapter
+
+    from llmkit import registry
+
+    cls = registry.find("objectives", name)
+    about = TypeAdapter(cls).json_schema()["properties"] if fields(cls) else {}
+    lines = ["| option | default | |", "|---|---|---|"]
+    for field in fields(cls):
+        usual = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+        said = " ".join(about[field.name].get("description", "").split()).replace("|", "\\|")
+        lines.append(f"| `{field.name}` | {shown(usual)} | {said} |")
+    return "\n".join(lines) if fields(cls) else "It has no options."
+
+
+def shown(value: Any) -> str:
+    """A default as a recipe writes it."""
+    return "none" if value is None else f"`{json.dumps(value, default=str)}`"
+
+
+def families(name: str) -> str:
+    """The families that can do an objective."""
+    from llmkit import registry
+    from llmkit.recipe import fits
+
+    learning = registry.find("objectives", name)()
+    can = [f"`{one}`" for one in registry.names("backbones") if one != "auto"
+           and fits(learning, registry.find("backbones", one))]
+    return f"Families: {', '.join(can)}."
+
+
+def packaged(name: str) -> str:
+    """A packaged recipe."""
+    from llmkit import recipe as recipes
+
+    return f"```yaml\n{recipes.packaged()[name].read_text().rstrip()}\n```"
+
+
+def main() -> int:
+    os.environ["LLMKIT_CACHE"] = tempfile.mkdtemp()  # whatever is cached elsewhere has no part in a page
+    old = []
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.read_text()
+        new = filled(page)
+        if new != page:
+            old.append(path)
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    said = "isn't what the code says; run make docs" if "--check" in sys.argv else "written"
+    for path in old:
+        print(f"{path.relative_to(DOCS.parent)}: {said}")
+    return int(bool(old) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Contrastive learning: two dropout views of a text are close, other texts are far (SimCSE)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
+from llmkit.data.rows import Layout
+from llmkit.data.tokens import Ids
+from llmkit.errors import DataError, RequestError
+from llmkit.objectives.base import Objective, Sums, token
+from llmkit.registry import OPTIONS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(config=OPTIONS)
+class Contrastive(Objective):
+    """An embedding of texts, without labels (Gao, Yao & Chen 2021): dropout is the only noise."""
+
+    pooling: Literal["mean", "cls"] = "mean"
+    """What of the last hidden states is the embedding: their mean, or the one of [CLS]."""
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    """What cosines are divided by."""
+
+    shapes = frozenset({"encoder"})
+    head = "AutoModel"
+    packings = ("none",)
+    whole = True
+    idle = True  # a pooler that nothing reads
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
+        """A document, or a part of one, between [CLS] and [SEP]; one of two tokens can be halved for an evaluation."""
+        for role in ("cls", "sep"):
+            token(tokenizer, role, "contrastive")
+        if max_length < 4:
+            raise RequestError(f"data.max_length: {max_length} leaves no room for a text between [CLS] and [SEP].")
+        return Layout(length=max_length - 2, room=max_length, shortest=2, positions=lambda lengths: lengths + 2)
+
+    def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
+        """The text as it is; the two views are made by dropout, in the loss.
+
+        the cat sat  ->  [CLS] the cat sat [SEP]
+        """
+        ids = [tokenizer.cls_token_id, *segment.tolist(), tokenizer.sep_token_id]
+        return {"input_ids": np.array(ids, dtype=np.int64)}
+
+    def targets(self, batch: Batch) -> Sums:
+        """One text a row."""
+        import torch
+
+        return {"loss": torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device)}
+
+    def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """Two embeddings of each row, from two passes with their own dropout: (rows, 2, width)."""
+        import torch
+
+        return torch.stack([self.embed(model, batch, family), self.embed(model, batch, family)], 1)
+
+    def embed(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """One embedding a row: (rows, width)."""
+        hidden = family.outputs(model, dict(batch)).last_hidden_state
+        if self.pooling == "cls":
+            chosen: Tensor = hidden[:, 0]
+            return chosen
+        if "attention_mask" not in batch:
+            mean: Tensor = hidden.mean(1)
+            return mean
+        mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
+        weighed: Tensor = (hidden * mask).sum(1) / mask.sum(1)
+        return weighed
+
+    def compare(self, representations: Tensor) -> Sums:
+        """Find each first view's second among those of all rows (eq. 4 of the paper)."""
+        import torch
+        from torch.nn.functional import cross_entropy, normalize
+
+        if len(representations) < 2:
+            raise RequestError("training.global_batch_size: contrastive compares the rows of a step; take 2 or more.")
+        first, second = normalize(representations.float(), dim=-1).unbind(1)
+        cosines = first @ second.T / self.temperature
+        return {"loss": cross_entropy(cosines, torch.arange(len(first), device=first.device), reduction="sum")}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """The loss where these rows are all there are."""
+        return self.compare(self.represent(model, batch, family))
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """A pair of embeddings a row: of its text's first and second half. They are compared once all are there."""
+        import torch
+
+        halves = [self.embed(model, part, family).float().cpu() for part in halved(batch)]
+        pairs = list(zip(halves[0].tolist(), halves[1].tolist(), strict=True))
+        return {"loss": torch.zeros((), device=batch["input_ids"].device)}, pairs
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """How well a text's second half is found among all second halves, given the first.
+
+        `loss` as in training, with all rows as negatives; `accuracy`: the right one is the closest; `alignment` and
+        `uniformity` (Wang & Isola 2020, eq. 1 and 2, alpha = 2, t = 2): less is better.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        if len(pairs) < 2:
+            raise DataError("data.validation: contrastive compares rows; there is only one.")
+        pairs = sorted(pairs)  # the same sums in the same order, however rows were shared
+        halves = zip(*pairs, strict=True)
+        first, second = (normalize(torch.tensor(half, dtype=torch.float64), dim=-1) for half in halves)
+        losses, right, near = [], 0, []
+        for start in range(0, len(first), 1024):
+            rows = slice(start, start + 1024)
+            cosines = first[rows] @ second.T
+            own = torch.arange(start, start + len(cosines))
+            scaled = cosines / self.temperature
+            losses.append(scaled.logsumexp(1) - scaled.gather(1, own[:, None])[:, 0])
+            right += int((cosines.argmax(1) == own).sum())
+            others = torch.exp(-2 * (2 - 2 * first[rows] @ first.T))
+            others.scatter_(1, own[:, None], 0)
+            near.append(others.sum(1))
+        count = len(first)
+        return {"loss": float(torch.cat(losses).mean()), "accuracy": right / count,
+                "alignment": float((first - second).square().sum(1).mean()),
+                "uniformity": float((torch.cat(near).sum() / (count * (count - 1))).log())}
+
+    def describe(self, folder: Path) -> None:
+        """Write the files by which sentence-transformers opens the model with its pooling."""
+        config = json.loads((folder / "config.json").read_text())
+        width = config.get("hidden_size") or config.get("d_model")
+        modes = {"cls_token": self.pooling == "cls", "mean_tokens": self.pooling == "mean"}
+        module = "sentence_transformers.models."
+        files: dict[str, Any] = {
+            "modules.json": [
+                {"idx": 0, "name": "0", "path": "", "type": f"{module}Transformer"},
+                {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}Pooling"}],
+            "1_Pooling/config.json": {
+                "word_embedding_dimension": width, **{f"pooling_mode_{name}": on for name, on in modes.items()}}}
+        for name, content in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(content, indent=2))
+
+
+def halved(batch: Batch) -> tuple[Batch, Batch]:
+    """The first and the second half of each row's text, each between the row's first and last token.
+
+    [CLS] a b c [SEP]  ->  [CLS] a [SEP],  [CLS] b c [SEP]
+    """
+    import torch
+
+    ids = batch["input_ids"]
+    lengths = batch["attention_mask"].sum(1) if "attention_mask" in batch else ids.new_full((len(ids),), ids.shape[1])
+    halves: list[list[Tensor]] = [[], []]
+    for row, length in zip(ids, lengths.tolist(), strict=True):
+        middle = 1 + (length - 2) // 2
+        for part, (start, stop) in zip(halves, ((1, middle), (middle, length - 1)), strict=True):
+            part.append(torch.cat([row[:1], row[start:stop], row[length - 1 : length]]))
+    out = []
+    for part in halves:
+        padded = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        places = torch.arange(padded.shape[1], device=ids.device)
+        mask = places[None] < torch.tensor([len(one) for one in part], device=ids.device)[:, None]
+        out.append({"input_ids": padded, "attention_mask": mask.long()})
+    return out[0], out[1]

@@ -1,0 +1,110 @@
+"""Masked language modelling and next sentences at once: BERT's pretraining, or with `pairs: order` ALBERT's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
+from llmkit.data.sources import Reader
+from llmkit.objectives._pairs import (
+    Rows,
+    collate_pairs,
+    count_rows,
+    framed,
+    next_pair,
+    order_pair,
+    prepare_pairs,
+    relation,
+    told,
+)
+from llmkit.objectives.base import Sets, Setup, Sums, only_at, token
+from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.registry import OPTIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(config=OPTIONS)
+class MaskedLMNextSentence(MaskedLM):
+    """Both of BERT's tasks on the same rows; their mean losses are added (Devlin et al. 2019, A.2)."""
+
+    pairs: Literal["next", "order"] = "next"
+    """What is told of two segments: whether B follows A (BERT), or whether they were swapped (ALBERT)."""
+    sentences: Literal["auto", "lines", "punctuation"] = "auto"
+    """Where a document is cut: at its lines, at its punctuation, or at lines where it has several (auto)."""
+
+    head = "AutoModelForPreTraining"
+    heads = ("masked_lm", "next_sentence")
+    packings = ("none",)
+
+    def head_for(self, family: type[Family]) -> str:
+        """The class with both heads; "" where transformers has none."""
+        return self.head if family.pairs else ""
+
+    def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
+        """Sentences to rows; held out are whole documents, of a single one its last sentences."""
+        token(setup.tokenizer, "mask", "masked_lm_next_sentence")
+        return prepare_pairs(
+            self, train, validation, setup, self.sentences, others=self.pairs == "next", words=self.words)
+
+    def draw_pair(
+        self, rows: Rows, row: int, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase,
+    ) -> Features:
+        """Cut a row in two, pair it, and hide some tokens of both segments.
+
+        the cat sat . it slept .  ->  [CLS] the [MASK] sat . [SEP] it slept . [SEP], next_sentence_label 0
+        """
+        rng = self.chance(rows[row], rng)
+        a, b, label = (next_pair if self.pairs == "next" else order_pair)(rows, row, rng)
+        pair = framed(a, b, tokenizer)
+        return {**pair, **self.hide(pair["input_ids"], rng, tokenizer), "next_sentence_label": np.array([label])}
+
+    def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Padded inputs and labels (rows, longest), next_sentence_label (rows,)."""
+        return collate_pairs(rows, tokenizer)
+
+    def targets(self, batch: Batch) -> Sums:
+        """The hidden tokens, and one prediction a row."""
+        return {"masked_lm": (batch["labels"] != -100).sum(), "next_sentence": count_rows(batch["next_sentence_label"])}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """Cross-entropy of the hidden tokens, and of the pairs."""
+        return self.both(model, batch, family)[0]
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """The losses, (predicted, true) labels of pairs, and at the end of a batch (right, hidden tokens) in a pair."""
+        sums, words, relations = self.both(model, batch, family)
+        hidden = batch["labels"][batch["labels"] != -100]
+        pairs: list[tuple[Any, Any]] = list(
+            zip(relations.argmax(-1).tolist(), batch["next_sentence_label"].tolist(), strict=True))
+        return sums, [*pairs, ("hidden", (int((words.argmax(-1) == hidden).sum()), len(hidden)))]
+
+    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, Any, Any]:
+        """The losses, the logits of hidden tokens (targets, vocabulary), and of the pairs (rows, 2)."""
+        from torch.nn.functional import cross_entropy
+
+        inputs = dict(batch)
+        labels, following = inputs.pop("labels"), inputs.pop("next_sentence_label")
+        wanted = labels != -100
+        with only_at(model, family.heads[self.head_for(family)], wanted):
+            outputs = family.outputs(model, inputs)
+        words, relations = outputs["prediction_logits"].float(), relation(outputs)
+        return {"masked_lm": cross_entropy(words, labels[wanted], reduction="sum"),
+                "next_sentence": cross_entropy(relations, following, reduction="sum")}, words, relations
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """Perplexity and accuracy of hidden tokens; accuracy, F1 and the more frequent label's share of pairs."""
+        hidden = [counts for kind, counts in pairs if kind == "hidden"]
+        following = told([pair for pair in pairs if pair[0] != "hidden"])
+        right, asked = (sum(counts[side] for counts in hidden) for side in (0, 1))
+        return {**means, "perplexity": math.exp(min(700.0, means["masked_lm"])),
+                "masked_lm_accuracy": right / max(1, asked),
+                **{f"next_sentence_{name}": value for name, value in following.items()}}

@@ -1,0 +1,222 @@
+"""Replaced-token detection: a small generator makes tokens up, the model tells which (ELECTRA)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
+from llmkit.data.rows import Layout
+from llmkit.data.tokens import Ids
+from llmkit.objectives.base import Objective, Sums, only_at
+from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.recipe import Share
+from llmkit.registry import OPTIONS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(config=OPTIONS)
+class ReplacedToken(Objective):
+    """Generator and discriminator, trained together (Clark et al. 2020); the discriminator is what is kept."""
+
+    mlm_probability: Share = 0.15
+    """Share of a row's tokens that the generator predicts, and may replace."""
+    mask_replace_prob: Annotated[float, Field(ge=0, le=1)] = 0.85
+    """Of those, the share that it sees as the mask; the rest it sees as they are (the authors' code)."""
+    generator_size: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Its width as a fraction of the discriminator's; its depth where the embedding is as wide as the model."""
+    discriminator_weight: Annotated[float, Field(gt=0)] = 50.0
+    """λ: what the discriminator's loss counts for beside the generator's."""
+    sampling: Literal["multinomial", "gumbel"] = "multinomial"
+    """How a token is drawn from the generator: by one number each, or by Gumbel noise on every logit."""
+
+    shapes = frozenset({"encoder"})
+    heads = ("generator", "discriminator")
+    adapters = False
+    idle = True  # a pooler that nothing reads
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The generator's loss, and λ times the discriminator's."""
+        return {"generator": 1.0, "discriminator": self.discriminator_weight}
+
+    @property
+    def hiding(self) -> MaskedLM:
+        """What the generator learns."""
+        return MaskedLM(mlm_probability=self.mlm_probability, mask_replace_prob=self.mask_replace_prob,
+                        random_replace_prob=0.0)
+
+    def head_for(self, family: type[Family]) -> str:
+        """The head over tokens: ELECTRA's own, or token classification with one label."""
+        return family.detector if "AutoModelForMaskedLM" in family.heads else ""
+
+    def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """One logit a token."""
+        return {"num_labels": 1}
+
+    # ---- rows ----
+
+    def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
+        """As masked language modelling."""
+        return self.hiding.layout(tokenizer, max_length, packing)
+
+    def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
+        """What the generator sees and has to predict; its samples are drawn in the loss.
+
+        the cat sat on the mat  ->  [CLS] the [MASK] sat on the mat [SEP], labels at the hidden cat only
+        """
+        return self.hiding.draw(segment, rng, tokenizer)
+
+    def finish(self, row: Features, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
+        """The seed of the row's samples."""
+        return {**row, "seed": np.array([rng.integers(2**63 - 1)])}
+
+    # ---- networks ----
+
+    def assemble(
+        self, model: nn.Module, family: type[Family], tokenizer: PreTrainedTokenizerBase, folder: Path | None,
+    ) -> nn.Module:
+        """The discriminator with its generator, whose embeddings are the discriminator's."""
+        import torch
+        from transformers import AutoModelForMaskedLM
+
+        common: dict[str, Any] = {"attn_implementation": family.attention, "dtype": torch.float32}
+        if folder is not None and (folder / "generator").is_dir():
+            generator = AutoModelForMaskedLM.from_pretrained(folder / "generator", local_files_only=True, **common)
+        else:
+            small = smaller(model.config, self.generator_size)  # type: ignore[arg-type]
+            generator = AutoModelForMaskedLM.from_config(small, **common)  # type: ignore[no-untyped-call]
+        return pair(model, generator)
+
+    def kept(self, assembled: nn.Module) -> nn.Module:
+        """The discriminator."""
+        kept: nn.Module = assembled.discriminator  # type: ignore[assignment]
+        return kept
+
+    def others(self, assembled: nn.Module) -> dict[str, nn.Module]:
+        """The generator."""
+        return {"generator": assembled.generator}  # type: ignore[dict-item]
+
+    # ---- loss ----
+
+    def targets(self, batch: Batch) -> Sums:
+        """Hidden tokens for the generator, every token for the discriminator."""
+        return {"generator": (batch["labels"] != -100).sum(), "discriminator": real(batch).sum()}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """Cross-entropy of the hidden tokens, binary cross-entropy of every token."""
+        return self.both(model, batch, family)[0]
+
+    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[int]]:
+        """The losses, and the counts that metrics are made from."""
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+        inputs = dict(batch)
+        labels, seed = inputs.pop("labels"), inputs.pop("seed")
+        wanted, known = labels != -100, real(batch)
+        with only_at(model.generator, family.heads["AutoModelForMaskedLM"], wanted):  # type: ignore[arg-type]
+            logits = family.outputs(model.generator, inputs).logits.float()  # type: ignore[arg-type]
+        told = cross_entropy(logits, labels[wanted], reduction="sum")
+        original = inputs["input_ids"].where(~wanted, labels)
+        replaced = original.clone()
+        replaced[wanted] = sample(logits.detach(), wanted.sum(1), seed, self.sampling)
+        made_up = (replaced != original)[known]
+        doubt = family.outputs(model.discriminator, {**inputs, "input_ids": replaced}).logits  # type: ignore[arg-type]
+        doubt = doubt.float().reshape(known.shape)[known]
+        found = binary_cross_entropy_with_logits(doubt, made_up.float(), reduction="sum")
+        said = doubt > 0
+        counts = [(logits.argmax(-1) == labels[wanted]).sum(), wanted.sum(), (said & made_up).sum(), said.sum(),
+                  made_up.sum(), (said == made_up).sum(), known.sum()]
+        return {"generator": told, "discriminator": found}, [int(count) for count in counts]
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """The losses, and a batch's counts as one pair."""
+        losses, counts = self.both(model, batch, family)
+        return losses, [(counts, None)]
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """The generator's perplexity and accuracy; how well replaced tokens are found."""
+        right, hidden, hits, said, made_up, agreed, tokens = np.sum([counts for counts, _ in pairs], axis=0).tolist()
+        precision, recall = hits / max(1, said), hits / max(1, made_up)
+        return {**means, "generator_perplexity": math.exp(min(700.0, means["generator"])),
+                "generator_accuracy": right / max(1, hidden), "accuracy": agreed / max(1, tokens),
+                "replaced": made_up / max(1, tokens), "precision": precision, "recall": recall,
+                "f1": 2 * hits / max(1, said + made_up)}
+
+
+def pair(discriminator: nn.Module, generator: nn.Module) -> nn.Module:
+    """Both networks as one module; the generator's embedding tables are the discriminator's own."""
+    from torch import nn
+
+    tables = {name: part for name, part in discriminator.named_modules() if isinstance(part, nn.Embedding)}
+    for name, part in generator.named_modules():
+        if isinstance(part, nn.Embedding) and name in tables and part.weight.shape == tables[name].weight.shape:
+            part.weight = tables[name].weight
+    generator.tie_weights()  # type: ignore[operator]
+    both = nn.Module()
+    both.discriminator, both.generator = discriminator, generator
+    return both
+
+
+def smaller(config: PretrainedConfig, size: float) -> PretrainedConfig:
+    """The generator's config.
+
+    Where embeddings have a width of their own (ELECTRA, ALBERT), the model is a fraction as wide: heads, width and
+    inner width. Elsewhere shared embeddings fix the width, and it is a fraction as deep (as in He et al. 2023,
+    DeBERTaV3).
+    """
+    small = copy.deepcopy(config)
+    fields = config.to_dict()
+    if "embedding_size" in fields:
+        head = config.hidden_size // config.num_attention_heads
+        small.num_attention_heads = max(1, round(size * config.num_attention_heads))
+        small.hidden_size = small.num_attention_heads * head
+        small.intermediate_size = max(1, round(size * config.intermediate_size))
+    else:
+        small.num_hidden_layers = max(1, round(size * config.num_hidden_layers))
+        if "layer_types" in fields:
+            small.layer_types = config.layer_types[: small.num_hidden_layers]
+    small.architectures = None
+    return small
+
+
+def real(batch: Batch) -> Tensor:
+    """Which positions aren't padding: (batch, length), bool."""
+    import torch
+
+    if "documents" in batch:
+        return batch["documents"] >= 0
+    if "attention_mask" in batch:
+        return batch["attention_mask"] > 0
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool)
+
+
+def sample(logits: Tensor, counts: Tensor, seeds: Tensor, way: str) -> Tensor:
+    """Draw a token from each distribution: (targets, vocabulary) -> (targets,).
+
+    Chance is of the row alone: the `counts[i]` targets of row i get numbers from `seeds[i]`, whatever stands beside
+    it. Inverse transform sampling takes one number a target; the Gumbel-max trick one a logit.
+    """
+    import torch
+
+    shape = (1,) if way == "multinomial" else (logits.shape[-1],)
+    numbers = [torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+               for count, seed in zip(counts.tolist(), seeds[:, 0].tolist(), strict=True)]
+    noise = torch.cat(numbers).to(logits.device)
+    if way == "gumbel":
+        gumbel: Tensor = (logits.double() - torch.log(-torch.log(noise.clamp_min(1e-300)))).argmax(-1)
+        return gumbel
+    ladder = logits.double().softmax(-1).cumsum(-1)
+    drawn: Tensor = (ladder < noise * ladder[:, -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
+    return drawn

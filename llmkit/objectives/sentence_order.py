@@ -1,0 +1,81 @@
+"""Sentence order prediction: two segments that follow each other, in their order or swapped? (ALBERT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
+from llmkit.data.sources import Reader
+from llmkit.objectives._pairs import (
+    Rows,
+    collate_pairs,
+    count_rows,
+    framed,
+    judge_pairs,
+    order_pair,
+    prepare_pairs,
+    told,
+)
+from llmkit.objectives.base import Objective, Sets, Setup, Sums
+from llmkit.registry import OPTIONS
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(config=OPTIONS)
+class SentenceOrder(Objective):
+    """Tell whether two consecutive segments were swapped (Lan et al. 2020, §3.1)."""
+
+    sentences: Literal["auto", "lines", "punctuation"] = "auto"
+    """Where a document is cut: at its lines, at its punctuation, or at lines where it has several (auto)."""
+
+    shapes = frozenset({"encoder"})
+    head = ""
+    packings = ("none",)
+    idle = True  # ALBERT's head comes with one for masked LM
+
+    def head_for(self, family: type[Family]) -> str:
+        """The class whose head tells of pairs; "" where transformers has none."""
+        return family.pairs
+
+    def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
+        """Sentences to rows; held out are whole documents, of a single one its last sentences."""
+        return prepare_pairs(self, train, validation, setup, self.sentences, others=False)
+
+    def draw_pair(
+        self, rows: Rows, row: int, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase,
+    ) -> Features:
+        """Cut a row in two; half the time, swap the two.
+
+        the cat sat . it slept .  ->  [CLS] the cat sat . [SEP] it slept . [SEP], label 0
+                                  or  [CLS] it slept . [SEP] the cat sat . [SEP], label 1
+        """
+        a, b, label = order_pair(rows, row, rng)
+        return {**framed(a, b, tokenizer), "labels": np.array([label])}
+
+    def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Padded inputs (rows, longest) and labels (rows,)."""
+        return collate_pairs(rows, tokenizer)
+
+    def targets(self, batch: Batch) -> Sums:
+        """One prediction a row."""
+        return {"loss": count_rows(batch["labels"])}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """Cross-entropy of the labels."""
+        return self.judge(model, batch, family)[0]
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
+        """The loss, and (predicted, true) labels."""
+        return judge_pairs(model, batch, family, self.head_for(family))
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+        """Accuracy, F1 of "swapped", and what always saying the more frequent label would reach."""
+        return {**means, **told(pairs)}

@@ -1,0 +1,186 @@
+"""Pairs of segments: what follows what, what was swapped, and the losses of both of BERT's heads."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, STILL, stories
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmkit import registry
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sentences import sentences
+from llmkit.data.sources import open_source
+from llmkit.data.tokens import marked, tokenize
+from llmkit.errors import DataError
+from llmkit.objectives._pairs import Rows, next_pair, order_pair, slices, truncate
+from llmkit.objectives.base import Setup
+from llmkit.objectives.masked_lm_next_sentence import MaskedLMNextSentence
+from llmkit.objectives.next_sentence import NextSentence
+from llmkit.objectives.sentence_order import SentenceOrder
+from llmkit.recipe import Source
+
+calm = settings(deadline=None, max_examples=40)
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return tokenizers.train(stories(80), "wordpiece", 120)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Documents of one to six sentences, a sentence a line."""
+    path = tmp_path_factory.mktemp("pairs") / "text.txt"
+    path.write_text("\n\n".join(story.replace(" . ", " .\n") for story in stories(60)) + "\n")
+    return open_source(Source(str(path)), "paragraph")
+
+
+@pytest.fixture(scope="module")
+def rows(source, wordpiece):
+    return Rows(tokenize(marked([source], None, "auto")[0], wordpiece), 29)
+
+
+def setup_for(tokenizer, max_length=32):
+    return Setup(tokenizer, registry.find("backbones", "bert"), max_length, "none", seed=0)
+
+
+def joined(a, b):
+    return np.concatenate([a, b]).tolist()
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("Pi is 3.14. Ask Dr. J. Smith! “Why?” he said.", ["Pi is 3.14.", "Ask Dr. J. Smith!", "“Why?”", "he said."]),
+    ("今天下雨。“真的？”他问；没人回答……", ["今天下雨。", "“真的？”", "他问；", "没人回答……"]),
+    ("the cat sat . it slept .", ["the cat sat .", "it slept ."]),
+    ("one. two.\n three. ", ["one. two.", "three."]),
+    ("no end", ["no end"]),
+])
+def test_sentences_end_at_lines_or_at_punctuation(text, found):
+    assert sentences(text) == found
+
+
+@calm
+@given(st.text(alphabet="ab. !?。…”\"\n", max_size=60))
+def test_no_character_but_space_is_lost_between_sentences(text):
+    for way in ("auto", "lines", "punctuation"):
+        assert "".join("".join(sentences(text, way)).split()) == "".join(text.split())
+
+
+@calm
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(4, 50))
+def test_rows_hold_every_token_and_end_between_sentences_where_they_can(lengths, room):
+    edges = np.concatenate([[0], np.cumsum(lengths)])
+    found = slices(edges, room)
+    if not found:
+        assert len(lengths) == 1 and lengths[0] < 8
+        return
+    seen = np.zeros(edges[-1], bool)
+    for start, stop in found:
+        assert 2 <= stop - start <= 2 * room
+        seen[start:stop] = True
+    assert seen.all()
+
+
+@calm
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 40))
+def test_the_longer_segment_is_cut_as_bert_does(a, b, room):
+    x, y = a, b
+    while x + y > room:  # truncate_seq_pair of create_pretraining_data.py
+        x, y = (x - 1, y) if x > y else (x, y - 1)
+    one, two = truncate(np.arange(a), np.arange(b), room, np.random.default_rng(0))
+    assert (len(one), len(two)) == (x, y)
+    assert (np.diff(one) == 1).all() and (np.diff(two) == 1).all()
+
+
+def test_b_follows_a_or_is_of_another_document(rows):
+    labels = []
+    for seed in range(40):
+        for row in range(len(rows)):
+            rng = np.random.default_rng((seed, row))
+            a, b, label = next_pair(rows, row, rng)
+            labels.append(label)
+            assert min(len(a), len(b)) >= 1 and len(a) + len(b) <= 29
+            whole = rows[row].tolist()
+            if label == 0 and len(whole) <= 29:
+                assert joined(a, b) == whole
+                assert len(a) in rows.cuts(row)
+            if label == 1:
+                assert rows.document[rows.elsewhere(row, np.random.default_rng(seed))] != rows.document[row]
+    assert abs(np.mean(labels) - 0.5) < 5 * 0.5 / len(labels) ** 0.5
+
+
+def test_two_segments_are_swapped_half_the_time(rows):
+    labels = []
+    for seed in range(40):
+        for row in range(len(rows)):
+            a, b, label = order_pair(rows, row, np.random.default_rng((seed, row)))
+            labels.append(label)
+            if rows.stop[row] - rows.start[row] <= 29:
+                assert (joined(b, a) if label else joined(a, b)) == rows[row].tolist()
+    assert abs(np.mean(labels) - 0.5) < 5 * 0.5 / len(labels) ** 0.5
+
+
+def test_rows_are_framed_padded_and_paired_anew(source, wordpiece):
+    for objective in (NextSentence(), SentenceOrder(), MaskedLMNextSentence()):
+        (pairs,) = objective.prepare([source], None, setup_for(wordpiece)).train
+        drawn = [pairs.draw(row, np.random.default_rng(row)) for row in range(8)]
+        batch = objective.collate(drawn, wordpiece)
+        assert batch["input_ids"].shape == batch["token_type_ids"].shape
+        assert batch["input_ids"].shape[1] <= 32
+        padding = batch["attention_mask"] == 0
+        assert padding.any() and (batch["input_ids"][padding] == wordpiece.pad_token_id).all()
+        first = drawn[0]
+        ends = np.flatnonzero(first["input_ids"] == wordpiece.sep_token_id)
+        assert first["token_type_ids"].tolist() == [0] * (ends[0] + 1) + [1] * (ends[1] - ends[0])
+        assert any(pairs.draw(0, np.random.default_rng(seed))["input_ids"].tolist() != first["input_ids"].tolist()
+                   for seed in range(8))
+        if isinstance(objective, MaskedLMNextSentence):
+            assert (batch["labels"][padding] == -100).all()
+            special = torch.tensor([wordpiece.cls_token_id, wordpiece.sep_token_id])
+            assert not torch.isin(batch["labels"], special).any()
+
+
+def test_static_masks_repeat_pair_and_mask(source, wordpiece):
+    (pairs,) = MaskedLMNextSentence(masking="static").prepare([source], None, setup_for(wordpiece)).train
+    one, two = (pairs.draw(3, np.random.default_rng(seed)) for seed in (0, 1))
+    assert one["input_ids"].tolist() == two["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("objective", ["masked_lm_next_sentence", "next_sentence"])
+def test_the_loss_is_transformers_own(objective, source, wordpiece):
+    import transformers
+
+    family = registry.find("backbones", "bert")
+    learning = registry.find("objectives", objective)()
+    torch.manual_seed(0)
+    auto = getattr(transformers, learning.head_for(family))
+    model = auto.from_config(family.config("tiny", SMALL["bert"] | STILL["bert"], wordpiece)).eval()
+    (pairs,) = learning.prepare([source], None, setup_for(wordpiece)).train
+    batch = learning.collate([pairs.draw(row, np.random.default_rng(row)) for row in range(9)], wordpiece)
+    counts, sums = learning.targets(batch), learning.loss(model, batch, family)
+    ours = sum(sums[head] / counts[head] for head in learning.heads)
+    assert ours.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    judged, said = learning.judge(model, batch, family)
+    figures = learning.metrics({"loss": 1.0, "masked_lm": 1.0}, said)
+    name = "accuracy" if objective == "next_sentence" else "next_sentence_accuracy"
+    assert 0 <= figures[name] <= 1
+    assert {head: judged[head].item() for head in judged} == {head: sums[head].item() for head in sums}
+
+
+def test_a_single_document_has_no_elsewhere(tmp_path, wordpiece):
+    path = tmp_path / "one.txt"
+    path.write_text("the cat saw the moon .\na dog found a hat .\nthe teacher loved a red ball .\n" * 9)
+    one = open_source(Source(str(path)), "file")
+    with pytest.raises(DataError, match="need two documents"):
+        NextSentence().prepare([one], None, setup_for(wordpiece))
+    sets = SentenceOrder().prepare([one], 0.3, setup_for(wordpiece))
+    assert len(sets.train[0]) and len(sets.validation[0])
+
+
+def test_documents_of_one_sentence_are_cut_in_the_middle_or_left_out_and_counted(tmp_path, wordpiece):
+    path = tmp_path / "short.txt"
+    path.write_text("the cat saw\nthe cat saw the long river and a dog found the moon\na dog saw the open door a hat\n")
+    sets = NextSentence().prepare([open_source(Source(str(path)), "line")], None, setup_for(wordpiece))
+    assert len(sets.train[0]) == 2
+    assert any("1 documents of one short sentence are left out" in note for note in sets.notes)
