@@ -248,6 +248,22 @@ def only_at(model: nn.Module, head: str, wanted: Tensor) -> Iterator[None]:
         hook.remove()
 
 
+@contextmanager
+def seen_by(model: nn.Module, head: str, wanted: Tensor) -> Iterator[list[Tensor]]:
+    """Keep the hidden states that a head would see at the wanted positions, (targets, width); it makes no logits."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        kept.append(inputs[0][wanted])
+        return (inputs[0][:, :0], *inputs[1:])
+
+    hook = part(model, head).register_forward_pre_hook(keep)
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
 def part(model: nn.Module, name: str) -> nn.Module:
     """A model's part by its dotted name, under whatever adapters and wrappers put around the model."""
     module: nn.Module

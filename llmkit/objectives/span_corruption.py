@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,6 +14,7 @@ from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError
+from llmkit.objectives._denoisers import UL2, Denoiser, Mask
 from llmkit.objectives.base import Objective, token
 from llmkit.recipe import Share
 from llmkit.registry import OPTIONS
@@ -20,8 +22,6 @@ from llmkit.registry import OPTIONS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
-
-    Mask = NDArray[np.bool_]
 
 
 @dataclass(config=OPTIONS)
@@ -33,11 +33,36 @@ class SpanCorruption(Objective):
     mean_noise_span_length: Annotated[float, Field(ge=1)] = 3.0
     """Mean number of tokens in a span."""
 
+    denoisers: list[Denoiser] | Literal["ul2"] | None = None
+    """Several ways to corrupt, one of which is drawn for each segment, instead of the two numbers above; `ul2` is the
+    published mixture of seven (Tay et al. 2023)."""
+
     shapes = frozenset({"encoder-decoder"})
     head = "AutoModelForSeq2SeqLM"
 
+    def __post_init__(self) -> None:
+        if self.denoisers == []:
+            raise ValueError("denoisers: there is none in the list")
+
+    @property
+    def mixture(self) -> Sequence[Denoiser]:
+        """The denoisers, one where nothing is said."""
+        if self.denoisers is None:
+            return (Denoiser(self.noise_density, self.mean_noise_span_length),)
+        return UL2 if isinstance(self.denoisers, str) else self.denoisers
+
+    def missing(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Mode tokens, and sentinels where a tokenizer has none."""
+        known = tokenizer.get_vocab()
+        modes = [mode for mode in dict.fromkeys(one.mode for one in self.mixture) if mode and mode not in known]
+        marks = [] if "<extra_id_0>" in known else [f"<extra_id_{i}>" for i in range(100)]
+        return {"extra_special_tokens": [*marks, *modes]} if marks or modes else {}
+
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
-        """Segments are longer than max_length by what corruption takes away, so that the corrupted row fills it."""
+        """Segments are longer than max_length by what corruption takes away, so that the corrupted row fills it.
+
+        Of several denoisers, the one that takes away least decides.
+        """
         end = token(tokenizer, "eos", "span_corruption")
         token(tokenizer, "pad", "span_corruption")  # the decoder starts from it
         length = 2
@@ -45,7 +70,7 @@ class SpanCorruption(Objective):
             length += 1
         if self.lengths(length)[0] > max_length:
             raise RequestError(f"data.max_length: {max_length} is too short for span_corruption.")
-        most, there = self.counts(length)[1], len(sentinels(tokenizer))
+        most, there = max(one.counts(length)[1] for one in self.mixture), len(sentinels(tokenizer))
         if most > there:
             raise RequestError(f"span_corruption: rows of {max_length} have {most} spans, and the tokenizer has "
                                f"{there} sentinels (<extra_id_0> …); make data.max_length or noise_density smaller.")
@@ -55,29 +80,30 @@ class SpanCorruption(Objective):
             length=length, room=max_length, after=between, shortest=2, positions=lambda lengths: table[lengths])
 
     def counts(self, length: int) -> tuple[int, int]:
-        """(hidden tokens, spans) in a segment of `length` >= 2 tokens."""
-        hidden = min(max(round(length * self.noise_density), 1), length - 1)
-        spans = min(max(round(hidden / self.mean_noise_span_length), 1), length - hidden)
-        return hidden, spans
+        """(hidden tokens, spans) in a segment of `length` >= 2 tokens, by the first denoiser."""
+        return self.mixture[0].counts(length)
 
     def lengths(self, length: int) -> tuple[int, int]:
-        """(encoder, decoder) positions that a segment takes: a sentinel for each span, an end for each side."""
-        hidden, spans = self.counts(length)
-        return length - hidden + spans + 1, hidden + spans + 1
+        """The most (encoder, decoder) positions that a segment takes."""
+        sides = [one.lengths(length) for one in self.mixture]
+        return max(side[0] for side in sides), max(side[1] for side in sides)
 
     def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Corrupt a segment.
 
         the cat sat on the mat  ->  inputs the <0> on the mat </s>, labels <0> cat sat </s>
         """
-        ids = segment.astype(np.int64)
-        hidden, spans = self.counts(len(ids))
-        mask = span_mask(len(ids), hidden, spans, rng)
+        ids, one = segment.astype(np.int64), self.mixture[0]
+        if len(self.mixture) > 1:
+            weights = np.array([each.weight for each in self.mixture])
+            one = self.mixture[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        mask = one.mask(len(ids), rng)
         end, start = tokenizer.eos_token_id, tokenizer.pad_token_id
+        mode = [tokenizer.convert_tokens_to_ids(one.mode)] if one.mode else []
         marks = sentinels(tokenizer)
         labels = np.append(with_sentinels(ids, ~mask, marks), end)
         return {
-            "input_ids": np.append(with_sentinels(ids, mask, marks), end),
+            "input_ids": np.concatenate([mode, with_sentinels(ids, mask, marks), [end]]).astype(np.int64),
             "decoder_input_ids": np.concatenate([[start], labels[:-1]]),
             "labels": labels,
         }
@@ -91,18 +117,6 @@ def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     while (name := f"<extra_id_{len(found)}>") in known:
         found.append(known[name])
     return tuple(found)
-
-
-def span_mask(length: int, hidden: int, spans: int, rng: np.random.Generator) -> Mask:
-    """`spans` runs of `hidden` tokens in all, each after at least one clean token."""
-    clean, dark = parts(length - hidden, spans, rng), parts(hidden, spans, rng)
-    return np.repeat(np.arange(2 * spans) % 2 == 1, np.stack([clean, dark], axis=1).ravel())
-
-
-def parts(total: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Cut `total` into `count` random lengths of at least one; every way to do so is equally likely."""
-    cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1
-    return np.diff(np.concatenate([[0], cuts, [total]]))
 
 
 def with_sentinels(ids: NDArray[np.int64], hidden: Mask, marks: tuple[int, ...]) -> NDArray[np.int64]:

@@ -1,9 +1,13 @@
 """Causal language modelling: labels are the inputs one step ahead, and the loss is transformers' own."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, STILL, stories
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
@@ -11,7 +15,7 @@ from llmkit.data.rows import arrange
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import tokenize
 from llmkit.objectives.base import Setup, Text, only_at, part
-from llmkit.objectives.causal_lm import CausalLM
+from llmkit.objectives.causal_lm import PARTS, CausalLM, log_uniform, sampled_softmax
 from llmkit.recipe import Source
 
 
@@ -108,3 +112,117 @@ def test_seeing_targets_only_leaves_the_models_hooks_as_they_were(gpt2):
 def test_a_part_is_found_under_wrappers(gpt2):
     assert part(torch.nn.Sequential(torch.nn.ModuleDict({"inner": gpt2})), "lm_head") is gpt2.lm_head
     assert part(gpt2, "lm_head") is gpt2.lm_head
+
+
+# ---- negative sampling --------------------------------------------------------------------------------------------
+
+
+def test_log_uniform_negatives_follow_zipfs_law():
+    drawn = log_uniform(200_000, 50, np.random.default_rng(0))
+    assert drawn.min() == 0 and drawn.max() == 49
+    expected = (np.log(np.arange(50) + 2) - np.log(np.arange(50) + 1)) / np.log(51)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=50) / 200_000, expected, atol=0.003)
+
+
+def test_a_sampled_softmax_is_what_it_is_by_hand():
+    head = torch.nn.Linear(2, 4, bias=False)
+    head.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
+    hidden = torch.tensor([[1.0, 2.0]])
+    loss = sampled_softmax(hidden, head, torch.tensor([1]), torch.tensor([[0, 1, 3]]), torch.tensor([0]))
+    q = [math.log((k + 2) / (k + 1)) / math.log(5) for k in range(4)]
+    logits = {0: 1.0, 1: 2.0, 3: 2.0}
+    parts = {k: math.exp(value) / (3 * q[k]) for k, value in logits.items()}  # the sampled 1 is the target
+    assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + parts[0] + parts[3])))
+
+
+def test_a_sampled_softmax_comes_near_the_full_one():
+    torch.manual_seed(0)
+    head, hidden = torch.nn.Linear(8, 40, bias=True), torch.randn(30, 8, requires_grad=True)
+    labels = torch.randint(0, 40, (30,))
+    full = torch.nn.functional.cross_entropy(head(hidden), labels, reduction="sum")
+    (wanted,) = torch.autograd.grad(full, hidden)
+    errors = []
+    for count in (20, 20_000):
+        negatives = torch.from_numpy(log_uniform(count, 40, np.random.default_rng(1)))[None]
+        loss = sampled_softmax(hidden, head, labels, negatives, torch.zeros(30, dtype=torch.long))
+        (found,) = torch.autograd.grad(loss, hidden)
+        errors.append((found - wanted).norm() / wanted.norm())
+    assert loss.item() == pytest.approx(full.item(), rel=0.02)
+    assert errors[1] < 0.05 < errors[0]
+
+
+def test_negatives_make_no_logits_and_are_judged_by_all_words(text, tmp_path):
+    from conftest import tiny
+
+    from llmkit import recipe, train
+
+    tree = tiny("gpt2", text, tmp_path / "run", max_steps=12)
+    tree["objective"] = {"name": "causal_lm", "negatives": 30}
+    tree["data"]["validation"] = 0.2
+    summary = train.fit(recipe.load(tree))
+    assert summary["evaluation_before"]["loss"] == pytest.approx(math.log(300), abs=0.1)
+    assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"] - 0.1
+
+
+# ---- fill in the middle -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def marked():
+    tokenizer = tokenizers.train(stories(80), "bpe", 297)
+    tokenizer.add_special_tokens(CausalLM(fill_in_the_middle=0.5).missing(tokenizer))
+    return tokenizer
+
+
+@pytest.mark.parametrize(("rate", "order"), [(0.0, "<P> a b <S> e f <M> c d"), (1.0, "<P> <S> e f <M> a b c d")])
+def test_the_middle_goes_to_the_end(rate, order, marked):
+    class Two:
+        """Cuts after the second and the fourth token."""
+
+        def random(self):
+            return 0.5
+
+        def integers(self, low, high, count):
+            assert (low, high, count) == (1, 8, 2)
+            return np.array([5, 3])
+
+    objective = CausalLM(fill_in_the_middle=1.0, spm_rate=rate)
+    end = marked.eos_token_id
+    words = {letter: 10 + i for i, letter in enumerate("abcdef")}
+    marks = dict(zip(("<P>", "<M>", "<S>"), marked.convert_tokens_to_ids(list(PARTS)), strict=True))
+    segment = np.array([end, *words.values(), end], dtype=np.uint16)
+    drawn = objective.draw(segment, Two(), marked)
+    expected = [end, *({**words, **marks}[word] for word in order.split()), end]
+    assert drawn["input_ids"].tolist() == expected[:-1]
+    assert drawn["labels"].tolist() == expected[1:]
+
+
+@given(st.integers(2, 40), st.integers(0, 10_000))
+@settings(deadline=None, max_examples=60)
+def test_a_rearranged_text_can_be_put_together_again(length, seed):
+    marked = tokenizers.train(stories(80), "bpe", 297)
+    marked.add_special_tokens(CausalLM(fill_in_the_middle=0.5).missing(marked))
+    ids = np.random.default_rng(seed).integers(5, 290, length)
+    objective = CausalLM(fill_in_the_middle=1.0)
+    found = objective.rearranged(ids, np.random.default_rng(seed), marked).tolist()
+    front, mid, back = marked.convert_tokens_to_ids(list(PARTS))
+    assert len(found) == length + 3
+    body = found[found.index(front) + 1:]
+    if body[0] == back:
+        suffix, rest = body[1:body.index(mid)], body[body.index(mid) + 1:]
+        assert rest + suffix == ids.tolist()
+    else:
+        before, suffix = body[:body.index(back)], body[body.index(back) + 1:body.index(mid)]
+        assert before + body[body.index(mid) + 1:] + suffix == ids.tolist()
+
+
+def test_marks_are_part_of_the_vocabulary_and_rows_have_room_for_them(text, tmp_path):
+    from conftest import tiny
+
+    from llmkit import inspection, recipe
+
+    tree = tiny("gpt2", text, tmp_path / "run")
+    tree["objective"] = {"name": "causal_lm", "fill_in_the_middle": 1.0}
+    found = inspection.inspect(recipe.load(tree), range(20))
+    assert found["tokenizer"] <= 300
+    assert max(len(row["fields"]["input_ids"]) for row in found["drawn"]) <= 32

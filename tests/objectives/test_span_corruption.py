@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.errors import RequestError
-from llmkit.objectives.span_corruption import SpanCorruption, parts, sentinels, span_mask, with_sentinels
+from llmkit.objectives._denoisers import parts, span_mask
+from llmkit.objectives.span_corruption import SpanCorruption, sentinels, with_sentinels
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 PAD, END, FIRST = 0, 1, 1000
