@@ -576,7 +576,7 @@ def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) ->
             gradient_checkpointing_kwargs={"use_reentrant": False})
     tuned = tuning.apply(net.model, Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
-        packed=recipe.data.packing == "documents"))
+        packed=recipe.data.packing == "documents" or recipe.learning.masks))
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
     return Learner(whole, recipe.learning, settled.family, net.new)
 

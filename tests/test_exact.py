@@ -41,7 +41,6 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "prefix_lm": ("gpt2", "prefix_lm"),
     "prefix_lm_t5": ("t5", "prefix_lm"),
     "permuted_lm": ("xlnet", "permuted_lm"),
-    "adversarial": ("gpt2", {"name": "adversarial", "warmup": 1, "sample_length": 8}),
     "classification": ("bert", "classification"),
     "instruction": ("gpt2", "instruction"),
 }

@@ -28,6 +28,8 @@ class Family:
     """The config field with the number of positions; None where positions are relative."""
     layers: ClassVar[tuple[str, ...]]
     """Dotted paths of the stacks of layers."""
+    projections: ClassVar[tuple[str, ...]] = ()
+    """Linear layers that low-rank products go to, where peft has no choice of its own for the family."""
     feed_forward: ClassVar[tuple[str, ...]]
     """Parts of a layer that are feed-forward."""
     heads: ClassVar[dict[str, str]]

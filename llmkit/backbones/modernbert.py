@@ -32,6 +32,7 @@ class ModernBert(Family):
     }
     positions = "max_position_embeddings"
     layers = ("model.layers",)
+    projections = ("Wqkv",)
     feed_forward = ("mlp",)
     heads = {
         "AutoModelForMaskedLM": "head",

@@ -32,6 +32,7 @@ class Transformer(Family):
     }
     positions = "max_position_embeddings"
     layers = ("model.encoder.layers", "model.decoder.layers")
+    projections = ("q_proj", "v_proj")
     feed_forward = ("fc1", "fc2")
     heads = {"AutoModelForSeq2SeqLM": "lm_head"}
     isolates = False

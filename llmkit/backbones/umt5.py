@@ -14,6 +14,7 @@ class UMT5(t5.T5):
     """small, base and large are the published ones."""
 
     model_type = "umt5"
+    projections = ("q", "v")
     sizes = {
         "tiny": _size(2, 128, 4, 256),
         "mini": _size(4, 256, 4, 512),

@@ -23,6 +23,7 @@ class XLNet(Family):
     }
     positions = None
     layers = ("transformer.layer",)
+    projections = ("layer_1", "layer_2")  # its attention has no linear layers
     feed_forward = ("ff",)
     heads = {
         "AutoModelForCausalLM": "lm_loss",

@@ -68,6 +68,8 @@ class Objective:
     """Whether tuning methods other than full make sense."""
     idle: ClassVar[bool] = False
     """Whether some trained weights may have no part in a step's loss: an unused head, a network that waits its turn."""
+    masks: ClassVar[bool] = False
+    """Whether its rows come with attention masks of their own."""
     best: ClassVar[str | None] = None
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
 

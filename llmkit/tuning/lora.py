@@ -44,7 +44,7 @@ class Lora(Tuning):
         """Where peft knows no layers for a family, they have to be named."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-        if self.target_modules is None and family.model_type not in KNOWN:
+        if self.target_modules is None and family.model_type not in KNOWN and not family.projections:
             raise RequestError(
                 f"tuning.target_modules: peft has no default for {family.model_type}; name layers, or say all-linear.")
         if self.target_modules in ([], ""):
@@ -58,12 +58,16 @@ class Lora(Tuning):
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the product, the parts that are new, and the heads peft knows train."""
         from peft import LoraConfig, get_peft_model
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
         from transformers.pytorch_utils import Conv1D
 
         self._check_targets(model)
+        targets = self.target_modules
+        if targets is None and setting.family.model_type not in KNOWN:
+            targets = list(setting.family.projections)
         config = LoraConfig(
             task_type=None if setting.head in CALLED_AS_IT_IS else TASK_TYPES.get(setting.head),
-            r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, target_modules=self.target_modules,
+            r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, target_modules=targets,
             # a head that trains whole can't have a product beside it as well
             exclude_modules=list(setting.new) if self.target_modules == "all-linear" and setting.new else None,
             fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),  # GPT-2 stores weights transposed

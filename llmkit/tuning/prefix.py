@@ -46,6 +46,9 @@ class Prefix(Tuning):
 
     def check(self, family: type[Family], head: str) -> None:
         """Permuted models attend in a way of their own, which neither implementation reaches."""
+        if family.attention == "eager" and family.shape == "encoder":
+            raise RequestError(f"tuning.method: prefix doesn't fit {family.model_type}, whose attention doesn't go "
+                               "through transformers' attention interface. Use lora or full instead.")
         if family.shape == "permuted":
             raise RequestError(
                 f"tuning.method: prefix doesn't fit {family.model_type}, whose attention takes no keys and values from "
