@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe, registry
-from llmkit.data.sources import open_source
-from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Setup
+from llmkit.data.sources import Reader, open_source
+from llmkit.errors import DataError, RequestError
+from llmkit.objectives.base import Objective, Sets, Setup
 from llmkit.recipe import Source
 from llmkit.settle import family_named, family_of
-from llmkit.tasks.base import Task
+from llmkit.tasks.base import Encoded, Floors, Row, Task
+
+if TYPE_CHECKING:
+    from llmkit.train import Learner
 
 
 def evaluate(
@@ -22,11 +26,48 @@ def evaluate(
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
-    Returns {"metrics": {"loss": …}, "model", "data", …}.
+    Returns {"metrics": {"loss": …}, "floors", "model", "data", …}.
+    """
+    from llmkit.train import accelerate
+    from llmkit.train import evaluate as measured
+
+    ready = make_ready(model, task=task, objective=objective, max_length=max_length)
+    sets = ready.learner.objective.prepare([ready.source(str(data))], None, ready.setup)
+    accelerator = accelerate("fp32", (), Path())
+    metrics = measured(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, batch_size)
+    chosen = ready.learner.objective
+    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": str(model), "data": str(data),
+            "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
+            "rows": sum(map(len, sets.train))}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model opened for what it learned."""
+
+    learner: Learner
+    setup: Setup
+    learned: recipe.Recipe | None
+    """The recipe of the run that it is from."""
+
+    def source(self, data: str) -> Reader:
+        """A file, read as the run read its own: the same names of fields, the same encoding."""
+        if self.learned is None:
+            return open_source(Source(data))
+        first = self.learned.data.train[0]
+        same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
+        return open_source(Source(data, fields=first.fields if same else {}, encoding=first.encoding))
+
+
+def make_ready(
+    model: str | Path, *, task: str | None = None, objective: str | None = None, max_length: int | None = None,
+) -> Ready:
+    """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
+
+    RequestError where it has no weights for that, or fewer positions than `max_length`.
     """
     from llmkit import report
-    from llmkit.train import Learner, accelerate
-    from llmkit.train import evaluate as measured
+    from llmkit.train import Learner
 
     report.quiet_libraries()
     learned = _learned(Path(model))
@@ -58,15 +99,25 @@ def evaluate(
     names: dict[Any, str] = dict(opened.model.config.id2label or {})
     labels = tuple(names[number] for number in sorted(names)) if isinstance(chosen, Task) else None
     way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
-    setup = Setup(opened.tokenizer, family, said, way, 0, labels)
-    reader = open_source(Source(str(data)) if learned is None else _source(str(data), learned))
-    sets = chosen.prepare([reader], None, setup)
-    accelerator = accelerate("fp32", (), Path())
     whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
-    learner = Learner(whole, chosen, family).to(accelerator.device)
-    metrics = measured(accelerator, learner, sets.train, setup, batch_size)
-    return {"metrics": metrics, "model": str(model), "data": str(data), "measured_by": registry.name_of(chosen),
-            "max_length": said, "rows": sum(map(len, sets.train))}
+    return Ready(Learner(whole, chosen, family), Setup(opened.tokenizer, family, said, way, 0, labels), learned)
+
+
+def _floors(chosen: Objective, learned: recipe.Recipe | None, sets: Sets) -> Floors:
+    """What the rows' metrics are without a language model, learned from the run's own rows where they are still there.
+
+    Elsewhere from nothing but the rows themselves: then only floors that need no training rows are given.
+    """
+    if not isinstance(chosen, Task):
+        return {}
+    rows = [row for part in sets.train if isinstance(part, Encoded) for row in part.rows]
+    before: list[Row] = []
+    try:
+        for source in learned.data.train if learned is not None and type(chosen) is type(learned.learning) else []:
+            before += (row for row, _ in chosen.read(open_source(source)))
+    except DataError:  # moved or deleted since
+        before = []
+    return chosen.floors(before, rows)
 
 
 def _family(folder: Path) -> str:
@@ -75,13 +126,6 @@ def _family(folder: Path) -> str:
         return family_of(folder)
     except RequestError:
         return "auto"
-
-
-def _source(data: str, learned: recipe.Recipe) -> Source:
-    """A file read as the run read its own: the same names of fields, the same encoding."""
-    first = learned.data.train[0]
-    fields = first.fields if Path(data).suffix in {Path(source.source).suffix for source in learned.data.train} else {}
-    return Source(data, fields=fields, encoding=first.encoding)
 
 
 def _learned(model: Path) -> recipe.Recipe | None:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
 from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError, nearest
-from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.objectives.base import Judged, Objective, Sets, Setup
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
 from llmkit.signals import Stopping, stopping
+from llmkit.tasks.base import Encoded, Task
 from llmkit.tuning.base import Setting
 
 log = logging.getLogger("llmkit")
@@ -63,6 +64,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             tokenizer = speak(settled)
             setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
             sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+            setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None)
             data = {reader.label: reader.fingerprint() for reader in settled.readers}
         state = State() if start is None else restored(start, data, accelerator.num_processes)
 
@@ -74,6 +76,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         best = None if start is None else best_of(start)
         if main:
             describe(settled, sets, learner, start)
+            sets = with_floors(sets, recipe.learning)
             run.rewind(state.step if start is not None else -1)
             run.write_recipe(recipe)
         if plan.report_to:
@@ -302,7 +305,7 @@ class Loop:
         counts = [self.objective.targets(part) for part in parts]
         main = self.accelerator.is_main_process
         signals = [float(self.stop.by is number) for number in (signal.SIGTERM, signal.SIGINT)]
-        mine = [*(sum(int(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
+        mine = [*(sum(float(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
                 self.state.seconds if main else 0.0, *signals]
         shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
         *totals, tokens, self.state.agreed, terminated, interrupted = self.accelerator.reduce(shared, "sum").tolist()
@@ -461,26 +464,44 @@ def evaluate(
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes."""
     objective = learner.objective
     drawn = Drawn(sets, seed=0)
-    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes)
+    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes, lengths(sets))
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
-    pairs: list[tuple[Any, Any]] = []
+    judged: list[Judged] = []
     was = learner.training
     learner.eval()
     with torch.inference_mode(), accelerator.autocast():
-        for batch in load(drawn, keys, lambda rows: objective.collate(rows, setup.tokenizer)):
+        batches = load(drawn, keys, lambda rows: objective.collate(rows, setup.tokenizer))
+        for rows, batch in zip(keys, batches, strict=True):
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             losses, some = learner(batch, "judge")
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
                                  for part in (losses, counts)])
-            pairs += some
+            judged.append(([row for _, row in rows], some))
     learner.train(was)
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not any(count):
         raise DataError("data.validation: its rows have nothing to predict.")
     means = {head: a / max(1.0, b) for head, a, b in zip(objective.weights, total, count, strict=True)}
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
-    return objective.metrics(means, gather_object(pairs) if accelerator.num_processes > 1 else pairs)
+    everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
+    return objective.figures(means, sorted(everyone, key=lambda one: one[0]), sets, setup)
+
+
+def with_floors(sets: Sets, learning: Objective) -> Sets:
+    """The sets, and among their facts what the validation rows' metrics are without a language model."""
+    if not isinstance(learning, Task) or not sets.validation:
+        return sets
+    learned, held = ([row for part in parts if isinstance(part, Encoded) for row in part.rows]
+                     for parts in (sets.train, sets.validation))
+    return replace(sets, facts={**sets.facts, "floors": learning.floors(learned, held)})
+
+
+def lengths(sets: Sequence[Any]) -> list[int] | None:
+    """How long each row of an evaluation is, where that is known; rows of text are as long as can be."""
+    if not all(isinstance(part, Encoded) for part in sets):
+        return None
+    return [part.length(row) for part in sets for row in range(len(part))]
 
 
 # ---- setting up ---------------------------------------------------------------------------------------------------

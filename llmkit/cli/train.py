@@ -146,8 +146,7 @@ def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
     if "unigram_entropy" in summary:
         entropy = summary["unigram_entropy"]
         lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
-    if "majority_accuracy" in summary:
-        majority = summary["majority_accuracy"]
-        lines.append(f"{'majority class':<30}{majority:>10.4f}   accuracy of always saying the same")
+    for what, floor in summary.get("floors", {}).items():
+        lines += [f"{name:<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
     lines.append(f"model: {summary['output_dir']}/model")
     print("\n".join(lines), file=sys.stderr)

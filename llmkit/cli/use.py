@@ -1,9 +1,10 @@
-"""`llmkit generate`, `llmkit evaluate` and `llmkit inspect`."""
+"""`llmkit generate`, `llmkit evaluate`, `llmkit predict` and `llmkit inspect`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(generate)
     app.command()(evaluate)
+    app.command()(predict)
     app.command()(inspect)
 
 
@@ -90,6 +92,38 @@ def evaluate(
     else:
         for name, value in result["metrics"].items():
             print(f"{name:<20}{value:>12.4f}")
+        for what, floor in result["floors"].items():
+            for name, value in floor.items():
+                print(f"{name:<20}{value:>12.4f}   {what}: a floor")
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    data: Annotated[str, typer.Argument(metavar="FILE", help="The task's rows, answers aside; - reads stdin.")],
+    output: Annotated[str, typer.Option(
+        "--output", "-o", metavar="OUT.jsonl", help="Where the predictions go; stdout where nothing is said.")] = "-",
+    task: Annotated[str | None, typer.Option(
+        "--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
+    max_length: Annotated[int | None, typer.Option(
+        "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
+) -> None:
+    """Say what a model says of each row: one JSON object a line, in the order of the file."""
+    from llmkit import prediction, report
+    from llmkit.errors import PlaceError
+
+    report.to_stderr()
+    found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size)
+    if output == "-":
+        prediction.write(found, sys.stdout)
+        return
+    first = next(found, None)  # a request that is wrong leaves the file as it was
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            count = prediction.write([] if first is None else chain([first], found), file)
+    except OSError as error:
+        raise PlaceError(f"--output {output}: {error.strerror}.") from error
+    print(f"{count:,} predictions: {output}", file=sys.stderr)
 
 
 def inspect(

@@ -123,10 +123,13 @@ def load(
         generator=torch.Generator())
 
 
-def in_order(rows: int, size: int, rank: int, processes: int) -> list[list[Key]]:
-    """The batches of an evaluation for one process: every row once, in order."""
+def in_order(
+    rows: int, size: int, rank: int, processes: int, lengths: Sequence[int] | None = None,
+) -> list[list[Key]]:
+    """The batches of an evaluation for one process: every row once, in order; by their length where that is known."""
+    order = range(rows) if lengths is None else sorted(range(rows), key=lambda row: -lengths[row])
     starts = range(rank * size, rows, size * processes)
-    return [[(EVALUATION, row) for row in range(start, min(rows, start + size))] for start in starts]
+    return [[(EVALUATION, row) for row in order[start : start + size]] for start in starts]
 
 
 def stack(rows: Sequence[Features], padding: dict[str, int]) -> Batch:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Sums: TypeAlias = "dict[str, Tensor]"
 """By the name of a head: a loss summed over its targets."""
+Judged: TypeAlias = "tuple[list[int], list[Any]]"
+"""The numbers of a batch's rows, and what `judge` gave for them."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,12 @@ class Objective:
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """For an evaluation: the losses, and pairs of a prediction and its reference where there are such."""
         return self.loss(model, batch, family), []
+
+    def figures(
+        self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
+    ) -> dict[str, float]:
+        """Figures of an evaluation, from mean losses and what `judge` gave for each batch of the sets' rows."""
+        return self.metrics(means, [pair for _, some in judged for pair in some])
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Figures of an evaluation, from mean losses and all pairs."""

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from llmkit.data.batches import Features
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.errors import DataError
-from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Row = dict[str, Any]
+"""The fields of an example by their names in the task, whatever their columns are called in the file."""
+Prediction = dict[str, Any]
+"""What a model says of an example, as JSON has it: {"label": "positive", "score": 0.98}."""
+Floors = dict[str, dict[str, float]]
+"""By what needs no model (the most frequent label, TF-IDF with logistic regression): the metrics that it reaches."""
 
 
 class Task(Objective):
-    """What a model learns from labelled examples."""
+    """What a model learns from labelled examples, and says of others.
+
+    From rows to figures: `read` a file's rows, `encode` them as features, `predict` one outcome for each row of a
+    batch, `combine` the outcomes to one prediction an example, `metrics` of predictions beside the examples.
+    """
 
     packings: ClassVar[tuple[str, ...]] = ("none",)
     wanted: ClassVar[Mapping[str, Sequence[str]]]
     """Fields that every row has, and other names that they go by."""
+    answers: ClassVar[tuple[str, ...]] = ()
+    """Of these, what is predicted: rows to predict needn't have it."""
     optional: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Fields that a row may have."""
 
@@ -49,7 +64,8 @@ class Task(Objective):
             if longest:
                 notes.append(f"{longest:,} {what} rows")
         cut: list[int] = []
-        sets = [[Encoded(self.encode(rows, setup, cut) if rows else []) for rows in part] for part in (learned, held)]
+        sets = [[Encoded(self.encode(rows, setup, cut) if rows else [], [row for row, _ in rows]) for rows in part]
+                for part in (learned, held)]
         if cut:
             notes.append(f"{len(cut):,} rows are longer than {setup.max_length} tokens and were cut "
                          f"({sum(cut):,} tokens left out)")
@@ -57,37 +73,89 @@ class Task(Objective):
 
     def read(self, reader: Reader) -> list[tuple[Row, Place]]:
         """The rows of a source, each with the fields of this task and nothing else."""
+        return list(self.stream(reader))
+
+    def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
+        """The same one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
-        rows: list[tuple[Row, Place]] = []
         for row, place in reader.rows():
             if not columns:
-                columns = self.columns(row, reader)
+                columns = self.columns(row, reader, answered)
             fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
-            rows.append((self.check(fields, columns, place), place))
-        return rows
+            yield self.check(fields, columns, place), place
 
-    def columns(self, row: Mapping[Any, Any], reader: Reader) -> dict[str, str | int]:
-        """Which column of a file each field is."""
-        return find_fields(list(row), self.wanted, self.optional, reader)
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
+        """Which column of a file each field is; those of the answers only where rows have some."""
+        wanted = {name: others for name, others in self.wanted.items() if answered or name not in self.answers}
+        return find_fields(list(row), wanted, self.optional, reader)
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Raise DataError, with file and line, where a row isn't what the task learns from."""
         for name in self.wanted:
-            value = row[name]
-            if value is None or (isinstance(value, str) and not value.strip()):
+            if name in columns and ((value := row[name]) is None or (isinstance(value, str) and not value.strip())):
                 raise DataError(f"{place}: the field {columns[name]!r} is empty.")
         return row
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
-        """Rows to features; the number of tokens that each row lost to max_length goes to `cut`."""
+        """Rows to features; the number of tokens that each row lost to max_length goes to `cut`.
+
+        One a row, or several (parts of a long text), which then say in `of`, a list of one number, whose they are. Rows
+        without answers, which are to be predicted, get features without labels.
+        """
         raise NotImplementedError
+
+    # ---- predictions ----
+
+    def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
+        """What the model says of each row of a batch, as plain numbers and lists; the batch may have no labels."""
+        raise NotImplementedError
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
+        """The losses, and the outcome of each row; tasks that get both from one forward pass say how."""
+        return self.loss(model, batch, family), self.predict(model, batch, family)
+
+    def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
+        """The prediction of an example, from the outcomes of all its rows, in their order."""
+        raise NotImplementedError
+
+    def figures(
+        self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
+    ) -> dict[str, float]:
+        """The metrics of all predictions."""
+        outcomes = {row: outcome for rows, some in judged for row, outcome in zip(rows, some, strict=True)}
+        pairs: list[tuple[Prediction, Row]] = []
+        first = 0
+        for part in sets:
+            assert isinstance(part, Encoded)
+            pairs += zip(self.combined(part, [outcomes[first + i] for i in range(len(part))], setup), part.rows)
+            first += len(part)
+        return self.metrics(means, pairs)
+
+    def combined(self, part: Encoded, outcomes: Sequence[Any], setup: Setup) -> list[Prediction]:
+        """One prediction an example, from one outcome a row."""
+        own: list[list[Any]] = [[] for _ in part.rows]
+        for owner, outcome in zip(part.owners, outcomes, strict=True):
+            own[owner].append(outcome)
+        return [self.combine(some, row, setup) for some, row in zip(own, part.rows, strict=True)]
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
+        """Figures of an evaluation, from mean losses and each prediction beside its example."""
+        return dict(means)
+
+    def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
+        """What is reached on the held-out examples without a language model, so that no figure stands alone."""
+        return {}
 
 
 class Encoded:
     """Examples that were turned into features once; nothing about them is chance."""
 
-    def __init__(self, features: Sequence[Features]) -> None:
-        self.features = features
+    def __init__(self, features: Sequence[Features], rows: Sequence[Row]) -> None:
+        self.rows = rows
+        """The examples, with all their fields."""
+        self.owners = [int(some["of"][0]) if "of" in some else i for i, some in enumerate(features)]
+        """Which example each row of features is of."""
+        self.features = [{name: value for name, value in some.items() if name != "of"} for some in features]
 
     def __len__(self) -> int:
         return len(self.features)
@@ -95,6 +163,10 @@ class Encoded:
     def draw(self, row: int, rng: np.random.Generator) -> Features:
         """The features of a row."""
         return self.features[row]
+
+    def length(self, row: int) -> int:
+        """Positions of a row, so that rows of one length can go together."""
+        return len(self.features[row]["input_ids"])
 
 
 def hold_out(

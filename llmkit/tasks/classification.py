@@ -16,11 +16,16 @@ from llmkit.data.sources import Place, Reader
 from llmkit.errors import DataError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.registry import OPTIONS
-from llmkit.tasks.base import Row, Task
+from llmkit.tasks.base import Floors, Prediction, Row, Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+FLOOR_ROWS = 20_000
+"""Training rows that a floor is fitted on at most: more take minutes and change little."""
+WORD = r"(?u)[一-鿿]|[^\W一-鿿]+"
+"""What a word is to TF-IDF; of Chinese, a character."""
 
 
 @dataclass(config=OPTIONS)
@@ -36,6 +41,7 @@ class Classification(Task):
         "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "title", "text_a"),
         "label": ("labels", "class", "category", "sentiment", "target", "topic"),
     }
+    answers = ("label",)
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
@@ -44,6 +50,8 @@ class Classification(Task):
         for name in ("text", "text_pair"):
             if name in row and not isinstance(row[name], str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+        if "label" not in row:
+            return row
         label = row["label"]
         if isinstance(label, float) and label.is_integer():
             label = int(label)
@@ -52,7 +60,7 @@ class Classification(Task):
         return {**row, "label": str(label).strip()}
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
-        """Also say which labels there are, and how well the most frequent one would do."""
+        """Also say which labels there are."""
         known = setup.labels or (self.labels and tuple(self.labels))
         if known is None:
             found = {row["label"] for reader in train for row, _ in self.read(reader)}
@@ -64,11 +72,8 @@ class Classification(Task):
                 raise DataError(f"{train[0].label}: {len(known):,} different labels; is {known[0]!r} a label?")
         setup = Setup(**{**vars(setup), "labels": known})
         sets = super().prepare(train, validation, setup)
-        counts = Counter(int(features["labels"][0]) for part in sets.validation or sets.train
-                         for features in part.features)  # type: ignore[attr-defined]
-        share = max(counts.values()) / counts.total()
         return Sets(sets.train, sets.validation, [*sets.notes, f"{len(known)} labels: {', '.join(known)[:200]}"],
-                    {"labels": list(known), "majority_accuracy": share})
+                    {"labels": list(known)})
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Label names go into the model's config, so that it predicts names."""
@@ -80,12 +85,13 @@ class Classification(Task):
         """Token ids with the tokenizer's own special tokens, and the label's number."""
         numbers = {label: i for i, label in enumerate(setup.labels or ())}
         for row, place in rows:
-            if row["label"] not in numbers:
+            if row.get("label", "") not in {*numbers, ""}:
                 raise DataError(f"{place}: the label {row['label']!r} is not among those of the training rows."
                                 f"{nearest(row['label'], numbers)}")
         encoded = self.features([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
         for features, (row, _) in zip(encoded, rows, strict=True):
-            features["labels"] = np.array([numbers[row["label"]]])
+            if "label" in row:
+                features["labels"] = np.array([numbers[row["label"]]])
             if setup.family.shape != "encoder":
                 features.pop("token_type_ids", None)  # GPT-2 would add the embeddings of words 0 and 1
         return encoded
@@ -129,25 +135,63 @@ class Classification(Task):
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy of the labels."""
-        return self.judge(model, batch, family)[0]
-
-    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
-        """The loss, and (predicted, true) label numbers."""
         from torch.nn.functional import cross_entropy
 
-        inputs = dict(batch)
-        labels = inputs.pop("labels")
-        logits = family.outputs(model, inputs).logits.float()
-        pairs = list(zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True))
-        return {"loss": cross_entropy(logits, labels, reduction="sum")}, pairs
+        return {"loss": cross_entropy(self.logits(model, batch, family), batch["labels"], reduction="sum")}
 
-    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
+    def logits(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """(rows, labels)"""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        logits: Tensor = family.outputs(model, inputs).logits.float()
+        return logits
+
+    def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
+        """The probability of each label."""
+        return self.logits(model, batch, family).softmax(-1).tolist()
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
+        """The loss, and the probability of each label."""
+        from torch.nn.functional import cross_entropy
+
+        logits = self.logits(model, batch, family)
+        return {"loss": cross_entropy(logits, batch["labels"], reduction="sum")}, logits.softmax(-1).tolist()
+
+    def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
+        """The likeliest label and its probability."""
+        (chances,) = outcomes
+        best = int(np.argmax(chances))
+        return {"label": (setup.labels or ())[best], "score": chances[best]}
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy, and F1 averaged over labels."""
-        from sklearn.metrics import accuracy_score, f1_score
+        return {**means, **scores([said["label"] for said, _ in pairs], [row["label"] for _, row in pairs])}
 
-        predicted, true = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        return {**means, "accuracy": float(accuracy_score(true, predicted)),
-                "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
+    def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
+        """The most frequent label; where there are training rows, logistic regression on TF-IDF of their words."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        true = [row["label"] for row in held]
+        learned = learned[:FLOOR_ROWS]
+        labels = [row["label"] for row in learned]
+        ((usual, _),) = Counter(labels or true).most_common(1)
+        floors = {"majority class": scores([usual] * len(true), true)}
+        texts, asked = ([" \t ".join(row[name] for name in ("text", "text_pair") if row.get(name)) for row in rows]
+                        for rows in (learned, held))
+        if len(set(labels)) > 1:
+            words = make_pipeline(TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True),
+                                  LogisticRegression(C=10, max_iter=1000))
+            floors["TF-IDF, logistic regression"] = scores(words.fit(texts, labels).predict(asked).tolist(), true)
+        return floors
+
+
+def scores(predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    """Accuracy and macro F1."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    return {"accuracy": float(accuracy_score(true, predicted)),
+            "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
 
 
 def _rank(label: str) -> tuple[bool, int, str]:

@@ -5,48 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.data.batches import Features
-from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.data.tokens import encode
+from llmkit.data.batches import Batch
+from llmkit.data.sources import Place, Reader
 from llmkit.errors import DataError
-from llmkit.objectives.base import Setup, token
+from llmkit.objectives.base import Judged, Objective, Setup, Sums
+from llmkit.recipe import Positive
 from llmkit.registry import OPTIONS
-from llmkit.tasks.base import Row, Task
+from llmkit.tasks._writing import Writing
+from llmkit.tasks.base import Prediction, Row
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from llmkit.data.batches import Examples
 
 
 @dataclass(config=OPTIONS)
-class Instruction(Task):
+class Instruction(Writing):
     """Answer a prompt; the loss is on the answer only, and the tokenizer's chat template is used where it has one."""
 
     template: str = "{prompt}\n"
     """How a prompt is written for a tokenizer without a chat template; the answer follows it."""
+    max_new_tokens: Positive = 128
+    """Tokens that a predicted answer may have."""
+    num_beams: Positive = 1
+    """Answers that beam search follows at once; 1: the likeliest token each time."""
 
-    shapes = frozenset({"decoder", "encoder-decoder"})
-    head = "AutoModelForCausalLM"
     wanted = {
         "prompt": ("instruction", "question", "query", "input", "text", "document", "source"),
         "response": ("output", "answer", "completion", "summary", "target", "chosen"),
     }
+    answers = ("response",)
     optional = {"context": ("input",)}
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
             raise ValueError("template must contain {prompt}")
 
-    def head_for(self, family: type[Family]) -> str:
-        """Encoder-decoders read the prompt with the encoder and write the answer with the decoder."""
-        return "AutoModelForSeq2SeqLM" if family.shape == "encoder-decoder" else self.head
-
-    def columns(self, row: Mapping[Any, Any], reader: Reader) -> dict[str, str | int]:
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Alpaca's `input` belongs to its `instruction`; alone, it is the prompt."""
-        columns = find_fields(list(row), self.wanted, self.optional, reader)
+        columns = super().columns(row, reader, answered)
         if columns.get("context") == columns["prompt"]:
             del columns["context"]
         return columns
@@ -60,57 +62,29 @@ class Instruction(Task):
         context = row.pop("context", None)
         return {**row, "prompt": f"{row['prompt']}\n{context}" if context and context.strip() else row["prompt"]}
 
-    def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
-        """Prompt and answer as one row for a decoder; as encoder input and decoder output for an encoder-decoder.
-
-        [prompt] [answer] </s>  ->  labels at the answer and its end only
-        """
-        tokenizer = setup.tokenizer
-        end = token(tokenizer, "eos", "instruction")
-        if setup.family.shape == "encoder-decoder":
-            token(tokenizer, "pad", "instruction")  # most decoders start from it
-            start = setup.family.decoder_start(tokenizer)
-        prompts = encode(tokenizer, [self.ask(row["prompt"], tokenizer) for row, _ in rows])
-        answers = [[*ids, end] for ids in encode(tokenizer, [row["response"].strip() for row, _ in rows])]
-        begin = [tokenizer.bos_token_id] if _begins(tokenizer) else []
-        out: list[Features] = []
-        for prompt, answer, (_, place) in zip(prompts, answers, rows, strict=True):
-            if setup.family.shape == "encoder-decoder":
-                read, write = [*prompt, end], answer
-                lost = max(0, len(read) - setup.max_length) + max(0, len(write) - setup.max_length)
-                if len(read) > setup.max_length:
-                    read = [*read[: setup.max_length - 1], end]
-                write = write[: setup.max_length]
-                labels = np.array(write)
-                features: Features = {
-                    "input_ids": np.array(read), "labels": labels, "documents": np.zeros(len(read), dtype=np.int64),
-                    "decoder_input_ids": np.concatenate([[start], labels[:-1]]),
-                    "decoder_documents": np.zeros(len(labels), dtype=np.int64)}
-            else:
-                asked = [*begin, *prompt]
-                ids = np.array([*asked, *answer])
-                lost = max(0, len(ids) - 1 - setup.max_length)
-                if len(asked) > setup.max_length:
-                    raise DataError(f"{place}: the prompt alone has {len(asked)} tokens; data.max_length is "
-                                    f"{setup.max_length}.")
-                labels = np.concatenate([np.full(len(asked), -100), ids[len(asked):]])[1 : setup.max_length + 1]
-                features = {"input_ids": ids[:-1][: setup.max_length], "labels": labels}
-                features["documents"] = np.zeros_like(features["input_ids"])
-            if lost:
-                cut.append(lost)
-            out.append(features)
-        return out
-
-    def ask(self, prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
-        """A prompt as the model is asked it, up to where its answer starts."""
+    def ask(self, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The prompt in the tokenizer's chat template, or in the recipe's."""
         if tokenizer.chat_template is None:
-            return self.template.replace("{prompt}", prompt)
-        turns = [{"role": "user", "content": prompt}]
+            return self.template.replace("{prompt}", row["prompt"])
+        turns = [{"role": "user", "content": row["prompt"]}]
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
+    def answer(self, row: Row) -> str:
+        """The response, without space around it."""
+        return str(row["response"]).strip()
 
-def _begins(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts a begin token before a text that has no chat template around it."""
-    if tokenizer.chat_template is not None or tokenizer.bos_token_id is None:
-        return False
-    return bool(tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id)
+    # ---- evaluation: by likelihood; writing every answer would take longer than training ----
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
+        """The loss."""
+        return self.loss(model, batch, family), []
+
+    def figures(
+        self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
+    ) -> dict[str, float]:
+        """There are no predictions."""
+        return self.metrics(means, [])
+
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
+        """The perplexity of the answers."""
+        return Objective.metrics(self, means, pairs)

@@ -109,11 +109,20 @@ def test_a_row_without_its_field_is_told_with_its_line(write, wordpiece, row, me
         Classification().prepare([write([{"text": "a", "label": "x"}, row])], None, setup(wordpiece))
 
 
-def test_how_often_the_most_frequent_label_is_right_is_known(write, wordpiece):
-    assert Classification().prepare([write(rows("a", "b", "a", "a"))], None, setup(wordpiece)).facts[
-        "majority_accuracy"] == 0.75
-    held = Classification().prepare([write(rows("a", "b"))], [write(rows("b", "b", "a"), "v.jsonl")], setup(wordpiece))
-    assert held.facts["majority_accuracy"] == pytest.approx(2 / 3)
+def test_floors_are_what_needs_no_language_model():
+    learned = [{"text": text, "label": label} for text, label in
+               [("good film", "a"), ("fine film", "a"), ("good play", "a"), ("bad film", "b"), ("poor play", "b")]]
+    held = [{"text": "a good play", "label": "a"}, {"text": "bad play", "label": "b"}, {"text": "poor", "label": "b"}]
+    floors = Classification().floors(learned, held)
+    assert floors["majority class"] == {"accuracy": pytest.approx(1 / 3), "f1": pytest.approx(0.25)}
+    assert floors["TF-IDF, logistic regression"] == {"accuracy": 1.0, "f1": 1.0}
+    assert Classification().floors([], held) == {"majority class": {"accuracy": pytest.approx(2 / 3), "f1": 0.4}}
+
+
+def test_a_floor_reads_chinese_by_the_character():
+    learned = [{"text": text, "label": label} for text, label in [("好电影", "1"), ("很好看", "1"), ("坏电影", "0")]]
+    held = [{"text": "这部好", "label": "1"}, {"text": "太坏了", "label": "0"}]
+    assert Classification().floors(learned, held)["TF-IDF, logistic regression"]["accuracy"] == 1.0
 
 
 # ---- features ---------------------------------------------------------------------------------------------------
@@ -221,17 +230,28 @@ def test_the_loss_is_transformers_own(write, family):
     config = kind.config("tiny", SMALL[family] | STILL[family] | task.config(sets.facts), tokenizer)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     batch = task.collate(sets.train[0].features, tokenizer)
-    losses, pairs = task.judge(model, batch, kind)
+    losses, chances = task.judge(model, batch, kind)
     theirs = model(**batch)
     assert losses["loss"].item() == pytest.approx(7 * theirs.loss.item(), rel=1e-5)
     assert task.targets(batch)["loss"] == 7
-    assert pairs == list(zip(theirs.logits.argmax(-1).tolist(), [0, 1, 2, 0, 1, 2, 0], strict=True))
+    assert chances == [pytest.approx(row) for row in theirs.logits.softmax(-1).tolist()]
+    asked = {name: value for name, value in batch.items() if name != "labels"}
+    assert task.predict(model, asked, kind) == chances
     apart = sum(task.loss(model, task.collate([row], tokenizer), kind)["loss"].item() for row in sets.train[0].features)
     assert losses["loss"].item() == pytest.approx(apart, rel=1e-5)  # padding changes nothing
 
 
+def said(number):
+    return {"label": str(number)}
+
+
+def test_a_prediction_is_the_name_of_the_likeliest_label(wordpiece):
+    task, known = Classification(), setup(wordpiece, labels=("ape", "cat", "dog"))
+    assert task.combine([[0.1, 0.2, 0.7]], {"text": "a"}, known) == {"label": "dog", "score": 0.7}
+
+
 def test_accuracy_and_macro_f1_by_hand():
-    pairs = [(0, 0), (0, 0), (0, 1), (1, 1), (2, 1), (1, 2)]  # (predicted, true)
+    pairs = [(said(a), said(b)) for a, b in [(0, 0), (0, 0), (0, 1), (1, 1), (2, 1), (1, 2)]]  # (predicted, true)
     figures = Classification().metrics({"loss": 0.5}, pairs)
     # 0: precision 2/3, recall 1 -> 0.8; 1: 1/2, 1/3 -> 0.4; 2: nothing right -> 0
     assert figures == {"loss": 0.5, "accuracy": pytest.approx(0.5), "f1": pytest.approx(0.4)}
@@ -241,8 +261,7 @@ def test_figures_are_those_of_scikit_learn():
     from sklearn.metrics import accuracy_score, f1_score
 
     rng = np.random.default_rng(0)
-    pairs = [(int(a), int(b)) for a, b in rng.integers(0, 5, (200, 2))]
-    predicted, true = zip(*pairs, strict=True)
-    figures = Classification().metrics({"loss": 1.0}, pairs)
+    predicted, true = rng.integers(0, 5, (2, 200))
+    figures = Classification().metrics({"loss": 1.0}, [(said(a), said(b)) for a, b in zip(predicted, true)])
     assert figures["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert figures["f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
