@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import IO
 
 from llmkit.errors import RequestError
 from llmkit.signals import STATUS
@@ -32,8 +33,8 @@ def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()
     if options:
         command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", *options,
                    "-m", "llmkit", *arguments]
-        return wait([_start(command, os.environ.copy())])
-    return wait([_start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
+        return wait([start(command, os.environ.copy())])
+    return wait([start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
                  for port in [free_port()] for rank in range(processes)])
 
 
@@ -53,8 +54,9 @@ def _variables(rank: int, processes: int, port: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
 
 
-def _start(command: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env=variables, start_new_session=True)
+def start(command: Sequence[str], variables: dict[str, str], said: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own; what it says on both outputs goes to `said`, if given."""
+    return subprocess.Popen(command, env=variables, start_new_session=True, stdout=said, stderr=said)
 
 
 def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:

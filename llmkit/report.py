@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,6 +84,21 @@ def progress(shown: bool) -> Iterator[Progress]:
             yield state
     finally:
         log.handlers = old
+
+
+def table(cells: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout, its head first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    head, *rest = cells
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(head):
+        shown.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+    for row in rest:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown) if console.is_terminal else Console(width=200).print(shown)
 
 
 def clock(seconds: float) -> str:

@@ -102,7 +102,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         asked, tokenizer=spoken, backbone=replace(spec, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
         training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config),
-                         learning_rate=_rate(asked), head_learning_rate=_head_rate(asked),
+                         learning_rate=usual_rate(asked), head_learning_rate=_head_rate(asked),
                          metric_for_best_model=training.metric_for_best_model or _best(asked)),
         output_dir=str(asked.folder))
     return Settled(done, family, train, validation, base)
@@ -199,7 +199,7 @@ def cpu_multiplies_bf16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _rate(asked: Recipe) -> float:
+def usual_rate(asked: Recipe) -> float:
     """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
     if asked.training.learning_rate is not None:
         return asked.training.learning_rate
@@ -211,7 +211,7 @@ def _head_rate(asked: Recipe) -> float:
     """A new head bears less than a prefix does, whose numbers have far to go."""
     if asked.training.head_learning_rate is not None:
         return asked.training.head_learning_rate
-    return min(_rate(asked), 1e-3) if asked.tuning.adapter else _rate(asked)
+    return min(usual_rate(asked), 1e-3) if asked.tuning.adapter else usual_rate(asked)
 
 
 def _best(asked: Recipe) -> str | None:

@@ -31,7 +31,7 @@ from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
 from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError, nearest
-from llmkit.objectives.base import Judged, Objective, Sets, Setup
+from llmkit.objectives.base import Judged, Objective, Sets, Setup, more_is_better
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
 from llmkit.signals import Stopping, stopping
@@ -625,9 +625,7 @@ def better(found: Mapping[str, float], best: Mapping[str, float] | None, plan: r
     name = str(plan.metric_for_best_model)
     if name not in found:
         raise RequestError(f"training.metric_for_best_model: the evaluation has no {name!r}.{nearest(name, found)}")
-    more = plan.greater_is_better
-    if more is None:  # as transformers guesses, and for the other figures of which less is better
-        more = not name.endswith(("loss", "perplexity", "distance", "bleu_self"))
+    more = more_is_better(name) if plan.greater_is_better is None else plan.greater_is_better
     return best is None or (found[name] > best[name] if more else found[name] < best[name])
 
 

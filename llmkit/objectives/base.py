@@ -72,6 +72,8 @@ class Objective:
     """Whether some trained weights may have no part in a step's loss: an unused head, a network that waits its turn."""
     masks: ClassVar[bool] = False
     """Whether its rows come with attention masks of their own."""
+    metric: ClassVar[str] = "loss"
+    """The figure of an evaluation that says most."""
     best: ClassVar[str | None] = None
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
 
@@ -289,3 +291,8 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
     if found is None:
         raise RequestError(f"the tokenizer has no {role} token; {why} needs one.")
     return int(found)
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether more of a figure is better: as transformers guesses, and for the other figures of which less is."""
+    return not metric.endswith(("loss", "perplexity", "distance", "bleu_self"))

@@ -42,6 +42,7 @@ class Classification(Task):
         "label": ("labels", "class", "category", "sentiment", "target", "topic"),
     }
     answers = ("label",)
+    metric = "accuracy"
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:

@@ -1,0 +1,49 @@
+"""`llmkit compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(compare)
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    methods: Annotated[str, typer.Option(
+        "--methods", metavar="A,B,…", help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")],
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Runs of each method: seeds 1 to N.", min=1)] = 1,
+    tune: Annotated[str | None, typer.Option(
+        "--tune", metavar="learning_rate", help="Try a third, once and three times each method's usual rate.")] = None,
+    metric: Annotated[str | None, typer.Option(
+        "--metric", metavar="NAME", help="The figure to compare by; the task's own where nothing is said.")] = None,
+    set_: Annotated[list[str], typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe, for all runs; repeatable.")] = [],  # noqa: B006
+    output_dir: Annotated[str | None, typer.Option(
+        "--output-dir", metavar="DIR", help="Where table, plot and runs go.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> int:
+    """Tune by several methods and compare them: quality, parameters, time, memory, size. Goes on where it stopped."""
+    from llmkit import comparison, report
+    from llmkit.errors import RequestError
+
+    report.to_stderr()
+    if tune not in (None, "learning_rate"):
+        raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
+    made = comparison.Comparison(
+        recipe, comparison.variants(methods), range(1, seeds + 1), Path(output_dir) if output_dir else None, set_,
+        metric, tune is not None)
+    made.run()
+    made.write()
+    if json_:
+        print(json.dumps(made.as_json()))
+    else:
+        report.table(made.cells())
+        print(f"\n{made.folder}: compare.md, compare.json, compare.png")
+    return 0 if any(one.value is not None for one in made.outcomes) else 1
