@@ -4,6 +4,7 @@ A page holds markers; what stands between a marker and its end is written by thi
 
     <!-- row {"recipe": "masked_lm", "set": ["data.max_length=24"]} -->
     <!-- options masked_lm -->          <!-- families masked_lm -->         <!-- recipe bert_mlm -->
+    <!-- plugins tuning -->             every file of llmkit/tuning/: what it is, its options
     <!-- end -->
 """
 
@@ -18,12 +19,12 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 TEXT = {"english": DOCS / "alice.txt", "chinese": DOCS / "chinese.txt"}
-MARKER = re.compile(r"(<!-- (row|options|families|recipe) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- (row|options|families|recipe|plugins) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
     """A page with every marked part written anew."""
-    parts = {"row": row, "options": options, "families": families, "recipe": packaged}
+    parts = {"row": row, "options": options, "families": families, "recipe": packaged, "plugins": plugins}
     return MARKER.sub(lambda found: found[1] + parts[found[2]](found[3]) + "\n" + found[4], page)
 
 
@@ -47,13 +48,28 @@ def row(spec: str) -> str:
     return "\n".join([*lines, "```"])
 
 
-def options(name: str) -> str:
-    """A table of an objective's options, from its dataclass."""
+def plugins(kind: str) -> str:
+    """A section for each file of a folder: its own words, and its options."""
+    import inspect
+
+    from llmkit import registry
+
+    out = []
+    for name in registry.names(kind):
+        cls = registry.find(kind, name)
+        about = inspect.getdoc(inspect.getmodule(cls)) or ""
+        out += [f"## `{name}`", "", about.partition("\n\n")[0].replace("\n", " "), "",
+                " ".join((inspect.getdoc(cls) or "").split()), "", options(name, kind), ""]
+    return "\n".join(out).rstrip()
+
+
+def options(name: str, kind: str = "objectives") -> str:
+    """A table of a plug-in's options, from its dataclass."""
     from pydantic import TypeAdapter
 
     from llmkit import registry
 
-    cls = registry.find("objectives", name)
+    cls = registry.find(kind, name)
     about = TypeAdapter(cls).json_schema()["properties"] if fields(cls) else {}
     lines = ["| option | default | |", "|---|---|---|"]
     for field in fields(cls):
