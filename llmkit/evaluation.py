@@ -28,12 +28,14 @@ def evaluate(
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
     Returns {"metrics": {"loss": …}, "floors", "model", "data", …}.
     """
-    from llmkit.train import accelerate
+    from llmkit.train import accelerate, refer
     from llmkit.train import evaluate as measured
 
     ready = make_ready(model, task=task, objective=objective, max_length=max_length)
     sets = ready.learner.objective.prepare([ready.source(str(data))], None, ready.setup)
     accelerator = accelerate("fp32", (), Path())
+    if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
+        refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, batch_size)
     metrics = measured(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": str(model), "data": str(data),
@@ -101,6 +103,19 @@ def make_ready(
     way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
     whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
     return Ready(Learner(whole, chosen, family), Setup(opened.tokenizer, family, said, way, 0, labels), learned)
+
+
+def untuned(ready: Ready, model: str | Path) -> Learner:
+    """The model that a run was tuned from; RequestError where there is none to be found."""
+    from llmkit.train import Learner
+
+    learned, objective = ready.learned, ready.learner.objective
+    before = learned.backbone.pretrained if learned is not None else None
+    if before is None:
+        raise RequestError(f"{model}: {registry.name_of(objective)} is measured beside the model that it was tuned "
+                           "from; give a run that started from a pretrained model.")
+    return Learner(models.open_model(before, objective.head_for(ready.learner.family)).model, objective,
+                   ready.learner.family)
 
 
 def _floors(chosen: Objective, learned: recipe.Recipe | None, sets: Sets) -> Floors:

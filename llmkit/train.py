@@ -69,7 +69,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         state = State() if start is None else restored(start, data, accelerator.num_processes)
 
         torch.manual_seed(recipe.seed)
-        learner = learn(settled, tokenizer, sets, run, main)
+        learner = learn(settled, accelerator, sets, setup, run)
         wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan))
         if start is not None:
             bring_back(start, learner, optimizer)
@@ -463,22 +463,15 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes."""
     objective = learner.objective
-    drawn = Drawn(sets, seed=0)
-    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes, lengths(sets))
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
     judged: list[Judged] = []
-    was = learner.training
-    learner.eval()
     with torch.inference_mode(), accelerator.autocast():
-        batches = load(drawn, keys, lambda rows: objective.collate(rows, setup.tokenizer))
-        for rows, batch in zip(keys, batches, strict=True):
-            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        for rows, batch in visited(accelerator, learner, sets, setup, size):
             losses, some = learner(batch, "judge")
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
                                  for part in (losses, counts)])
-            judged.append(([row for _, row in rows], some))
-    learner.train(was)
+            judged.append((rows, some))
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not any(count):
         raise DataError("data.validation: its rows have nothing to predict.")
@@ -486,6 +479,31 @@ def evaluate(
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
     everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
     return objective.figures(means, sorted(everyone, key=lambda one: one[0]), sets, setup)
+
+
+def visited(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+) -> Iterator[tuple[list[int], Batch]]:
+    """The batches of `sets` that are this process's, the learner without dropout: (numbers of the rows, batch)."""
+    drawn = Drawn(sets, seed=0)
+    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes, lengths(sets))
+    was = learner.training
+    learner.eval()
+    batches = load(drawn, keys, lambda rows: learner.objective.collate(rows, setup.tokenizer))
+    for rows, batch in zip(keys, batches, strict=True):
+        yield [row for _, row in rows], {name: part.to(accelerator.device) for name, part in batch.items()}
+    learner.train(was)
+
+
+def refer(accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int) -> None:
+    """Add to each row of `sets`, as `reference`, what the untuned model says of it: once, shared by the processes."""
+    with torch.inference_mode(), accelerator.autocast():
+        found = [(rows, learner(batch, "refer")) for rows, batch in visited(accelerator, learner, sets, setup, size)]
+    everyone = gather_object(found) if accelerator.num_processes > 1 else found
+    said = {row: one for rows, some in everyone for row, one in zip(rows, some, strict=True)}
+    places = [(part, row) for part in sets for row in range(len(part))]
+    for number, (part, row) in enumerate(places):
+        part.features[row]["reference"] = np.array(said[number], dtype=np.float32)
 
 
 def with_floors(sets: Sets, learning: Objective) -> Sets:
@@ -582,14 +600,20 @@ def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
         for name, (ours, theirs) in differ.items())
 
 
-def learn(settled: Settled, tokenizer: Any, sets: Sets, run: Run, main: bool) -> Learner:
+def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: Run) -> Learner:
     """The model as the recipe wants it tuned, with its objective."""
-    recipe, tuning = settled.recipe, settled.recipe.tuning
+    recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
+    if isinstance(recipe.learning, Task) and recipe.learning.reference:
+        untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
+        assert isinstance(recipe.training.micro_batch_size, int)
+        for some in (sets.train, sets.validation):
+            if some:
+                refer(accelerator, untuned, some, setup, recipe.training.micro_batch_size)
     base = net.base
     if tuning.adapter and base is None:  # an adapter without its base is worth nothing
         base = str((run.folder / "base").resolve())
-        if main:
+        if accelerator.is_main_process:
             net.model.save_pretrained(base)
             tokenizer.save_pretrained(base)
     if recipe.training.gradient_checkpointing:

@@ -39,6 +39,8 @@ class Task(Objective):
     """Of these, what is predicted: rows to predict needn't have it."""
     optional: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Fields that a row may have."""
+    reference: ClassVar[bool] = False
+    """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What a tokenizer is trained on: every field of text of every row."""
@@ -102,6 +104,10 @@ class Task(Objective):
         One a row, or several (parts of a long text), which then say in `of`, a list of one number, whose they are. Rows
         without answers, which are to be predicted, get features without labels.
         """
+        raise NotImplementedError
+
+    def refer(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[list[float]]:
+        """What the untuned model says of each row, computed once before the first step."""
         raise NotImplementedError
 
     # ---- predictions ----
