@@ -557,6 +557,10 @@ def _check(recipe: Recipe, tree: Tree) -> None:
         if getattr(plan, name) is not None and recipe.data.validation is None:
             raise RequestError(f"{tree.where(('training', name))}: there is nothing to evaluate on; "
                                "data.validation is needed.")
+    for name in ("max_tokens", "max_minutes"):
+        if getattr(plan, name) is not None and recipe.tuning.counted:
+            raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
+                               "ahead; say how long the run is by max_steps or num_train_epochs.")
     if not recipe.learning.adapters and recipe.tuning.adapter:
         raise RequestError(f"{tree.where(('tuning',))}: {registry.name_of(recipe.learning)} trains two networks whole; "
                            "it takes the method full.")

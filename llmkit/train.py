@@ -70,9 +70,10 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
 
         torch.manual_seed(recipe.seed)
         learner = learn(settled, accelerator, sets, setup, run)
-        wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan))
+        wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan, recipe.tuning.undecayed))
         if start is not None:
             bring_back(start, learner, optimizer)
+            recipe.tuning.restore(learner.tuned, kept(start))
         best = None if start is None else best_of(start)
         if main:
             describe(settled, sets, learner, start)
@@ -132,6 +133,11 @@ class Learner(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """What trains, by name; tied weights stand once."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @property
+    def tuned(self) -> Any:
+        """The model that the tuning method made, without networks beside it."""
+        return self.objective.kept(self.model)
 
     def is_new(self, name: str) -> bool:
         """Whether a parameter is of a part that started from random weights beside pretrained ones."""
@@ -252,6 +258,8 @@ class Loop:
             raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint "
                               "holds it. A lower training.learning_rate, or training.precision: fp32, may help.")
         self.optimizer.step()
+        if not accelerator.optimizer_step_was_skipped:  # fp16 skips those that overflow
+            self.recipe.tuning.after_step(self.learner.tuned, state.step + 1)
         self.optimizer.zero_grad()
         for head, total in totals.items():
             self.add(f"count/{head}", total)
@@ -267,6 +275,8 @@ class Loop:
             with nullcontext() if i + 1 == len(parts) else accelerator.no_sync(self.wrapped):
                 sums = self.wrapped(part)
                 loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+                if i + 1 == len(parts):
+                    loss = loss + self.penalty()
                 accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
             seen = {head: seen[head] + sums[head].detach().double() for head in weight}
         return seen
@@ -295,9 +305,17 @@ class Loop:
             torch.manual_seed(seed)
             with nullcontext() if i + 1 == len(parts) else accelerator.no_sync(self.wrapped):
                 again = self.wrapped(part, "represent").float()
-                accelerator.backward((again * own[i]).sum() * accelerator.num_processes)
+                towards = (again * own[i]).sum()
+                if i + 1 == len(parts):
+                    towards = towards + self.penalty()
+                accelerator.backward(towards * accelerator.num_processes)
         # every process saw all rows: the sum over processes is the whole once
         return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
+
+    def penalty(self) -> torch.Tensor | float:
+        """This process's share of what the tuning method adds to the loss of a step."""
+        found: torch.Tensor | None = self.recipe.tuning.penalty(self.learner.tuned)
+        return 0.0 if found is None else found / self.accelerator.num_processes
 
     def agree(self, parts: Sequence[Batch]) -> tuple[dict[str, float], float]:
         """(targets by head, tokens) of a step over all processes; signals and the clock are shared on the way."""
@@ -392,6 +410,8 @@ class Loop:
                 save_file({name: parameter.detach().contiguous() for name, parameter in self.learner.trained.items()},
                           folder / "trained.safetensors")
                 torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+                if more := self.recipe.tuning.state(self.learner.tuned):
+                    save_file({name: value.contiguous() for name, value in more.items()}, folder / "tuning.safetensors")
                 if self.best is not None:
                     save_file({name: value.contiguous() for name, value in self.best.items()},
                               folder / "best.safetensors")
@@ -435,7 +455,7 @@ class Loop:
                 with torch.no_grad():
                     for name, parameter in self.learner.trained.items():
                         parameter.copy_(self.best[name])
-            tuned: Any = self.objective.kept(self.learner.model)
+            tuned = self.learner.tuned
 
             def write(folder: Path) -> None:
                 self.recipe.tuning.save(tuned, folder)
@@ -595,6 +615,7 @@ def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether a recipe differs only by a greater length that its schedule doesn't depend on."""
     plan = recipe.training
     free = plan.lr_scheduler_type in SCHEDULES_WITHOUT_END and (plan.warmup_steps >= 1 or not plan.warmup_steps)
+    free = free and not recipe.tuning.counted
     return free and all(
         name.removeprefix("training.") in LENGTHS and ours is not None and theirs is not None and ours > theirs
         for name, (ours, theirs) in differ.items())
@@ -619,9 +640,11 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
+    order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
     tuned = tuning.apply(net.model, Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
-        packed=recipe.data.packing == "documents" or recipe.learning.masks))
+        packed=recipe.data.packing == "documents" or recipe.learning.masks,
+        steps=Length(recipe.training, order.epoch_rows).steps))
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
     return Learner(whole, recipe.learning, settled.family, net.new)
 
@@ -636,6 +659,12 @@ def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])
     optimizer.load_state_dict(torch.load(start.folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+
+
+def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
+    """What the tuning method keeps beside what trains."""
+    path = start.folder / "tuning.safetensors"
+    return load_file(path) if path.is_file() else {}
 
 
 def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
@@ -664,11 +693,12 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
     return State(**start.state)
 
 
-def adamw(learner: Learner, training: recipes.Training) -> torch.optim.Optimizer:
+def adamw(learner: Learner, training: recipes.Training, vectors: Sequence[str] = ()) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and norms don't; new heads have a rate of their own."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in learner.trained.items():
-        groups.setdefault((learner.is_new(name), parameter.dim() >= 2), []).append(parameter)
+        matrix = parameter.dim() >= 2 and not any(part in name for part in vectors)
+        groups.setdefault((learner.is_new(name), matrix), []).append(parameter)
     rates = {False: training.learning_rate or 0.0, True: training.head_learning_rate or 0.0}
     return torch.optim.AdamW(
         [{"params": parameters, "initial_lr": rates[new], "weight_decay": training.weight_decay if matrix else 0.0}

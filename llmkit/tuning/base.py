@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from llmkit.backbones.base import Family
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 TASK_TYPES = {
@@ -36,6 +37,8 @@ class Setting:
     gradient_checkpointing: bool = False
     packed: bool = False
     """Whether several documents share a row, each seeing only itself."""
+    steps: int | None = None
+    """Optimizer steps of the whole run; None where it ends by tokens or minutes."""
 
 
 class Tuning:
@@ -45,6 +48,10 @@ class Tuning:
     """Whether it leaves the model as it is and saves only what it adds."""
     learning_rate: ClassVar[float] = 1e-3
     """The usual rate for a pretrained model, where the recipe names none."""
+    counted: ClassVar[bool] = False
+    """Whether what it does in a step depends on how many there are: such a run's length is in steps or epochs."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names of vectors that are stored as matrices: like other vectors they don't decay."""
 
     @property
     def virtual_tokens(self) -> int:
@@ -57,6 +64,23 @@ class Tuning:
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model to train: same inputs, outputs for the same positions, `requires_grad` set."""
         raise NotImplementedError
+
+    def penalty(self, model: PreTrainedModel) -> Tensor | None:
+        """What is added to the mean loss of each step, on the weights alone; no figure of the run has it in it."""
+        return None
+
+    def after_step(self, model: PreTrainedModel, step: int) -> None:
+        """What follows the optimizer's step number `step`, from 1, while the gradients are there.
+
+        All processes have the same weights and gradients, and must do the same.
+        """
+
+    def state(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What a checkpoint must keep besides what trains, for a resumed run to go on bit for bit."""
+        return {}
+
+    def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write what was trained in the layout that transformers or peft reads."""

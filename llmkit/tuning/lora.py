@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -11,17 +12,33 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.errors import RequestError, nearest
 from llmkit.registry import OPTIONS
-from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
+from llmkit.tuning import _adapter
+from llmkit.tuning.base import Setting, Tuning
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
-CALLED_AS_IT_IS = ("AutoModelForMaskedLM", "AutoModelForQuestionAnswering")
-"""Auto classes that go without a task type: peft has none for one, and its own for the other drops token types."""
+
+STARTS = ("gaussian", "orthogonal", "mica", "pissa", "pissa_niter_16", "olora")
+"""Ways to start that need nothing but the weights."""
+NEEDS = {
+    "eva": "a pass over the training data before the first step",
+    "corda": "a pass over the training data before the first step",
+    "lora_ga": "gradients of the training data before the first step",
+    "loftq": "quantized weights",
+}
+"""Ways to start that peft has and llmkit hasn't, and what each would need."""
+TRANSPOSED = ("gpt2", "openai-gpt", "ctrl", "imagegpt", "decision_transformer")
+"""Model types that store weights as (in, out), which peft's olora and mica take for (out, in)."""
 
 
 @dataclass(config=OPTIONS)
 class Lora(Tuning):
-    """peft's LoRA; it starts as the base model itself, for one of the two matrices is 0."""
+    """peft's LoRA; it starts as the base model itself, for one of the two matrices is 0.
+
+    pissa and olora start from a part of the weights, which the base loses while training; what is saved is the
+    difference to the start, a product of twice the rank beside the base as it was.
+    """
 
     learning_rate = 1e-3
 
@@ -33,6 +50,8 @@ class Lora(Tuning):
     """Dropout before the product."""
     target_modules: list[str] | str | None = None
     """Names of layers, a regular expression that matches whole dotted names, or `all-linear`; else peft's choice."""
+    init_lora_weights: bool | str = True
+    """true, gaussian, orthogonal, mica, pissa, pissa_niter_<iterations>, olora; false: not as the base model."""
     use_rslora: bool = False
     """Scale by the root of r instead of r."""
     use_dora: bool = False
@@ -40,69 +59,87 @@ class Lora(Tuning):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train too."""
 
+    @property
+    def moves_base(self) -> bool:
+        """Whether the base loses what the product starts from: pissa (Meng et al. 2024), olora (Büyükakyüz 2024)."""
+        return str(self.init_lora_weights).startswith(("pissa", "olora"))
+
     def check(self, family: type[Family], head: str) -> None:
-        """Where peft knows no layers for a family, they have to be named."""
+        """Where peft knows no layers for a family, they have to be named; not every start works everywhere."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-        if self.target_modules is None and family.model_type not in KNOWN and not family.projections:
-            raise RequestError(
-                f"tuning.target_modules: peft has no default for {family.model_type}; name layers, or say all-linear.")
-        if self.target_modules in ([], ""):
-            raise RequestError("tuning.target_modules: nothing is named; name layers, say all-linear, or leave it out.")
+        _adapter.check(self.target_modules, family, KNOWN)
+        start = self.init_lora_weights
+        if isinstance(start, bool):
+            return
+        if start in NEEDS:
+            raise RequestError(f"tuning.init_lora_weights: {start} needs {NEEDS[start]}, which llmkit doesn't do. "
+                               f"There is: true, {', '.join(STARTS)}.")
+        if start not in STARTS and not re.fullmatch(r"pissa_niter_\d+", start):
+            raise RequestError(f"tuning.init_lora_weights: no start is called {start!r}.{nearest(start, STARTS)}")
+        if start == "orthogonal" and self.r % 2:
+            raise RequestError(f"tuning.r: {self.r} is odd; init_lora_weights: orthogonal needs an even rank.")
+        if start in ("olora", "mica") and family.model_type in TRANSPOSED:
+            raise RequestError(f"tuning.init_lora_weights: {start} takes the weights of {family.model_type}, which are "
+                               "stored transposed, for something else. Use pissa or true instead.")
 
     def describe(self) -> str:
         """`rank 8 on q_proj, v_proj`."""
-        where = ", ".join(self.target_modules) if isinstance(self.target_modules, list) else self.target_modules
-        return f"rank {self.r}" + (f" on {where}" if where else "")
+        start = "" if self.init_lora_weights is True else f", starting by {self.init_lora_weights}"
+        return f"rank {self.r}{_adapter.where(self.target_modules)}{start}"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the product, the parts that are new, and the heads peft knows train."""
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-        from transformers.pytorch_utils import Conv1D
 
-        self._check_targets(model)
-        targets = self.target_modules
-        if targets is None and setting.family.model_type not in KNOWN:
-            targets = list(setting.family.projections)
-        config = LoraConfig(
-            task_type=None if setting.head in CALLED_AS_IT_IS else TASK_TYPES.get(setting.head),
-            r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, target_modules=targets,
-            # a head that trains whole can't have a product beside it as well
-            exclude_modules=list(setting.new) if self.target_modules == "all-linear" and setting.new else None,
-            fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.modules()),  # GPT-2 stores weights transposed
-            use_rslora=self.use_rslora, use_dora=self.use_dora, bias=self.bias,
-            modules_to_save=list(setting.new) or None)
-        tuned = get_peft_model(model, config)
-        config.base_model_name_or_path = setting.base
-        if config.modules_to_save is not None:  # peft adds the heads that it knows, several times
-            config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-        return tuned  # type: ignore[return-value]
+        start: Any = self.init_lora_weights
+        tuned: Any = _adapter.wrap(model, LoraConfig(
+            r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout,
+            target_modules=_adapter.targets(model, self.target_modules, setting.family, KNOWN),
+            init_lora_weights=start, fan_in_fan_out=_adapter.transposed(model),
+            use_rslora=self.use_rslora, use_dora=self.use_dora, bias=self.bias), setting)
+        if self.moves_base:
+            tuned.llmkit_start = {name: tensor.detach().clone() for name, tensor in products(tuned).items()}
+        return tuned  # type: ignore[no-any-return]
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter that peft opens."""
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        if self.moves_base:
+            save_difference(model, folder)
+        else:
+            _adapter.save(model, folder)
 
-    def _check_targets(self, model: PreTrainedModel) -> None:
-        """Raise RequestError for any name that no layer has: peft is content when one of several matches."""
-        import re
 
-        names = [name for name, _ in model.named_modules() if name]
-        leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
-        known = [leaf for leaf in leaves if leaf]
-        if isinstance(self.target_modules, list):
-            for target in self.target_modules:
-                if not any(name == target or name.endswith(f".{target}") for name in names):
-                    raise RequestError(
-                        f"tuning.target_modules: no layer of {type(model).__name__} is called {target!r}."
-                        f"{nearest(target, known)}")
-        elif self.target_modules is not None and self.target_modules != "all-linear":
-            try:
-                matches = any(re.fullmatch(self.target_modules, name) for name in names)
-            except re.error as error:
-                raise RequestError(
-                    f"tuning.target_modules: {self.target_modules!r} is no regular expression: {error}.") from error
-            if not matches:
-                raise RequestError(
-                    f"tuning.target_modules: {self.target_modules!r} matches the whole name of no layer of "
-                    f"{type(model).__name__}.{nearest(self.target_modules, known)}")
+def products(model: Any) -> dict[str, Tensor]:
+    """The matrices of all products, by the names that an adapter is saved with."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor for name, tensor in state.items() if ".lora_A." in name or ".lora_B." in name}
+
+
+def save_difference(model: Any, folder: Path) -> None:
+    """Write what training added to the start, beside the base as it was before the start was taken out of it.
+
+    W - B0 A0 + B A  =  W + [B, -B0] [A; A0]
+    """
+    from copy import deepcopy
+
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    for name, first in model.llmkit_start.items():
+        if ".lora_A." in name:
+            state[name] = torch.cat([state[name], first.to(state[name].device)], 0)
+        else:
+            state[name] = torch.cat([state[name], -first.to(state[name].device)], 1)
+    config = deepcopy(model.peft_config["default"])
+    config.lora_alpha *= 2**0.5 if config.use_rslora else 2
+    config.r, config.init_lora_weights, config.inference_mode = 2 * config.r, True, True
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+              folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,99 @@
+"""What the methods of peft that change layers share: which layers, how the model is wrapped, how it is saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.backbones.base import Family
+from llmkit.errors import RequestError, nearest
+from llmkit.tuning.base import TASK_TYPES, Setting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CALLED_AS_IT_IS = ("AutoModelForMaskedLM", "AutoModelForQuestionAnswering")
+"""Auto classes that go without a task type: peft has none for one, and its own for the other drops token types."""
+
+Targets = list[str] | str | None
+
+
+def task_type(head: str) -> str | None:
+    """peft's task type for an auto class; None where the model is called as it is."""
+    return None if head in CALLED_AS_IT_IS else TASK_TYPES.get(head)
+
+
+def check(targets: Targets, family: type[Family], known: Collection[str]) -> None:
+    """Raise RequestError where nothing is named, or where neither peft (`known`) nor the family has a choice."""
+    if targets is None and family.model_type not in known and not family.projections:
+        raise RequestError(
+            f"tuning.target_modules: peft has no default for {family.model_type}; name layers, or say all-linear.")
+    if targets in ([], ""):
+        raise RequestError("tuning.target_modules: nothing is named; name layers, say all-linear, or leave it out.")
+
+
+def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known: Collection[str]) -> Targets:
+    """The layers that are named, else None for peft's own choice, else the family's projections.
+
+    RequestError for any name that no layer has: peft is content when one of several matches.
+    """
+    if asked is None:
+        return None if family.model_type in known else list(family.projections)
+    names = [name for name, _ in model.named_modules() if name]
+    leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
+    leaf = [leaf for leaf in leaves if leaf]
+    if isinstance(asked, list):
+        for target in asked:
+            if not any(name == target or name.endswith(f".{target}") for name in names):
+                raise RequestError(f"tuning.target_modules: no layer of {type(model).__name__} is called {target!r}."
+                                   f"{nearest(target, leaf)}")
+    elif asked != "all-linear":
+        try:
+            matches = any(re.fullmatch(asked, name) for name in names)
+        except re.error as error:
+            raise RequestError(f"tuning.target_modules: {asked!r} is no regular expression: {error}.") from error
+        if not matches:
+            raise RequestError(f"tuning.target_modules: {asked!r} matches the whole name of no layer of "
+                               f"{type(model).__name__}.{nearest(asked, leaf)}")
+    return asked
+
+
+def where(asked: Targets) -> str:
+    """` on q_proj, v_proj`, for the log; nothing where the choice isn't the recipe's."""
+    return "" if not asked else " on " + (", ".join(asked) if isinstance(asked, list) else asked)
+
+
+def transposed(model: PreTrainedModel) -> bool:
+    """Whether layers store their weights as (in, out), as GPT-2 does."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(part, Conv1D) for part in model.modules())
+
+
+def wrap(model: PreTrainedModel, config: Any, setting: Setting) -> PreTrainedModel:
+    """A PeftModel around the model: what the config adds, the parts that are new, and the heads peft knows train.
+
+    A new head trains whole, so the method leaves it alone. RequestError says why peft can't do it.
+    """
+    from peft import get_peft_model
+
+    config.task_type = task_type(setting.head)
+    config.modules_to_save = [*(config.modules_to_save or ()), *setting.new] or None
+    if setting.new and vars(config).get("exclude_modules", ()) is None:
+        config.exclude_modules = set(setting.new)
+    try:
+        tuned = get_peft_model(model, config)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise RequestError(f"tuning: peft can't tune {type(model).__name__} so: {' '.join(str(error).split())[:300]}"
+                           ) from error
+    config.base_model_name_or_path = setting.base
+    if config.modules_to_save is not None:  # peft adds the heads that it knows, several times
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
+    return tuned  # type: ignore[return-value]
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write an adapter that peft opens."""
+    model.save_pretrained(str(folder), save_embedding_layers=False)
