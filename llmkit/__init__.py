@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmkit.evaluation import evaluate
+    from llmkit.exporting import export
     from llmkit.generation import generate
     from llmkit.recipe import load as load_recipe
     from llmkit.train import fit
 
-__all__ = ["evaluate", "fit", "generate", "load_recipe"]
+__all__ = ["evaluate", "export", "fit", "generate", "load_recipe"]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("train", "fit"), "generate": ("generation", "generate"),
-           "evaluate": ("evaluation", "evaluate")}
+           "evaluate": ("evaluation", "evaluate"), "export": ("exporting", "export")}
 
 
 def __getattr__(name: str) -> Any:

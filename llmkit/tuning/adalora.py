@@ -76,8 +76,8 @@ class AdaLora(Tuning):
             raise RequestError("tuning.method: adalora plans its steps ahead; say how long the run is by "
                                "training.max_steps or training.num_train_epochs.")
         first = setting.steps // 10 if self.tinit is None else self.tinit
-        last = setting.steps // 2 if self.tfinal is None else self.tfinal
-        if first + last >= setting.steps:
+        last = min(setting.steps // 2, setting.steps - 2) if self.tfinal is None else self.tfinal
+        if setting.steps - last < max(2, first + 1):  # a cut goes by what the steps before it measured
             raise RequestError(f"tuning.tinit: {first} steps before the first cut and {last} after the last (tfinal) "
                                f"leave none of the run's {setting.steps} to cut in; make them fewer.")
         return _adapter.wrap(model, AdaLoraConfig(

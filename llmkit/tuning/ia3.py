@@ -88,7 +88,7 @@ def usual_layers(model: PreTrainedModel, family: type[Family]) -> tuple[list[str
     if family.model_type in KNOWN:
         return list(KNOWN[family.model_type]), list(INSIDE[family.model_type])
     ends = feed_forward_ends(model, family)
-    return [*(KEYS.get(name, name) for name in family.projections), *ends], ends
+    return [*(KEYS.get(name, name) for name in _adapter.projections(family)), *ends], ends
 
 
 def feed_forward_ends(model: PreTrainedModel, family: type[Family]) -> list[str]:

@@ -131,7 +131,7 @@ def known_layers(kind: str) -> dict[str, Any]:
     """The layers that peft chooses for a type, by model type."""
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as TUNERS
 
-    return dict(TUNERS[kind].target_module_mapping)  # type: ignore[index, attr-defined]
+    return dict(TUNERS[kind].target_module_mapping)  # type: ignore[index]
 
 
 def names_of(config: Any) -> list[str]:

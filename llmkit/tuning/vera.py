@@ -1,4 +1,4 @@
-"""VeRA: all layers share two random matrices that stay as they are; two vectors a layer train (Kopiczko et al. 2024)."""
+"""VeRA: all layers share two fixed random matrices; two vectors a layer train (Kopiczko et al. 2024)."""
 
 from __future__ import annotations
 
