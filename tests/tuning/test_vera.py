@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from test_lora import CASES, IDS, batch, bert, train
+from transformers import BertForMaskedLM
+
+from llmkit.backbones.bert import Bert
+from llmkit.registry import find
+from llmkit.tuning.base import Setting
+from llmkit.tuning.vera import Vera
+
+
+def test_its_file_name_is_its_name() -> None:
+    assert find("tuning", "vera") is Vera
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_at_the_start_it_is_the_base_model(case: str) -> None:
+    make, setting, _ = CASES[case]
+    base, tuned = make(), Vera().apply(make(), setting)
+    with torch.no_grad():
+        assert torch.equal(base(**batch(case)).logits, tuned(**batch(case)).logits)
+
+
+@pytest.mark.parametrize("save_projection", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_only_vectors_and_new_parts_and_peft_opens_what_it_saves(
+    case: str, save_projection: bool, tmp_path: Path
+) -> None:
+    make, setting, task_type = CASES[case]
+    method = Vera(r=16, save_projection=save_projection)
+    tuned = method.apply(make(), setting)
+    losses = train(tuned, batch(case))
+    assert losses[-1] < losses[0]
+    trained = {name for name, p in tuned.named_parameters() if p.requires_grad}
+    assert all(".vera_lambda_" in name or ".modules_to_save." in name for name in trained)
+    method.save(tuned, tmp_path)
+    shared = [name for name in load_file(tmp_path / "adapter_model.safetensors") if name.endswith(("vera_A", "vera_B"))]
+    assert len(shared) == (2 if save_projection else 0)
+    torch.manual_seed(7)  # the random matrices come from a seed of their own
+    fresh = PeftModel.from_pretrained(make(), str(tmp_path)).eval()
+    assert fresh.peft_config["default"].task_type == task_type
+    more = {"decoder_input_ids": IDS} if case == "t5" else {}
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS, **more).logits
+        assert (fresh(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-6
+        assert (fresh.merge_and_unload()(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
+
+
+def test_saved_matrices_are_read_and_not_drawn_again(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    Vera(r=4).save(Vera(r=4).apply(bert(BertForMaskedLM), Setting(Bert, "AutoModelForMaskedLM")), tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    saved = {name: value + 1 if name.endswith("vera_A") else value for name, value in load_file(path).items()}
+    save_file(saved, path)
+    fresh = PeftModel.from_pretrained(bert(BertForMaskedLM), str(tmp_path))
+    assert torch.equal(fresh.base_model.vera_A["default"], saved["base_model.vera_A"])
+
+
+def test_all_layers_share_the_two_matrices_of_its_seed() -> None:
+    setting = Setting(Bert, "AutoModelForMaskedLM")
+    one, same, other = (Vera(r=4, projection_prng_key=key).apply(bert(BertForMaskedLM), setting) for key in (1, 1, 2))
+    assert torch.equal(one.base_model.vera_A["default"], same.base_model.vera_A["default"])
+    assert not torch.equal(one.base_model.vera_A["default"], other.base_model.vera_A["default"])
+    layers = [part for part in one.modules() if type(part).__name__ == "Linear" and "vera_lambda_d" in dict(
+        part.named_children())]
+    assert len(layers) == 4
+    assert len({id(layer.vera_A["default"]) for layer in layers}) == 1
