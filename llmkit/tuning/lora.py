@@ -79,6 +79,8 @@ class Lora(Tuning):
             raise RequestError(f"tuning.init_lora_weights: no start is called {start!r}.{nearest(start, STARTS)}")
         if start == "orthogonal" and self.r % 2:
             raise RequestError(f"tuning.r: {self.r} is odd; init_lora_weights: orthogonal needs an even rank.")
+        if start == "mica" and self.use_dora:
+            raise RequestError("tuning.use_dora: peft has no DoRA that starts by mica; use pissa or true instead.")
         if start in ("olora", "mica") and family.model_type in TRANSPOSED:
             raise RequestError(f"tuning.init_lora_weights: {start} takes the weights of {family.model_type}, which are "
                                "stored transposed, for something else. Use pissa or true instead.")

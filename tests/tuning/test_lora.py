@@ -151,6 +151,72 @@ def test_options_are_pefts_own():
     assert config.use_rslora and config.use_dora and config.target_modules == {"c_proj"}
 
 
+STARTS = [("bert-mlm", "gaussian"), ("bert-classes", "orthogonal"), ("llama", "mica"), ("bert-classes", "pissa"),
+          ("gpt2", "pissa"), ("llama", "pissa_niter_4"), ("llama", "olora")]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["plain", "rslora", "dora"])
+@pytest.mark.parametrize(("case", "start"), STARTS, ids=["-".join(pair) for pair in STARTS])
+def test_every_start_is_the_base_model_and_is_saved_beside_the_base_as_it_was(case, start, options, tmp_path):
+    make, setting, _ = CASES[case]
+    method = Lora(init_lora_weights=start, **options)
+    if start == "mica" and "use_dora" in options:
+        with pytest.raises(RequestError, match="no DoRA that starts by mica"):
+            method.check(setting.family, setting.head)
+        return
+    method.check(setting.family, setting.head)
+    base, tuned = make(), method.apply(make(), setting)
+    more = {"decoder_input_ids": IDS} if case == "t5" else {}
+    with torch.no_grad():
+        assert (base(input_ids=IDS, **more).logits - tuned(input_ids=IDS, **more).logits).abs().max() <= 1e-5
+    losses = train(tuned, batch(case))
+    assert losses[-1] < losses[0]
+    method.save(tuned, tmp_path)
+    fresh = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+    assert fresh.peft_config["default"].r == (16 if start.startswith(("pissa", "olora")) else 8)
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS, **more).logits
+        assert (fresh(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
+        assert (fresh.merge_and_unload()(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
+
+
+def test_pissa_starts_from_the_largest_singular_values():
+    tuned = Lora(r=2, lora_alpha=2, init_lora_weights="pissa").apply(llama(), Setting(Llama, "AutoModelForCausalLM"))
+    layer = tuned.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+    weight = llama().get_submodule("model.layers.0.self_attn.q_proj").weight
+    product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    largest = torch.linalg.svdvals(weight)[:2]
+    assert torch.allclose(torch.linalg.svdvals(product)[:2], largest, atol=1e-5)
+    assert torch.allclose(layer.base_layer.weight + product, weight, atol=1e-6)
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"init_lora_weights": "eva"}, "eva needs a pass over the training data"),
+    ({"init_lora_weights": "loftq"}, "loftq needs quantized weights, which llmkit doesn't do"),
+    ({"init_lora_weights": "pisa"}, r"no start is called 'pisa'\. Did you mean 'pissa'"),
+    ({"init_lora_weights": "orthogonal", "r": 3}, "3 is odd"),
+    ({"init_lora_weights": "olora"}, "of gpt2, which are stored transposed"),
+])
+def test_a_start_that_can_not_be_is_refused_with_what_can(options, why):
+    with pytest.raises(RequestError, match=why):
+        Lora(**options).check(GPT2, "AutoModelForCausalLM")
+
+
+def test_dora_and_rslora_train_and_reload_the_same(tmp_path):
+    method = Lora(use_dora=True, use_rslora=True, r=4)
+    tuned = method.apply(gpt2(), Setting(GPT2, "AutoModelForCausalLM"))
+    assert any("lora_magnitude_vector" in name for name, p in tuned.named_parameters() if p.requires_grad)
+    layer = tuned.get_submodule("base_model.model.transformer.h.0.attn.c_attn")
+    assert layer.scaling["default"] == 16 / 4**0.5
+    train(tuned, batch("gpt2"))
+    method.save(tuned, tmp_path)
+    fresh = PeftModel.from_pretrained(gpt2(), str(tmp_path)).eval()
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS).logits
+        assert (fresh(input_ids=IDS).logits - expected).abs().max() <= 1e-6
+        assert (fresh.merge_and_unload()(input_ids=IDS).logits - expected).abs().max() <= 1e-5
+
+
 def test_a_typo_in_one_of_several_names_is_an_error_with_the_nearest_name():
     with pytest.raises(RequestError, match=r"'qury'\. Did you mean 'query'"):
         Lora(target_modules=["qury", "value"]).apply(bert(BertForMaskedLM), Setting(Bert, "AutoModelForMaskedLM"))
