@@ -99,7 +99,7 @@ def wrap(model: PreTrainedModel, config: Any, setting: Setting) -> PreTrainedMod
         whole = [name for name, _ in model.named_modules() if name.startswith(tuple(f"{head}." for head in known))]
         config.exclude_modules = {*setting.new, *new, *whole} or None
     try:
-        tuned: PreTrainedModel = get_peft_model(model, config)  # type: ignore[assignment]
+        tuned: PreTrainedModel = get_peft_model(model, config)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         raise RequestError(f"tuning: peft can't tune {type(model).__name__} so: {' '.join(str(error).split())[:300]}"
                            ) from error

@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 import torch
+from conftest import tiny
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -14,12 +18,14 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from llmkit import recipe
 from llmkit.backbones.bert import Bert
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
 from llmkit.backbones.t5 import T5
 from llmkit.errors import RequestError
 from llmkit.registry import find
+from llmkit.train import fit
 from llmkit.tuning.base import Setting
 from llmkit.tuning.lora import Lora
 
@@ -178,6 +184,21 @@ def test_every_start_is_the_base_model_and_is_saved_beside_the_base_as_it_was(ca
         expected = tuned(input_ids=IDS, **more).logits
         assert (fresh(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
         assert (fresh.merge_and_unload()(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
+
+
+def test_a_killed_run_that_took_its_start_out_of_the_base_goes_on_bit_for_bit(text, tmp_path):
+    fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=1)))
+    asked = recipe.load({
+        "backbone": {"pretrained": str(tmp_path / "base")}, "tuning": {"method": "lora", "init_lora_weights": "pissa"},
+        "data": {"train": str(text), "max_length": 32}, "objective": "causal_lm", "output_dir": str(tmp_path / "run"),
+        "training": {"max_steps": 4, "save_steps": 2, "global_batch_size": 8, "precision": "fp32"}})
+    fit(asked)
+    whole = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")
+    fit(asked, resume="must")
+    cut = load_file(tmp_path / "run" / "model" / "adapter_model.safetensors")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_pissa_starts_from_the_largest_singular_values():
