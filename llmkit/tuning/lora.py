@@ -29,7 +29,7 @@ NEEDS = {
 }
 """Ways to start that peft has and llmkit hasn't, and what each would need."""
 TRANSPOSED = ("gpt2", "openai-gpt", "ctrl", "imagegpt", "decision_transformer")
-"""Model types that store weights as (in, out), which peft's olora and mica take for (out, in)."""
+"""Model types that store weights as (in, out), which peft's olora takes for (out, in)."""
 
 
 @dataclass(config=OPTIONS)
@@ -81,7 +81,7 @@ class Lora(Tuning):
             raise RequestError(f"tuning.r: {self.r} is odd; init_lora_weights: orthogonal needs an even rank.")
         if start == "mica" and self.use_dora:
             raise RequestError("tuning.use_dora: peft has no DoRA that starts by mica; use pissa or true instead.")
-        if start in ("olora", "mica") and family.model_type in TRANSPOSED:
+        if start == "olora" and family.model_type in TRANSPOSED:
             raise RequestError(f"tuning.init_lora_weights: {start} takes the weights of {family.model_type}, which are "
                                "stored transposed, for something else. Use pissa or true instead.")
 

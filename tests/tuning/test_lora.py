@@ -157,7 +157,7 @@ def test_options_are_pefts_own():
     assert config.use_rslora and config.use_dora and config.target_modules == {"c_proj"}
 
 
-STARTS = [("bert-mlm", "gaussian"), ("bert-classes", "orthogonal"), ("llama", "mica"), ("bert-classes", "pissa"),
+STARTS = [("bert-mlm", "gaussian"), ("bert-classes", "orthogonal"), ("gpt2", "mica"), ("bert-classes", "pissa"),
           ("gpt2", "pissa"), ("llama", "pissa_niter_4"), ("llama", "olora")]
 
 
