@@ -158,12 +158,13 @@ def _buildable(config: PretrainedConfig, head: str) -> None:
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
     packing, can = asked.data.packing, asked.learning.packings
     if packing == "auto":
-        return next(way for way in can if way != "documents" or family.isolates)
+        return next(way for way in can if way != "documents" or not family.mixes)
     if packing not in can:
         raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do "
                            f"{packing!r}, only {' or '.join(can)}.")
-    if packing == "documents" and not family.isolates:
-        raise RequestError(f"data.packing: {name} can't keep documents in a row apart; use blocks or none.")
+    if packing == "documents" and family.mixes:
+        raise RequestError(f"data.packing: {name} can't keep documents in a row apart: {family.mixes}; use blocks or "
+                           "none.")
     return packing
 
 

@@ -24,7 +24,7 @@ class Auto(Family):
     layers = ()
     feed_forward = ()
     heads = {}
-    isolates = False
+    mixes = "nothing is known of its attention"
 
     @classmethod
     def like(cls, config: PretrainedConfig) -> type[Family]:

@@ -38,7 +38,7 @@ class Bart(Family):
         "AutoModelForSequenceClassification": "classification_head",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
-    isolates = False
+    mixes = "its positions count from the start of the row, not of each document"
 
     @classmethod
     def decoder_start(cls, tokenizer: PreTrainedTokenizerBase) -> int:

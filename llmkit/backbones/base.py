@@ -42,8 +42,8 @@ class Family:
     """The auto class whose head tells of each token whether it was replaced."""
     attention: ClassVar[str] = "sdpa"
     """The implementation of attention that transformers has for it."""
-    isolates: ClassVar[bool] = True
-    """Whether several documents can share a row without seeing each other."""
+    mixes: ClassVar[str] = ""
+    """Why documents that share a row would see each other; "" where they don't."""
 
     @classmethod
     def config(cls, size: str | None, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:

@@ -39,4 +39,4 @@ class Deberta(Family):
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     attention = "eager"
-    isolates = False
+    mixes = "its attention takes no mask that differs from token to token"

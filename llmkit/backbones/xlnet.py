@@ -1,6 +1,13 @@
 """XLNet: predicts tokens in a random order, by attention in two streams (Yang et al. 2019)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from llmkit.backbones.base import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def _size(layers: int, width: int, heads: int) -> dict[str, int]:
@@ -32,4 +39,15 @@ class XLNet(Family):
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     attention = "eager"
-    isolates = False
+
+    @classmethod
+    def outputs(cls, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """Documents that share a row are kept apart by the mask of the permutation; positions are relative anyway."""
+        import torch
+
+        inputs = dict(batch)
+        documents = inputs.pop("documents", None)
+        if documents is not None:
+            apart = (documents[:, :, None] != documents[:, None, :]).float()
+            inputs["perm_mask"] = torch.maximum(apart, inputs.get("perm_mask", apart))
+        return model(**inputs)

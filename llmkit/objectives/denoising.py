@@ -59,20 +59,30 @@ class Denoising(Objective):
         """Spoil a segment.
 
         a b c . d e .  ->  inputs <s> d <mask> . a b <mask> </s>, labels <s> a b c . d e . </s>
+
+        In a block, each document between two </s> is spoilt by itself, and these stay.
         """
-        ids = segment.astype(np.int64)
+        ids, end = segment.astype(np.int64), tokenizer.eos_token_id
         begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        end = [tokenizer.eos_token_id]
-        spoilt = permuted(ids, sentence_ends(tokenizer), self.permute_sentence_ratio, rng)
-        if self.delete_ratio:
-            spoilt = spoilt[rng.permutation(len(spoilt)) >= round(self.delete_ratio * len(spoilt))]
-        spoilt = infilled(spoilt, self.mask_ratio, self.poisson_lambda, int(tokenizer.mask_token_id), len(ids), rng)
-        labels = np.concatenate([begin, ids, end]).astype(np.int64)
+        stops = np.flatnonzero(ids == end)
+        pieces = np.split(ids, np.sort(np.concatenate([stops, stops + 1])))
+        spoilt = [piece if end in piece else self.spoil(piece, rng, tokenizer) for piece in pieces if len(piece)]
+        labels = np.concatenate([begin, ids, [end]]).astype(np.int64)
         return {
-            "input_ids": np.concatenate([begin, spoilt, end]).astype(np.int64),
+            "input_ids": np.concatenate([begin, *spoilt, [end]]).astype(np.int64),
             "decoder_input_ids": np.concatenate([[tokenizer.pad_token_id], labels[:-1]]).astype(np.int64),
             "labels": labels,
         }
+
+    def spoil(
+        self, ids: NDArray[np.int64], rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase,
+    ) -> NDArray[np.int64]:
+        """Permute sentences, delete tokens, mask spans; no more tokens come out than went in."""
+        spoilt = permuted(ids, sentence_ends(tokenizer), self.permute_sentence_ratio, rng)
+        if self.delete_ratio:
+            spoilt = spoilt[rng.permutation(len(spoilt)) >= round(self.delete_ratio * len(spoilt))]
+        return infilled(
+            spoilt, self.mask_ratio, self.poisson_lambda, int(tokenizer.mask_token_id), len(ids), rng)
 
 
 def infilled(

@@ -39,7 +39,6 @@ class PermutedLM(Objective):
 
     shapes = frozenset({"permuted"})
     head = "AutoModelForCausalLM"
-    packings = ("blocks", "none")
     idle = True  # the embeddings of segments, where there is one
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:

@@ -195,7 +195,7 @@ def test_a_head_gives_the_same_logits_at_chosen_positions(name):
     torch.testing.assert_close(some, whole, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if registry.find("backbones", name).isolates])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not registry.find("backbones", name).mixes])
 def test_documents_in_a_row_are_as_if_alone(name):
     family, model, _, batch = words_model(name, **({"local_attention": 4} if name == "modernbert" else {}))
     documents = torch.tensor([[0] * 5 + [1] * 7] * 2)
@@ -214,7 +214,7 @@ def test_documents_in_a_row_are_as_if_alone(name):
     assert (mixed - apart).abs().max() > 1e-2 * apart.abs().max()  # it does matter
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if not registry.find("backbones", name).isolates])
+@pytest.mark.parametrize("name", [name for name in FAMILIES if registry.find("backbones", name).mixes])
 def test_a_family_that_mixes_documents_refuses_them(name, text, tmp_path):
     from conftest import tiny
 
@@ -223,7 +223,8 @@ def test_a_family_that_mixes_documents_refuses_them(name, text, tmp_path):
 
     tree = tiny(name, text, tmp_path)
     tree["data"]["packing"] = "documents"
-    with pytest.raises(RequestError, match="documents"):
+    reason = registry.find("backbones", name).mixes
+    with pytest.raises(RequestError, match=f"{name} can't keep documents in a row apart: {reason}; use blocks or none"):
         settle(recipe.load(tree))
 
 
