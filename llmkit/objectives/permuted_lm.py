@@ -69,7 +69,7 @@ class PermutedLM(Objective):
         """
         import torch
 
-        batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0, "labels": -100, "order": -1})
+        batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0, "labels": -100, "order": -1, "documents": -1})
         order, labels = batch.pop("order"), batch.pop("labels")
         batch["perm_mask"] = hidden(order).float()
         most = max(1, int((labels != -100).sum(1).max()))
