@@ -11,9 +11,9 @@ from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import open_source
-from llmkit.data.tokens import marked, tokenize
+from llmkit.data.tokens import Documents, marked, tokenize
 from llmkit.errors import DataError
-from llmkit.objectives._pairs import Rows, next_pair, order_pair, slices, truncate
+from llmkit.objectives._pairs import Rows, framed, next_pair, order_pair, slices, truncate
 from llmkit.objectives.base import Setup
 from llmkit.objectives.masked_lm_next_sentence import MaskedLMNextSentence
 from llmkit.objectives.next_sentence import NextSentence
@@ -110,6 +110,38 @@ def test_b_follows_a_or_is_of_another_document(rows):
     assert abs(np.mean(labels) - 0.5) < 5 * 0.5 / len(labels) ** 0.5
 
 
+@calm
+@given(st.lists(st.lists(st.integers(1, 9), min_size=2, max_size=6), min_size=2, max_size=8), st.integers(6, 30),
+       st.integers(0, 10_000))
+def test_what_does_not_follow_is_of_another_document(documents, room, seed):
+    """A token's id says its document and its place there."""
+    lengths = [sum(sentences) for sentences in documents]
+    stops = np.cumsum(lengths)
+    ids = np.concatenate([1000 * number + np.arange(length) for number, length in enumerate(lengths)])
+    edges = np.concatenate([[0], np.cumsum([size for sentences in documents for size in sentences])[:-1]])
+    rows = Rows(Documents(ids, stops - lengths, stops, np.zeros(len(documents), np.uint64), edges), room)
+    for row in range(len(rows)):
+        a, b, label = next_pair(rows, row, np.random.default_rng((seed, row)))
+        assert min(len(a), len(b)) >= 1 and len(a) + len(b) <= room
+        for part in (a, b):
+            assert (np.diff(part) == 1).all()  # a run of one document
+        if label:
+            assert b[0] // 1000 != a[0] // 1000 == rows.document[row]
+        else:
+            assert b[0] // 1000 == a[0] // 1000 == rows.document[row] and b[0] > a[-1]
+        one, two, swapped = order_pair(rows, row, np.random.default_rng((seed, row)))
+        assert (two[0] > one[-1]) != swapped
+        assert one[0] // 1000 == two[0] // 1000 == rows.document[row]
+
+
+def test_a_pair_that_does_not_follow_looks_like_one_that_does(rows):
+    """Neither its length nor the length of B tells the label."""
+    drawn = [next_pair(rows, row, np.random.default_rng((seed, row))) for seed in range(60) for row in range(len(rows))]
+    for size in (lambda a, b: len(b), lambda a, b: len(a) + len(b)):
+        one, zero = (np.array([size(a, b) for a, b, found in drawn if found == label]) for label in (1, 0))
+        assert one.mean() == pytest.approx(zero.mean(), rel=0.1)
+
+
 def test_two_segments_are_swapped_half_the_time(rows):
     labels = []
     for seed in range(40):
@@ -119,6 +151,74 @@ def test_two_segments_are_swapped_half_the_time(rows):
             if rows.stop[row] - rows.start[row] <= 29:
                 assert (joined(b, a) if label else joined(a, b)) == rows[row].tolist()
     assert abs(np.mean(labels) - 0.5) < 5 * 0.5 / len(labels) ** 0.5
+
+
+def test_two_segments_become_one_row():
+    class Words:
+        cls_token_id, sep_token_id = 2, 3
+
+    row = framed(np.array([11, 12], np.uint16), np.array([13], np.uint16), Words())
+    assert {name: values.tolist() for name, values in row.items()} == {
+        "input_ids": [2, 11, 12, 3, 13, 3], "token_type_ids": [0, 0, 0, 0, 1, 1]}
+
+
+def test_an_example_of_each_pair_by_hand(wordpiece):
+    """Two documents of two sentences; the generator's first number cuts, its second decides."""
+
+    class Chance:
+        def __init__(self, number):
+            self.number = number
+
+        def integers(self, high):
+            return 0
+
+        def random(self):
+            return self.number
+
+    ids = np.array([11, 12, 13, 14, 21, 22, 23])
+    documents = Documents(ids, np.array([0, 4]), np.array([4, 7]), np.zeros(2, np.uint64), np.array([0, 2, 4, 5]))
+    rows = Rows(documents, 8)
+    objectives = {NextSentence(): ([13, 14], [22, 23]), SentenceOrder(): ([13, 14], None)}
+    for objective, (follows, elsewhere) in objectives.items():
+        row = objective.draw_pair(rows, 0, Chance(0.5), wordpiece)
+        assert (row["input_ids"].tolist(), row["labels"].tolist()) == ([2, 11, 12, 3, *follows, 3], [0])
+        row = objective.draw_pair(rows, 0, Chance(0.4), wordpiece)
+        expected = [2, 11, 12, 3, *elsewhere, 3] if elsewhere else [2, 13, 14, 3, 11, 12, 3]
+        assert (row["input_ids"].tolist(), row["labels"].tolist()) == (expected, [1])
+
+
+@pytest.mark.parametrize("objective", [NextSentence(), SentenceOrder(), MaskedLMNextSentence()])
+def test_padding_has_no_part_in_the_losses(objective, source, wordpiece):
+    import transformers
+
+    family = registry.find("backbones", "bert" if not isinstance(objective, SentenceOrder) else "albert")
+    torch.manual_seed(0)
+    name = "bert" if family.model_type == "bert" else "albert"
+    auto = getattr(transformers, objective.head_for(family))
+    model = auto.from_config(family.config("tiny", SMALL[name] | STILL[name], wordpiece)).eval()
+    (pairs,) = objective.prepare([source], None, setup_for(wordpiece)).train
+    drawn = [pairs.draw(row, np.random.default_rng(row)) for row in range(6)]
+    batches = [objective.collate(rows, wordpiece) for rows in (drawn, *([row] for row in drawn))]
+    assert [("attention_mask" in batch) for batch in batches] == [True] + [False] * 6
+    with torch.no_grad():
+        whole, *parts = (objective.loss(model, batch, family) for batch in batches)
+    for head in objective.heads:
+        assert whole[head].item() == pytest.approx(sum(part[head].item() for part in parts), rel=1e-5)
+        counts = [int(objective.targets(batch)[head]) for batch in batches]
+        assert counts[0] == sum(counts[1:])
+
+
+def test_figures_are_counted_by_hand():
+    """(predicted, true) labels, and (right, hidden) tokens."""
+    pairs = [(1, 1), (1, 0), (0, 1), (0, 0), (0, 0)]
+    assert NextSentence().metrics({"loss": 0.7}, pairs) == pytest.approx(
+        {"loss": 0.7, "accuracy": 0.6, "f1": 0.5, "majority": 0.6})
+    figures = MaskedLMNextSentence().metrics(
+        {"loss": 3.0, "masked_lm": np.log(8), "next_sentence": 0.7},
+        [*pairs[:2], ("hidden", (1, 4)), *pairs[2:], ("hidden", (2, 2))])
+    assert figures == pytest.approx({
+        "loss": 3.0, "masked_lm": np.log(8), "next_sentence": 0.7, "perplexity": 8, "masked_lm_accuracy": 0.5,
+        "next_sentence_accuracy": 0.6, "next_sentence_f1": 0.5, "next_sentence_majority": 0.6})
 
 
 def test_rows_are_framed_padded_and_paired_anew(source, wordpiece):
