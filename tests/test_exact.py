@@ -85,15 +85,23 @@ def test_splitting_a_step_changes_neither_loss_nor_gradient(learning: str, tree_
 
 @pytest.mark.parametrize("learning", LEARNING)
 def test_two_processes_learn_what_one_does(learning: str, tree_of: Any, tmp_path: Path) -> None:
-    train.fit(recipes.load(tree_of(learning, tmp_path / "one", max_steps=2)))
+    """And measure what one does: the evaluations before and after have the same masks, pairs and samples."""
+    tree = tree_of(learning, tmp_path / "one", max_steps=2)
+    tree["data"]["validation"] = 0.2
+    train.fit(recipes.load(tree))
     for micro in (4, 2) if learning in ("masked_lm", "contrastive") else (2,):
         tree = tree_of(learning, tmp_path / str(micro), max_steps=2, micro_batch_size=micro)
+        tree["data"]["validation"] = 0.2
         both = run_in_two(words_for(tree), tmp_path / str(micro))
         assert [one.wait() for one in both] == [0, 0], both[0].said.read_text()
         for one, two in zip(events(tmp_path / "one"), events(tmp_path / str(micro)), strict=True):
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
             assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-5)
             assert two["tokens"] == one["tokens"]
+        measured = [events(tmp_path / name, "evaluate") for name in ("one", str(micro))]
+        assert [len(found) for found in measured] == [2, 2]
+        for one, two in zip(*measured, strict=True):
+            assert two == pytest.approx(one | {"event": "evaluate"}, rel=1e-4)
         summary = json.loads((tmp_path / str(micro) / "summary.json").read_text())
         assert summary["processes"] == 2
 

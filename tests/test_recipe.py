@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -435,6 +437,86 @@ def test_recipes_differ_in_what_matters_only(file: Path) -> None:
     assert recipe.differences(ours, same) == {}
     other = recipe.load(file, ["seed=1", "training.lr_scheduler_kwargs={a: 1}"])
     assert recipe.differences(ours, other) == {"seed": (7, 1), "training.lr_scheduler_kwargs.a": (None, 1)}
+
+
+# ---- combinations -----------------------------------------------------------------------------------------------
+
+
+IMPOSSIBLE = {
+    ("causal_lm", "bert", "full"): "objective: causal_lm needs a backbone of shape decoder; bert is encoder.",
+    ("masked_lm", "t5", "lora"): "objective: masked_lm needs a backbone of shape encoder; t5 is encoder-decoder.",
+    ("span_corruption", "gpt2", "full"):
+        "objective: span_corruption needs a backbone of shape encoder-decoder; gpt2 is decoder.",
+    ("denoising", "xlnet", "full"): "objective: denoising needs a backbone of shape encoder-decoder; xlnet is permuted",
+    ("prefix_lm", "bert", "prefix"):
+        "objective: prefix_lm needs a backbone of shape decoder or encoder-decoder; bert is encoder.",
+    ("permuted_lm", "llama", "full"): "objective: permuted_lm needs a backbone of shape permuted; llama is decoder.",
+    ("contrastive", "bart", "lora"): "objective: contrastive needs a backbone of shape encoder; bart is",
+    ("replaced_token", "gpt2", "full"): "objective: replaced_token needs a backbone of shape encoder; gpt2 is decoder.",
+    ("next_sentence", "roberta", "full"):
+        "objective: next_sentence needs a head that transformers doesn't have for roberta.",
+    ("sentence_order", "modernbert", "full"):
+        "objective: sentence_order needs a head that transformers doesn't have for modernbert.",
+    ("masked_lm_next_sentence", "electra", "full"):
+        "objective: masked_lm_next_sentence needs a head that transformers doesn't have for electra.",
+    ("replaced_token", "electra", "lora"):
+        "tuning: replaced_token trains two networks whole; it takes the method full.",
+    ("replaced_token", "bert", "prefix"):
+        "tuning: replaced_token trains two networks whole; it takes the method full.",
+}
+
+
+def mixed(objective: str, family: str, method: str) -> dict[str, Any]:
+    return {"backbone": {"family": family, "size": "tiny"}, "tokenizer": {"train": {"vocab_size": 300}},
+            "data": {"train": "no-such-file.txt"}, "objective": objective, "tuning": method}
+
+
+@pytest.mark.parametrize("parts", IMPOSSIBLE, ids=" ".join)
+def test_what_cannot_work_is_refused_with_the_reason_and_what_can(parts: tuple[str, str, str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        recipe.load(mixed(*parts))
+    said = str(caught.value)
+    assert said.startswith(IMPOSSIBLE[parts])
+    if said.startswith("objective"):
+        objective, family, _ = parts
+        can, who = (words.split(": ")[1].split(", ") for words in said.rstrip(".").split(". ")[-2:])
+        assert objective not in can and family not in who
+        for other in who:  # and what it says can work does
+            recipe.load(mixed(objective, other, "full"))
+        for other in can:
+            recipe.load(mixed(other, family, "full"))
+
+
+def test_nothing_is_loaded_to_refuse_a_combination() -> None:
+    """A process of its own: this one has the libraries already."""
+    code = ("import json, sys\nfrom llmkit import recipe\nfrom llmkit.errors import RequestError\n"
+            "for tree in json.loads(sys.argv[1]):\n"
+            "    try:\n        recipe.load(tree)\n    except RequestError:\n        continue\n"
+            "    raise SystemExit(f'{tree} was taken')\n"
+            "print([name for name in ('torch', 'transformers', 'peft', 'datasets') if name in sys.modules])")
+    trees = json.dumps([mixed(*parts) for parts in IMPOSSIBLE])
+    done = subprocess.run([sys.executable, "-c", code, trees], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+PACKED = {
+    ("contrastive", "bert"): "contrastive makes its own rows; it can't do 'documents', only none.",
+    ("next_sentence", "bert"): "next_sentence makes its own rows; it can't do 'documents', only none.",
+    ("denoising", "bart"): "bart can't keep documents in a row apart: its positions count from the start of the row",
+    ("masked_lm", "deberta"):
+        "deberta can't keep documents in a row apart: its attention takes no mask that differs from token to token",
+}
+
+
+@pytest.mark.parametrize("parts", PACKED, ids=" ".join)
+def test_packing_that_cannot_be_exact_is_refused_with_the_reason(parts: tuple[str, str], text: Path) -> None:
+    from llmkit.settle import settle
+
+    tree = mixed(*parts, "full")
+    tree["data"] = {"train": str(text), "packing": "documents", "max_length": 32}
+    with pytest.raises(RequestError) as caught:
+        settle(recipe.load(tree))
+    assert str(caught.value).startswith(f"data.packing: {PACKED[parts]}")
 
 
 # ---- schema -----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHORTEST = 8  # tokens of a lone sentence that can still be cut in two
+ELSEWHERE = 8  # rows among which one is looked for that could be the other's rest
 
 
 class Rows:
@@ -131,19 +132,17 @@ class Pairs:
 def next_pair(rows: Rows, row: int, rng: np.random.Generator) -> tuple[Ids, Ids, int]:
     """(A, B, 0) where B follows A, or with probability 1/2 (A, B, 1) where B is of another document.
 
-    Devlin et al. 2019, §3.1 and A.2. Another B is the rest of another row, from the sentence on that makes it as long
-    as the true B at most: so a B that doesn't follow looks as one that does, in its length and in where it starts and
-    ends. The true rest of the row isn't seen in such a pass; every rest is as likely as any to be B elsewhere.
+    Devlin et al. 2019, §3.1 and A.2. Another B is the rest of another row: of those of ELSEWHERE random rows, from any
+    of their sentences on, the one that is nearest in length to the true B. So a B that doesn't follow looks as one that
+    does, in its length and in where it starts and ends. The true rest of the row isn't seen in such a pass.
     """
     ids, cuts = rows[row], rows.cuts(row)
     cut = int(cuts[rng.integers(len(cuts))])
     if rng.random() >= 0.5:
         return *truncate(ids[:cut], ids[cut:], rows.room, rng), 0
-    other = rows.elsewhere(row, rng)
-    theirs = rows[other]
-    lengths = len(theirs) - rows.cuts(other)  # of the rests, the longest first
-    fit = np.flatnonzero(lengths <= max(len(ids) - cut, 1))
-    rest = theirs[len(theirs) - int(lengths[fit[0] if len(fit) else -1]) :]
+    others = [rows.elsewhere(row, rng) for _ in range(ELSEWHERE)]
+    rests = [rows[other][start:] for other in others for start in rows.cuts(other)]
+    rest = min(rests, key=lambda rest: abs(len(rest) - (len(ids) - cut)))
     return *truncate(ids[:cut], rest, rows.room, rng), 1
 
 

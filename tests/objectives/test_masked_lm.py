@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, STILL, stories
+from conftest import OBJECTIVE, SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +13,7 @@ from llmkit.data.batches import Drawn, in_order
 from llmkit.data.rows import arrange
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import tokenize
+from llmkit.data.words import mark
 from llmkit.errors import RequestError
 from llmkit.objectives.base import Setup, Text
 from llmkit.objectives.masked_lm import MaskedLM, choose, random_words
@@ -91,6 +92,79 @@ def test_special_tokens_are_never_hidden_nor_drawn(wordpiece):
         kept = features["labels"] == -100
         assert features["input_ids"][kept].tolist() == np.array([wordpiece.cls_token_id, *ids, wordpiece.sep_token_id])[
             kept].tolist()
+
+
+def test_an_example_by_hand():
+    class Words:
+        """A tokenizer of which only ids are needed."""
+
+        cls_token_id, sep_token_id, mask_token_id, all_special_ids = 2, 3, 4, [0, 1, 2, 3, 4]
+
+        def __len__(self):
+            return 20
+
+    class Chance:
+        """Hides the third and the first word, masks the one and replaces the other by the seventh that isn't special."""
+
+        def permutation(self, places):
+            return places[[2, 0, 1, 3]]
+
+        def random(self, count):
+            return np.array([0.0, 0.85, 0.0, 0.5, 0.0, 0.0])
+
+        def integers(self, low, high, count):
+            assert (low, high, count) == (0, 15, 6)
+            return np.full(count, 7)
+
+    row = MaskedLM(mlm_probability=0.5).draw(np.array([11, 12, 13, 14], np.uint16), Chance(), Words())
+    assert {name: ids.tolist() for name, ids in row.items()} == {
+        "input_ids": [2, 12, 12, 4, 14, 3], "labels": [-100, 11, -100, 13, -100, -100]}
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """A tokenizer of every family that hides tokens."""
+    families = {name: registry.find("backbones", name) for name in OBJECTIVE if OBJECTIVE[name] == "masked_lm"}
+    return [tokenizers.train(stories(80), family.tokenizer, 300 if family.tokenizer == "bpe" else 80,
+                             special=family.special) for family in families.values()]
+
+
+@calm
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=100), st.floats(0.01, 0.99), st.integers(0, 10_000),
+       st.sampled_from([{}, {"whole_word": True}, {"spans": True}]))
+def test_special_tokens_of_no_tokenizer_are_corrupted_nor_made_up(spoken, ids, share, seed, options):
+    for tokenizer in spoken:
+        special = set(tokenizer.all_special_ids)
+        segment = mark(ids, np.random.default_rng(seed).random(len(ids)) < 0.6) if options else np.array(ids, np.uint16)
+        row = MaskedLM(mlm_probability=share, **options).draw(segment, np.random.default_rng(seed), tokenizer)
+        whole = np.array([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id])
+        hidden = row["labels"] != -100
+        assert (row["labels"][hidden] == whole[hidden]).all()
+        assert (row["input_ids"][~hidden] == whole[~hidden]).all()
+        assert not special & set(whole[hidden].tolist())
+        assert set(row["input_ids"][hidden].tolist()) & special <= {tokenizer.mask_token_id}
+        there = sum(i not in special for i in ids)
+        assert hidden.any() == (there > 0)
+        if not options:
+            assert hidden.sum() == (min(there, max(1, round(there * share))) if there else 0)
+
+
+def test_perplexity_and_accuracy_are_of_all_hidden_tokens():
+    figures = MaskedLM().metrics({"loss": np.log(20)}, [(1, 10), (5, 10)])
+    assert figures == pytest.approx({"loss": np.log(20), "perplexity": 20, "accuracy": 0.3})
+
+
+def test_hidden_tokens_told_right_are_counted(wordpiece, bert):
+    objective, family = MaskedLM(mlm_probability=0.4), registry.find("backbones", "bert")
+    row = objective.draw(words(wordpiece, " ".join(stories(3)))[:60], np.random.default_rng(0), wordpiece)
+    batch = objective.collate([{**row, "documents": np.zeros_like(row["input_ids"])}], wordpiece)
+    with torch.no_grad():
+        hidden = batch["labels"] != -100
+        batch["labels"][hidden] = bert(batch["input_ids"]).logits.argmax(-1)[hidden]  # what the model says anyway
+        count = int(hidden.sum())
+        assert objective.judge(bert, batch, family)[1] == [(count, count)]
+        batch["labels"][0, hidden[0].nonzero()[0]] = 5 + (batch["labels"][0, hidden[0].nonzero()[0]] == 5).long()
+        assert objective.judge(bert, batch, family)[1] == [(count - 1, count)]
 
 
 class Counting:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.errors import RequestError
-from llmkit.objectives._denoisers import parts, span_mask
+from llmkit.objectives._denoisers import UL2, Denoiser, parts, span_mask
 from llmkit.objectives.span_corruption import SpanCorruption, sentinels, with_sentinels
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
@@ -208,6 +208,78 @@ def test_a_tokenizer_without_what_it_takes_is_refused():
         setattr(tokenizer, f"{role}_token_id", None)
         with pytest.raises(RequestError, match=f"no {role} token; span_corruption needs one"):
             SpanCorruption().layout(tokenizer, 32, "none")
+
+
+# ---- UL2's mixture ------------------------------------------------------------------------------------------------
+
+
+MODES = {"[NLU]": 2001, "[S2S]": 2002, "[NLG]": 2003}
+
+
+class Modes(Words):
+    """Words that know UL2's modes."""
+
+    def get_vocab(self):
+        return super().get_vocab() | MODES
+
+    def convert_tokens_to_ids(self, token):
+        return MODES[token]
+
+
+def test_the_seven_denoisers_are_those_of_the_papers_table():
+    """Tay et al. 2023, table 1: R is short and sparse, S the end, X long or dense; every one is as likely."""
+    found = [(one.mode, one.mean_noise_span_length, one.noise_density, one.weight) for one in UL2]
+    assert found == [
+        ("[NLU]", 3, 0.15, 1), ("[NLU]", 8, 0.15, 1), ("[S2S]", None, 0.25, 1),
+        ("[NLG]", 3, 0.5, 1), ("[NLG]", 8, 0.5, 1), ("[NLG]", 64, 0.15, 1), ("[NLG]", 64, 0.5, 1)]
+
+
+@pytest.mark.parametrize(("number", "hidden", "spans"), [
+    (0, 77, 26), (1, 77, 10), (3, 256, 85), (4, 256, 32), (5, 77, 1), (6, 256, 4)])
+def test_densities_and_spans_of_r_and_x_are_the_tables(number, hidden, spans):
+    mask = UL2[number].mask(512, np.random.default_rng(0))
+    assert mask.sum() == hidden
+    assert (np.diff(np.concatenate([[0], mask.astype(int)])) == 1).sum() == spans
+
+
+def test_s_hides_the_end_a_quarter_on_average():
+    rng = np.random.default_rng(0)
+    masks = [UL2[2].mask(512, rng) for _ in range(4000)]
+    hidden = np.array([mask.sum() for mask in masks])
+    assert all(mask[-n:].all() and not mask[:-n].any() for mask, n in zip(masks, hidden, strict=True))
+    assert (hidden.min(), hidden.max()) == (1, 255)
+    assert hidden.mean() == pytest.approx(128, abs=6)  # five standard deviations
+
+
+def test_a_mixture_says_in_front_which_denoiser_it_was_and_loses_nothing():
+    objective, tokenizer, rng = SpanCorruption(denoisers="ul2"), Modes(), np.random.default_rng(0)
+    length = objective.layout(tokenizer, 128, "none").length
+    modes = []
+    for size in [*range(2, length + 1), *[length] * 700]:
+        ids = np.arange(2, size + 2, dtype=np.uint16)
+        drawn = objective.draw(ids, rng, tokenizer)
+        mode, *inputs = drawn["input_ids"].tolist()
+        modes.append(mode)
+        assert restored(inputs, drawn["labels"].tolist()) == ids.tolist()
+        assert len(inputs) + 1 <= min(128, objective.lengths(size)[0])
+        assert len(drawn["labels"]) <= objective.lengths(size)[1]
+    shares = [modes.count(mode) / len(modes) for mode in MODES.values()]
+    assert shares == pytest.approx([2 / 7, 1 / 7, 4 / 7], abs=0.08)  # five standard deviations
+
+
+def test_denoisers_are_drawn_by_their_weights():
+    objective = SpanCorruption(denoisers=[Denoiser(0.15, 3.0, "[NLU]", weight=3), Denoiser(0.5, 3.0, "[NLG]")])
+    rng, ids = np.random.default_rng(0), np.arange(2, 30, dtype=np.uint16)
+    first = [objective.draw(ids, rng, Modes())["input_ids"][0] for _ in range(2000)]
+    assert first.count(MODES["[NLU]"]) / 2000 == pytest.approx(0.75, abs=0.05)
+    with pytest.raises(ValueError, match="there is none in the list"):
+        SpanCorruption(denoisers=[])
+
+
+def test_missing_sentinels_and_modes_are_added(unigram):
+    assert SpanCorruption().missing(unigram) == {}
+    assert SpanCorruption(denoisers="ul2").missing(unigram) == {"extra_special_tokens": ["[NLU]", "[S2S]", "[NLG]"]}
+    assert len(SpanCorruption(denoisers="ul2").missing(Words(()))["extra_special_tokens"]) == 103
 
 
 # ---- the loss ---------------------------------------------------------------------------------------------------
