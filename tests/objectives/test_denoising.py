@@ -19,7 +19,7 @@ from llmkit.objectives.denoising import Denoising, infilled, permuted, sentence_
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 BEGIN, PAD, END, UNKNOWN, MASK, STOP = range(6)
-WORDS = "<s> <pad> </s> <unk> <mask> . a b c d e f".split()
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", ".", "a", "b", "c", "d", "e", "f"]
 A, B, C, D, E, F = range(6, 12)
 
 

@@ -104,7 +104,7 @@ def test_an_example_by_hand():
             return 20
 
     class Chance:
-        """Hides the third and the first word, masks the one and replaces the other by the seventh that isn't special."""
+        """Hides the third and the first word; the one is masked, the other becomes the plain word number 7."""
 
         def permutation(self, places):
             return places[[2, 0, 1, 3]]
