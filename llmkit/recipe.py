@@ -561,7 +561,7 @@ def _check(recipe: Recipe, tree: Tree) -> None:
         if getattr(plan, name) is not None and recipe.tuning.counted:
             raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
                                "ahead; say how long the run is by max_steps or num_train_epochs.")
-    if not recipe.learning.adapters and recipe.tuning.adapter:
+    if not recipe.learning.adapters and not recipe.tuning.whole:
         raise RequestError(f"{tree.where(('tuning',))}: {registry.name_of(recipe.learning)} trains two networks whole; "
                            "it takes the method full.")
     micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size

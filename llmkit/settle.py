@@ -15,6 +15,7 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
 from llmkit.errors import RequestError, nearest
 from llmkit.recipe import Recipe
+from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,14 +66,15 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     name = family_of(base) if spec.family is None and base is not None else str(spec.family)
     family = family_named(name, base)
     recipe.fit_together(asked.learning, name, family)
-    if not asked.learning.adapters and asked.tuning.adapter:
+    if not asked.learning.adapters and not asked.tuning.whole:
         raise RequestError(f"tuning: {registry.name_of(asked.learning)} trains two networks whole; it takes full.")
     head = asked.learning.head_for(family)
     family.check_config(spec.config)
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
     if base is None:
-        _buildable(config, head)
+        _built(config, head)
+    asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
     if limit is not None and length + virtual > limit:
@@ -143,16 +145,17 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> P
     return AutoConfig.for_model(family.model_type, **{**sizes, **spec.config})
 
 
-def _buildable(config: PretrainedConfig, head: str) -> None:
-    """Raise RequestError where no model can be made of a config; nothing is allocated."""
+def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
+    """A model without weights; RequestError where none can be made of a config."""
     import torch
     import transformers
 
     try:
         with torch.device("meta"):
-            getattr(transformers, head).from_config(config)
+            model: PreTrainedModel = getattr(transformers, head).from_config(config)
     except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise RequestError(f"backbone.config: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    return model
 
 
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:

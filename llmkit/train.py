@@ -128,6 +128,10 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.objective, self.family, self.new = model, objective, family, new
+        self.rates: dict[str, float] = {}
+        """Factors on the learning rate by a parameter's name; 1 for all others."""
+        self.wakes: dict[str, int] = {}
+        """The step from which a parameter trains; the first for all others."""
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -250,8 +254,9 @@ class Loop:
         for head in weight:
             self.pending[head] = self.pending.get(head, 0.0) + sums[head]
         turn = self.objective.turn(state.step)
-        for name, parameter in self.learner.trained.items() if turn is not None else ():
-            if not name.startswith(f"model.{turn}"):
+        wakes = self.learner.wakes
+        for name, parameter in self.learner.trained.items() if turn is not None or wakes else ():
+            if (turn is not None and not name.startswith(f"model.{turn}")) or wakes.get(name, 0) > state.step:
                 parameter.grad = None  # waits: AdamW moves what has a gradient, be it 0
         norm = float(accelerator.clip_grad_norm_(self.learner.trained.values(), plan.max_grad_norm or math.inf))
         if not math.isfinite(norm) and accelerator.scaler is None:
@@ -430,7 +435,8 @@ class Loop:
             "train_loss": state.train_loss,
             "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
             "parameters": sum(p.numel() for p in parameters),
-            "trainable_parameters": sum(p.numel() for p in self.learner.trained.values()),
+            "trainable_parameters": sum(p.numel() for name, p in self.learner.trained.items()
+                                        if self.learner.wakes.get(name, 0) < max(1, state.step)),
             "wall_seconds": time.monotonic() - self.began,
             "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
             "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
@@ -640,13 +646,23 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
-    order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
-    tuned = tuning.apply(net.model, Setting(
+    rows = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed).epoch_rows
+    setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
-        steps=Length(recipe.training, order.epoch_rows).steps))
+        steps=Length(recipe.training, rows).steps, epoch=rows / recipe.training.global_batch_size)
+    tuned = tuning.apply(net.model, setting)
+    rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
+    tensors = dict(tuned.named_parameters())
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
-    return Learner(whole, recipe.learning, settled.family, net.new)
+    learner = Learner(whole, recipe.learning, settled.family, net.new)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
+    learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
+    last, steps = max(wakes.values(), default=0), Length(recipe.training, rows).steps
+    if main and steps is not None and last >= steps:
+        log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
+    return learner
 
 
 def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
@@ -695,14 +711,15 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
 
 def adamw(learner: Learner, training: recipes.Training, vectors: Sequence[str] = ()) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); matrices decay, biases and norms don't; new heads have a rate of their own."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in learner.trained.items():
         matrix = parameter.dim() >= 2 and not any(part in name for part in vectors)
-        groups.setdefault((learner.is_new(name), matrix), []).append(parameter)
+        groups.setdefault((learner.is_new(name), matrix, learner.rates.get(name, 1.0)), []).append(parameter)
     rates = {False: training.learning_rate or 0.0, True: training.head_learning_rate or 0.0}
     return torch.optim.AdamW(
-        [{"params": parameters, "initial_lr": rates[new], "weight_decay": training.weight_decay if matrix else 0.0}
-         for (new, matrix), parameters in groups.items()], lr=training.learning_rate or 0.0,
+        [{"params": parameters, "initial_lr": rates[new] * factor,
+          "weight_decay": training.weight_decay if matrix else 0.0}
+         for (new, matrix, factor), parameters in groups.items()], lr=training.learning_rate or 0.0,
         betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon, fused=True)
 
 

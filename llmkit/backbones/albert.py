@@ -26,6 +26,7 @@ class Albert(Family):
     }
     positions = "max_position_embeddings"
     layers = ("albert.encoder.albert_layer_groups",)
+    shares = True
     projections = ("query", "value")
     feed_forward = (r"albert_layers\.\d+\.ffn", r"albert_layers\.\d+\.ffn_output")
     poolers = ("albert.pooler",)

@@ -28,6 +28,10 @@ class Family:
     """The config field with the number of positions; None where positions are relative."""
     layers: ClassVar[tuple[str, ...]]
     """Dotted paths of the stacks of layers."""
+    shares: ClassVar[bool] = False
+    """Whether its layers share their weights."""
+    inputs: ClassVar[tuple[str, ...]] = ()
+    """Dotted paths of what stands below the layers, besides tables and parts named after embeddings."""
     projections: ClassVar[tuple[str, ...]] = ()
     """Linear layers that low-rank products go to, where peft has no choice of its own for the family."""
     feed_forward: ClassVar[tuple[str, ...]]

@@ -30,6 +30,7 @@ class Deberta(Family):
     }
     positions = "max_position_embeddings"
     layers = ("deberta.encoder.layer",)
+    inputs = ("deberta.encoder.LayerNorm",)  # of the table of relative positions
     feed_forward = ("intermediate", "output")
     poolers = ("pooler.dense",)
     heads = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -39,6 +40,8 @@ class Setting:
     """Whether several documents share a row, each seeing only itself."""
     steps: int | None = None
     """Optimizer steps of the whole run; None where it ends by tokens or minutes."""
+    epoch: float = 0.0
+    """Steps that a pass over the training rows takes."""
 
 
 class Tuning:
@@ -52,6 +55,8 @@ class Tuning:
     """Whether what it does in a step depends on how many there are: such a run's length is in steps or epochs."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Parts of the names of vectors that are stored as matrices: like other vectors they don't decay."""
+    whole: ClassVar[bool] = False
+    """Whether everything trains."""
 
     @property
     def virtual_tokens(self) -> int:
@@ -60,6 +65,9 @@ class Tuning:
 
     def check(self, family: type[Family], head: str) -> None:
         """Raise RequestError, before anything is loaded, where a family or a head can't be tuned so."""
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """The same where that depends on the model's parts; `make` makes one without weights, its head never new."""
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model to train: same inputs, outputs for the same positions, `requires_grad` set."""
@@ -81,6 +89,14 @@ class Tuning:
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave."""
+
+    def rates(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, float]:
+        """Factors on the learning rate, by a parameter's name in the tuned model; 1 for all others."""
+        return {}
+
+    def wakes(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, int]:
+        """The step from which a parameter trains, by its name in the tuned model; 0, the first, for all others."""
+        return {}
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write what was trained in the layout that transformers or peft reads."""

@@ -1,0 +1,49 @@
+"""A linear probe: the model stays as it is, only its head trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.errors import RequestError
+from llmkit.registry import OPTIONS
+from llmkit.tuning import _parts as parts
+from llmkit.tuning.base import Setting, Tuning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(config=OPTIONS)
+class Head(Tuning):
+    """A new head trains alone, with the pooler that only it reads: how much do the model's features tell as they are?
+
+    Where no head is new, the one that the model has trains, but for an output table that is tied to the embeddings;
+    refused where that leaves nothing. The learning rate is that of Peters et al. (2019) for features that stay fixed.
+    """
+
+    adapter = False
+    learning_rate = 1e-3
+
+    def check(self, family: type[Family], head: str) -> None:
+        """A model without a head has nothing to train."""
+        if head == "AutoModel":
+            raise RequestError("tuning.method: head trains the head alone, and this objective's model has none. "
+                               "Use full, layers, feed_forward, bias or lora instead.")
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """Nor has one whose head is its embeddings."""
+        self.apply(make(), setting)
+
+    def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
+        """The model with its head to train."""
+        names = parts.head(model, setting)
+        if not names:
+            raise RequestError(
+                f"tuning.method: head can't train a {type(model).__name__}, whose head is its table of embeddings. "
+                "Use layers, feed_forward or lora instead, or backbone.config.tie_word_embeddings: false for a new "
+                "model.")
+        return parts.only(model, setting, names)
