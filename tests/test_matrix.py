@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import OBJECTIVE, SMALL, STILL, WORDS
+from promises import TRAINS
 from safetensors.torch import load_file
 
 import llmkit
@@ -22,6 +23,12 @@ from llmkit import models, recipe, registry, train
 CANNOT: dict[tuple[str, str, str], str] = {
     ("deberta", "*", "prefix"): "its attention doesn't go through transformers' attention interface",
     ("xlnet", "*", "prefix"): "its attention takes no keys and values from outside",
+    ("albert", "*", "layers"): "its layers share their weights",
+    **dict.fromkeys(((family, "*", "bias") for family in ("llama", "qwen3", "t5", "umt5", "modernbert")),
+                    "it has no biases"),
+    **dict.fromkeys((("*", learning, "head") for learning in ("causal_lm", "prefix_lm", "span_corruption", "denoising",
+                                                              "instruction")), "its head is tied to its embeddings"),
+    ("*", "contrastive", "head"): "it has no head",
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
@@ -38,6 +45,14 @@ UNSTEADY = {
 """Objectives whose validation loss need not be less after six steps."""
 
 
+RATE = dict.fromkeys(("bias", "head", "layer_norm"), 2e-2)
+"""Methods that train too little for six steps at the usual 3e-3 to show; and what even so isn't seen.
+
+Who does it, the label, is at the start of a text, and the last position of a GPT-2 of one step knows little of that.
+"""
+UNSEEN = {("gpt2", "classification", method) for method in RATE}
+
+
 def cells() -> list[tuple[str, str, str, str]]:
     out = []
     for family in registry.names("backbones"):
@@ -46,7 +61,7 @@ def cells() -> list[tuple[str, str, str, str]]:
                 able = registry.find(kind, learning)()
                 if recipe.fits(able, registry.find("backbones", family)):
                     out += [(family, kind, learning, method) for method in registry.names("tuning")
-                            if able.adapters or not registry.find("tuning", method).adapter]
+                            if able.adapters or registry.find("tuning", method).whole]
     return out
 
 
@@ -81,6 +96,12 @@ def base_of(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
+def skip_what_cannot(family: str, learning: str, method: str) -> None:
+    for key in ((family, learning, method), (family, "*", method), ("*", learning, method)):
+        if key in CANNOT:
+            pytest.skip(CANNOT[key])
+
+
 def plain(name: str) -> str:
     """A parameter's name in the untuned model: `base_model.model.x.base_layer.weight` is `x.weight`."""
     for extra in ("base_model.model.", "base_model.", "base_layer.", "modules_to_save.default."):
@@ -92,9 +113,7 @@ def plain(name: str) -> str:
 def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
     family: str, kind: str, learning: str, method: str, base_of: Any, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    for key in ((family, learning, method), (family, "*", method), ("*", learning, method)):
-        if key in CANNOT:
-            pytest.skip(CANNOT[key])
+    skip_what_cannot(family, learning, method)
     data = request.getfixturevalue("text" if kind == "objectives" else SOURCES[learning])
     base, run = base_of(family), tmp_path / "run"
     asked = recipe.load({
@@ -102,11 +121,11 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
         "data": {"train": str(data), "validation": [str(data)], "max_length": 40 if learning == "instruction" else 32,
                  "packing": "none"},
         "objective" if kind == "objectives" else "task": {"name": learning},
-        "training": {"max_steps": 6, "save_steps": 3, "global_batch_size": 16, "learning_rate": 3e-3,
-                     "precision": "fp32"},
+        "training": {"max_steps": 6, "save_steps": 3, "global_batch_size": 16,
+                     "learning_rate": RATE.get(method, 3e-3), "precision": "fp32"},
         "output_dir": str(run)})
     summary = train.fit(asked)
-    if learning not in UNSTEADY:
+    if learning not in UNSTEADY and (family, learning, method) not in UNSEEN:
         assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"]
     assert 0 < summary["trainable_parameters"] <= summary["parameters"]
 
@@ -123,16 +142,20 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
     tuned = {plain(name): value for name, value in models.open_model(run, head).model.named_parameters()
              if "original_module" not in name}
     same = [name for name, value in before.model.named_parameters()
-            if name not in before.missing and name in tuned and torch.equal(value, tuned[name])]
+            if name not in before.missing and name in tuned and torch.equal(value, tuned[name][:len(value)])]
     known = [name for name, _ in before.model.named_parameters() if name not in before.missing and name in tuned]
     if resolved.tuning.adapter:
         assert summary["trainable_parameters"] < summary["parameters"]
         poolers = registry.find("backbones", family).poolers
         assert [name for name in known if name not in same and not name.startswith(poolers)] == []
         assert len(known) > 10
-    elif not resolved.learning.idle:
-        assert summary["trainable_parameters"] == summary["parameters"]
-        assert [name for name in same if "position" not in name and "token_type" not in name] == []
+    else:
+        promised = {name for name in known if TRAINS[method](family, name, bool(before.missing))}
+        assert (summary["trainable_parameters"] == summary["parameters"]) == resolved.tuning.whole
+        assert [name for name in known if name not in same and name not in promised] == []
+        if not resolved.learning.idle:
+            assert [name for name in same if name in promised and "position" not in name
+                    and "token_type" not in name] == []
 
     if head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM") and family != "xlnet":
         from llmkit.generation import Options
@@ -157,6 +180,7 @@ def resumed_the_same(asked: recipe.Recipe, run: Path) -> None:
 def test_gradient_checkpointing_changes_no_number(
     family: str, method: str, base_of: Any, labelled: Path, tmp_path: Path
 ) -> None:
+    skip_what_cannot(family, "classification", method)
     still = dict.fromkeys(STILL[family], 0.0)
     ends = []
     for on in (False, True):

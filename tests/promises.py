@@ -1,0 +1,42 @@
+"""What each tuning method that saves the whole model says it trains of a tiny one (two layers), by names of parameters.
+
+Written out from the names that transformers gives its parameters, not from the code under test.
+"""
+
+import re
+
+FEED_FORWARD = {
+    "bert": r"\.layer\.\d\.(intermediate|output)\.",
+    "roberta": r"\.layer\.\d\.(intermediate|output)\.",
+    "electra": r"\.layer\.\d\.(intermediate|output)\.",
+    "deberta": r"\.layer\.\d\.(intermediate|output)\.",
+    "albert": r"\.albert_layers\.0\.ffn(_output)?\.",
+    "modernbert": r"\.layers\.\d\.mlp\.(Wi|Wo)\.",
+    "xlnet": r"\.layer\.\d\.ff\.",
+    "gpt2": r"\.h\.\d\.mlp\.(c_fc|c_proj)\.",
+    "llama": r"\.layers\.\d\.mlp\.(gate|up|down)_proj\.",
+    "qwen3": r"\.layers\.\d\.mlp\.(gate|up|down)_proj\.",
+    "t5": r"\.block\.\d\.layer\.\d\.DenseReluDense\.(wi|wo)\.",
+    "umt5": r"\.block\.\d\.layer\.\d\.DenseReluDense\.(wi_0|wi_1|wo)\.",
+    "bart": r"\.layers\.\d\.fc[12]\.",
+    "transformer": r"\.layers\.\d\.fc[12]\.",
+}
+"""Parameters of feed-forward parts. A dot stands before the name, so that models that are their own base fit too."""
+
+HEADS = ("cls", "lm_head", "head", "decoder.bias", "predictions", "sop_classifier", "generator_predictions",
+         "generator_lm_head", "discriminator_predictions", "lm_loss", "classifier", "score", "classification_head",
+         "qa_outputs", "pooler")
+"""Where the names of an old head's parameters start."""
+
+NORM = r"\.(LayerNorm|layernorm_embedding|ln_\w|\w*norm)\.(weight|bias)$"
+"""GPT-2's, BART's of embeddings, and all that end in `norm`: `input_layernorm`, `q_norm`, `layer_norm`."""
+
+TRAINS = {
+    "full": lambda family, name, new: True,
+    "feed_forward": lambda family, name, new: re.search(FEED_FORWARD[family], f".{name}"),
+    "layers": lambda family, name, new: re.findall(r"\.(?:layer|layers|h|block)\.(\d)\.", f".{name}")[:1] == ["1"],
+    "head": lambda family, name, new: not new and name.startswith(HEADS),
+    "bias": lambda family, name, new: name.endswith(".bias"),
+    "layer_norm": lambda family, name, new: re.search(NORM, f".{name}"),
+}
+"""By method, whether it says that it trains a parameter that isn't new; `new` tells whether others, a head's, are."""
