@@ -4,6 +4,13 @@ Written out from the names that transformers gives its parameters, not from the 
 """
 
 import re
+from typing import Any
+
+import torch
+from conftest import SMALL
+
+from llmkit import registry
+from llmkit.tuning.base import Setting
 
 FEED_FORWARD = {
     "bert": r"\.layer\.\d\.(intermediate|output)\.",
@@ -40,3 +47,20 @@ TRAINS = {
     "layer_norm": lambda family, name, new: re.search(NORM, f".{name}"),
 }
 """By method, whether it says that it trains a parameter that isn't new; `new` tells whether others, a head's, are."""
+
+
+def blank(family: str, head: str, new: tuple[str, ...] = (), **config: Any) -> tuple[Any, Setting]:
+    """A tiny model without weights, and the setting it is tuned in."""
+    import transformers
+
+    kind = registry.find("backbones", family)
+    fields = {**kind.sizes["tiny"], **SMALL[family], **config}
+    with torch.device("meta"):
+        model = getattr(transformers, head).from_config(transformers.AutoConfig.for_model(kind.model_type, **fields))
+    return model, Setting(kind, head, new)
+
+
+def trained(method: Any, family: str, head: str, new: tuple[str, ...] = (), **config: Any) -> list[str]:
+    """The parameters that a method trains of a tiny model, a layer's in the order that they are in."""
+    model, setting = blank(family, head, new, **config)
+    return [name for name, parameter in method.apply(model, setting).named_parameters() if parameter.requires_grad]

@@ -44,6 +44,5 @@ class Head(Tuning):
         if not names:
             raise RequestError(
                 f"tuning.method: head can't train a {type(model).__name__}, whose head is its table of embeddings. "
-                "Use layers, feed_forward or lora instead, or backbone.config.tie_word_embeddings: false for a new "
-                "model.")
+                "Use layers, feed_forward or lora instead.")
         return parts.only(model, setting, names)
