@@ -36,7 +36,7 @@ class Layers(Tuning):
 
     n: Annotated[int, Field(ge=1)] | None = None
     """How many of the last layers; by default a fourth of them, or all where they are unfrozen one by one."""
-    layers: list[int] | str | None = None
+    layers: list[int] | str | int | None = None
     """Which layers instead, from 0: a list, or ranges as in `2-5` or `0-1, -1`; below 0, from the top."""
     unfreeze_every: Annotated[float, Field(gt=0)] | None = None
     """Of these, first the highest alone, then one more from the top after each so many steps or epochs."""
@@ -54,6 +54,9 @@ class Layers(Tuning):
                                "weights. Use feed_forward, bias or full instead.")
         if self.n is not None and self.layers is not None:
             raise RequestError(f"tuning: n: {self.n} and layers: {self.layers} both say which layers; give one.")
+        if isinstance(self.layers, int):
+            raise RequestError(f"tuning.layers: {self.layers} may mean two things: say n: {abs(self.layers)} for so "
+                               f"many of the last layers, or layers: [{self.layers}] for that one.")
         if self.layers is not None and not self._ranges():
             raise RequestError("tuning.layers: no layer is named; leave it out, or use head to train a head alone.")
         every = self.unfreeze_every
@@ -131,7 +134,7 @@ class Layers(Tuning):
     def _ranges(self) -> list[tuple[int, int]]:
         """`2-5, -1` -> (2, 5), (-1, -1)"""
         if not isinstance(self.layers, str):
-            return [(number, number) for number in self.layers or []]
+            return [(number, number) for number in self.layers or []]  # type: ignore[union-attr]
         found = [(part, RANGE.fullmatch(part)) for part in self.layers.split(",")]
         if wrong := [part for part, match in found if match is None]:
             raise RequestError(f"tuning.layers: {wrong[0]!r} is neither a layer's number nor a range like 2-5.")

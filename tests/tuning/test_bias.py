@@ -25,7 +25,8 @@ def test_it_trains_every_bias_of_gpt2():
 @pytest.mark.parametrize(("family", "head"), [
     ("t5", "AutoModelForSeq2SeqLM"), ("t5", "AutoModelForSequenceClassification"),
     ("t5", "AutoModelForQuestionAnswering"), ("llama", "AutoModelForCausalLM"),
-    ("qwen3", "AutoModelForQuestionAnswering"), ("modernbert", "AutoModelForMaskedLM"), ("umt5", "AutoModelForTokenClassification")])
+    ("qwen3", "AutoModelForQuestionAnswering"), ("modernbert", "AutoModelForMaskedLM"),
+    ("umt5", "AutoModelForTokenClassification")])
 def test_a_model_without_biases_is_refused_though_its_head_has_some(family, head):
     model, setting = blank(family, head)
     with pytest.raises(RequestError, match=r"bias can't train this \w+, which has no biases\. Use layer_norm"):

@@ -255,6 +255,7 @@ def test_a_layer_that_is_not_there_is_told_with_how_many_there_are(options, mess
 @pytest.mark.parametrize(("options", "message"), [
     ({"n": 1, "layers": [0]}, r"n: 1 and layers: \[0\] both say which layers; give one"),
     ({"layers": []}, "no layer is named"),
+    ({"layers": 3}, r"3 may mean two things: say n: 3 for so many of the last layers, or layers: \[3\] for that one"),
     ({"layers": "first"}, "'first' is neither a layer's number nor a range like 2-5"),
     ({"unfreeze_every": 2.5}, r"2\.5 steps must be a whole number"),
     ({"unfreeze_unit": "epochs"}, "the unit of unfreeze_every, which isn't there"),
