@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Bias(Tuning):
     """Every bias trains, those of normalisations and of an old head included, and a new head whole.
 
-    About a thousandth of the weights. The learning rate is one of the four that the paper searches, ten times those
+    About a thousandth of the weights. The learning rate is in the range that the paper searches, ten times those
     of full fine-tuning. XLNet's `r_w_bias` and its kin are vectors that queries are compared by, and stay.
     """
 

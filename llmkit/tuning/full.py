@@ -52,7 +52,7 @@ class Full(Tuning):
         return model.requires_grad_(True)
 
     def rates(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, float]:
-        """A layer's factor is the decay to the power of how many layers stand above it (Clark et al. 2020, Table 7)."""
+        """A layer's factor is the decay to the power of how many layers stand above it (Clark et al. 2020)."""
         if self.layer_learning_rate_decay == 1:
             return {}
         stacks = parts.stacks(model, setting.family)

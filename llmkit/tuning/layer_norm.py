@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class LayerNorm(Tuning):
     """Every normalisation's weights train, RMS norms and those of queries and keys included, and a new head whole.
 
-    Houlsby et al. (2019, §3.4) measure it beside adapters; Zhao et al. (2024) tune models of images and text by it.
+    Houlsby et al. (2019) measure it beside adapters; Zhao et al. (2024) tune models of images and text by it.
     """
 
     adapter = False
