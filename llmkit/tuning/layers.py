@@ -24,7 +24,7 @@ RANGE = re.compile(r"\s*(-?\d+)\s*(?:-\s*(-?\d+)\s*)?")
 
 @dataclass(config=OPTIONS)
 class Layers(Tuning):
-    """Chosen layers train whole, with a new head; by default the last fourth, which for BERT is nearly as good as all.
+    """Chosen layers train whole, with a new head; by default the last fourth, which is nearly as good as all for BERT
 
     (Lee et al. 2019, "What Would Elsa Do?".) In an encoder-decoder a layer's number means that layer of the encoder and
     that layer of the decoder, and the last layers are the last of each. Layers that still sleep keep their weights and
