@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from importlib import import_module
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,11 @@ SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "spiece
         "tokenizer.model", "*.tiktoken")
 """What is fetched of a hub's model: never pickles, never code."""
 
-OWN_ADAPTERS = ("LLMKIT_PREFIX", "PREFIX_TUNING")
-"""Values of `peft_type` in adapter_config.json that llmkit reads itself: peft has no such adapter, or (prefixes of
-encoders) drops some of the model's inputs."""
+OWN_ADAPTERS = {"LLMKIT_PREFIX": "prefix", "PREFIX_TUNING": "prefix", "LLMKIT_PROMPT": "prompt",
+                "PROMPT_TUNING": "prompt"}
+"""Values of `peft_type` in adapter_config.json that llmkit reads itself, and the tuning method whose `load` does: peft
+has no such adapter, or drops some of the model's inputs (prefixes of encoders), or numbers the positions of padded rows
+wrongly (prompts)."""
 
 PEFT_HEADS = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -462,9 +465,7 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
 
     tuned: Any
     if adapter.get("peft_type") in OWN_ADAPTERS:
-        from llmkit.tuning import prefix
-
-        tuned = prefix.load(model, folder)
+        tuned = import_module(f"llmkit.tuning.{OWN_ADAPTERS[adapter['peft_type']]}").load(model, folder)
     else:
         from peft import PeftModel
 

@@ -161,13 +161,17 @@ def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
     packing, can = asked.data.packing, asked.learning.packings
     if packing == "auto":
-        return next(way for way in can if way != "documents" or not family.mixes)
+        return next(way for way in can
+                    if way != "documents" or (not family.mixes and asked.tuning.packs(family)))
     if packing not in can:
         raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do "
                            f"{packing!r}, only {' or '.join(can)}.")
     if packing == "documents" and family.mixes:
         raise RequestError(f"data.packing: {name} can't keep documents in a row apart: {family.mixes}; use blocks or "
                            "none.")
+    if packing == "documents" and not asked.tuning.packs(family):
+        raise RequestError(f"data.packing: with {registry.name_of(asked.tuning)}, documents that share a row of a "
+                           f"{name} would share what is learned between them; use blocks or none.")
     return packing
 
 

@@ -650,7 +650,7 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
-        steps=Length(recipe.training, rows).steps, epoch=rows / recipe.training.global_batch_size)
+        steps=Length(recipe.training, rows).steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
     tuned = tuning.apply(net.model, setting)
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
@@ -660,7 +660,7 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
     learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
     last, steps = max(wakes.values(), default=0), Length(recipe.training, rows).steps
-    if main and steps is not None and last >= steps:
+    if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
     return learner
 

@@ -30,6 +30,8 @@ CANNOT: dict[tuple[str, str, str], str] = {
     **dict.fromkeys((("*", learning, "head") for learning in ("causal_lm", "prefix_lm", "span_corruption", "denoising",
                                                               "instruction")), "its head is tied to its embeddings"),
     ("*", "contrastive", "head"): "it has no head",
+    ("xlnet", "*", "prompt"): "its rows say of every pair of tokens who sees whom",
+    ("xlnet", "*", "p_tuning"): "its rows say of every pair of tokens who sees whom",
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 

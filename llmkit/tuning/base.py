@@ -11,7 +11,7 @@ from llmkit.backbones.base import Family
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TASK_TYPES = {
     "AutoModelForCausalLM": "CAUSAL_LM",
@@ -42,6 +42,8 @@ class Setting:
     """Optimizer steps of the whole run; None where it ends by tokens or minutes."""
     epoch: float = 0.0
     """Steps that a pass over the training rows takes."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """The run's: some methods start from words."""
 
 
 class Tuning:
@@ -68,6 +70,10 @@ class Tuning:
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
         """The same where that depends on the model's parts; `make` makes one without weights, its head never new."""
+
+    def packs(self, family: type[Family]) -> bool:
+        """Whether several documents may share a row, each seeing only itself."""
+        return True
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model to train: same inputs, outputs for the same positions, `requires_grad` set."""

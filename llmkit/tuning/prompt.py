@@ -1,0 +1,178 @@
+"""Prompt tuning: learned embeddings stand before the text, and the model stays as it is (Lester et al. 2021)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.errors import RequestError
+from llmkit.registry import OPTIONS
+from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HOLE, SOFT = "{text}", "<soft>"
+"""What a template has for the text, and for a virtual token that stands for no word."""
+
+
+@dataclass(config=OPTIONS)
+class Prompt(Tuning):
+    """A few embeddings that no word has train; a new head trains with them.
+
+    An encoder reads them behind its [CLS], an encoder-decoder in its encoder. They can't be merged into the model: they
+    aren't a change to its weights but tokens of its input.
+    """
+
+    learning_rate = 1e-1
+
+    num_virtual_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Embeddings before the text; 20 where neither this nor a template says."""
+    prompt_tuning_init: Literal["random", "vocabulary", "text"] = "vocabulary"
+    """What they start from: noise, words of the vocabulary, or the tokens of a text, repeated or cut to fit."""
+    prompt_tuning_init_text: str | None = None
+    """That text."""
+    template: str | None = None
+    """Words around {text}, one virtual token each that starts from the word; <soft> is one that stands for no word."""
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Each takes a position."""
+        if self.template is not None:
+            return sum(len(side) for side in sides(self.template))
+        return 20 if self.num_virtual_tokens is None else self.num_virtual_tokens
+
+    def check(self, family: type[Family], head: str) -> None:
+        """Options that fit each other; permuted models have masks between all pairs of tokens."""
+        if family.shape == "permuted":
+            raise RequestError(
+                f"tuning.method: a soft prompt doesn't fit {family.model_type}, whose rows say of every pair of tokens "
+                "who sees whom, and where the targets are. Use lora or full instead.")
+        if self.prompt_tuning_init == "text" and not (self.prompt_tuning_init_text or "").strip():
+            raise RequestError("tuning.prompt_tuning_init_text: give the text that the prompt starts from.")
+        if self.prompt_tuning_init != "text" and self.prompt_tuning_init_text is not None:
+            raise RequestError("tuning.prompt_tuning_init_text: the prompt starts from it only with "
+                               "prompt_tuning_init: text.")
+        if self.template is None:
+            return
+        if self.num_virtual_tokens is not None:
+            raise RequestError(f"tuning.num_virtual_tokens: the template's words say how many: {self.virtual_tokens}. "
+                               "Leave it out.")
+        if self.template.count(HOLE) != 1 or not self.virtual_tokens:
+            raise RequestError(f"tuning.template: {self.template!r} must have {HOLE} once, and words around it.")
+        if "<mask>" in self.template or "[MASK]" in self.template:
+            raise RequestError(f"tuning.template: {self.template!r} asks for a prediction, and that is the head's; "
+                               "leave the mask out.")
+        if self.prompt_tuning_init == "text" and SOFT not in self.template:
+            raise RequestError(f"tuning.prompt_tuning_init_text: no {SOFT} of the template starts from it.")
+        if family.shape == "decoder" and sides(self.template)[1]:
+            raise RequestError(f"tuning.template: {family.model_type} reads from left to right and never sees what is "
+                               f"behind {HOLE}; put all words before it.")
+
+    def packs(self, family: type[Family]) -> bool:
+        """In a decoder a prompt doesn't depend on what follows; elsewhere each document would need one of its own."""
+        return family.shape == "decoder"
+
+    def describe(self) -> str:
+        """`20 virtual tokens`."""
+        start = "a template" if self.template is not None else self.prompt_tuning_init
+        return f"{self.virtual_tokens} virtual tokens, from {start}"
+
+    def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
+        """The model with a prompt; only this and the parts that are new train."""
+        from llmkit.tuning import _soft_prompt as soft
+
+        shape, tokenizer = setting.family.shape, setting.tokenizer
+        before, after = sides(self.template) if self.template is not None else ([SOFT] * self.virtual_tokens, [])
+        task = None if setting.head == "AutoModelForMaskedLM" else TASK_TYPES.get(setting.head, "FEATURE_EXTRACTION")
+        plain = task in soft.PLAIN_SHAPES and not after and soft.takes_embeddings(model, shape)
+        rows = self.start(model, shape, [*before, *after], tokenizer)
+        soft.attach(model, soft.Adapter(
+            shape=shape, before=len(before), after=len(after), closed=closes(tokenizer), new=setting.new, plain=plain,
+            task_type=task, base=setting.base), self.rows(rows))
+        return model
+
+    def rows(self, start: Tensor) -> nn.Module:
+        """What trains: a table that starts from these rows."""
+        from llmkit.tuning._soft_prompt import Table
+
+        return Table(start)
+
+    def save(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write an adapter: one that peft opens wherever peft gives the same outputs, else one for `load`."""
+        from llmkit.tuning import _soft_prompt as soft
+
+        soft.save(model, folder)
+
+    def start(
+        self, model: PreTrainedModel, shape: str, tokens: list[str], tokenizer: PreTrainedTokenizerBase | None
+    ) -> Tensor:
+        """The rows that the prompt starts from, (virtual, width): of words the mean of their pieces."""
+        import torch
+
+        from llmkit.tuning._soft_prompt import words
+
+        count = tokens.count(SOFT)
+        size = model.config.get_text_config().vocab_size
+        if self.prompt_tuning_init == "text":
+            ids = pieces(self.prompt_tuning_init_text or "", tokenizer)
+            chosen = torch.tensor((ids * (count // len(ids) + 1))[:count], dtype=torch.long)
+        else:
+            common = torch.tensor(frequent(tokenizer) or range(size))
+            chosen = common[torch.randint(len(common), (count,))]
+        free = words(model, shape, chosen)
+        if self.prompt_tuning_init == "random":
+            some = words(model, shape, torch.arange(min(size, 5000)))
+            free = some.std() * torch.randn(count, some.shape[1]).to(some.device)
+        unused = iter(free)
+        return torch.stack([
+            next(unused) if token == SOFT else words(model, shape, torch.tensor(pieces(token, tokenizer))).mean(0)
+            for token in tokens])
+
+
+def sides(template: str) -> tuple[list[str], list[str]]:
+    """The words before and behind the text: `<soft> {text} It was great.` -> [<soft>], [" It", " was", " great", "."]
+
+    A word has a space before it where it would have one in a text, which byte-level tokenizers tell apart.
+    """
+    found = [re.findall(rf"{SOFT}|\s*\w+|\s*[^\w\s]", re.sub(rf"\s*{SOFT}", SOFT, f" {side.strip()}"))
+             for side in template.split(HOLE, 1)]
+    return found[0], found[1] if len(found) > 1 else []
+
+
+def pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """The ids of a text, without special tokens."""
+    assert tokenizer is not None  # a run always has one
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise RequestError(f"tuning: {text!r} has no token to start a prompt from.")
+    return ids
+
+
+def frequent(tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """The first 5,000 tokens with letters (Lester et al. 2021, §3.2): trained tokenizers number the frequent first."""
+    if tokenizer is None:
+        return []
+    special = set(tokenizer.all_special_tokens)
+    known = sorted((place, word) for word, place in tokenizer.get_vocab().items()
+                   if word not in special and any(map(str.isalpha, word)) and not re.fullmatch(r"[\[<].+[\]>]", word))
+    return [place for place, _ in known[:5000]]
+
+
+def closes(tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    """Whether a tokenizer ends every text with a special token."""
+    ids = [] if tokenizer is None else tokenizer("a")["input_ids"]
+    return bool(ids) and ids[-1] in tokenizer.all_special_ids  # type: ignore[union-attr]
+
+
+def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Put what `Prompt.save` wrote on a model like the one it was trained on; CheckpointError where it doesn't fit."""
+    from llmkit.tuning import _soft_prompt as soft
+
+    return soft.load(model, folder)
