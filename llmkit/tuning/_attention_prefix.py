@@ -133,8 +133,22 @@ def written_out(*sizes: Any, **options: Any) -> Tensor | None:
 
 def places(model: PreTrainedModel) -> list[Place]:
     """Every attention of the model in the order it calls them: found by calling it on one token."""
+    return [place for place, _ in heard(model, torch.zeros(1, 1, dtype=torch.long)).values()]
+
+
+def from_text(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """The keys and values that a text (tokens) gives in every attention: (tokens, columns of all places).
+
+    In a decoder, a prefix that starts so is the text itself (Li & Liang 2021, §7.4). An encoder-decoder reads it on
+    both sides.
+    """
+    return torch.cat([rows for _, rows in heard(model, ids[None]).values()], 1)
+
+
+def heard(model: PreTrainedModel, ids: Tensor) -> dict[str, tuple[Place, Tensor]]:
+    """Each attention, by its name, with the keys and values of some tokens (1, tokens): (tokens, columns)."""
     names = {id(module): name for name, module in model.named_modules()}
-    found: dict[str, Place] = {}
+    found: dict[str, tuple[Place, Tensor]] = {}
 
     def note(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
@@ -144,21 +158,22 @@ def places(model: PreTrainedModel) -> list[Place]:
                 f"tuning: {type(module).__name__} has keys and values of different shapes, which prefix tuning can't "
                 "prefix. Use lora instead.")
         place = Place(names[id(module)], key.shape[1], key.shape[3])
-        found.setdefault(place.name, place)
+        rows = torch.stack([key[0], value[0]]).permute(2, 0, 1, 3).flatten(1)  # keys before values
+        found.setdefault(place.name, (place, rows.float()))
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
 
     AttentionMaskInterface.register(INTERFACE, written_out)
     AttentionInterface.register(INTERFACE, note)
     model.set_attn_implementation(INTERFACE)
-    end = model.config.eos_token_id  # T5's classifier wants one in every row
-    ids = torch.full((1, 1), end if isinstance(end, int) else 0, device=model.device)
-    inputs = {"input_ids": ids}
-    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
-        inputs["decoder_input_ids"] = ids
+    body: Any = model.base_model  # without a head: T5's classifier wants an end token
+    inputs = {"input_ids": ids.to(model.device)}
+    if "decoder_input_ids" in inspect.signature(body.forward).parameters:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(**inputs)  # type: ignore[no-untyped-call]
+            model.eval()  # type: ignore[no-untyped-call]
+            body(**inputs)
     finally:
         model.train(training)
         AttentionInterface.register(INTERFACE, attend)
@@ -166,7 +181,7 @@ def places(model: PreTrainedModel) -> list[Place]:
         raise RequestError(
             f"tuning: prefix tuning can't reach the attention of {type(model).__name__}, which doesn't go through "
             "transformers' attention interface. Use lora instead.")
-    return list(found.values())
+    return found
 
 
 def fresh(tokens: int, columns: int, width: int, hidden: int | None) -> dict[str, Tensor]:

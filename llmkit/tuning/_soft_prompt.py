@@ -37,7 +37,7 @@ class Adapter:
     """What a prompted model knows of its prompt, and is saved beside the weights."""
 
     shape: str
-    """encoder: behind each row's first token, [CLS]; encoder-decoder: in front of it; decoder: in front of all."""
+    """Of the model: in an encoder the prompt stands behind each row's first token, [CLS], else in front of it."""
     before: int
     """Virtual tokens before the text."""
     after: int = 0
@@ -61,7 +61,7 @@ class Layout:
     slots: Tensor
     """(batch, virtual): the place of each virtual token."""
     beside: Tensor
-    """(batch, virtual): the token, by its old place, that each virtual token follows; -1 where it is the first."""
+    """(batch, virtual): the token, by its old place, that each virtual token stands beside."""
 
     def spread(self, old: Tensor, new: Tensor | int) -> Tensor:
         """Rows (batch, length) made longer: `new` (batch, virtual) stands at the virtual tokens' places."""
@@ -72,19 +72,15 @@ class Layout:
         return rows.scatter_(1, self.slots, filling.to(old.dtype))
 
     def types(self, old: Tensor) -> Tensor:
-        """Token types, which a virtual token shares with the token that it follows."""
+        """Token types, which a virtual token shares with the token beside it."""
         old = old.expand(len(self.places), -1)
-        return self.spread(old, old.gather(1, self.beside.clamp(min=0)))
+        return self.spread(old, old.gather(1, self.beside))
 
     def positions(self, old: Tensor) -> Tensor:
         """Numbers of positions, counted on through the virtual tokens: 0 1 2 -> 0 (1 2) 3 4 behind the first."""
-        batch, length = self.places.shape
-        old = old.expand(batch, -1)
-        shift = self.places - torch.arange(length, device=old.device)
-        rows = old + shift
-        last = torch.where(self.beside < 0, -1, rows.gather(1, self.beside.clamp(min=0)))
-        first = self.slots - torch.where(self.beside < 0, -1, self.places.gather(1, self.beside.clamp(min=0)))
-        return self.spread(rows, last + first)
+        moved = old + self.places - torch.arange(self.places.shape[1], device=old.device)
+        steps = self.slots - self.places.gather(1, self.beside)
+        return self.spread(moved, moved.gather(1, self.beside) + steps)
 
     def fill(self, embedded: Tensor, prompt: Tensor) -> Tensor:
         """Embeddings (batch, longer, width) with the prompt (virtual, width) at its places."""
@@ -163,17 +159,18 @@ class SoftPrompt(nn.Module):
         """
         adapter, places = self.adapter, torch.arange(length, device=device)
         start, end = torch.zeros(batch, 1, device=device).long(), torch.full((batch, 1), length, device=device)
-        if adapter.shape != "decoder":
-            if mask is not None:
-                real = mask[:, -length:] > 0
-                start = real.int().argmax(1, keepdim=True)
-                end = length - real.flip(1).int().argmax(1, keepdim=True)
-            start = start + int(adapter.shape == "encoder")
-            end = torch.maximum(end - int(adapter.closed), start)
+        if mask is not None:
+            real = mask > 0
+            start = real.int().argmax(1, keepdim=True)
+            end = length - real.flip(1).int().argmax(1, keepdim=True)
+        first = start
+        if adapter.shape == "encoder":
+            start = start + 1
+        end = torch.maximum(end - int(adapter.closed), start)
         moved = places + adapter.before * (places >= start) + adapter.after * (places >= end)
         before = start + torch.arange(adapter.before, device=device)
         behind = end + adapter.before + torch.arange(adapter.after, device=device)
-        beside = torch.cat([(start - 1).expand_as(before), (end - 1).expand_as(behind)], 1)
+        beside = torch.cat([first.expand_as(before), (end - 1).clamp(min=0).expand_as(behind)], 1)
         return Layout(moved, torch.cat([before, behind], 1), beside)
 
     def before_body(
@@ -184,7 +181,7 @@ class SoftPrompt(nn.Module):
         mask, positions, cache = (given.get(key) for key in ("attention_mask", "position_ids", "past_key_values"))
         if cache is not None and cache.get_seq_length():
             if mask is not None:
-                given["attention_mask"] = pad(mask, (self.tokens, 0), value=_open(mask))
+                given["attention_mask"] = self.longer(mask)
             if positions is not None:
                 given["position_ids"] = positions + self.tokens
             return (), given
@@ -192,7 +189,8 @@ class SoftPrompt(nn.Module):
         embeds: Tensor = given["inputs_embeds"] if ids is None else torch.empty(0)
         read = embeds if ids is None else ids
         batch, length = read.shape[:2]
-        layout = self.lay_out(batch, length, mask if mask is not None and mask.dim() == 2 else None, read.device)
+        flat = mask is not None and mask.dim() == 2
+        layout = self.lay_out(batch, length, mask if flat else None, read.device)
         if ids is not None:
             given["input_ids"] = layout.spread(ids, self.empty)
             self.awaited = True
@@ -201,7 +199,7 @@ class SoftPrompt(nn.Module):
             index = layout.places[:, :, None].expand_as(embeds)
             given["inputs_embeds"] = layout.fill(room.scatter(1, index, embeds), self.rows())
         if mask is not None:
-            given["attention_mask"] = layout.spread(mask, 1) if mask.dim() == 2 else self.seen(mask)
+            given["attention_mask"] = self.longer(mask, first=True)
         if positions is not None:
             given["position_ids"] = layout.positions(positions)
         if given.get("token_type_ids") is not None:
@@ -209,14 +207,21 @@ class SoftPrompt(nn.Module):
         self.layout = layout
         return (), given
 
-    def seen(self, mask: Tensor) -> Tensor:
-        """A decoder's mask (batch, 1, q, k) of who sees whom: all see the prompt, which is read from left to right."""
-        tokens, yes = self.tokens, _open(mask)
-        no = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        wide = pad(mask, (tokens, 0), value=yes)
-        rows = torch.ones(tokens, wide.shape[3], dtype=torch.bool, device=mask.device).tril()
-        first = torch.full_like(rows, no, dtype=mask.dtype).masked_fill(rows, yes)
-        return torch.cat([first.expand(*mask.shape[:2], -1, -1), wide], 2)
+    def longer(self, mask: Tensor, first: bool = False) -> Tensor:
+        """A mask in which the prompt is seen: of padding (batch, keys), or of who sees whom (batch, 1, queries, keys).
+
+        In the latter, which a decoder may be given, the prompt itself is read from left to right.
+        """
+        if mask.dim() == 2:
+            return self.lay_out(len(mask), mask.shape[1], mask, mask.device).spread(mask, 1)
+        added = mask.is_floating_point()  # to the scores: 0 where a key is seen
+        yes, no = (0.0, torch.finfo(mask.dtype).min) if added else (True, False)
+        wide = pad(mask, (self.tokens, 0), value=yes)
+        if not first:
+            return wide
+        seen = torch.ones(self.tokens, wide.shape[3], dtype=torch.bool, device=mask.device).tril()
+        rows = torch.full_like(seen, no, dtype=mask.dtype).masked_fill(seen, yes)
+        return torch.cat([rows.expand(*mask.shape[:2], -1, -1), wide], 2)
 
     def at_embedding(self, embedding: nn.Module, args: tuple[Any, ...], embedded: Tensor) -> Tensor:
         """Put the prompt where the ids say nothing; once a batch, for GPT-2 embeds token types with it too."""
@@ -250,13 +255,8 @@ class SoftPrompt(nn.Module):
         given = {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
         mask = given.get("encoder_attention_mask")
         if mask is not None:
-            given["encoder_attention_mask"] = self.lay_out(len(mask), mask.shape[1], mask, mask.device).spread(mask, 1)
+            given["encoder_attention_mask"] = self.longer(mask)
         return (), given
-
-
-def _open(mask: Tensor) -> Any:
-    """What a mask says of a position that is seen: 1, True, or in a mask of numbers to add 0."""
-    return 0.0 if mask.is_floating_point() and mask.dim() == 4 else 1
 
 
 def parts(model: PreTrainedModel, shape: str) -> tuple[PreTrainedModel, nn.Module | None]:

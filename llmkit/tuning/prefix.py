@@ -13,6 +13,7 @@ from llmkit.backbones.base import Family
 from llmkit.errors import RequestError
 from llmkit.registry import OPTIONS
 from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
+from llmkit.tuning.prompt import fitted
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -39,6 +40,9 @@ class Prefix(Tuning):
     encoder_hidden_size: Annotated[int, Field(ge=1)] | None = None
     """Hidden size of that network; by default the width of the keys."""
 
+    prefix_init_text: str | None = None
+    """A text, repeated or cut to fit, whose keys and values it starts from; noise where nothing is said."""
+
     @property
     def virtual_tokens(self) -> int:
         """The prefix takes the first positions of a model with numbered positions."""
@@ -57,6 +61,11 @@ class Prefix(Tuning):
             raise RequestError(
                 f"tuning.encoder_hidden_size: {self.encoder_hidden_size} is the size of the projection; set "
                 "prefix_projection: true too.")
+        if self.prefix_init_text is not None and self.prefix_projection:
+            raise RequestError("tuning.prefix_init_text: what a projection starts from comes out of its own weights; "
+                               "leave out one of the two.")
+        if self.prefix_init_text is not None and not self.prefix_init_text.strip():
+            raise RequestError("tuning.prefix_init_text: there is no word in it.")
 
     def describe(self) -> str:
         """`20 virtual tokens`, and whether a network makes them."""
@@ -64,6 +73,8 @@ class Prefix(Tuning):
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model with a prefix; only this and the parts that are new train."""
+        import torch
+
         from llmkit.tuning import _attention_prefix as attention
 
         before = model.config._attn_implementation
@@ -73,7 +84,11 @@ class Prefix(Tuning):
         width = where[0].heads * where[0].width
         hidden = (self.encoder_hidden_size or width) if self.prefix_projection else None
         columns = sum(place.columns for place in where)
-        state = attention.fresh(self.num_virtual_tokens, columns, width, hidden)
+        if self.prefix_init_text is None:
+            state = attention.fresh(self.num_virtual_tokens, columns, width, hidden)
+        else:
+            ids = torch.tensor(fitted(self.prefix_init_text, setting.tokenizer, self.num_virtual_tokens))
+            state = {"embedding.weight": attention.from_text(model, ids)}
         if reason:
             adapter = attention.Adapter(
                 places=where, tokens=self.num_virtual_tokens, hidden=hidden, new=setting.new, plain=reads,

@@ -121,8 +121,7 @@ class Prompt(Tuning):
         count = tokens.count(SOFT)
         size = model.config.get_text_config().vocab_size
         if self.prompt_tuning_init == "text":
-            ids = pieces(self.prompt_tuning_init_text or "", tokenizer)
-            chosen = torch.tensor((ids * (count // len(ids) + 1))[:count], dtype=torch.long)
+            chosen = torch.tensor(fitted(self.prompt_tuning_init_text or "", tokenizer, count))
         else:
             common = torch.tensor(frequent(tokenizer) or range(size))
             chosen = common[torch.randint(len(common), (count,))]
@@ -153,6 +152,12 @@ def pieces(text: str, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
     if not ids:
         raise RequestError(f"tuning: {text!r} has no token to start a prompt from.")
     return ids
+
+
+def fitted(text: str, tokenizer: PreTrainedTokenizerBase | None, count: int) -> list[int]:
+    """The ids of a text, repeated or cut until there are `count`."""
+    ids = pieces(text, tokenizer)
+    return (ids * (count // len(ids) + 1))[:count]
 
 
 def frequent(tokenizer: PreTrainedTokenizerBase | None) -> list[int]:

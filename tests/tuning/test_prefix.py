@@ -448,3 +448,54 @@ def test_what_cannot_work_is_refused():
         Prefix().check(Permuted, "AutoModelForCausalLM")
     with pytest.raises(RequestError, match="set prefix_projection: true too"):
         Prefix(encoder_hidden_size=8).check(GPT2, "AutoModelForCausalLM")
+
+
+class Words:
+    """A tokenizer whose words are numbers."""
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def from_text(case, text="7 9 30 31 32", **changes):
+    return made(case, Prefix(num_virtual_tokens=POINTS, prefix_init_text=text), tokenizer=Words(), **changes)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("case", ["gpt2", "llama"])
+def test_a_decoders_prefix_that_starts_from_a_text_is_that_text(case, packed):
+    text = torch.tensor([[7, 9, 30, 31, 32]]).expand(3, -1)
+    expected = outputs(CASES[case][0](), input_ids=torch.cat([text, IDS], 1))[:, 5:]
+    assert difference(outputs(from_text(case, packed=packed), **inputs(case)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_attention_starts_from_the_texts_keys_and_values_and_trains(case, tmp_path):
+    tuned, noise = from_text(case), made(case)
+    assert through_peft(tuned) == (case in THROUGH_PEFT)
+    assert difference(outputs(tuned, **inputs(case)), outputs(noise, **inputs(case))) > 1e-4
+    assert difference(outputs(tuned, **inputs(case)), outputs(from_text(case, "9 8"), **inputs(case))) > 1e-6
+    losses = train(tuned, labelled(case), 10)
+    assert losses[-1] < losses[0]
+
+
+def test_a_short_text_is_repeated_and_a_long_one_cut():
+    for text, fits in (("7 9", "7 9 7 9 7"), ("7 9 30 31 32 33 34", "7 9 30 31 32")):
+        assert torch.equal(outputs(from_text("t5", text), **inputs("t5")),
+                           outputs(from_text("t5", fits), **inputs("t5")))
+
+
+def test_the_encoders_first_layer_starts_from_the_texts_own_keys_and_values():
+    tuned = from_text("t5")
+    layer = tuned.encoder.block[0].layer[0]
+    with torch.no_grad():
+        read = layer.layer_norm(tuned.shared(torch.tensor([7, 9, 30, 31, 32])))
+        expected = torch.cat([layer.SelfAttention.k(read), layer.SelfAttention.v(read)], 1)
+    assert difference(layer.SelfAttention.prefix.rows(), expected) <= 1e-5
+
+
+def test_a_text_goes_with_no_projection():
+    with pytest.raises(RequestError, match=r"prefix_init_text: what a projection starts from"):
+        Prefix(prefix_init_text="a", prefix_projection=True).check(GPT2, "AutoModelForCausalLM")
+    with pytest.raises(RequestError, match=r"prefix_init_text: there is no word in it"):
+        Prefix(prefix_init_text=" ").check(GPT2, "AutoModelForCausalLM")
