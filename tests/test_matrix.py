@@ -30,8 +30,6 @@ CANNOT: dict[tuple[str, str, str], str] = {
     **dict.fromkeys((("*", learning, "head") for learning in ("causal_lm", "prefix_lm", "span_corruption", "denoising",
                                                               "instruction")), "its head is tied to its embeddings"),
     ("*", "contrastive", "head"): "it has no head",
-    ("xlnet", "*", "prompt"): "its rows say of every pair of tokens who sees whom",
-    ("xlnet", "*", "p_tuning"): "its rows say of every pair of tokens who sees whom",
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
@@ -203,15 +201,18 @@ def test_gradient_checkpointing_changes_no_number(
     assert ends[0]["train_loss"] == pytest.approx(ends[1]["train_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", registry.names("tuning"))
+@pytest.mark.parametrize("tuning", [
+    *({"method": method} for method in registry.names("tuning")), {"method": "prefix", "prefix_projection": True},
+    {"method": "p_tuning", "encoder_reparameterization_type": "LSTM", "encoder_dropout": 0.1},
+    {"method": "prompt", "template": "<soft> {text} the cat <soft> ."}], ids=lambda tuning: "-".join(tuning))
 def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
-    method: str, base_of: Any, labelled: Path, tmp_path: Path
+    tuning: dict[str, Any], base_of: Any, labelled: Path, tmp_path: Path
 ) -> None:
     """From the checkpoint in the middle, as after a kill: what comes after it is gone."""
 
     def tree(folder: Path) -> dict[str, Any]:
         return {
-            "backbone": {"pretrained": str(base_of("bert"))}, "tuning": {"method": method},
+            "backbone": {"pretrained": str(base_of("bert"))}, "tuning": tuning,
             "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
             "training": {"max_steps": 10, "save_steps": 5, "global_batch_size": 8, "precision": "fp32"},
             "output_dir": str(folder)}

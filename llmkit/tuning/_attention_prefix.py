@@ -166,7 +166,7 @@ def heard(model: PreTrainedModel, ids: Tensor) -> dict[str, tuple[Place, Tensor]
     AttentionInterface.register(INTERFACE, note)
     model.set_attn_implementation(INTERFACE)
     body: Any = model.base_model  # without a head: T5's classifier wants an end token
-    inputs = {"input_ids": ids.to(model.device)}
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": torch.ones_like(ids, device=model.device)}
     if "decoder_input_ids" in inspect.signature(body.forward).parameters:
         inputs["decoder_input_ids"] = inputs["input_ids"]
     training = model.training

@@ -87,6 +87,18 @@ class Layout:
         index = self.slots[:, :, None].expand(-1, -1, embedded.shape[2])
         return embedded.scatter(1, index, prompt.to(embedded.dtype).expand(len(index), -1, -1))
 
+    def columns(self, old: Tensor) -> Tensor:
+        """Something said of tokens (batch, n, length), with 0 for virtual tokens: (batch, n, longer)."""
+        batch, length = self.places.shape
+        wide = old.new_zeros(batch, old.shape[1], length + self.slots.shape[1])
+        return wide.scatter_(2, self.places[:, None].expand_as(old), old)
+
+    def hidden(self, old: Tensor) -> Tensor:
+        """XLNet's mask (batch, query, key), 1 where a key is hidden: the prompt sees what no query is forbidden."""
+        wide = self.columns(old)
+        rows = wide.amax(1, keepdim=True).expand(-1, wide.shape[2], -1).clone()
+        return rows.scatter_(1, self.places[:, :, None].expand_as(wide), wide)
+
     def cut(self, hidden: Tensor) -> Tensor:
         """Hidden states of the tokens alone. (batch, longer, width) -> (batch, length, width)"""
         return hidden.gather(1, self.places[:, :, None].expand(-1, -1, hidden.shape[2]))
@@ -204,6 +216,10 @@ class SoftPrompt(nn.Module):
             given["position_ids"] = layout.positions(positions)
         if given.get("token_type_ids") is not None:
             given["token_type_ids"] = layout.types(given["token_type_ids"])
+        if given.get("perm_mask") is not None:
+            given["perm_mask"] = layout.hidden(given["perm_mask"])
+        if given.get("target_mapping") is not None:
+            given["target_mapping"] = layout.columns(given["target_mapping"])
         self.layout = layout
         return (), given
 
@@ -228,6 +244,8 @@ class SoftPrompt(nn.Module):
         if not self.awaited or self.layout is None:
             return embedded
         self.awaited = False
+        if self.adapter.shape == "permuted":  # XLNet reads with the length first
+            return self.layout.fill(embedded.transpose(0, 1), self.rows()).transpose(0, 1)
         return self.layout.fill(embedded, self.rows())
 
     def after_body(self, body: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -239,6 +257,8 @@ class SoftPrompt(nn.Module):
         if awaited:
             raise RequestError(f"tuning: a soft prompt can't reach the embeddings of {type(body).__name__}, which "
                                "aren't where transformers says. Use lora instead.")
+        if output["last_hidden_state"].shape[1] <= layout.places.shape[1]:  # XLNet's targets alone
+            return output
         output["last_hidden_state"] = layout.cut(output["last_hidden_state"])
         if output.get("hidden_states") is not None:
             output["hidden_states"] = tuple(layout.cut(hidden) for hidden in output["hidden_states"])

@@ -49,11 +49,7 @@ class Prompt(Tuning):
         return 20 if self.num_virtual_tokens is None else self.num_virtual_tokens
 
     def check(self, family: type[Family], head: str) -> None:
-        """Options that fit each other; permuted models have masks between all pairs of tokens."""
-        if family.shape == "permuted":
-            raise RequestError(
-                f"tuning.method: a soft prompt doesn't fit {family.model_type}, whose rows say of every pair of tokens "
-                "who sees whom, and where the targets are. Use lora or full instead.")
+        """Options that fit each other and what the model reads."""
         if self.prompt_tuning_init == "text" and not (self.prompt_tuning_init_text or "").strip():
             raise RequestError("tuning.prompt_tuning_init_text: give the text that the prompt starts from.")
         if self.prompt_tuning_init != "text" and self.prompt_tuning_init_text is not None:
@@ -91,7 +87,7 @@ class Prompt(Tuning):
         shape, tokenizer = setting.family.shape, setting.tokenizer
         before, after = sides(self.template) if self.template is not None else ([SOFT] * self.virtual_tokens, [])
         task = None if setting.head == "AutoModelForMaskedLM" else TASK_TYPES.get(setting.head, "FEATURE_EXTRACTION")
-        plain = task in soft.PLAIN_SHAPES and not after and soft.takes_embeddings(model, shape)
+        plain = soft.PLAIN_SHAPES.get(str(task)) == shape and not after and soft.takes_embeddings(model, shape)
         rows = self.start(model, shape, [*before, *after], tokenizer)
         soft.attach(model, soft.Adapter(
             shape=shape, before=len(before), after=len(after), closed=closes(tokenizer), new=setting.new, plain=plain,
