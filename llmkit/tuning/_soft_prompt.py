@@ -119,7 +119,7 @@ class Table(nn.Module):
 class Encoded(nn.Module):
     """A prompt that comes out of a small network, added to the rows that it goes in as.
 
-    The network of Liu et al. 2021 (eq. 5 and 6) and of peft's PromptEncoder: two layers of a bidirectional LSTM, then
+    The network of Liu et al. 2021 and of peft's PromptEncoder: two layers of a bidirectional LSTM, then
     two linear ones; or three linear ones. Its last layer starts at 0, so that the prompt starts as words (the sum is
     that of Razdaibiedina et al. 2023, "Residual Prompt Tuning").
     """

@@ -351,7 +351,7 @@ def test_an_encoder_decoder_generates_the_forward_pass_a_token_at_a_time(family)
 
 
 @pytest.mark.parametrize(("family", "head", "checkpointing"), [
-    *((*case, False) for case in CASES), *((*case, True) for case in (CASES[0], ("gpt2", "CausalLM"), ("t5", "Seq2SeqLM")))])
+    *((*case, False) for case in CASES), (*CASES[0], True), ("gpt2", "CausalLM", True), ("t5", "Seq2SeqLM", True)])
 def test_only_the_prompt_and_new_parts_train_also_in_bf16(family, head, checkpointing):
     new = new_part(family, head)
     tuned = made(family, head, new=new, gradient_checkpointing=checkpointing).train()
