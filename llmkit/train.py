@@ -248,7 +248,7 @@ class Loop:
         # dropout is a function of seed, step and process: nothing of it needs to be saved
         torch.manual_seed(mixed(self.recipe.seed, state.step, accelerator.process_index))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(state)
+            group["lr"] = group["initial_lr"] * self.factor(state) * self.objective.pace(state.step)
         self.wrapped.train()
         sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
         for head in weight:
@@ -340,7 +340,8 @@ class Loop:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return float(self.recipe.training.learning_rate or 0.0) * self.factor(self.state)
+        most = float(self.recipe.training.learning_rate or 0.0)
+        return most * self.factor(self.state) * self.objective.pace(self.state.step)
 
     def rows(self) -> str:
         """The first rows of the current step, for a message."""
@@ -371,7 +372,7 @@ class Loop:
             raise NumberError(f"step {state.step}: the loss is {loss}; no checkpoint holds it.")
         state.train_loss = loss
         speed = window["tokens"] / max(window["seconds"], 1e-9)
-        parts = means if len(means) > 1 else {}
+        parts = {head: mean for head, mean in means.items() if window[f"count/{head}"]} if len(means) > 1 else {}
         self.event({
             "event": "train", "step": state.step, "epoch": self.length.epochs(state), "tokens": state.tokens,
             "loss": loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed})
@@ -397,7 +398,7 @@ class Loop:
         state.ended = self.objective.verdict(state.evaluations)
         if plan.metric_for_best_model is None:
             return
-        if better(found, state.best, plan):
+        if better(found, state.best, plan, self.objective.heads):
             state.best = {"step": state.step, **found}
             self.best = {name: value.detach().clone() for name, value in self.learner.trained.items()}
         waited = sum(one["step"] > (state.best or found)["step"] for one in state.evaluations)
@@ -689,12 +690,16 @@ def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
     return load_file(path) if path.is_file() else None
 
 
-def better(found: Mapping[str, float], best: Mapping[str, float] | None, plan: recipes.Training) -> bool:
+def better(
+    found: Mapping[str, float], best: Mapping[str, float] | None, plan: recipes.Training, losses: Sequence[str] = (),
+) -> bool:
     """Whether an evaluation is the best so far; RequestError where it has no such figure."""
     name = str(plan.metric_for_best_model)
     if name not in found:
         raise RequestError(f"training.metric_for_best_model: the evaluation has no {name!r}.{nearest(name, found)}")
-    more = more_is_better(name) if plan.greater_is_better is None else plan.greater_is_better
+    more = plan.greater_is_better
+    if more is None:
+        more = name not in losses and more_is_better(name)
     return best is None or (found[name] > best[name] if more else found[name] < best[name])
 
 

@@ -119,6 +119,10 @@ class Objective:
         """
         return None
 
+    def pace(self, step: int) -> float:
+        """What the learning rate is multiplied by in a step."""
+        return 1.0
+
     def verdict(self, evaluations: Sequence[Mapping[str, float]]) -> str | None:
         """Why the run should end after these evaluations (a generator that collapsed), or None."""
         return None
@@ -295,4 +299,4 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
 
 def more_is_better(metric: str) -> bool:
     """Whether more of a figure is better: as transformers guesses, and for the other figures of which less is."""
-    return not metric.endswith(("loss", "perplexity", "distance", "bleu_self"))
+    return not metric.endswith(("loss", "perplexity", "distance", "self_bleu"))
