@@ -32,6 +32,9 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "masked_lm_next_sentence": ("bert", "masked_lm_next_sentence"),
     "replaced_token": ("electra", "replaced_token"),
     "contrastive": ("roberta", "contrastive"),
+    "adversarial": ("gpt2", {
+        "name": "adversarial", "warmup": 0, "discriminator_warmup": 0, "sample_length": 8,
+        "discriminator_config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}),
     "causal_lm": ("gpt2", "causal_lm"),
     "negatives": ("llama", {"name": "causal_lm", "negatives": 20}),
     "fill_in_the_middle": ("qwen3", {"name": "causal_lm", "fill_in_the_middle": 0.5}),

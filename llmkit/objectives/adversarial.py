@@ -47,7 +47,7 @@ class Adversarial(Objective):
 
     warmup: Count = 500
     """Steps of maximum likelihood before the two networks take turns."""
-    discriminator_warmup: Count = 50
+    discriminator_warmup: Count = 100
     """Steps that the discriminator then learns alone."""
     discriminator_steps: Positive = 1
     """Steps of the discriminator before each of the generator."""
@@ -55,9 +55,9 @@ class Adversarial(Objective):
     """Tokens of a sample, after a real first one; the real texts beside it are cut to as many."""
     temperature: Rate = 1.0
     """Of the softmax that the gradient goes through; the samples themselves are drawn at temperature 1."""
-    adversarial_rate: Rate = 0.1
+    adversarial_rate: Rate = 0.03
     """What the learning rate is multiplied by in an adversarial step of the generator."""
-    discriminator_rate: Rate = 1.0
+    discriminator_rate: Rate = 0.2
     """What it is multiplied by in a step of the discriminator."""
     discriminator: str = "bert"
     """Its family, an encoder; it is new, and reads the generator's tokens."""

@@ -18,7 +18,8 @@ from llmkit.tuning.base import Setting, Tuning
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-OWN = {"LORA": "lora", "ADALORA": "adalora", "IA3": "ia3", "VERA": "vera", "PREFIX_TUNING": "prefix"}
+OWN = {"LORA": "lora", "ADALORA": "adalora", "IA3": "ia3", "VERA": "vera", "PREFIX_TUNING": "prefix",
+       "PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning"}
 """Types that have a file here."""
 UNFIT = {
     "ADAPTION_PROMPT": "it is a prompt inside the layers, not a change of them",
