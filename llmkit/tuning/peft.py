@@ -95,8 +95,8 @@ class Peft(Tuning):
             raise RequestError(f"tuning.peft_type: llmkit doesn't train {kind}: {UNFIT[kind]}. "
                                f"There is: {', '.join(able)}.")
         if not changes_layers(kind):
-            raise RequestError(f"tuning.peft_type: {kind} is a prompt, not a change of layers; use the method prefix. "
-                               f"There is: {', '.join(able)}.")
+            raise RequestError(f"tuning.peft_type: {kind} is a prompt, not a change of layers; use prompt, p_tuning or "
+                               f"prefix. There is: {', '.join(able)}.")
         return kind
 
     def _config(self) -> Any:

@@ -1,7 +1,7 @@
 """A text GAN: samples and their gradient, the losses of both networks, turns, variety, collapse."""
 
 import json
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_only_the_network_at_turn_moves(text, tmp_path):
     train.fit(asked)
     saved = [load_file(tmp_path / "checkpoints" / f"step-{step:08}" / "trained.safetensors") for step in (1, 2, 3, 4)]
     moved = [{name.split(".")[1] for name in one if not torch.equal(one[name], other[name])}
-             for one, other in zip(saved, saved[1:], strict=False)]
+             for one, other in pairwise(saved)]
     assert moved == [{"discriminator"}, {"generator"}, {"discriminator"}]
     lines = events(tmp_path, "train")
     assert [{"likelihood", "generator", "discriminator"} & set(line) for line in lines] == [

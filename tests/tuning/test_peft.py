@@ -62,7 +62,8 @@ def test_a_type_trains_leaves_the_base_alone_and_merges(
 @pytest.mark.parametrize(("options", "why"), [
     ({"peft_type": "BOFF"}, r"peft has no type 'BOFF'\. Did you mean 'BOFT'"),
     ({"peft_type": "LORA"}, r"LORA is a method here: tuning: \{method: lora\}"),
-    ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING is a prompt, not a change of layers; use the method prefix"),
+    ({"peft_type": "PROMPT_TUNING"}, "PROMPT_TUNING is a method here: tuning: {method: prompt}"),
+    ({"peft_type": "CPT"}, "CPT is a prompt, not a change of layers; use prompt, p_tuning or prefix"),
     ({"peft_type": "POLY"}, "doesn't train POLY: each of its rows needs a task's number. There is: ADAMSS"),
     ({"peft_type": "BOFT", "config": {"boft_blocksize": 4}},
      r"tuning.config.boft_blocksize: no such field of BOFTConfig\. Did you mean 'boft_block_size'"),
