@@ -135,6 +135,19 @@ def test_a_sampled_softmax_is_what_it_is_by_hand():
     assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + parts[0] + parts[3])))
 
 
+def test_what_sampled_tokens_stand_for_is_on_average_the_sum_over_all_others():
+    """e^loss - 1 is their sum over the target's own e^logit, however few are sampled."""
+    torch.manual_seed(0)
+    head, hidden, label = torch.nn.Linear(4, 12), torch.randn(1, 4), 3
+    negatives = torch.from_numpy(log_uniform(12_000, 12, np.random.default_rng(0))).reshape(-1, 1, 12)
+    with torch.no_grad():
+        weights = head(hidden)[0].exp()
+        sums = [sampled_softmax(hidden, head, torch.tensor([label]), some, torch.tensor([0])).exp() - 1
+                for some in negatives]
+    expected = (weights.sum() - weights[label]) / weights[label]
+    assert torch.stack(sums).mean().item() == pytest.approx(expected.item(), rel=0.05)
+
+
 def test_a_sampled_softmax_comes_near_the_full_one():
     torch.manual_seed(0)
     head, hidden = torch.nn.Linear(8, 40, bias=True), torch.randn(30, 8, requires_grad=True)
