@@ -42,7 +42,7 @@ class Adversarial(Objective):
     """Generator and discriminator, one at a time (Yu et al. 2017; Nie et al. 2019); the generator is what is kept.
 
     Samples are drawn by the Gumbel-max trick; their gradient is that of a softmax with the same noise (the
-    straight-through Gumbel-softmax estimator, Jang et al. 2017).
+    straight-through Gumbel-softmax estimator, Jang et al. 2017). What that brought, measured: docs/objectives/adversarial.md.
     """
 
     warmup: Count = 500
@@ -53,7 +53,7 @@ class Adversarial(Objective):
     """Steps of the discriminator before each of the generator."""
     sample_length: Annotated[int, Field(ge=2)] = 32
     """Tokens of a sample, after a real first one; the real texts beside it are cut to as many."""
-    temperature: Rate = 1.0
+    temperature: Rate = 0.5
     """Of the softmax that the gradient goes through; the samples themselves are drawn at temperature 1."""
     adversarial_rate: Rate = 0.03
     """What the learning rate is multiplied by in an adversarial step of the generator."""

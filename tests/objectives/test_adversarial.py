@@ -211,8 +211,8 @@ def events(folder, kind):
 
 
 def test_only_the_network_at_turn_moves(text, tmp_path):
-    asked = run(text, tmp_path, {"warmup": 1, "discriminator_warmup": 0, "adversarial_rate": 0.5}, max_steps=4,
-                save_steps=1, save_total_limit=9, lr_scheduler_type="constant")
+    options = {"warmup": 1, "discriminator_warmup": 0, "adversarial_rate": 0.5, "discriminator_rate": 1.0}
+    asked = run(text, tmp_path, options, max_steps=4, save_steps=1, save_total_limit=9, lr_scheduler_type="constant")
     train.fit(asked)
     saved = [load_file(tmp_path / "checkpoints" / f"step-{step:08}" / "trained.safetensors") for step in (1, 2, 3, 4)]
     moved = [{name.split(".")[1] for name in one if not torch.equal(one[name], other[name])}
