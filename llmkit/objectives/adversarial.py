@@ -42,7 +42,8 @@ class Adversarial(Objective):
     """Generator and discriminator, one at a time (Yu et al. 2017; Nie et al. 2019); the generator is what is kept.
 
     Samples are drawn by the Gumbel-max trick; their gradient is that of a softmax with the same noise (the
-    straight-through Gumbel-softmax estimator, Jang et al. 2017). What that brought, measured: docs/objectives/adversarial.md.
+    straight-through Gumbel-softmax estimator, Jang et al. 2017). Expect no better model: docs/objectives/adversarial.md
+    says what it brought.
     """
 
     warmup: Count = 500
