@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from llmkit.data import builtin
+from llmkit.data import builtin, squad
 from llmkit.data.builtin import Place as Place
 from llmkit.errors import DataError, RequestError, nearest
 from llmkit.recipe import Source
@@ -233,11 +233,15 @@ class Reader:
                 yield _row(row, line, place), place
 
     def _json(self, path: Path) -> Rows:
-        """An array of objects, or JSON lines: the first character that is no space tells."""
+        """An array of objects, JSON lines, or SQuAD's articles: the first characters that are no space tell."""
         head = ""
         with self._open(path) as file:
             while not head and (piece := file.read(_CHUNK)):
                 head = piece.lstrip("\ufeff \t\r\n")
+        if squad.opens(head):
+            with self._open(path) as file:
+                text = file.read().removeprefix("\ufeff")
+            return squad.rows(text, str(path))
         return self._array(path) if head.startswith("[") else self._jsonl(path)
 
     def _array(self, path: Path) -> Rows:

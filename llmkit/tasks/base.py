@@ -50,7 +50,7 @@ class Task(Objective):
         """Read all rows, hold some out, and turn each into features."""
         learned, held = [self.read(reader) for reader in train], []
         if isinstance(validation, float):
-            parts = [hold_out(rows, validation, setup.seed) for rows in learned]
+            parts = [hold_out(rows, validation, setup.seed, self.together) for rows in learned]
             learned, held = [part[0] for part in parts], [part[1] for part in parts]
             if not any(learned) or not any(held):
                 raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
@@ -97,6 +97,10 @@ class Task(Objective):
             if name in columns and ((value := row[name]) is None or (isinstance(value, str) and not value.strip())):
                 raise DataError(f"{place}: the field {columns[name]!r} is empty.")
         return row
+
+    def together(self, row: Row) -> str:
+        """Rows of one such text are held out together: those that are equal, if nothing else is said."""
+        return repr(row)
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Rows to features; the number of tokens that each row lost to max_length goes to `cut`.
