@@ -61,6 +61,38 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words with tags, a word a line: who did it, and what to."""
+    path = tmp_path_factory.mktemp("tagged") / "tagged.conll"
+    lines = []
+    for story in stories(64, 3):
+        for sentence in story.split(" .")[:-1]:
+            who, what = (next(words for words in some if words in sentence).split() for some in (WHO, WHAT))
+            between = sentence.split()[len(who) : -len(what)]
+            tags = [f"{'B' if i == 0 else 'I'}-WHO" for i in range(len(who))] + ["O"] * len(between)
+            tags += [f"{'B' if i == 0 else 'I'}-WHAT" for i in range(len(what))] + ["O"]
+            lines += [f"{word} {tag}" for word, tag in zip([*who, *between, *what, "."], tags, strict=True)]
+        lines.append("")
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions about stories, in SQuAD's form: who did it first?"""
+    import json
+
+    path = tmp_path_factory.mktemp("questions") / "questions.json"
+    paragraphs = []
+    for i, story in enumerate(stories(64, 4)):
+        who = next(words for words in WHO if story.startswith(words))
+        paragraphs.append({"context": story, "qas": [{"id": f"q{i}", "question": "who ?", "answers": [
+            {"text": who, "answer_start": 0}]}]})
+    path.write_text(json.dumps({"version": "1.1", "data": [{"title": "stories", "paragraphs": paragraphs}]}, indent=1))
+    return path
+
+
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 STILL: dict[str, dict[str, Any]] = {

@@ -33,7 +33,8 @@ CANNOT: dict[tuple[str, str, str], str] = {
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
-SOURCES = {"classification": "labelled", "instruction": "asked"}
+SOURCES = {"classification": "labelled", "instruction": "asked", "tagging": "tagged",
+           "question_answering": "questions"}
 """Which of the tests' files a task learns from; objectives learn from text."""
 
 UNSTEADY = {

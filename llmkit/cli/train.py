@@ -82,7 +82,9 @@ def finetune(
             registry.find("tasks", recipe)
             raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE."
                                f"{nearest(recipe, recipes.packaged())}")
-        if data is not None:
+        if data is None:
+            task = None  # the example has options that its data needs
+        else:
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             # the example is cut short to be quick; data of one's own isn't
             fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3}

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmkit import cache
+from llmkit.data import _source_lines
+from llmkit.data._source_lines import tagged_lines
 from llmkit.errors import DataError, RequestError, nearest
 
 
@@ -192,6 +194,61 @@ def _docstring_questions() -> Iterator[dict[str, Any]]:
             yield {"prompt": f"What does the Python {found.kind} `{name}` {ends}?", "response": answer}
 
 
+def _python_tokens() -> Iterator[dict[str, Any]]:
+    """Lines of the library's source, with what is called, defined, imported, passed or taken in BIO; {tokens, tags}."""
+    listing = [(short, path.stat().st_size) for short, path in _files()]
+    tagger = hashlib.sha256(Path(_source_lines.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    about = json.dumps(["tokens", sys.version, sys.implementation.name, listing, tagger])
+
+    def make(folder: Path) -> None:
+        seen: set[str] = set()
+        with (folder / "lines.jsonl").open("w", encoding="utf-8") as file:
+            for short, path in _files():
+                for row in tagged_lines(path.read_bytes()) if _one_of(4, short) else ():
+                    written = json.dumps(row)
+                    if _one_of(2, written) and written not in seen:
+                        seen.add(written)
+                        file.write(written + "\n")
+
+    folder = cache.once("builtin", hashlib.sha256(about.encode()).hexdigest(), make)
+    with (folder / "lines.jsonl").open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def _docstring_answers() -> Iterator[dict[str, Any]]:
+    """What something of a module does, in docstrings of four things of it, or not; {id, question, context, answers}.
+
+    The answer is the first sentence of its docstring. One question of four is about a thing that isn't there.
+    """
+    modules: dict[str, dict[str, str]] = {}
+    for found in _library():
+        public = found.name and not any(part.startswith("_") for part in found.name.split("."))
+        if found.kind in ("class", "function", "method") and public and _first_sentence(found.text) is not None:
+            paragraph = " ".join(found.text.split("\n\n", 1)[0].split())
+            module = _KNOWN_AS.get(found.module, found.module)
+            if len(paragraph) <= 250:
+                modules.setdefault(module, {}).setdefault(found.name, paragraph)
+    for module, documented in modules.items():
+        names = sorted(documented, key=lambda name: hashlib.sha256(f"{module}.{name}".encode()).digest())
+        for first in range(0, len(names) - 4, 4):
+            group, other = names[first : first + 4], names[first + 4]
+            context = " ".join(f"{name}: {documented[name]}" for name in group)
+            for asked in [*group[:3], other]:
+                start = 0 if asked == group[0] else context.find(f" {asked}: ") + 1
+                answer = _first_sentence(documented[asked]) or ""
+                place = start + len(asked) + 2
+                there = context[place : place + len(answer)] == answer and asked in group
+                answers = {"text": [answer], "answer_start": [place]} if there else {"text": [], "answer_start": []}
+                if there or asked == other:
+                    yield {"id": f"{module}.{asked}", "question": f"What does {asked} of {module} do?",
+                           "context": context, "answers": answers}
+
+
+def _one_of(many: int, text: str) -> bool:
+    """Whether a text is one of the chosen, drawn by its content."""
+    return hashlib.sha256(text.encode()).digest()[0] % many == 0
+
+
 def _first_sentence(text: str) -> str | None:
     """The first sentence as one line; None where the docstring doesn't open with one of four words or more."""
     paragraph = " ".join(text.split("\n\n", 1)[0].split())
@@ -205,6 +262,8 @@ _SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "docstring-summaries": _docstring_summaries,
     "docstring-topics": _docstring_topics,
     "docstring-questions": _docstring_questions,
+    "docstring-answers": _docstring_answers,
+    "python-tokens": _python_tokens,
 }
 
 

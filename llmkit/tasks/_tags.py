@@ -74,11 +74,11 @@ def scores(said: Sequence[Sequence[str]], true: Sequence[Sequence[str]], scheme:
         from sklearn.metrics import f1_score
 
         return {"accuracy": accuracy, "f1": float(f1_score(*flat, average="macro", zero_division=0))}
-    from seqeval.metrics import precision_recall_fscore_support
+    from seqeval.metrics.v1 import precision_recall_fscore_support
 
     spelled = ([respelled(tags) for tags in some] for some in (true, said))
     precision, recall, f1, _ = precision_recall_fscore_support(
-        *spelled, average="micro", mode="strict", scheme=_strict(scheme), zero_division=0)
+        *spelled, average="micro", scheme=_strict(scheme), zero_division=0)
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "accuracy": accuracy}
 
 

@@ -81,4 +81,4 @@ def windows(sizes: Sequence[int], room: int, stride: int) -> list[Window]:
             shared += sizes[start_again]
         start = start_again
     edges = [0, *((right + left + 1) // 2 for (_, left), (right, _) in pairwise(spans)), len(sizes)]
-    return [Window(*span, first, last) for span, first, last in zip(spans, edges, edges[1:], strict=True)]
+    return [Window(*span, first, last) for span, (first, last) in zip(spans, pairwise(edges), strict=True)]

@@ -60,21 +60,24 @@ class QuestionAnswering(Task):
     # ---- rows ----
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
-        """Rows whose answers have the place where they are; what had to be moved is told among the reader's notes."""
-        moved: list[str] = []
+        """Rows whose answers have the place where they are; what is odd is told among the reader's notes."""
+        moved, silent = list[str](), list[str]()
         for row, place in super().stream(reader, answered):
             moved += [f"{place} ({text!r})" for text in row.pop("moved", ())]
+            silent += [str(place)] if not row["question"].strip() else []
             yield row, place
-        if moved:
-            note = (f"{len(moved)} answers aren't where answer_start says, the first at {moved[0]}; of each, the "
-                    "nearest place where it is was taken")
-            reader.notes += [] if note in reader.notes else [note]
+        notes = [f"{len(moved)} answers aren't where answer_start says, the first at {moved[0]}; of each, the nearest "
+                 "place where it is was taken"] if moved else []
+        notes += [f"{len(silent)} questions are empty, the first at {silent[0]}"] if silent else []
+        reader.notes += [note for note in notes if note not in reader.notes]
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Answers become a list of {text, answer_start}, whichever of the usual forms they have; no answer is []."""
         for name in ("question", "context"):
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise DataError(f"{place}: the field {columns[name]!r} is {'empty' if not row[name] else 'no text'}.")
+            if not isinstance(row[name], str):
+                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+        if not row["context"].strip():
+            raise DataError(f"{place}: the field {columns['context']!r} is empty.")
         kept = {name: row[name] for name in ("id", "question", "context") if row.get(name) is not None}
         if "answers" not in row:
             return kept
@@ -260,6 +263,7 @@ class QuestionAnswering(Task):
         scored = [score for _, score in best] + ([nothing] if self.version_2_with_negative else [])
         total = sum(math.exp(score - max(scored)) for score in scored)
         (start, end), score = best[0]
+        start += len(row["context"][start:end]) - len(row["context"][start:end].lstrip())  # a token may be a space
         gap = {"null_score_diff": nothing - score} if self.version_2_with_negative else {}
         if self.version_2_with_negative and nothing - score > self.null_score_diff_threshold:
             return {**known, "answer": "", "start": None, "end": None,

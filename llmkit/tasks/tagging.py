@@ -39,7 +39,7 @@ class Tagging(Task):
     label_all_tokens: bool = False
     """Learn the tag at every token of a word, not only at the one that it is read from."""
     stride: Annotated[int, Field(ge=0)] | None = 16
-    """Tokens that two parts of a sentence longer than data.max_length share; null cuts such sentences instead."""
+    """Tokens that two parts of a sentence too long for data.max_length share, at most half; null cuts it instead."""
 
     shapes = frozenset({"encoder", "decoder", "encoder-decoder", "permuted"})
     head = "AutoModelForTokenClassification"
@@ -166,7 +166,7 @@ class Tagging(Task):
         for number, (row, _) in enumerate(rows):
             ids = [pieces[word][:room] for word in row["tokens"]]
             sizes = list(map(len, ids))
-            parts = windows(sizes, room, self.stride or 0)
+            parts = windows(sizes, room, min(self.stride or 0, room // 2))
             lost = sum(len(pieces[word]) for word in row["tokens"]) - sum(sizes)
             if self.stride is None:
                 lost += sum(sizes[parts[0].stop:])

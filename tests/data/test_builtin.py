@@ -52,7 +52,7 @@ def test_parsing_again_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.M
     first = parsed("first")
     assert parsed("again") == first
     assert parsed("first") == first  # now from the cache
-    assert len(set(first.values())) == 4
+    assert len(set(first.values())) == len(builtin.names())
 
 
 def test_the_documentation_is_about_two_megabytes_of_english() -> None:
@@ -82,6 +82,43 @@ def test_a_docstring_says_what_it_says_in_the_library() -> None:
     summaries = {row["summary"]: row["text"] for row in read("docstring-summaries")}
     rest = summaries["Insert item x in list a, and keep it sorted assuming a is sorted."]
     assert rest.startswith("If x is already in a")
+
+
+def test_tokens_of_source_lines_have_tags_of_what_they_name() -> None:
+    from llmkit.data._source_lines import tagged_lines
+
+    source = b"""from os.path import join
+class Reader(io.Base):
+    async def read(self, size=-1, *rest):
+        return self.file.read(size, mode="r")(2) + f"{size} is left out"
+        yield map(str, join("x", key=1))
+"""
+    assert [" ".join(f"{token}/{tag}" if tag != "O" else token for token, tag in zip(*row.values(), strict=True))
+            for row in tagged_lines(source)] == [
+        "from os/B-MODULE ./I-MODULE path/I-MODULE import join",
+        "class Reader/B-CLASS ( io . Base ) :",
+        "async def read ( self/B-PARAMETER , size/B-PARAMETER = - 1 , * rest/B-PARAMETER ) :",
+        'yield map/B-CALL ( str , join/B-CALL ( "x" , key/B-ARGUMENT = 1 ) )']
+    rows = read("python-tokens")
+    assert len(rows) >= 3000
+    assert all(len(row["tokens"]) == len(row["tags"]) for row in rows)
+    assert {"B-CALL", "I-CALL", "B-CLASS", "B-FUNCTION", "B-MODULE", "B-PARAMETER"} <= {
+        tag for row in rows for tag in row["tags"]}
+
+
+def test_answers_are_where_they_say_and_a_quarter_of_the_questions_has_none() -> None:
+    rows = read("docstring-answers")
+    assert len(rows) >= 2000
+    for row in rows:
+        for text, start in zip(*row["answers"].values(), strict=True):
+            assert row["context"][start:].startswith(text)
+    none = sum(not row["answers"]["text"] for row in rows) / len(rows)
+    assert 0.2 < none < 0.3
+    import shutil
+
+    (found,) = [row for row in rows if row["id"] == "shutil.rmtree" and row["answers"]["text"]]
+    assert found["question"] == "What does rmtree of shutil do?"
+    assert (shutil.rmtree.__doc__ or "").startswith(found["answers"]["text"][0])
 
 
 def test_a_misspelt_name_is_told_with_the_nearest() -> None:
