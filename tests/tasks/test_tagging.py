@@ -140,14 +140,14 @@ def test_figures_are_seqevals_and_by_hand():
     from seqeval.metrics import f1_score
     from seqeval.scheme import IOBES
 
-    true, said = ["B-A I-A O B-B".split()], ["B-A O O B-B".split()]
+    true, said = [["B-A", "I-A", "O", "B-B"]], [["B-A", "O", "O", "B-B"]]
     assert scores(said, true) == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.75}
     rng = np.random.default_rng(0)
     kinds = ["O", *(f"{mark}-{kind}" for mark in "BMES" for kind in "XY")]
     true, said = ([[str(tag) for tag in rng.choice(kinds, 12)] for _ in range(40)] for _ in range(2))
     theirs = [[[tag.replace("M-", "I-") for tag in tags] for tags in some] for some in (true, said)]
     assert scores(said, true)["f1"] == pytest.approx(f1_score(*theirs, mode="strict", scheme=IOBES))
-    assert scores(["NN DT".split()], ["NN NN".split()]) == {"accuracy": 0.5, "f1": pytest.approx(1 / 3)}
+    assert scores([["NN", "DT"]], [["NN", "NN"]]) == {"accuracy": 0.5, "f1": pytest.approx(1 / 3)}
 
 
 def test_a_floor_is_the_usual_tag_of_each_word():
@@ -183,7 +183,7 @@ def test_a_decoder_is_read_at_the_last_token_of_a_word():
 def test_words_are_cut_as_a_fast_tokenizer_cuts_them(kind, family):
     tokenizer, _ = tokenizers.trained(["words"], lambda: iter(stories(80)), kind, 300, None,
                                       registry.find("backbones", family).special)
-    words = "the old garfields saw a hat .".split()
+    words = ["the", "old", "garfields", "saw", "a", "hat", "."]
     whole = tokenizer(words, is_split_into_words=True)
     (one,) = features(Tagging(), [row(" ".join(words))], setup(tokenizer, family, labels=NAMES))
     assert one["input_ids"].tolist() == whole["input_ids"]
