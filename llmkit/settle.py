@@ -316,6 +316,9 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:
         raise RequestError(f"backbone.config: {strange[0]} of {settled.base} has another shape; a pretrained model "
                            "keeps its own.")
+    if 2 * len(info["missing_keys"]) > len(model.state_dict()):  # LlamaForQuestionAnswering calls its body otherwise
+        raise RequestError(f"backbone.pretrained: {type(model).__name__} takes no weights from {settled.base}: it has "
+                           "other names for them, so it would start from random ones.")
     new = {key.rpartition(".")[0] for key in (*info["missing_keys"], *other)}
     if family.heads.get(head) in new:
         new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}

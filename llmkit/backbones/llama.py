@@ -27,5 +27,4 @@ class Llama(Family):
         "AutoModelForCausalLM": "lm_head",
         "AutoModelForSequenceClassification": "score",
         "AutoModelForTokenClassification": "score",
-        "AutoModelForQuestionAnswering": "qa_outputs",
-    }
+    }  # not AutoModelForQuestionAnswering: transformers' own loads no weight of a causal model but keeps random ones

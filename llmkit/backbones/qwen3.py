@@ -30,5 +30,4 @@ class Qwen3(Family):
         "AutoModelForCausalLM": "lm_head",
         "AutoModelForSequenceClassification": "score",
         "AutoModelForTokenClassification": "score",
-        "AutoModelForQuestionAnswering": "qa_outputs",
-    }
+    }  # not AutoModelForQuestionAnswering: transformers' own loads no weight of a causal model but keeps random ones
