@@ -74,6 +74,8 @@ class Source:
 
     source: str
     """A path, a glob, hub:<id> or builtin:<name>."""
+    target: str | None = None
+    """Of parallel text: the file whose lines are the translations of those of the file that source names."""
     weight: Annotated[float, Field(gt=0)] | None = None
     """Its share of the rows among all sources; by its size where no source has one."""
     split: str = "train"

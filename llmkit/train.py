@@ -148,7 +148,7 @@ class Learner(nn.Module):
         return any(f".{part}." in f".{name}" for part in self.new)
 
     def forward(self, batch: Batch, way: str = "loss") -> Any:
-        """`loss`: losses by head, summed over targets; `judge`: with predictions; `represent`: what is compared."""
+        """`loss`: losses by head, summed over targets; `judge`: with predictions; `predict` and `represent`: these."""
         return getattr(self.objective, way)(self.model, batch, self.family)
 
 
@@ -223,7 +223,7 @@ class Loop:
         plan = self.recipe.training
         assert isinstance(plan.micro_batch_size, int)
         micro = Micro(self.order, plan.global_batch_size, plan.micro_batch_size, self.accelerator.process_index,
-                      self.accelerator.num_processes, self.state.step)
+                      self.accelerator.num_processes, self.state.step, lengths(self.sets.train))
         loader = load(Drawn(self.sets.train, self.recipe.seed), micro, self.collate, plan.dataloader_num_workers,
                       pin=self.accelerator.device.type == "cuda")
         for batch in loader:
@@ -391,7 +391,9 @@ class Loop:
         """Losses and metrics over all validation rows, each seen once, with masks that never change."""
         state, plan = self.state, self.recipe.training
         assert isinstance(plan.micro_batch_size, int)
-        found = evaluate(self.accelerator, self.learner, self.sets.validation, self.setup, plan.micro_batch_size)
+        # the best of a run is found among evaluations of the same rows
+        last = self.over and plan.metric_for_best_model is None
+        found = evaluate(self.accelerator, self.learner, self.sets.validation, self.setup, plan.micro_batch_size, last)
         state.evaluation = found
         self.event({"event": "evaluate", "step": state.step, **found})
         state.evaluations.append({"step": state.step, **found})
@@ -486,19 +488,23 @@ class Loop:
 
 
 def evaluate(
-    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes."""
     objective = learner.objective
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
     judged: list[Judged] = []
+    written = objective.to_write(sum(map(len, sets)), last)
     with torch.inference_mode(), accelerator.autocast():
         for rows, batch in visited(accelerator, learner, sets, setup, size):
-            losses, some = learner(batch, "judge")
+            losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
                                  for part in (losses, counts)])
-            judged.append((rows, some))
+            if some is not None:
+                judged.append((rows, some))
+        for rows, batch in visited(accelerator, learner, sets, setup, size, written) if written else ():
+            judged.append((rows, learner(batch, "predict")))
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not any(count):
         raise DataError("data.validation: its rows have nothing to predict.")
@@ -510,10 +516,17 @@ def evaluate(
 
 def visited(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+    chosen: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], Batch]]:
-    """The batches of `sets` that are this process's, the learner without dropout: (numbers of the rows, batch)."""
-    drawn = Drawn(sets, seed=0)
-    keys = in_order(len(drawn), size, accelerator.process_index, accelerator.num_processes, lengths(sets))
+    """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
+
+    The learner is without dropout while they are gone through.
+    """
+    drawn, long = Drawn(sets, seed=0), lengths(sets)
+    some = range(len(drawn)) if chosen is None else chosen
+    places = in_order(len(some), size, accelerator.process_index, accelerator.num_processes,
+                      None if long is None else [long[row] for row in some])
+    keys = [[(nth, some[place]) for nth, place in batch] for batch in places]
     was = learner.training
     learner.eval()
     batches = load(drawn, keys, lambda rows: learner.objective.collate(rows, setup.tokenizer))
@@ -543,7 +556,7 @@ def with_floors(sets: Sets, learning: Objective) -> Sets:
 
 
 def lengths(sets: Sequence[Any]) -> list[int] | None:
-    """How long each row of an evaluation is, where that is known; rows of text are as long as can be."""
+    """How long each row is, where that is known; rows of text are as long as can be."""
     if not all(isinstance(part, Encoded) for part in sets):
         return None
     return [part.length(row) for part in sets for row in range(len(part))]

@@ -93,6 +93,29 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sentences in a language and, word for word, in another."""
+    import json
+
+    path = tmp_path_factory.mktemp("parallel") / "pairs.jsonl"
+    rows = [{"source": story, "target": story.replace("the", "das").replace("saw", "sah")}
+            for story in (one.partition(".")[0] + "." for one in stories(48, 3))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def summarized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stories and who they are about."""
+    import json
+
+    path = tmp_path_factory.mktemp("summarized") / "rows.jsonl"
+    rows = [{"text": story, "summary": " ".join(story.split()[:2])} for story in stories(48, 4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 STILL: dict[str, dict[str, Any]] = {

@@ -48,16 +48,20 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "instruction": ("gpt2", "instruction"),
     "tagging": ("roberta", {"name": "tagging", "stride": 4}),
     "question_answering": ("bert", {"name": "question_answering", "doc_stride": 4}),
+    "summarization": ("gpt2", {"name": "summarization", "max_new_tokens": 8}),
+    "translation": ("transformer", {"name": "translation", "label_smoothing_factor": 0.1}),
 }
 """What is learned, by which family: (family, its block in a recipe)."""
 
 
 @pytest.fixture
-def tree_of(text: Path, labelled: Path, asked: Path, tagged: Path, questions: Path) -> Any:
+def tree_of(
+    text: Path, labelled: Path, asked: Path, tagged: Path, questions: Path, summarized: Path, parallel: Path
+) -> Any:
     def make(case: str, folder: Path, still: bool = True, **training: Any) -> dict[str, Any]:
         family, block = LEARNING[case]
-        data = {"classification": labelled, "instruction": asked, "tagging": tagged,
-                "question_answering": questions}.get(case, text)
+        data = {"classification": labelled, "instruction": asked, "tagging": tagged, "question_answering": questions,
+                "summarization": summarized, "translation": parallel}.get(case, text)
         tree = tiny(family, data, folder, still, **training)
         del tree["objective"]
         return {**tree, "task" if data is not text else "objective": block}

@@ -34,7 +34,7 @@ CANNOT: dict[tuple[str, str, str], str] = {
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
 SOURCES = {"classification": "labelled", "instruction": "asked", "tagging": "tagged",
-           "question_answering": "questions"}
+           "question_answering": "questions", "summarization": "summarized", "translation": "parallel"}
 """Which of the tests' files a task learns from; objectives learn from text."""
 
 UNSTEADY = {
@@ -129,7 +129,7 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
     base, run = base_of(family), tmp_path / "run"
     asked = recipe.load({
         "backbone": {"pretrained": str(base)}, "tuning": {"method": method},
-        "data": {"train": str(data), "validation": [str(data)], "max_length": 40 if learning == "instruction" else 32,
+        "data": {"train": str(data), "validation": [str(data)], "max_length": 40 if kind == "tasks" else 32,
                  "packing": "none"},
         "objective" if kind == "objectives" else "task": {"name": learning, **OPTIONS.get(learning, {})},
         "training": {"max_steps": 6, "save_steps": 3, "global_batch_size": 16,

@@ -78,19 +78,25 @@ class Micro:
     """The micro-batches of one process, from a step on, without end.
 
     A step's rows are positions step x global to (step + 1) x global, whatever the number of processes; accumulation
-    and processes only divide them.
+    and processes only divide them. Where the lengths of rows are known, rows of one length go together: less padding.
     """
 
-    def __init__(self, order: Order, whole: int, micro: int, rank: int, processes: int, step: int) -> None:
+    def __init__(
+        self, order: Order, whole: int, micro: int, rank: int, processes: int, step: int,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         self.order, self.whole, self.micro = order, whole, micro
-        self.rank, self.processes, self.step = rank, processes, step
+        self.rank, self.processes, self.step, self.lengths = rank, processes, step, lengths
 
     def __iter__(self) -> Iterator[list[Key]]:
         stride = self.micro * self.processes
         step = self.step
         while True:
-            for start in range(step * self.whole + self.rank * self.micro, (step + 1) * self.whole, stride):
-                yield [self.order.at(position) for position in range(start, start + self.micro)]
+            keys = [self.order.at(position) for position in range(step * self.whole, (step + 1) * self.whole)]
+            if self.lengths is not None:
+                keys.sort(key=lambda key: -self.lengths[key[1]])  # type: ignore[index]
+            for start in range(self.rank * self.micro, self.whole, stride):
+                yield keys[start : start + self.micro]
             step += 1
 
 

@@ -39,6 +39,8 @@ class _Docstring(NamedTuple):
     kind: str
     """reference | module | class | function | method"""
     text: str
+    code: str = ""
+    """Of a short function, what it does: its source without the docstring."""
 
 
 # Tests, other people's code, and what a distribution adds to the folder of the library.
@@ -83,8 +85,8 @@ def _files() -> list[tuple[str, Path]]:
                   if not _SKIP & set(short.parts) and not short.parts[0].startswith(("config-", "_sysconfigdata")))
 
 
-def _definitions(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """(dotted name, kind, docstring) of a module and all it defines; expressions aren't walked: half the time."""
+def _definitions(tree: ast.Module) -> Iterator[tuple[str, str, str, str]]:
+    """(dotted name, kind, docstring, code) of a module and all it defines; expressions aren't walked: half the time."""
     waiting: list[tuple[ast.AST, str, bool]] = [(tree, "", False)]
     while waiting:
         node, name, in_class = waiting.pop()
@@ -96,10 +98,21 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
                     else "method" if in_class else "function")
             in_class = kind == "class"
             if text is not None:
-                yield name, kind, inspect.cleandoc(text)
+                yield name, kind, inspect.cleandoc(text), _code(node)
         below = [getattr(node, part, []) for part in ("body", "handlers", "orelse", "finalbody")]
         waiting.extend((child, name, in_class) for child in reversed([node for part in below for node in part])
                        if isinstance(child, ast.stmt | ast.ExceptHandler))
+
+
+def _code(node: ast.AST) -> str:
+    """The source of a function of at most 30 lines, as Python itself writes it: no docstring, comment or decorator."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (node.end_lineno or 0) - node.lineno > 30:
+        return ""
+    body = node.body[1:]
+    if not body or (len(body) == 1 and isinstance(body[0], ast.Pass | ast.Raise | ast.Expr)):
+        return ""  # it is left to others what it does
+    parts = dict(ast.iter_fields(node)) | {"body": body, "decorator_list": []}
+    return ast.unparse(ast.fix_missing_locations(type(node)(**parts)))
 
 
 def _reference() -> Iterator[_Docstring]:
@@ -125,9 +138,9 @@ def _parsed() -> Iterator[_Docstring]:
             except (SyntaxError, ValueError):
                 continue  # a template of some distribution, and no module: it has no docstrings
         module = short.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        for name, kind, text in _definitions(tree):
+        for name, kind, text, code in _definitions(tree):
             if text:
-                yield _Docstring(module, name, kind, text)
+                yield _Docstring(module, name, kind, text, code)
 
 
 def _library() -> Iterator[_Docstring]:
@@ -247,6 +260,15 @@ def _docstring_answers() -> Iterator[dict[str, Any]]:
 def _one_of(many: int, text: str) -> bool:
     """Whether a text is one of the chosen, drawn by its content."""
     return hashlib.sha256(text.encode()).digest()[0] % many == 0
+def _python_to_english() -> Iterator[dict[str, Any]]:
+    """Short functions of the library, and in English what each does: its docstring's first line; {source, target}."""
+    seen: set[tuple[str, str]] = set()
+    for found in _library():
+        line = found.text.partition("\n")[0].strip()
+        says = len(line.split()) >= 3 and line.endswith(".")
+        if says and 0 < len(found.code) <= 600 and (found.code, line) not in seen:
+            seen.add((found.code, line))
+            yield {"source": found.code, "target": line}
 
 
 def _first_sentence(text: str) -> str | None:
@@ -264,6 +286,7 @@ _SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "docstring-questions": _docstring_questions,
     "docstring-answers": _docstring_answers,
     "python-tokens": _python_tokens,
+    "python-to-english": _python_to_english,
 }
 
 

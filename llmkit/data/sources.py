@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -77,7 +77,7 @@ class Reader:
     @cached_property
     def document(self) -> str | None:
         """What a document is in text files: line, paragraph, file or endoftext; None where a row is one."""
-        texts = [path for path in self.files if _format(path) == "text"]
+        texts = [path for path in self.files if _format(path) == "text" and self.source.target is None]
         if not texts or self.asked != "auto":
             return self.asked if texts else None
         gaps = False
@@ -146,6 +146,9 @@ class Reader:
                 yield row, Place(self.label, number)
         elif not self.files:
             yield from builtin.rows(self.label.removeprefix("builtin:"))
+        if self.source.target is not None:
+            yield from self._parallel(*self.files)
+            return
         for path in self.files:
             yield from _READ[_format(path)](self, path)
 
@@ -216,6 +219,18 @@ class Reader:
                 block.append(line)
         if block:
             yield _block(block, path, start)
+
+    def _parallel(self, ours: Path, theirs: Path) -> Rows:
+        """{source, target}: the lines of two files side by side."""
+        number = 0
+        for one, other in zip_longest(self._lines(ours), self._lines(theirs)):
+            if one is None or other is None:
+                short, whole = (ours, theirs) if one is None else (theirs, ours)
+                raise DataError(f"{short}:{number}: is the last line, and {whole} goes on: of parallel text, each line "
+                                "has its translation.")
+            number = one[0]
+            if one[1].strip() or other[1].strip():
+                yield {"source": one[1], "target": other[1]}, Place(str(ours), number)
 
     # ---- JSON --------------------------------------------------------------------------------------------------
 
@@ -369,6 +384,12 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
     """
     label = source.source
     _check_encoding(source)
+    if source.target is not None:
+        files = [*_files(label), *_files(source.target)]
+        if len(files) != 2 or {_format(path) for path in files} != {"text"} or source.fields:
+            raise RequestError(f"{label}: target is for parallel text, a text file on each side, read line by line; of "
+                               "a table or JSON, name both columns in fields.")
+        return Reader(source, f"{label}, {source.target}", tuple(files))
     if label.startswith("builtin:"):
         builtin.describe(label.removeprefix("builtin:"))  # refuses a misspelt name
         return Reader(source, label)

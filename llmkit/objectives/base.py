@@ -207,6 +207,13 @@ class Objective:
         """For an evaluation: the losses, and pairs of a prediction and its reference where there are such."""
         return self.loss(model, batch, family), []
 
+    def to_write(self, rows: int, last: bool) -> Sequence[int] | None:
+        """Where predictions take long (texts that are written): for which of an evaluation's rows `predict` makes some.
+
+        None: for all of them, by `judge`. `last`: no other evaluation follows.
+        """
+        return None
+
     def figures(
         self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
     ) -> dict[str, float]:

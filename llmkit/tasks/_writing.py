@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.data.batches import Batch, Features
+from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place
 from llmkit.data.tokens import encode
 from llmkit.errors import DataError
-from llmkit.objectives.base import Setup, token
-from llmkit.tasks.base import Prediction, Row, Task
+from llmkit.objectives.base import Judged, Objective, Setup, Sums, only_at, token
+from llmkit.recipe import Positive
+from llmkit.registry import OPTIONS
+from llmkit.tasks.base import Encoded, Prediction, Row, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+Turn = tuple[list[int], list[int] | None]
+"""What is asked, and what is said to it; None where that is to be written."""
 
+
+@dataclass(config=OPTIONS)
 class Writing(Task):
     """A decoder goes on after the prompt; of an encoder-decoder, the encoder reads it and the decoder answers."""
 
+    max_new_tokens: Positive = 128
+    """Tokens that a written answer may have."""
+    num_beams: Positive = 1
+    """Answers that beam search follows at once; 1: the likeliest token each time."""
+    length_penalty: Annotated[float, Field(ge=0)] = 1.0
+    """Of beam search: an answer's log-likelihood is divided by its length to this power; above 1 favours long ones."""
+    label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each target that is spread over all tokens while training (Szegedy et al. 2016, §7)."""
+
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = "AutoModelForCausalLM"
-
-    max_new_tokens: int
-    """Tokens that an answer may have."""
-    num_beams: int
-    """Answers that beam search follows at once; 1: the likeliest token each time."""
+    long: ClassVar[str | None] = None
+    """The field that is cut where a prompt is too long for max_length; None: that is an error."""
 
     def head_for(self, family: type[Family]) -> str:
         """The language model's."""
         return "AutoModelForSeq2SeqLM" if family.shape == "encoder-decoder" else self.head
 
-    def ask(self, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    def ask(self, row: Row, setup: Setup) -> str:
         """The prompt of an example as the model reads it, up to where its answer starts."""
         raise NotImplementedError
 
@@ -43,45 +58,94 @@ class Writing(Task):
         """What is to be written."""
         raise NotImplementedError
 
+    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None]]:
+        """What is asked and answered, one after the other; the last answer is None where it is to be written."""
+        return [(self.ask(row, setup), self.answer(row) if all(name in row for name in self.answers) else None)]
+
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Prompt and answer as one row for a decoder; as encoder input and decoder output for an encoder-decoder.
 
-        [prompt] [answer] </s>  ->  labels at the answer and its end only
+        [prompt] [answer] </s>  ->  labels at the answer and its end only; of several turns, at each answer and its end
         """
         tokenizer, what = setup.tokenizer, type(self).__name__.lower()
-        end = token(tokenizer, "eos", what)
-        prompts = encode(tokenizer, [self.ask(row, tokenizer) for row, _ in rows])
-        answered = all(name in rows[0][0] for name in self.answers) if rows else False
-        answers: list[Any] = [None] * len(rows)
-        if answered:
-            answers = [[*ids, end] for ids in encode(tokenizer, [self.answer(row) for row, _ in rows])]
-        if setup.family.shape == "encoder-decoder":
+        end, most, reads = token(tokenizer, "eos", what), setup.max_length, setup.family.shape == "encoder-decoder"
+        if reads:
             token(tokenizer, "pad", what)  # most decoders start from it
-            start = setup.family.decoder_start(tokenizer)
-            return [read_and_write(prompt, answer, start, end, setup.max_length, cut)
-                    for prompt, answer in zip(prompts, answers, strict=True)]
-        begin = [tokenizer.bos_token_id] if begins(tokenizer) else []
-        return [go_on([*begin, *prompt], answer, setup.max_length, place, cut)
-                for prompt, answer, (_, place) in zip(prompts, answers, rows, strict=True)]
+        begin = [int(tokenizer.bos_token_id or 0)] if begins(tokenizer) and not reads else []
+        special = set(tokenizer.all_special_ids)
+        out: list[Features] = []
+        for (row, place), talk in zip(rows, self.talks(rows, setup), strict=True):
+            lost, (asked, said) = 0, talk[0]
+            # a decoder leaves room for the answer, be there one or not: what is predicted from is what was learned from
+            room = most - 1 if reads else most - len(begin) - min(self.max_new_tokens, most // 2)
+            if self.long is not None and len(asked) > room:
+                short = self.shortened(self.long, row, place, len(asked), room, setup)
+                lost, talk = len(asked) - len(short), [(short, said)]
+            out.append(read_and_write(talk, setup.family.decoder_start(tokenizer), end, most, lost, cut) if reads
+                       else go_on(talk, begin, end, special, most, place, lost, cut))
+        return out
+
+    def talks(self, rows: Sequence[tuple[Row, Place]], setup: Setup) -> list[list[Turn]]:
+        """The turns of each row as token ids; what the templates don't end themselves ends with the end token."""
+        texts = [self.turns(row, place, setup) for row, place in rows]
+        flat = [text for talk in texts for turn in talk for text in turn if text is not None]
+        ids = iter(encode(setup.tokenizer, flat))
+        talks = [[(next(ids), None if said is None else next(ids)) for _, said in talk] for talk in texts]
+        if setup.tokenizer.chat_template is None:
+            end = token(setup.tokenizer, "eos", type(self).__name__.lower())
+            talks = [[(asked if i == 0 else [end, *asked], said) for i, (asked, said) in enumerate(talk)]
+                     for talk in talks]
+        return talks
+
+    def shortened(self, long: str, row: Row, place: Place, now: int, room: int, setup: Setup) -> list[int]:
+        """The prompt of an example, of so much of its long text as leaves it `room` tokens."""
+        edges = setup.tokenizer(row[long], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        keep = len(edges) - (now - room)
+        while keep > 0:
+            (asked,) = encode(setup.tokenizer, [self.ask({**row, long: row[long][: edges[keep - 1][1]]}, setup)])
+            if len(asked) <= room:
+                return asked
+            keep -= len(asked) - room
+        raise DataError(f"{place}: the template leaves no room for the {long}: data.max_length is {setup.max_length}, "
+                        f"of which a decoder keeps some for the answer (at most task.max_new_tokens).")
+
+    # ---- loss ----
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """Cross-entropy of the answers, smoothed while training; an evaluation's loss is of the words themselves."""
+        from torch.nn.functional import cross_entropy
+
+        inputs = dict(batch)
+        labels = inputs.pop("labels")
+        wanted = labels != -100
+        with only_at(model, family.heads[self.head_for(family)], wanted):
+            logits = family.outputs(model, inputs).logits
+        smoothing = self.label_smoothing_factor if model.training else 0.0
+        return {"loss": cross_entropy(logits.float(), labels[wanted], reduction="sum", label_smoothing=smoothing)}
 
     # ---- predictions ----
+
+    def to_write(self, rows: int, last: bool) -> Sequence[int] | None:
+        """No answer is written in an evaluation: that would take longer than training."""
+        return ()
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """The ids that the model writes after each prompt, without its end."""
         writer: Any = model
         config = writer.config.get_text_config()
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        ends = ends_of(config.eos_token_id, writer.generation_config and writer.generation_config.eos_token_id)
         pad = config.pad_token_id if config.pad_token_id is not None else ends[0]
         asked, seen = prompts_of(batch, family, pad)
         limit = family.position_limit(config)
         room = self.max_new_tokens
-        if family.shape == "decoder" and limit is not None:
-            room = min(room, limit - asked.shape[1])
+        if limit is not None:
+            room = min(room, limit - (asked.shape[1] if family.shape == "decoder" else 1))
         if room < 1:
             return [[] for _ in asked]
+        beams = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
         written = writer.generate(
             input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
-            pad_token_id=pad, eos_token_id=ends)
+            pad_token_id=pad, eos_token_id=ends, use_cache=True, **beams)
         written = written[:, asked.shape[1]:] if family.shape == "decoder" else written[:, 1:]
         return [until(ids, {*ends, pad}) for ids in written.tolist()]
 
@@ -90,36 +154,90 @@ class Writing(Task):
         (ids,) = outcomes
         return {"text": str(setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()}
 
+    def figures(
+        self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
+    ) -> dict[str, float]:
+        """The metrics of what was written; one row an example."""
+        rows = [row for part in sets if isinstance(part, Encoded) for row in part.rows]
+        outcomes = {row: one for some, said in judged for row, one in zip(some, said, strict=True)}
+        return self.metrics(means, [(self.combine([outcomes[i]], rows[i], setup), rows[i]) for i in sorted(outcomes)])
 
-def go_on(asked: list[int], answer: list[int] | None, most: int, place: Place, cut: list[int]) -> Features:
-    """A decoder's row: the prompt, which isn't learned, then the answer."""
-    if len(asked) > most:
-        raise DataError(f"{place}: the prompt alone has {len(asked)} tokens; data.max_length is {most}.")
-    if answer is None:
-        features: Features = {"input_ids": np.array(asked)}
+    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
+        """The perplexity of the answers, and how good what was written is."""
+        figures = Objective.metrics(self, means, pairs)
+        return {**figures, **self.scores([said["text"] for said, _ in pairs], [row for _, row in pairs])} if pairs \
+            else figures
+
+    def scores(self, written: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+        """Figures of texts beside the examples that they are written for."""
+        return {}
+
+
+def spread(rows: int, most: int | None) -> Sequence[int]:
+    """At most so many of the rows, evenly from first to last: 10, 4 -> 0 2 5 7."""
+    return range(rows) if most is None or most >= rows else [i * rows // most for i in range(most)]
+
+
+def filled(template: str, fields: Mapping[str, str]) -> str:
+    """A template with fields in the place of their names; braces in the fields are text."""
+    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
+
+
+def framed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text as what the user says, in the tokenizer's chat template."""
+    turns = [{"role": "user", "content": text}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def go_on(
+    talk: Sequence[Turn], begin: list[int], end: int, special: set[int], most: int, place: Place, lost: int,
+    cut: list[int],
+) -> Features:
+    """A decoder's row: what is asked, which isn't learned, then what is said, and so on; cut at its end.
+
+    After an answer, the special token that the template ends it with is learned, or `end` where there is none.
+    """
+    ids: list[int] = []
+    labels: list[int] = []  # of each token, what comes after it
+    for i, (asked, said) in enumerate(talk):
+        ids += asked if i else [*begin, *asked]
+        labels += [-100] * (len(ids) - len(labels))
+        if len(ids) > most and (i == 0 or said is None):
+            raise DataError(f"{place}: the prompt alone has {len(ids)} tokens; data.max_length is {most}.")
+        if said is not None:
+            after = talk[i + 1][0][:1] if i + 1 < len(talk) else []
+            learned = [*said, after[0] if after and after[0] in special else end]
+            labels[-1:] = learned if ids else learned[1:]  # where nothing is asked, the first word is given
+            ids += said
+    if talk[-1][1] is None:
+        features: Features = {"input_ids": np.array(ids)}
     else:
-        ids = np.array([*asked, *answer])
-        if len(ids) - 1 > most:
-            cut.append(len(ids) - 1 - most)
-        labels = np.concatenate([np.full(len(asked), -100), ids[len(asked):]])[1 : most + 1]
-        features = {"input_ids": ids[:-1][:most], "labels": labels}
+        if len(ids) > most:
+            kept = 1 + max(i for i, label in enumerate(labels[:most]) if label != -100)
+            lost += len(ids) - kept
+            ids, labels = ids[:kept], labels[:kept]
+        features = {"input_ids": np.array(ids), "labels": np.array(labels)}
+    if lost:
+        cut.append(lost)
     features["documents"] = np.zeros_like(features["input_ids"])
     return features
 
 
 def read_and_write(
-    prompt: list[int], answer: list[int] | None, start: int, end: int, most: int, cut: list[int],
+    talk: Sequence[Turn], start: int, end: int, most: int, lost: int, cut: list[int],
 ) -> Features:
-    """An encoder-decoder's row: the prompt and its end for the encoder, the answer for the decoder."""
-    read = [*prompt, end]
-    lost = max(0, len(read) - most) + max(0, len(answer or ()) - most)
+    """An encoder-decoder's row: all that comes before the last answer for the encoder, that for the decoder."""
+    before, answer = [ids for turn in talk[:-1] for part in turn for ids in part or ()], talk[-1][1]
+    read = [*before, *talk[-1][0], end]
+    said = None if answer is None else [*answer, end]
+    lost += max(0, len(read) - most) + max(0, len(said or ()) - most)
     if lost:
         cut.append(lost)
     if len(read) > most:
         read = [*read[: most - 1], end]
     features: Features = {"input_ids": np.array(read)}
-    if answer is not None:
-        labels = np.array(answer[:most])
+    if said is not None:
+        labels = np.array(said[:most])
         features |= {"labels": labels, "decoder_input_ids": np.concatenate([[start], labels[:-1]]),
                      "decoder_documents": np.zeros(len(labels), dtype=np.int64)}
     features["documents"] = np.zeros(len(read), dtype=np.int64)
@@ -142,6 +260,12 @@ def prompts_of(batch: Batch, family: type[Family], pad: int) -> tuple[Tensor, Te
     back = torch.arange(longest, device=ids.device)[None] - (longest - lengths)[:, None]
     asked = ids.gather(1, back.clamp_min(0))
     return torch.where(back >= 0, asked, pad), (back >= 0).long()
+
+
+def ends_of(*given: int | Sequence[int] | None) -> list[int]:
+    """The tokens that end a text, of what configs say: a number, several, or nothing."""
+    found = [one for ends in given if ends is not None for one in ([ends] if isinstance(ends, int) else ends)]
+    return list(dict.fromkeys(found))
 
 
 def until(ids: list[int], ends: set[int]) -> list[int]:

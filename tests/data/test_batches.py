@@ -212,3 +212,16 @@ def test_segments_are_joined_and_numbered():
     assert {name: part.tolist() for name, part in join([one, two]).items()} == {
         "input_ids": [1, 2, 3], "labels": [5, 6, 7], "decoder_input_ids": [0, 0, 6],
         "documents": [0, 0, 1], "decoder_documents": [0, 1, 1]}
+
+
+def test_rows_of_one_length_go_together_and_a_step_keeps_its_rows() -> None:
+    order, lengths = Order([16], None, seed=0), [5, 1, 9, 3] * 4
+    plain = list(islice(Micro(order, 8, 4, 0, 1, step=0), 4))
+    sorted_ = list(islice(Micro(order, 8, 4, 0, 1, 0, lengths), 4))
+    for step in (0, 2):
+        rows = [key for micro in sorted_[step : step + 2] for key in micro]
+        assert sorted(rows) == sorted(key for micro in plain[step : step + 2] for key in micro)
+        assert [lengths[row] for _, row in rows] == sorted((lengths[row] for _, row in rows), reverse=True)
+    shared = [list(islice(Micro(order, 8, 2, rank, 2, 0, lengths), 2)) for rank in (0, 1)]
+    assert [shared[0][0], shared[1][0], shared[0][1], shared[1][1]] == [
+        sorted_[0][:2], sorted_[0][2:], sorted_[1][:2], sorted_[1][2:]]

@@ -26,6 +26,7 @@ def read(name: str) -> list[dict[str, Any]]:
     ("docstring-summaries", ["text", "summary"], 1000),
     ("docstring-topics", ["text", "label"], 2000),
     ("docstring-questions", ["prompt", "response"], 2500),
+    ("python-to-english", ["source", "target"], 1000),
 ])
 def test_a_set_has_its_fields_and_size_and_no_row_twice(name: str, fields: list[str], least: int) -> None:
     rows = read(name)
@@ -119,6 +120,13 @@ def test_answers_are_where_they_say_and_a_quarter_of_the_questions_has_none() ->
     (found,) = [row for row in rows if row["id"] == "shutil.rmtree" and row["answers"]["text"]]
     assert found["question"] == "What does rmtree of shutil do?"
     assert (shutil.rmtree.__doc__ or "").startswith(found["answers"]["text"][0])
+
+
+def test_code_is_beside_what_it_does_and_has_no_docstring() -> None:
+    pairs = {row["target"]: row["source"] for row in read("python-to-english")}
+    source = pairs["Insert item x in list a, and keep it sorted assuming a is sorted."]
+    assert source.startswith("def insort_right(a, x, lo=0, hi=None, *, key=None):\n    if key is None:\n")
+    assert "sorted assuming" not in source
 
 
 def test_a_misspelt_name_is_told_with_the_nearest() -> None:

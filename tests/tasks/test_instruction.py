@@ -203,3 +203,163 @@ def test_the_loss_is_transformers_own(asked, family):
     apart = sum(task.loss(model, task.collate([row], tokenizer), kind)["loss"].item() for row in features)
     assert ours.item() == pytest.approx(apart, rel=1e-5)
     assert np.exp(0.5) == pytest.approx(task.metrics({"loss": 0.5}, [])["perplexity"])
+
+
+# ---- conversations ----------------------------------------------------------------------------------------------
+
+TALK = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "what did he do ?"},
+        {"role": "assistant", "content": "the cat saw a hat"}, {"role": "user", "content": "the dog ?"},
+        {"role": "assistant", "content": "a dog"}]
+SHAREGPT = [{"from": {"user": "human", "assistant": "gpt"}[one["role"]], "value": one["content"]} for one in TALK[1:]]
+
+
+@pytest.fixture
+def chat():
+    """A tokenizer with ChatML's tokens and template."""
+    tokenizer = tokenizers.train([*stories(80), "what did he do ?", "system user assistant be kind"], "bpe", 300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    return tokenizer
+
+
+def spans(features, tokenizer):
+    """What is learned, one text for each run of targets."""
+    out, before = [], -100
+    for label in features["labels"].tolist():
+        if label != -100:
+            out[-1:] = [[*out[-1], label]] if before != -100 else [*out[-1:], [label]]
+        before = label
+    return [tokenizer.decode(run) for run in out]
+
+
+def test_every_turn_of_the_assistant_is_learned_with_its_end(write, chat):
+    (features,), _ = prepared(write({"messages": TALK}), chat, length=200)
+    assert chat.decode(features["input_ids"]) == (
+        "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nwhat did he do ?<|im_end|>\n"
+        "<|im_start|>assistant\nthe cat saw a hat<|im_end|>\n<|im_start|>user\nthe dog ?<|im_end|>\n"
+        "<|im_start|>assistant\na dog")
+    # the end is what the template ends a turn with; after the last, the end of the text
+    assert spans(features, chat) == ["the cat saw a hat<|im_end|>", "a dog<|endoftext|>"]
+    ids, labels = features["input_ids"], features["labels"]
+    assert all(labels[i] == ids[i + 1] for i in range(len(ids) - 1) if labels[i] != -100)
+
+
+def test_the_mask_of_a_conversation_is_literal(write):
+    tokenizer = tokenizers.train(["a b c d e f U A"] * 9, "bpe", 280)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ 'A' if m.role == 'assistant' else 'U' }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}A{% endif %}")
+    said = [{"role": role, "content": word} for role, word in
+            [("user", "a"), ("assistant", "bc"), ("user", "d"), ("assistant", "e")]]
+    (features,), _ = prepared(write({"messages": said}), tokenizer)
+    end = tokenizer.eos_token_id
+
+    def ids(text):
+        return [tokenizer.convert_tokens_to_ids(letter) for letter in text]
+
+    assert features["input_ids"].tolist() == ids("UaAbcUdAe")
+    # no special token ends a turn here: after each answer the end is learned, though the template writes none
+    b, c, e = ids("bce")
+    assert features["labels"].tolist() == [-100, -100, b, c, end, -100, -100, e, end]
+
+
+def test_sharegpt_and_messages_are_the_same_conversation(write, chat):
+    (one,), _ = prepared(write({"messages": TALK[1:]}), chat, length=200)
+    (two,), _ = prepared(write({"conversations": SHAREGPT}), chat, length=200)
+    (three,), _ = prepared(write({"id": 3, "conversations": SHAREGPT, "system": "be kind"}), chat, length=200)
+    (four,), _ = prepared(write({"messages": TALK}), chat, length=200)
+    assert one["input_ids"].tolist() == two["input_ids"].tolist()
+    assert three["input_ids"].tolist() == four["input_ids"].tolist()
+
+
+def test_without_a_chat_template_turns_are_written_in_the_recipes(write, bpe):
+    (features,), _ = prepared(write({"messages": TALK}), bpe, template="Q: {prompt}\nA: ", length=100)
+    end = bpe.eos_token
+    assert bpe.decode(features["input_ids"]) == (
+        f"Q: be kind\nwhat did he do ?\nA: the cat saw a hat{end}Q: the dog ?\nA: a dog")
+    assert spans(features, bpe) == [f"the cat saw a hat{end}", f"a dog{end}"]
+
+
+def test_an_encoder_decoder_learns_the_last_answer(write, unigram):
+    (features,), _ = prepared(write({"messages": TALK[1:]}), unigram, "t5")
+    assert unigram.decode(features["labels"], skip_special_tokens=True) == "a dog"
+    read = unigram.decode(features["input_ids"])
+    assert read.index("what did he do ?") < read.index("the cat saw a hat") < read.index("the dog ?")
+
+
+def test_what_comes_after_the_last_answer_is_left_out(write, chat):
+    (one,), _ = prepared(write({"messages": TALK[:3]}), chat, length=200)
+    (two,), _ = prepared(write({"messages": TALK[:4]}), chat, length=200)
+    assert one["input_ids"].tolist() == two["input_ids"].tolist()
+
+
+def test_a_conversation_too_long_is_cut_at_its_end_and_counted(write, chat):
+    (whole,), _ = prepared(write({"messages": TALK}), chat, length=200)
+    first = int(np.flatnonzero(whole["labels"] == chat.convert_tokens_to_ids("<|im_end|>"))[0]) + 1
+    for length in (first, first + 5):  # inside the second question: nothing of it is of use
+        (features,), notes = prepared(write({"messages": TALK}), chat, length=length)
+        assert features["input_ids"].tolist() == whole["input_ids"][:first].tolist()
+        assert spans(features, chat) == ["the cat saw a hat<|im_end|>"]
+        lost = len(whole["input_ids"]) - first
+        assert f"1 rows are longer than {length} tokens and were cut ({lost} tokens left out)" in notes
+
+
+def test_empty_thoughts_before_an_answer_are_learned_with_it(write, chat):
+    chat.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<t>\n</t>\n{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    said = [TALK[1], {"role": "assistant", "content": "t"}]
+    (features,), _ = prepared(write({"messages": said}), chat)
+    assert spans(features, chat) == ["<t>\n</t>\nt<|endoftext|>"]
+
+
+@pytest.mark.parametrize(("template", "message"), [
+    # thoughts that are written of the last answer only: the first is rendered in two ways
+    ("{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' and loop.last %}<t></t>{% endif %}"
+     "{{ m.content }}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}",
+     r"rows\.jsonl:2: the chat template doesn't write the conversation up to message 4 as the start"),
+    ("{{ messages[-1].content }}{% if add_generation_prompt %}>{% endif %}",
+     r"rows\.jsonl:2: the chat template doesn't write the conversation up to message 2"),
+    ("{% for m in messages %}{{ m.role }}{{ m.content | upper }}{% endfor %}"
+     "{% if add_generation_prompt %}assistant{% endif %}",
+     r"rows\.jsonl:1: the chat template doesn't write"),
+    ("{{ raise_exception('no system') }}", r"rows\.jsonl:1: the chat template refuses this conversation: no system"),
+])
+def test_a_template_that_cannot_be_told_apart_is_refused(write, chat, template, message):
+    chat.chat_template = template
+    with pytest.raises(DataError, match=message):
+        prepared(write({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "ab"}]}
+                       if "messages[-1]" not in template else {"messages": [
+                           {"role": "user", "content": "a"}, {"role": "assistant", "content": "a>b"}]},
+                       {"messages": TALK[1:]}), chat, length=200)
+
+
+@pytest.mark.parametrize(("messages", "message"), [
+    ([], r"the field 'messages' must be a list of messages, not \[\]"),
+    ("hello", "the field 'messages' must be a list of messages, not 'hello'"),
+    (["hello"], "message 1 of 'messages' must be an object, not 'hello'"),
+    ([TALK[1], {"role": "judge", "content": "a"}], "message 2 of 'messages': its role is 'judge'; known are system"),
+    ([TALK[1], {"role": "assistant", "content": None}], "message 2 of 'messages': the assistant says None"),
+    ([TALK[1]], "the assistant says nothing in this conversation"),
+])
+def test_a_conversation_that_is_none_is_told_with_its_line(write, chat, messages, message):
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: {message}"):
+        prepared(write({"messages": TALK}, {"messages": messages}), chat, length=200)
+
+
+def test_a_prediction_answers_the_last_question(write, chat):
+    rows = list(Instruction().stream(write({"messages": TALK[:4]}, {"messages": TALK}), answered=False))
+    assert [row["messages"] for row, _ in rows] == [TALK[:4], TALK[:4]]
+    (one, two) = Instruction().encode(rows, setup(chat, length=200), [])
+    whole = chat.apply_chat_template(TALK[:4], tokenize=False, add_generation_prompt=True)
+    assert chat.decode(one["input_ids"]) == whole
+    assert set(one) == {"input_ids", "documents"}
+    assert one["input_ids"].tolist() == two["input_ids"].tolist()
+
+
+def test_system_and_context_belong_to_alpacas_prompt(write, bpe):
+    row = {"system": "be kind", "instruction": "say it", "input": "the cat", "output": "a"}
+    (features,), _ = prepared(write(row), bpe)
+    assert bpe.decode(features["input_ids"]) == "be kind\nsay it\nthe cat\na"
