@@ -381,3 +381,22 @@ def test_a_config_that_no_model_can_be_made_of_is_a_wrong_request(
     path.write_text(yaml.safe_dump(tiny("bert", text, tmp_path / "run")))
     assert main(["pretrain", str(path), "--set", f"backbone.config.{setting}"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("llmkit: error: backbone.config")
+
+
+def test_a_tasks_own_example_keeps_its_options_and_data_of_ones_own_takes_the_defaults(
+    llmkit: Command, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llmkit import train
+
+    seen: list[Any] = []
+
+    def fit(asked: Any, resume: str) -> dict[str, Any]:
+        seen.append(asked)
+        return {}
+
+    monkeypatch.setattr(train, "fit", fit)
+    assert llmkit("finetune", "--task", "translation", "--method", "lora", "--json").status == 0
+    assert "Python function" in seen[0].task.template
+    assert seen[0].folder == Path("runs/python-to-english-translation-lora")
+    assert llmkit("finetune", "--task", "translation", "--data", labelled, "--json").status == 0
+    assert seen[1].task.template is None

@@ -74,6 +74,7 @@ def finetune(
     from llmkit.errors import RequestError, nearest
 
     fields: dict[str, Any] = {"output_dir": output_dir, "seed": seed}
+    blocks = {"method": method, "task": task}
     if recipe is None:
         recipe = task or "classification"
         if recipe not in recipes.packaged():
@@ -88,6 +89,8 @@ def finetune(
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             # the example is cut short to be quick; data of one's own isn't
             fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3}
+        else:
+            blocks["task"] = None  # the example's own, with what it says of its data
     if data is not None:
         fields["data.train"] = [{"source": data}]
         fields["data.validation"] = 0.1 if validation is None else None
@@ -95,7 +98,6 @@ def finetune(
         fields["data.validation"] = [{"source": validation}]
     if model is not None:
         fields["backbone"], fields["tokenizer"] = {"pretrained": model}, None
-    blocks = {"method": method, "task": task}
     return run(recipe, blocks, fields, set_, resume, processes, context.obj, json_, tuned=True)
 
 

@@ -139,7 +139,8 @@ class Writing(Task):
         limit = family.position_limit(config)
         room = self.max_new_tokens
         if limit is not None:
-            room = min(room, limit - (asked.shape[1] if family.shape == "decoder" else 1))
+            taken = asked.shape[1] + virtual_tokens(model) if family.shape == "decoder" else 1
+            room = min(room, limit - taken)
         if room < 1:
             return [[] for _ in asked]
         beams = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
@@ -260,6 +261,14 @@ def prompts_of(batch: Batch, family: type[Family], pad: int) -> tuple[Tensor, Te
     back = torch.arange(longest, device=ids.device)[None] - (longest - lengths)[:, None]
     asked = ids.gather(1, back.clamp_min(0))
     return torch.where(back >= 0, asked, pad), (back >= 0).long()
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """How many positions an adapter of peft's takes before each text."""
+    from peft import PeftModel, PromptLearningConfig
+
+    configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    return sum(int(config.num_virtual_tokens) for config in configs if isinstance(config, PromptLearningConfig))
 
 
 def ends_of(*given: int | Sequence[int] | None) -> list[int]:

@@ -123,10 +123,11 @@ def test_answers_are_where_they_say_and_a_quarter_of_the_questions_has_none() ->
 
 
 def test_code_is_beside_what_it_does_and_has_no_docstring() -> None:
-    pairs = {row["target"]: row["source"] for row in read("python-to-english")}
-    source = pairs["Insert item x in list a, and keep it sorted assuming a is sorted."]
+    pairs = {row["source"]: row["target"] for row in read("python-to-english")}
+    (source,) = [source for source in pairs if source.startswith("def insort_right(")]
     assert source.startswith("def insort_right(a, x, lo=0, hi=None, *, key=None):\n    if key is None:\n")
     assert "sorted assuming" not in source
+    assert pairs[source] == "Insert item x in list a, and keep it sorted assuming a is sorted."
 
 
 def test_a_misspelt_name_is_told_with_the_nearest() -> None:
