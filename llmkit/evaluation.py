@@ -102,7 +102,9 @@ def make_ready(
     labels = tuple(names[number] for number in sorted(names)) if isinstance(chosen, Task) else None
     way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
     whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
-    return Ready(Learner(whole, chosen, family), Setup(opened.tokenizer, family, said, way, 0, labels), learned)
+    problem = opened.model.config.problem_type if isinstance(chosen, Task) else None
+    setup = Setup(opened.tokenizer, family, said, way, 0, labels, problem)
+    return Ready(Learner(whole, chosen, family), setup, learned)
 
 
 def untuned(ready: Ready, model: str | Path) -> Learner:

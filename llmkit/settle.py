@@ -304,7 +304,7 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
             raise RequestError(f"backbone.config.vocab_size: {config.vocab_size} is less than the tokenizer's "
                                f"{len(tokenizer)} tokens.")
         model = auto.from_config(config, **common)
-        return Network(model, (family.heads[head],) if settled.recipe.task else (), None)
+        return Network(model, (family.heads[head],) if settled.recipe.task and head in family.heads else (), None)
     config = transformers.AutoConfig.from_pretrained(settled.base, trust_remote_code=False, **extra)
     try:
         model, info = auto.from_pretrained(

@@ -64,7 +64,8 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             tokenizer = speak(settled)
             setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
             sets = recipe.learning.prepare(settled.train, settled.validation, setup)
-            setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None)
+            setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
+                            problem=sets.facts.get("problem"))
             data = {reader.label: reader.fingerprint() for reader in settled.readers}
         state = State() if start is None else restored(start, data, accelerator.num_processes)
 

@@ -35,6 +35,7 @@ class Albert(Family):
         "AutoModelForPreTraining": "predictions",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     pairs = "AutoModelForPreTraining"

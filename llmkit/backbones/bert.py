@@ -33,6 +33,7 @@ class Bert(Family):
         "AutoModelForPreTraining": "cls.predictions",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     pairs = "AutoModelForNextSentencePrediction"

@@ -37,6 +37,7 @@ class Deberta(Family):
         "AutoModelForMaskedLM": "cls",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     attention = "eager"

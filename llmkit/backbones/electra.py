@@ -30,6 +30,7 @@ class Electra(Family):
         "AutoModelForPreTraining": "discriminator_predictions",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
     detector = "AutoModelForPreTraining"

@@ -38,6 +38,7 @@ class ModernBert(Family):
         "AutoModelForMaskedLM": "head",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "classifier",
     }
 

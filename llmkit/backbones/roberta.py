@@ -39,6 +39,7 @@ class Roberta(Family):
         "AutoModelForMaskedLM": "lm_head",
         "AutoModelForSequenceClassification": "classifier",
         "AutoModelForTokenClassification": "classifier",
+        "AutoModelForMultipleChoice": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
 

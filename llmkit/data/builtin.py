@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import json
+import random
 import re
 import sys
 import sysconfig
@@ -176,13 +177,17 @@ def _python_docs() -> Iterator[dict[str, Any]]:
 
 def _docstring_summaries() -> Iterator[dict[str, Any]]:
     """The first line of a docstring, to be written from the rest of it; {text, summary}."""
+    return (row for _, row in _summarised())
+
+
+def _summarised() -> Iterator[tuple[_Docstring, dict[str, Any]]]:
     for found in _library():
         if found.kind == "reference":
             continue
         summary, _, rest = found.text.partition("\n")
         # PEP 257: a summary is a line by itself, with a blank line after it
         if rest.startswith("\n") and len(summary.split()) >= 3 and len(rest.split()) >= 20:
-            yield {"text": rest.strip("\n"), "summary": summary.strip()}
+            yield found, {"text": rest.strip("\n"), "summary": summary.strip()}
 
 
 def _docstring_topics() -> Iterator[dict[str, Any]]:
@@ -191,6 +196,32 @@ def _docstring_topics() -> Iterator[dict[str, Any]]:
         topic = TOPICS.get(found.module.partition(".")[0])
         if topic is not None and len(found.text.split()) >= 8:
             yield {"text": found.text, "label": topic}
+
+
+def _docstring_labels() -> Iterator[dict[str, Any]]:
+    """Of what a docstring is: module, class, function or method, and which part of the library; {text, labels}."""
+    for found in _library():
+        if found.kind != "reference" and len(found.text.split()) >= 8:
+            topic = TOPICS.get(found.module.partition(".")[0])
+            yield {"text": found.text, "labels": [found.kind, *([topic] if topic is not None else [])]}
+
+
+def _docstring_choices() -> Iterator[dict[str, Any]]:
+    """Which of four first lines of the same module the rest of a docstring belongs to; {question, choices, answer}."""
+    found = [(one.module, row) for one, row in _summarised()]
+    everyone = list(dict.fromkeys(row["summary"] for _, row in found))
+    own: dict[str, dict[str, None]] = {}
+    for module, row in found:
+        own.setdefault(module, {})[row["summary"]] = None
+    for module, row in found:
+        right = row["summary"]
+        rng = random.Random(row["text"])
+        near = [one for one in own[module] if one != right]  # a small module has too few
+        wrong = near if len(near) >= 3 else [one for one in rng.sample(everyone, 4) if one != right]
+        choices = rng.sample(wrong, 3)
+        answer = rng.randrange(4)
+        choices.insert(answer, right)
+        yield {"question": row["text"], "choices": choices, "answer": answer}
 
 
 def _docstring_questions() -> Iterator[dict[str, Any]]:
@@ -283,6 +314,8 @@ _SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "python-docs": _python_docs,
     "docstring-summaries": _docstring_summaries,
     "docstring-topics": _docstring_topics,
+    "docstring-labels": _docstring_labels,
+    "docstring-choices": _docstring_choices,
     "docstring-questions": _docstring_questions,
     "docstring-answers": _docstring_answers,
     "python-tokens": _python_tokens,

@@ -39,6 +39,8 @@ class Setup:
     seed: int
     labels: tuple[str, ...] | None = None
     """The labels that a trained model knows; None where the training rows say which there are."""
+    problem: str | None = None
+    """What its answers are, in transformers' words (`problem_type` of its config); None likewise."""
 
 
 @dataclass(frozen=True)
@@ -306,4 +308,4 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
 
 def more_is_better(metric: str) -> bool:
     """Whether more of a figure is better: as transformers guesses, and for the other figures of which less is."""
-    return not metric.endswith(("loss", "perplexity", "distance", "self_bleu"))
+    return not metric.endswith(("loss", "perplexity", "distance", "self_bleu", "mse"))

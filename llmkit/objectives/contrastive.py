@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +15,7 @@ from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import DataError, RequestError
+from llmkit.objectives._embedding import Pooling, describe, embed, found
 from llmkit.objectives.base import Objective, Sums, token
 from llmkit.registry import OPTIONS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Contrastive(Objective):
     """An embedding of texts, without labels (Gao, Yao & Chen 2021): dropout is the only noise."""
 
-    pooling: Literal["mean", "cls"] = "mean"
+    pooling: Pooling = "mean"
     """What of the last hidden states is the embedding: their mean, or the one of [CLS]."""
     temperature: Annotated[float, Field(gt=0)] = 0.05
     """What cosines are divided by."""
@@ -69,16 +69,7 @@ class Contrastive(Objective):
 
     def embed(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """One embedding a row: (rows, width)."""
-        hidden = family.outputs(model, dict(batch)).last_hidden_state
-        if self.pooling == "cls":
-            chosen: Tensor = hidden[:, 0]
-            return chosen
-        if "attention_mask" not in batch:
-            mean: Tensor = hidden.mean(1)
-            return mean
-        mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
-        weighed: Tensor = (hidden * mask).sum(1) / mask.sum(1)
-        return weighed
+        return embed(model, batch, family, self.pooling)
 
     def compare(self, representations: Tensor) -> Sums:
         """Find each first view's second among those of all rows (eq. 4 of the paper)."""
@@ -117,37 +108,20 @@ class Contrastive(Objective):
         pairs = sorted(pairs)  # the same sums in the same order, however rows were shared
         halves = zip(*pairs, strict=True)
         first, second = (normalize(torch.tensor(half, dtype=torch.float64), dim=-1) for half in halves)
-        losses, right, near = [], 0, []
+        near = []
         for start in range(0, len(first), 1024):
             rows = slice(start, start + 1024)
-            cosines = first[rows] @ second.T
-            own = torch.arange(start, start + len(cosines))
-            scaled = cosines / self.temperature
-            losses.append(scaled.logsumexp(1) - scaled.gather(1, own[:, None])[:, 0])
-            right += int((cosines.argmax(1) == own).sum())
             others = torch.exp(-2 * (2 - 2 * first[rows] @ first.T))
-            others.scatter_(1, own[:, None], 0)
+            others.scatter_(1, torch.arange(start, start + len(others))[:, None], 0)
             near.append(others.sum(1))
         count = len(first)
-        return {"loss": float(torch.cat(losses).mean()), "accuracy": right / count,
+        return {**found(first, second, self.temperature),
                 "alignment": float((first - second).square().sum(1).mean()),
                 "uniformity": float((torch.cat(near).sum() / (count * (count - 1))).log())}
 
     def describe(self, folder: Path) -> None:
         """Write the files by which sentence-transformers opens the model with its pooling."""
-        config = json.loads((folder / "config.json").read_text())
-        width = config.get("hidden_size") or config.get("d_model")
-        modes = {"cls_token": self.pooling == "cls", "mean_tokens": self.pooling == "mean"}
-        module = "sentence_transformers.models."
-        files: dict[str, Any] = {
-            "modules.json": [
-                {"idx": 0, "name": "0", "path": "", "type": f"{module}Transformer"},
-                {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{module}Pooling"}],
-            "1_Pooling/config.json": {
-                "word_embedding_dimension": width, **{f"pooling_mode_{name}": on for name, on in modes.items()}}}
-        for name, content in files.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(content, indent=2))
+        describe(folder, self.pooling)
 
 
 def halved(batch: Batch) -> tuple[Batch, Batch]:

@@ -36,7 +36,7 @@ class Task(Objective):
     wanted: ClassVar[Mapping[str, Sequence[str]]]
     """Fields that every row has, and other names that they go by."""
     answers: ClassVar[tuple[str, ...]] = ()
-    """Of these, what is predicted: rows to predict needn't have it."""
+    """Of these and the optional ones, what is predicted: rows to predict needn't have it."""
     optional: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Fields that a row may have."""
     reference: ClassVar[bool] = False
@@ -88,8 +88,11 @@ class Task(Objective):
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Which column of a file each field is; those of the answers only where rows have some."""
-        wanted = {name: others for name, others in self.wanted.items() if answered or name not in self.answers}
-        return find_fields(list(row), wanted, self.optional, reader)
+        wanted, optional = ({name: others for name, others in some.items() if answered or name not in self.answers}
+                            for some in (self.wanted, self.optional))
+        columns = find_fields(list(row), wanted, optional, reader)
+        say_guessed(columns, reader)
+        return columns
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Raise DataError, with file and line, where a row isn't what the task learns from."""
@@ -177,6 +180,15 @@ class Encoded:
     def length(self, row: int) -> int:
         """Positions of a row, so that rows of one length can go together."""
         return len(self.features[row]["input_ids"])
+
+
+def say_guessed(columns: Mapping[str, str | int], reader: Reader) -> None:
+    """Note which columns were taken for a field of another name, though no recipe says so."""
+    guessed = [f"{name} is the column {column!r}" for name, column in columns.items()
+               if name != column and name not in reader.source.fields]
+    note = f"{reader.name}: {', '.join(guessed)} (data.train's `fields` says otherwise)"
+    if guessed and note not in reader.notes:
+        reader.notes.append(note)
 
 
 def hold_out(

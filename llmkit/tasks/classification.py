@@ -1,101 +1,190 @@
-"""Classification: one label for a text, or for a pair of texts."""
+"""Classification: one label, several labels or a number for a text, or for a pair of texts."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader
-from llmkit.errors import DataError, nearest
+from llmkit.errors import DataError, RequestError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
-from llmkit.registry import OPTIONS
+from llmkit.recipe import Share
+from llmkit.registry import OPTIONS, name_of
+from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.base import Floors, Prediction, Row, Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-FLOOR_ROWS = 20_000
-"""Training rows that a floor is fitted on at most: more take minutes and change little."""
-WORD = r"(?u)[一-鿿]|[^\W一-鿿]+"
-"""What a word is to TF-IDF; of Chinese, a character."""
+Kind: TypeAlias = Literal["single_label", "multi_label", "regression"]
+PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
+                            "regression": "regression"}
+"""What transformers calls them in a model's config."""
 
 
 @dataclass(config=OPTIONS)
 class Classification(Task):
-    """One label a text; reports accuracy and macro F1."""
+    """One label a text; or several, each there or not; or a number."""
 
+    problem: Literal["auto", Kind] = "auto"
+    """What an answer is; auto: several labels where they are lists or have a separator, a number where all are numbers
+    and some have a fraction, else one label."""
     labels: list[str] | None = None
     """The labels, in the order of their numbers; those of the training rows where nothing is said."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """What stands between several labels in one string, as in a table; a list needs none."""
+    threshold: Share = 0.5
+    """The probability from which one of several labels is said to be there."""
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | list[
+        Annotated[float, Field(ge=0)]] | None = None
+    """What each occurrence of a label counts for in training, by name or in the labels' order; the loss is a weighted
+    mean. balanced: rare labels as much as frequent ones."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How much of the right label's probability is shared by all in training (Szegedy et al. 2016, section 7)."""
 
     shapes = frozenset({"encoder", "decoder", "encoder-decoder"})
     head = "AutoModelForSequenceClassification"
     wanted = {
         "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "title", "text_a"),
-        "label": ("labels", "class", "category", "sentiment", "target", "topic"),
+        "label": ("labels", "class", "category", "sentiment", "target", "topic", "score"),
     }
     answers = ("label",)
     metric = "accuracy"
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
 
+    def __post_init__(self) -> None:
+        if self.problem == "regression":
+            for name in ("labels", "separator", "class_weights", "label_smoothing"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for labels; problem: regression has none")
+        if self.problem == "single_label" and self.separator is not None:
+            raise ValueError("separator is for problem: multi_label")
+
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
-        """Texts are texts; a label is a word or a whole number."""
+        """Texts are texts; an answer is what the problem says, once that is known."""
+        if row.get("label") == "" and (self.separator is not None or self.problem == "multi_label"):
+            row = {**row, "label": []}  # of several labels, none
         row = super().check(row, columns, place)
         for name in ("text", "text_pair"):
             if name in row and not isinstance(row[name], str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
-        if "label" not in row:
+        if "label" not in row or self.problem == "auto":
             return row
-        label = row["label"]
-        if isinstance(label, float) and label.is_integer():
-            label = int(label)
-        if not isinstance(label, str | int):
-            raise DataError(f"{place}: the label {label!r} is neither a word nor a whole number.")
-        return {**row, "label": str(label).strip()}
+        return {**row, "label": answer(row["label"], self.problem, self.separator, place)}
+
+    def settled(self, rows: Sequence[Row], setup: Setup) -> Classification:
+        """The task with its problem no longer open: what the trained model says, else what its rows look like."""
+        if self.problem != "auto":
+            return self
+        if setup.problem is not None or (setup.labels is not None and len(setup.labels) == 1):
+            known: Kind = next((name for name, theirs in PROBLEMS.items() if theirs == setup.problem), "regression")
+        else:
+            known = guessed([row["label"] for row in rows], self)
+        return replace(self, problem=known)
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
-        """Also say which labels there are."""
-        known = setup.labels or (self.labels and tuple(self.labels))
-        if known is None:
-            found = {row["label"] for reader in train for row, _ in self.read(reader)}
-            known = tuple(sorted(found, key=_rank))
-            if len(known) < 2:
-                raise DataError(f"{train[0].label}: all rows have the label {known[0]!r}; "
-                                "there is nothing to tell apart.")
-            if len(known) > 1000:
-                raise DataError(f"{train[0].label}: {len(known):,} different labels; is {known[0]!r} a label?")
-        setup = Setup(**{**vars(setup), "labels": known})
-        sets = super().prepare(train, validation, setup)
-        return Sets(sets.train, sets.validation, [*sets.notes, f"{len(known)} labels: {', '.join(known)[:200]}"],
-                    {"labels": list(known)})
+        """Also say what the problem is, and which labels there are."""
+        rows = [pair for reader in train for pair in self.read(reader)]
+        task = self.settled([row for row, _ in rows], setup)
+        facts: dict[str, Any] = {"problem": PROBLEMS[task.problem]}  # type: ignore[index]  # no longer auto
+        notes = []
+        if task.problem != self.problem and task.problem != "single_label" and setup.problem is None:
+            seen = "rows have several labels" if task.problem == "multi_label" else "labels are numbers with fractions"
+            notes.append(f"{seen}: task.problem is {task.problem}")
+        if task.problem == "regression":
+            facts["labels"] = ["score"]
+            sets = Task.prepare(task, train, validation, replace(setup, labels=("score",)))
+        else:
+            known = setup.labels or (self.labels and tuple(self.labels)) or task.known(rows, train[0].label)
+            facts["labels"] = list(known)
+            sets = Task.prepare(task, train, validation, replace(setup, labels=known))
+            notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
+            if self.class_weights is not None and setup.labels is None:
+                notes.append(task.weigh(sets.train, known))
+        return Sets(sets.train, sets.validation, [*sets.notes, *notes], facts)
+
+    def known(self, rows: Sequence[tuple[Row, Place]], source: str) -> tuple[str, ...]:
+        """The labels of the training rows."""
+        found = {label for row, place in rows
+                 for label in each(answer(row["label"], self.problem, self.separator, place))}
+        known = tuple(sorted(found, key=_rank))
+        if not known:
+            raise DataError(f"{source}: no row has a label.")
+        if len(known) == 1 and self.problem != "multi_label":
+            raise DataError(f"{source}: all rows have the label {known[0]!r}; there is nothing to tell apart.")
+        if len(known) > 1000:
+            raise DataError(f"{source}: {len(known):,} different labels; is {known[0]!r} a label?")
+        return known
+
+    def weigh(self, parts: Sequence[Any], known: Sequence[str]) -> str:
+        """Put into each training row what it counts for; return what was done in words."""
+        asked, several = self.class_weights, self.problem == "multi_label"
+        counts = Counter(label for part in parts for row in part.rows for label in each(row["label"]))
+        rows = sum(len(part.rows) for part in parts)
+        if asked == "balanced":  # several labels: as often there as not; one: all labels as often as each other
+            table = [(rows - counts[label] if several else rows / len(known)) / counts[label] if counts[label] else 1.0
+                     for label in known]
+        elif isinstance(asked, dict):
+            for label in asked:
+                if label not in known:
+                    raise RequestError(f"task.class_weights: no label is called {label!r}.{nearest(label, known)}")
+            table = [asked.get(label, 1.0) for label in known]
+        else:
+            table = list(map(float, asked or ()))
+            if len(table) != len(known):
+                raise RequestError(f"task.class_weights: {len(table)} weights for {len(known)} labels: "
+                                   f"{', '.join(known)[:200]}.")
+        weights = np.array(table)
+        if not weights.any():
+            raise RequestError("task.class_weights: all weights are 0; nothing would be learned.")
+        for part in parts:
+            for features in part.features:
+                there = features["labels"]
+                features["weights"] = np.where(there > 0, weights, 1.0) if several else weights[there]
+        return "weights: " + ", ".join(f"{label} {weight:.3g}" for label, weight in zip(known, table))[:200]
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Label names go into the model's config, so that it predicts names."""
         labels = facts["labels"]
         return {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
-                "label2id": {label: i for i, label in enumerate(labels)}, "problem_type": "single_label_classification"}
+                "label2id": {label: i for i, label in enumerate(labels)},
+                "problem_type": facts.get("problem", PROBLEMS["single_label"])}
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
-        """Token ids with the tokenizer's own special tokens, and the label's number."""
+        """Token ids with the tokenizer's own special tokens, and what is learned of the row."""
         numbers = {label: i for i, label in enumerate(setup.labels or ())}
-        for row, place in rows:
-            if row.get("label", "") not in {*numbers, ""}:
-                raise DataError(f"{place}: the label {row['label']!r} is not among those of the training rows."
-                                f"{nearest(row['label'], numbers)}")
+        for row, place in rows if self.problem != "regression" else ():
+            for label in each(row.get("label", [])):
+                if label not in numbers:
+                    raise DataError(f"{place}: the label {label!r} is not among those of the training rows."
+                                    f"{nearest(label, numbers)}")
         encoded = self.features([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
         for features, (row, _) in zip(encoded, rows, strict=True):
             if "label" in row:
-                features["labels"] = np.array([numbers[row["label"]]])
+                features["labels"] = self.target(row["label"], numbers)
             if setup.family.shape != "encoder":
                 features.pop("token_type_ids", None)  # GPT-2 would add the embeddings of words 0 and 1
         return encoded
+
+    def target(self, label: Any, numbers: Mapping[str, int]) -> np.ndarray[Any, Any]:
+        """What is learned of a row: (1,) a label's number, (labels,) zeros and ones, or (1,) the number itself."""
+        if self.problem == "regression":
+            return np.array([label], dtype=np.float32)
+        if self.problem != "multi_label":
+            return np.array([numbers[label]])
+        there = np.zeros(len(numbers), dtype=np.float32)
+        there[[numbers[one] for one in label]] = 1
+        return there
 
     def features(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, cut: list[int],
@@ -120,79 +209,226 @@ class Classification(Task):
         return out
 
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """Padded inputs (rows, longest) and labels (rows,)."""
+        """Padded inputs (rows, longest), labels (rows,) or (rows, labels), and what each counts for."""
+        import torch
+
         if any("token_type_ids" in row for row in rows):  # single texts from one source, pairs from another
             rows = [{"token_type_ids": np.zeros_like(row["input_ids"]), **row} for row in rows]
-        batch = stack(rows, {"input_ids": tokenizer.pad_token_id or 0})
-        if "labels" in batch:
-            batch["labels"] = batch["labels"][:, 0]
+        beside = [name for name in ("labels", "weights") if name in rows[0]]
+        batch = stack([{name: value for name, value in row.items() if name not in beside} for row in rows],
+                      {"input_ids": tokenizer.pad_token_id or 0})
+        for name in beside:
+            values = torch.from_numpy(np.stack([row[name] for row in rows]))
+            if values.is_floating_point():
+                values = values.float()
+            batch[name] = values[:, 0] if values.shape[1] == 1 and rows[0]["labels"].dtype != np.float32 else values
         return batch
 
     def targets(self, batch: Batch) -> Sums:
-        """One prediction a row."""
+        """One prediction a row, or one a row and label; each counts for its weight."""
         import torch
 
-        return {"loss": torch.tensor(len(batch["labels"]), device=batch["labels"].device)}
+        if "weights" in batch:
+            return {"loss": batch["weights"].sum()}
+        return {"loss": torch.tensor(batch["labels"].numel(), device=batch["labels"].device)}
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
-        """Cross-entropy of the labels."""
-        from torch.nn.functional import cross_entropy
+        """Cross-entropy of the labels, smoothed and weighted where the recipe says so; squared error of numbers."""
+        return self.judged(self.logits(model, batch, family), batch, kind_of(model), self.label_smoothing)
 
-        return {"loss": cross_entropy(self.logits(model, batch, family), batch["labels"], reduction="sum")}
+    def judged(self, logits: Tensor, batch: Batch, kind: str, smoothing: float = 0.0) -> Sums:
+        """The loss of logits (rows, labels), summed."""
+        import torch
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+
+        labels = batch["labels"]
+        if kind == "regression":
+            losses = mse_loss(logits, labels, reduction="none")
+        elif kind == "multi_label_classification":
+            losses = binary_cross_entropy_with_logits(
+                logits, labels * (1 - smoothing) + smoothing / 2, reduction="none")
+        else:
+            losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        return {"loss": (losses * batch.get("weights", torch.ones((), device=logits.device))).sum()}
 
     def logits(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """(rows, labels)"""
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights")}
         logits: Tensor = family.outputs(model, inputs).logits.float()
         return logits
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
-        """The probability of each label."""
-        return self.logits(model, batch, family).softmax(-1).tolist()
+        """The probability of each label, or the number."""
+        return said(self.logits(model, batch, family), kind_of(model))
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
-        """The loss, and the probability of each label."""
-        from torch.nn.functional import cross_entropy
-
+        """The loss without weights and smoothing, which only steer training, and the probability of each label."""
         logits = self.logits(model, batch, family)
-        return {"loss": cross_entropy(logits, batch["labels"], reduction="sum")}, logits.softmax(-1).tolist()
+        return self.judged(logits, batch, kind_of(model)), said(logits, kind_of(model))
 
     def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
-        """The likeliest label and its probability."""
+        """The likeliest label and its probability; all labels above the threshold; or the number."""
         (chances,) = outcomes
+        known = setup.labels or ()
+        if setup.problem == PROBLEMS["regression"]:
+            return {"score": chances[0]}
+        if setup.problem == PROBLEMS["multi_label"]:
+            scores = dict(zip(known, chances, strict=True))
+            return {"labels": [label for label, chance in scores.items() if chance >= self.threshold],
+                    "scores": scores}
         best = int(np.argmax(chances))
-        return {"label": (setup.labels or ())[best], "score": chances[best]}
+        return {"label": known[best], "score": chances[best]}
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
-        """Accuracy, and F1 averaged over labels."""
-        return {**means, **scores([said["label"] for said, _ in pairs], [row["label"] for _, row in pairs])}
+        """Accuracy and F1 of labels; of numbers, error and correlation."""
+        return {**means, **scores([next(iter(one.values())) for one, _ in pairs], [row["label"] for _, row in pairs])}
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
-        """The most frequent label; where there are training rows, logistic regression on TF-IDF of their words."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
+        """What is most frequent; where there are training rows, regression on TF-IDF of their words."""
         true = [row["label"] for row in held]
+        problem = "multi_label" if isinstance(true[0], list) else "regression" if isinstance(
+            true[0], float) else "single_label"
         learned = learned[:FLOOR_ROWS]
-        labels = [row["label"] for row in learned]
-        ((usual, _),) = Counter(labels or true).most_common(1)
-        floors = {"majority class": scores([usual] * len(true), true)}
-        texts, asked = ([" \t ".join(row[name] for name in ("text", "text_pair") if row.get(name)) for row in rows]
-                        for rows in (learned, held))
-        if len(set(labels)) > 1:
-            words = make_pipeline(TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True),
-                                  LogisticRegression(C=10, max_iter=1000))
-            floors["TF-IDF, logistic regression"] = scores(words.fit(texts, labels).predict(asked).tolist(), true)
+        labels = [answer(row["label"], problem, self.separator, Place(name_of(self), None)) for row in learned]
+        counted = labels or true
+        if problem == "regression":
+            usual: Any = float(np.mean(counted))
+            what = "mean"
+        elif problem == "multi_label":  # what most rows have; the most frequent label where none is so frequent
+            counts = Counter(label for row in counted for label in row)
+            usual = [label for label, count in counts.items() if count * 2 >= len(counted)]
+            usual = usual or [label for label, _ in counts.most_common(1)]
+            what = "most frequent labels"
+        else:
+            ((usual, _),) = Counter(counted).most_common(1)
+            what = "majority class"
+        floors = {what: scores([usual] * len(true), true)}
+        if len({str(label) for label in labels}) > 1:
+            name = "TF-IDF, ridge regression" if problem == "regression" else "TF-IDF, logistic regression"
+            floors[name] = scores(by_words(learned, labels, held, problem), true)
         return floors
 
 
-def scores(predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
-    """Accuracy and macro F1."""
+def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
+    """A row's answer as its problem has it: a name, a list of names, or a number."""
+    if problem == "regression":
+        number = _number(value)
+        if number is None:
+            raise DataError(f"{place}: the label {value!r} is no number; task.problem is regression.")
+        return number
+    if problem == "multi_label":
+        if isinstance(value, str):
+            value = [part for part in value.split(separator) if part.strip()] if separator else [value]
+        several = value if isinstance(value, list | tuple) else [value]
+        return list(dict.fromkeys(_named(one, place) for one in several))
+    return _named(value, place)
+
+
+def _named(label: Any, place: Place) -> str:
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    if not isinstance(label, str | int):
+        raise DataError(f"{place}: the label {label!r} is neither a word nor a whole number.")
+    return str(label).strip()
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one that a table has as a string."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def each(label: Any) -> list[str]:
+    """The labels of a row, be it one or several."""
+    return label if isinstance(label, list) else [label]
+
+
+def guessed(labels: Sequence[Any], task: Classification) -> Kind:
+    """What the problem is where it is obvious: lists of labels, or numbers of which some have a fraction."""
+    if task.separator is not None or (labels and all(isinstance(label, list) for label in labels)):
+        return "multi_label"
+    numbers = [_number(label) for label in labels]
+    steers = task.labels or task.class_weights is not None or task.label_smoothing
+    if not steers and None not in numbers and any(number != round(number or 0) for number in numbers if number):
+        return "regression"
+    return "single_label"
+
+
+def kind_of(model: nn.Module) -> str:
+    """What a model's config says its answers are."""
+    return str(model.config.problem_type or PROBLEMS["single_label"])  # type: ignore[union-attr]
+
+
+def said(logits: Tensor, kind: str) -> list[Any]:
+    """Logits (rows, labels) as probabilities, or as the numbers that they are."""
+    if kind == PROBLEMS["regression"]:
+        return logits.tolist()
+    return (logits.sigmoid() if kind == PROBLEMS["multi_label"] else logits.softmax(-1)).tolist()
+
+
+def scores(predicted: Sequence[Any], true: Sequence[Any]) -> dict[str, float]:
+    """Accuracy and macro F1 of labels, F1 and whole matches of several, correlation and error of numbers."""
+    if isinstance(true[0], list):
+        return of_several(predicted, true)
+    if isinstance(true[0], float):
+        return of_numbers(np.array(predicted), np.array(true))
     from sklearn.metrics import accuracy_score, f1_score
 
     return {"accuracy": float(accuracy_score(true, predicted)),
             "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
+
+
+def of_several(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`accuracy` is of whole sets; `f1` is averaged over labels, `f1_micro` over all their occurrences."""
+    from sklearn.metrics import f1_score
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    tables = MultiLabelBinarizer().fit([*predicted, *true])
+    one, other = tables.transform(true), tables.transform(predicted)
+    return {"accuracy": float((one == other).all(1).mean()),
+            "f1": float(f1_score(one, other, average="macro", zero_division=0)),
+            "f1_micro": float(f1_score(one, other, average="micro", zero_division=0))}
+
+
+def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation (0 where one side never changes), mean squared error, R squared."""
+    error = float(np.mean((predicted - true) ** 2))
+    spread = float(np.var(true))
+    return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
+
+
+def by_words(learned: Sequence[Row], labels: Sequence[Any], asked: Sequence[Row], problem: str) -> list[Any]:
+    """What a linear model on the words says; of a pair, on each text's and on those that both have."""
+    from scipy.sparse import csr_matrix, hstack
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    words = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True)
+    paired = any(row.get("text_pair") for row in learned)
+    sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
+             for rows in (learned, asked)]
+    words.fit([text for side in sides[0] for text in side])
+
+    def table(texts: Sequence[Sequence[str]]) -> Any:
+        parts = [words.transform(side) for side in texts]
+        return csr_matrix(hstack([*parts, parts[0].multiply(parts[1])])) if paired else parts[0]
+
+    known, new = map(table, sides)
+    if problem == "regression":
+        return list(Ridge(alpha=1.0).fit(known, labels).predict(new).tolist())
+    model = LogisticRegression(C=10, max_iter=1000)
+    if problem == "multi_label":
+        tables = MultiLabelBinarizer()
+        fitted = OneVsRestClassifier(model).fit(known, tables.fit_transform(labels))
+        return [list(found) for found in tables.inverse_transform(fitted.predict(new))]
+    return list(model.fit(known, labels).predict(new).tolist())
 
 
 def _rank(label: str) -> tuple[bool, int, str]:

@@ -1,0 +1,295 @@
+"""Similarity: embeddings of texts whose cosine says how much two texts mean the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Examples, Features, stack
+from llmkit.data.sources import Place, Reader
+from llmkit.errors import DataError, RequestError
+from llmkit.objectives._embedding import Pooling, describe, embed, found
+from llmkit.objectives.base import Judged, Sets, Setup, Sums
+from llmkit.registry import OPTIONS
+from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
+from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+UNSCORED = -1e6
+"""What stands for the score of a pair that has none."""
+
+
+@dataclass(config=OPTIONS)
+class Similarity(Task):
+    """Pairs of texts with a score, or pairs that belong together; the result embeds one text at a time."""
+
+    loss_type: Literal["auto", "cosent", "cosine", "negatives"] = "auto"
+    """cosent: pairs of a higher score get a higher cosine (Su 2022); cosine: the squared error of cosine and
+    score; negatives: each first text's second one is told from those of all other rows of the step (Henderson et al.
+    2017, section 4). auto: cosent where pairs have scores, else negatives."""
+    pooling: Pooling = "mean"
+    """What of the last hidden states is the embedding: their mean, or the one of [CLS]."""
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    """What cosines are divided by, in cosent and negatives."""
+    score_range: tuple[float, float] | None = None
+    """The lowest and the highest score that there can be, which cosine scales to 0 and 1; [0, 1] needs no saying."""
+
+    shapes = frozenset({"encoder"})
+    head = "AutoModel"
+    whole = True
+    idle = True  # a pooler that nothing reads
+    wanted = {
+        "sentence1": ("text", "anchor", "premise", "sentence_a", "question1", "query", "question", "source", "text_a"),
+        "sentence2": ("text_pair", "positive", "hypothesis", "sentence_b", "question2", "passage", "answer", "target",
+                      "text_b"),
+    }
+    optional = {"score": ("similarity", "rating", "label")}
+    answers = ("score",)
+
+    def __post_init__(self) -> None:
+        if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
+            raise ValueError("score_range is the lowest and the highest score")
+        if self.score_range is not None and self.loss_type != "cosine":
+            raise ValueError("score_range is for loss_type: cosine")
+
+    # ---- rows ----
+
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
+        """A score is needed where it is what is learned."""
+        columns = super().columns(row, reader, answered)
+        if answered and "score" not in columns and self.loss_type in ("cosent", "cosine"):
+            raise DataError(f"{reader.name}: no column is called 'score', which loss_type: {self.loss_type} learns; "
+                            f"name it in the recipe: data.train: {{source: {reader.label}, fields: {{score: COLUMN}}}},"
+                            " or say loss_type: negatives.")
+        return columns
+
+    def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
+        """Both texts are texts; a score is a number."""
+        row = super().check(row, columns, place)
+        for name in self.wanted:
+            if not isinstance(row[name], str):
+                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+        if "score" not in row:
+            return row
+        try:
+            score = float(row["score"])
+        except (TypeError, ValueError):
+            score = float("nan")
+        if not np.isfinite(score):
+            raise DataError(f"{place}: the score {row['score']!r} is no number.")
+        return {**row, "score": score}
+
+    def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
+        """Also say what is learned from them; sources have scores all or none."""
+        sets = super().prepare(train, validation, setup)
+        scored = {"score" in row for part in sets.train if isinstance(part, Encoded) for row in part.rows}
+        if len(scored) > 1:
+            raise DataError("data.train: some sources have scores and some have none; train on one kind, or say "
+                            "task.loss_type: negatives and leave the scores' column out.")
+        kind = self.loss_type if self.loss_type != "auto" else "cosent" if scored == {True} else "negatives"
+        why = "" if self.loss_type != "auto" else f": pairs have {'scores' if scored == {True} else 'no scores'}"
+        return Sets(sets.train, sets.validation, [*sets.notes, f"loss_type {kind}{why}"], sets.facts)
+
+    def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
+        """Both texts one after the other, each with its special tokens; `sizes` says where the second starts.
+
+        the cat | a dog  ->  [CLS] the cat [SEP] [CLS] a dog [SEP]
+        """
+        if not rows:
+            return []
+        sides = []
+        for name in self.wanted:
+            texts = [row[name] for row, _ in rows]
+            whole = setup.tokenizer(texts)["input_ids"]
+            for i, ids in enumerate(whole):
+                if len(ids) > setup.max_length:
+                    cut.append(len(ids) - setup.max_length)
+                    whole[i] = setup.tokenizer(texts[i], truncation=True, max_length=setup.max_length)["input_ids"]
+            sides.append(whole)
+        out: list[Features] = []
+        for first, second, (row, place) in zip(*sides, rows, strict=True):
+            features: Features = {"input_ids": np.array([*first, *second], dtype=np.int64),
+                                  "sizes": np.array([len(first), len(second)])}
+            features["documents"] = np.zeros_like(features["input_ids"])
+            features["twin"] = np.array([twin(row["sentence2"])])
+            if "score" in row:
+                features["score"] = np.array([self.scaled(row["score"], place)], dtype=np.float32)
+            out.append(features)
+        return out
+
+    def scaled(self, score: float, place: Place) -> float:
+        """A score as it is compared with a cosine; in a ranking its scale doesn't matter."""
+        if self.loss_type != "cosine":
+            return score
+        low, high = self.score_range or (0.0, 1.0)
+        if not low <= score <= high:
+            raise DataError(f"{place}: the score {score:g} is not from {low:g} to {high:g}; task.score_range says "
+                            "which scores there can be.")
+        return (score - low) / (high - low)
+
+    def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Both texts of each row one below the other, (2 rows, longest), and what is known of each pair."""
+        import torch
+
+        texts: list[Features] = []
+        for row in rows:
+            parts = {name: np.split(row[name], row["sizes"][:1]) for name in ("input_ids", "documents")}
+            texts += [{name: parts[name][side] for name in parts} for side in (0, 1)]
+        batch = stack(texts, {"input_ids": tokenizer.pad_token_id or 0})
+        for name in ("twin", "score"):
+            if name in rows[0]:
+                batch[name] = torch.from_numpy(np.concatenate([row[name] for row in rows]))
+        return batch
+
+    # ---- loss ----
+
+    def targets(self, batch: Batch) -> Sums:
+        """One pair a row."""
+        import torch
+
+        return {"loss": torch.tensor(len(batch["twin"]), device=batch["input_ids"].device)}
+
+    def pairs(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """The embeddings of each pair: (rows, 2, width)."""
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("twin", "score")}
+        embedded = embed(model, inputs, family, self.pooling).float()
+        return embedded.view(-1, 2, embedded.shape[-1])
+
+    def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
+        """Each pair's embeddings with what is known of it behind: (rows, 2, width + 1), score above, twin below."""
+        import torch
+
+        pairs = self.pairs(model, batch, family)
+        score = batch.get("score", torch.full_like(batch["twin"], UNSCORED, dtype=torch.float32))
+        known = torch.stack([score, batch["twin"].float()], 1)
+        return torch.cat([pairs, known[:, :, None]], 2)
+
+    def compare(self, representations: Tensor) -> Sums:
+        """The losses of a step's pairs, whose embeddings meet here from all micro-batches and processes."""
+        from torch.nn.functional import mse_loss, normalize
+
+        embedded, known = representations[..., :-1], representations[..., -1].detach()
+        first, second = normalize(embedded, dim=-1).unbind(1)
+        scores, twins = known.unbind(1)
+        if self.loss_type == "negatives" or float(scores.max()) <= UNSCORED:
+            return {"loss": apart(first @ second.T / self.temperature, twins)}
+        cosines = (first * second).sum(-1)
+        if self.loss_type == "cosine":
+            return {"loss": mse_loss(cosines, scores, reduction="sum")}
+        return {"loss": ranked(cosines / self.temperature, scores) * len(cosines)}
+
+    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+        """The loss where these pairs are all there are."""
+        return self.compare(self.represent(model, batch, family))
+
+    def describe(self, folder: Path) -> None:
+        """Write the files by which sentence-transformers opens the model with its pooling."""
+        describe(folder, self.pooling)
+
+    # ---- predictions ----
+
+    def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
+        """The cosine of each pair."""
+        from torch.nn.functional import cosine_similarity
+
+        first, second = self.pairs(model, batch, family).unbind(1)
+        return cosine_similarity(first, second).tolist()
+
+    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
+        """The embeddings of each pair; they are compared once all are there."""
+        import torch
+
+        pairs = self.pairs(model, batch, family).cpu()
+        return {"loss": torch.zeros((), device=batch["input_ids"].device)}, list(pairs.numpy())
+
+    def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
+        """The cosine, from -1 to 1."""
+        (cosine,) = outcomes
+        return {"score": cosine}
+
+    def figures(
+        self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
+    ) -> dict[str, float]:
+        """With scores, their correlation with the cosines; without, whether each text's second one is the closest.
+
+        `loss` is what is learned, over all these rows at once.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        pairs = {row: pair for numbers, some in judged for row, pair in zip(numbers, some, strict=True)}
+        rows = [row for part in sets if isinstance(part, Encoded) for row in part.rows]
+        ordered = torch.from_numpy(np.stack([pairs[i] for i in range(len(rows))])).double()
+        first, second = normalize(ordered, dim=-1).unbind(1)
+        scored = all("score" in row for row in rows)
+        if not scored or self.loss_type == "negatives":
+            if len(rows) < 2:
+                raise DataError("data.validation: pairs without scores are compared with each other; there is one.")
+            figures = found(first, second, self.temperature)
+        if not scored:
+            return figures
+        cosines = (first * second).sum(-1)
+        scores = np.array([row["score"] for row in rows])
+        if self.loss_type == "cosine":
+            wanted = torch.tensor([self.scaled(score, Place("data.validation", None)) for score in scores.tolist()])
+            loss = float((cosines - wanted).square().mean())
+        elif self.loss_type == "negatives":
+            loss = figures["loss"]
+        else:
+            loss = float(ranked(cosines / self.temperature, torch.from_numpy(scores)))
+        return {"loss": loss, **agreement(cosines.numpy(), scores)}
+
+    def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
+        """Cosines of the texts' TF-IDF, its frequencies from the training rows' texts, or from these where none are."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True)
+        words.fit([row[name] for row in learned[:FLOOR_ROWS] or held for name in self.wanted])
+        first, second = (words.transform([row[name] for row in held]) for name in self.wanted)
+        if all("score" in row for row in held):
+            cosines = np.asarray(first.multiply(second).sum(1)).ravel()
+            return {"TF-IDF, cosine": agreement(cosines, np.array([row["score"] for row in held]))}
+        right = sum(int((np.asarray((first[start : start + 1024] @ second.T).argmax(1)).ravel()
+                         == np.arange(start, min(start + 1024, len(held)))).sum())
+                    for start in range(0, len(held), 1024))
+        return {"TF-IDF, cosine": {"accuracy": right / len(held)}}
+
+
+def twin(text: str) -> int:
+    """A number that equal texts share and others hardly ever do; float32 holds it exactly."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=3).digest())
+
+
+def apart(scaled: Tensor, twins: Tensor) -> Tensor:
+    """Cross-entropy of each row's own column, summed; an equal second text of another row is no negative."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    if len(scaled) < 2:
+        raise RequestError("training.global_batch_size: negatives are the other rows of a step; take 2 or more.")
+    own = torch.arange(len(scaled), device=scaled.device)
+    same = twins[:, None] == twins[None]
+    same[own, own] = False
+    return cross_entropy(scaled.masked_fill(same, float("-inf")), own, reduction="sum")
+
+
+def ranked(scaled: Tensor, scores: Tensor) -> Tensor:
+    """log(1 + sum of exp(cos_j - cos_i) over all i, j of which i has the higher score), cosines over the temperature.
+
+    Su 2022, "CoSENT": one number for all rows.
+    """
+    import torch
+
+    wrong = scaled[None, :] - scaled[:, None]  # (i, j)
+    wrong = wrong[scores[:, None] > scores[None, :]]
+    return torch.cat([wrong.new_zeros(1), wrong]).logsumexp(0)
