@@ -1,5 +1,6 @@
 """What the tests share: text, tiny recipes and a cache of their own. Nothing touches a network."""
 
+import json
 import os
 import random
 import signal
@@ -53,8 +54,6 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prompts with answers of uneven length."""
-    import json
-
     path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
     rows = [{"prompt": f"what did {story.split(' .')[0]} do ?", "response": story} for story in stories(96, 2)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -81,8 +80,6 @@ def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Questions about stories, in SQuAD's form: who did it first?"""
-    import json
-
     path = tmp_path_factory.mktemp("questions") / "questions.json"
     paragraphs = []
     for i, story in enumerate(stories(64, 4)):
@@ -96,8 +93,6 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sentences in a language and, word for word, in another."""
-    import json
-
     path = tmp_path_factory.mktemp("parallel") / "pairs.jsonl"
     rows = [{"source": story, "target": story.replace("the", "das").replace("saw", "sah")}
             for story in (one.partition(".")[0] + "." for one in stories(48, 3))]
@@ -108,12 +103,52 @@ def parallel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def summarized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stories and who they are about."""
-    import json
-
     path = tmp_path_factory.mktemp("summarized") / "rows.jsonl"
     rows = [{"text": story, "summary": " ".join(story.split()[:2])} for story in stories(48, 4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts with one label or more, or none: what occurs in them."""
+    things = ("moon", "hat", "ball")
+    return write_rows(tmp_path_factory.mktemp("several") / "several.jsonl", [
+        {"text": story, "labels": [thing for thing in things if thing in story]} for story in stories(96, 3)])
+
+
+@pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts with a number: how long they are."""
+    return write_rows(tmp_path_factory.mktemp("rated") / "rated.jsonl", [
+        {"text": story, "label": len(story) / 100} for story in stories(96, 4)])
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of texts with a score: how many of their words they share."""
+    rows = []
+    for one, other in zip(stories(96, 5), stories(96, 6), strict=True):
+        a, b = set(one.split()), set(other.split())
+        rows.append({"sentence1": one, "sentence2": other, "score": len(a & b) / len(a | b)})
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
+
+
+@pytest.fixture(scope="session")
+def choices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions with two to four choices."""
+    rows = []
+    for i, story in enumerate(stories(96, 7)):
+        who = " ".join(story.split()[:2])
+        wrong = [one for one in WHO if one != who][: 1 + i % 3]
+        rows.append({"question": story, "choices": [*wrong[: i % 2], who, *wrong[i % 2 :]], "answer": i % 2})
+    return write_rows(tmp_path_factory.mktemp("choices") / "choices.jsonl", rows)
 
 
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -50,18 +50,26 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "question_answering": ("bert", {"name": "question_answering", "doc_stride": 4}),
     "summarization": ("gpt2", {"name": "summarization", "max_new_tokens": 8}),
     "translation": ("transformer", {"name": "translation", "label_smoothing_factor": 0.1}),
+    "weighted": ("bert", {"name": "classification", "class_weights": "balanced", "label_smoothing": 0.1}),
+    "multi_label": ("electra", {"name": "classification", "class_weights": "balanced"}),
+    "regression": ("roberta", "classification"),
+    "similarity": ("roberta", "similarity"),
+    "pairs": ("bert", {"name": "similarity", "loss_type": "negatives"}),
+    "multiple_choice": ("albert", "multiple_choice"),
 }
 """What is learned, by which family: (family, its block in a recipe)."""
+ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
+        "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
+        "tagging": "tagged", "question_answering": "questions", "summarization": "summarized",
+        "translation": "parallel"}
+"""Which of the tests' files tasks learn from."""
 
 
 @pytest.fixture
-def tree_of(
-    text: Path, labelled: Path, asked: Path, tagged: Path, questions: Path, summarized: Path, parallel: Path
-) -> Any:
+def tree_of(text: Path, request: pytest.FixtureRequest) -> Any:
     def make(case: str, folder: Path, still: bool = True, **training: Any) -> dict[str, Any]:
         family, block = LEARNING[case]
-        data = {"classification": labelled, "instruction": asked, "tagging": tagged, "question_answering": questions,
-                "summarization": summarized, "translation": parallel}.get(case, text)
+        data = request.getfixturevalue(ROWS[case]) if case in ROWS else text
         tree = tiny(family, data, folder, still, **training)
         del tree["objective"]
         return {**tree, "task" if data is not text else "objective": block}

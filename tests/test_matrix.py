@@ -33,8 +33,9 @@ CANNOT: dict[tuple[str, str, str], str] = {
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
-SOURCES = {"classification": "labelled", "instruction": "asked", "tagging": "tagged",
-           "question_answering": "questions", "summarization": "summarized", "translation": "parallel"}
+SOURCES = {
+    "classification": "labelled", "instruction": "asked", "tagging": "tagged", "question_answering": "questions",
+    "summarization": "summarized", "translation": "parallel", "similarity": "pairs", "multiple_choice": "choices"}
 """Which of the tests' files a task learns from; objectives learn from text."""
 
 UNSTEADY = {

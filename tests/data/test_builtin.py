@@ -37,6 +37,23 @@ def test_a_set_has_its_fields_and_size_and_no_row_twice(name: str, fields: list[
     assert all(field in builtin.describe(name) for field in fields)
 
 
+def test_labels_are_a_kind_and_a_topic_where_that_is_clear() -> None:
+    rows = read("docstring-labels")
+    kinds, topics = {"module", "class", "function", "method"}, {*builtin.TOPICS.values()}
+    assert len(rows) > 3000
+    assert all(row["labels"][0] in kinds and {*row["labels"][1:]} <= topics for row in rows)
+    assert {len(row["labels"]) for row in rows} == {1, 2}
+
+
+def test_choices_are_four_and_the_right_one_is_the_docstrings_own() -> None:
+    rows, summaries = read("docstring-choices"), {row["text"]: row["summary"] for row in read("docstring-summaries")}
+    assert len(rows) > 1000
+    assert all(len(set(row["choices"])) == 4 for row in rows)
+    assert all(row["choices"][row["answer"]] == summaries[row["question"]] for row in rows)
+    shares = Counter(row["answer"] for row in rows)
+    assert min(shares.values()) > 0.2 * len(rows)
+
+
 def test_rows_are_numbered_from_one() -> None:
     assert [str(place) for (_, place), _ in zip(builtin.rows("python-docs"), range(2), strict=False)] == [
         "builtin:python-docs:1", "builtin:python-docs:2"]

@@ -1,6 +1,7 @@
 """Classification: rows with a text and a label become features, and predictions become figures."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from conftest import SMALL, STILL, stories
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError
+from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source
 from llmkit.tasks.base import hold_out
@@ -265,3 +266,203 @@ def test_figures_are_those_of_scikit_learn():
     figures = Classification().metrics({"loss": 1.0}, [(said(a), said(b)) for a, b in zip(predicted, true)])
     assert figures["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert figures["f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
+
+
+# ---- several labels, numbers, weights ---------------------------------------------------------------------------
+
+
+def prepared(task, write, wordpiece, some, held=None, **known):
+    sets = task.prepare([write(some)], None if held is None else [write(held, "held.jsonl")], setup(wordpiece, **known))
+    return sets, sets.train[0].features
+
+
+def test_lists_of_labels_are_several_labels_and_that_is_said(write, wordpiece):
+    some = [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}, {"text": "c", "labels": ["z", "x", "x"]}]
+    sets, features = prepared(Classification(), write, wordpiece, some)
+    assert sets.facts == {"problem": "multi_label_classification", "labels": ["x", "y", "z"]}
+    assert [row["labels"].tolist() for row in features] == [[1, 1, 0], [0, 0, 0], [1, 0, 1]]
+    assert "rows have several labels: task.problem is multi_label" in sets.notes
+    assert Classification().config(sets.facts)["problem_type"] == "multi_label_classification"
+
+
+def test_several_labels_in_a_table_have_a_separator(tmp_path, wordpiece):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\na,x; y\nb,\nc,z\n")
+    sets = Classification(separator=";").prepare([open_source(Source(str(path)))], None, setup(wordpiece))
+    assert [row["label"] for row in sets.train[0].rows] == [["x", "y"], [], ["z"]]
+    assert [row["labels"].tolist() for row in sets.train[0].features] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("given", [[1.5, 2, 0], ["3.8", "5.000", "-1e-1"]])
+def test_numbers_with_fractions_are_regression_and_that_is_said(write, wordpiece, given):
+    sets, features = prepared(Classification(), write, wordpiece, rows(*given))
+    assert sets.facts == {"problem": "regression", "labels": ["score"]}
+    assert [row["labels"].tolist() for row in features] == [[pytest.approx(float(number))] for number in given]
+    assert "labels are numbers with fractions: task.problem is regression" in sets.notes
+    assert Classification().config(sets.facts)["num_labels"] == 1
+
+
+@pytest.mark.parametrize(("task", "given", "problem"), [
+    (Classification(problem="regression"), [1, 2, 3], "regression"),
+    (Classification(), ["1.0", "2.0"], "single_label_classification"),
+    (Classification(labels=["1.5", "2.5"]), ["1.5", "2.5"], "single_label_classification"),
+    (Classification(problem="multi_label"), ["a", "b"], "multi_label_classification"),
+])
+def test_the_problem_is_what_the_recipe_says_and_guessed_only_where_obvious(write, wordpiece, task, given, problem):
+    assert prepared(task, write, wordpiece, rows(*given))[0].facts["problem"] == problem
+
+
+def test_a_trained_model_says_what_its_problem_is(write, wordpiece):
+    known = Setup(wordpiece, registry.find("backbones", "bert"), 32, "none", 0, ("score",), "regression")
+    assert Classification().prepare([write(rows(1, 2))], None, known).facts["problem"] == "regression"
+
+
+@pytest.mark.parametrize(("task", "some", "message"), [
+    (Classification(problem="regression"), rows(1.5, "good"), r"rows\.jsonl:2: the label 'good' is no number"),
+    (Classification(), [{"text": "a", "labels": ["x"]}, {"text": "b", "labels": [["y"]]}],
+     r"rows\.jsonl:2: the label \['y'\] is neither"),
+    (Classification(labels=["x", "yes"], problem="multi_label"), [{"text": "b", "labels": ["x", "yess"]}],
+     r"rows\.jsonl:1: the label 'yess' is not among .* Did you mean 'yes'"),
+    (Classification(problem="multi_label"), [{"text": "b", "labels": []}], "no row has a label"),
+])
+def test_an_answer_of_another_kind_is_told_with_its_line(write, wordpiece, task, some, message):
+    with pytest.raises(DataError, match=message):
+        prepared(task, write, wordpiece, some)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"problem": "regression", "class_weights": "balanced"}, "class_weights is for labels"),
+    ({"problem": "single_label", "separator": ","}, "separator is for problem: multi_label"),
+    ({"label_smoothing": 1.0}, "less than 1"),
+    ({"threshold": 0}, "greater than 0"),
+])
+def test_options_that_contradict_each_other_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Classification(**options)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [
+    ("balanced", [2 / 3, 2 / 3, 2 / 3, 2]),  # rows / (labels x occurrences)
+    ([1, 5], [1, 1, 1, 5]),
+    ({"b": 3}, [1, 1, 1, 3]),
+])
+def test_a_row_counts_for_the_weight_of_its_label(write, wordpiece, asked, expected):
+    sets, features = prepared(Classification(class_weights=asked), write, wordpiece, rows(*"aaab"), rows(*"ab"))
+    assert [float(row["weights"][0]) for row in features] == pytest.approx(expected)
+    batch = Classification().collate(features, wordpiece)
+    assert float(Classification().targets(batch)["loss"]) == pytest.approx(sum(expected))
+    assert "weights" not in sets.validation[0].features[0]  # an evaluation is of rows as they are
+    assert [note for note in sets.notes if note.startswith("weights: a ")]
+
+
+def test_several_labels_are_balanced_by_how_often_they_are_there(write, wordpiece):
+    some = [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": ["x"]}, {"text": "c", "labels": ["x"]},
+            {"text": "d", "labels": []}]
+    features = prepared(Classification(class_weights="balanced"), write, wordpiece, some)[1]
+    assert [row["weights"].tolist() for row in features] == [
+        [pytest.approx(1 / 3), 3], [pytest.approx(1 / 3), 1], [pytest.approx(1 / 3), 1], [1, 1]]
+
+
+@pytest.mark.parametrize(("weights", "message"), [
+    ([1, 2, 3], "3 weights for 2 labels"), ({"c": 1}, "no label is called 'c'"), ([0, 0], "all weights are 0")])
+def test_weights_that_fit_no_label_are_refused(write, wordpiece, weights, message):
+    with pytest.raises(RequestError, match=message):
+        prepared(Classification(class_weights=weights), write, wordpiece, rows(*"ab"))
+
+
+class Fixed(torch.nn.Module):
+    """A model that gives the same logits to whoever asks."""
+
+    def __init__(self, logits, problem):
+        super().__init__()
+        self.given, self.config = torch.tensor(logits), SimpleNamespace(problem_type=problem)
+
+    def forward(self, **inputs):
+        return SimpleNamespace(logits=self.given)
+
+
+def test_weighted_and_smoothed_losses_are_torchs_own(write, wordpiece):
+    from torch.nn.functional import cross_entropy
+
+    task, bert = Classification(class_weights=[1, 4], label_smoothing=0.2), registry.find("backbones", "bert")
+    batch = task.collate(prepared(task, write, wordpiece, rows(*"abb"))[1], wordpiece)
+    model = Fixed([[1.0, -1.0], [0.5, 2.0], [3.0, 1.0]], "single_label_classification")
+    mean = task.loss(model, batch, bert)["loss"] / task.targets(batch)["loss"]
+    each = cross_entropy(model.given, torch.tensor([0, 1, 1]), reduction="none", label_smoothing=0.2)
+    assert float(mean) == pytest.approx(float((each * torch.tensor([1.0, 4, 4])).sum() / 9))
+    plain = Classification(class_weights=[1, 4])
+    theirs = cross_entropy(model.given, torch.tensor([0, 1, 1]), weight=torch.tensor([1.0, 4]))
+    assert float(plain.loss(model, batch, bert)["loss"] / plain.targets(batch)["loss"]) == pytest.approx(float(theirs))
+
+
+@pytest.mark.parametrize("some", [
+    [{"text": "the cat saw", "labels": ["a"]}, {"text": "a hat", "labels": ["b", "c"]}], rows(0.5, 1.5, -2)])
+def test_losses_of_several_labels_and_of_numbers_are_transformers_own(write, wordpiece, some):
+    from transformers import AutoModelForSequenceClassification
+
+    task, kind = Classification(), registry.find("backbones", "bert")
+    sets, features = prepared(task, write, wordpiece, some)
+    torch.manual_seed(0)
+    config = kind.config("tiny", SMALL["bert"] | STILL["bert"] | task.config(sets.facts), wordpiece)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    batch = task.collate(features, wordpiece)
+    ours, outcomes = task.judge(model, batch, kind)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    theirs = model(**inputs, labels=batch["labels"].squeeze(1) if len(sets.facts["labels"]) == 1 else batch["labels"])
+    assert float(ours["loss"] / task.targets(batch)["loss"]) == pytest.approx(theirs.loss.item(), rel=1e-5)
+    logits = theirs.logits if len(sets.facts["labels"]) == 1 else theirs.logits.sigmoid()
+    assert outcomes == [pytest.approx(row) for row in logits.tolist()]
+
+
+def test_predictions_of_several_labels_and_of_numbers(wordpiece):
+    bert = registry.find("backbones", "bert")
+    several = Setup(wordpiece, bert, 32, "none", 0, ("x", "y"), "multi_label_classification")
+    assert Classification(threshold=0.6).combine([[0.7, 0.5]], {}, several) == {
+        "labels": ["x"], "scores": {"x": 0.7, "y": 0.5}}
+    number = Setup(wordpiece, bert, 32, "none", 0, ("score",), "regression")
+    assert Classification().combine([[3.25]], {}, number) == {"score": 3.25}
+
+
+def test_figures_of_several_labels_by_hand():
+    pairs = [({"labels": ["x"]}, {"label": ["x"]}), ({"labels": ["x", "y"]}, {"label": ["x"]}),
+             ({"labels": []}, {"label": ["y"]}), ({"labels": []}, {"label": []})]
+    # x: 2 right; y: 1 too many, 1 missed -> F1 1 and 0; micro: 2 right of 3 said and of 3 true
+    assert Classification().metrics({"loss": 1.0}, pairs) == {
+        "loss": 1.0, "accuracy": 0.5, "f1": 0.5, "f1_micro": pytest.approx(2 / 3)}
+
+
+def test_figures_of_numbers_are_those_of_scikit_learn_and_scipy():
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_squared_error, r2_score
+
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 6, 50) / 2
+    predicted = true + rng.normal(size=50)
+    figures = Classification().metrics({}, [({"score": a}, {"label": b}) for a, b in
+                                            zip(predicted.tolist(), true.tolist())])
+    assert figures == {"pearson": pytest.approx(pearsonr(true, predicted)[0]),
+                       "spearman": pytest.approx(spearmanr(true, predicted)[0]),
+                       "mse": pytest.approx(mean_squared_error(true, predicted)),
+                       "r2": pytest.approx(r2_score(true, predicted))}
+
+
+def test_floors_of_several_labels_numbers_and_pairs():
+    some = [{"text": text, "label": label} for text, label in
+            [("red hat", ["red", "hat"]), ("red ball", ["red"]), ("blue hat", ["hat"]), ("a moon", [])] * 3]
+    floors = Classification().floors(some, some)
+    assert floors["most frequent labels"]["accuracy"] == pytest.approx(1 / 4)
+    assert floors["TF-IDF, logistic regression"]["f1_micro"] > 0.9
+    numbers = [{"text": text, "label": label} for text, label in [("good", 2.5), ("bad", -1.0), ("good", 2.0)]]
+    floors = Classification().floors([{"text": row["text"], "label": str(row["label"])} for row in numbers], numbers)
+    assert floors["mean"]["r2"] == pytest.approx(0)
+    assert floors["TF-IDF, ridge regression"]["pearson"] > 0.9
+    twins = [{"text": a, "text_pair": b, "label": str(a == b)} for a in "pqrs" for b in "pqrs" for _ in range(3)]
+    balanced = [row for row in twins if row["label"] == "True"] * 3 + [row for row in twins if row["label"] == "False"]
+    floors = Classification().floors(balanced, balanced)  # words that both texts have tell it
+    assert floors["TF-IDF, logistic regression"]["accuracy"] > floors["majority class"]["accuracy"]
+
+
+def test_a_column_of_another_name_is_said_once(write, wordpiece):
+    reader = write([{"review": "a", "stars": "x"}, {"review": "b", "stars": "y"}], label="stars")
+    Classification().prepare([reader], None, setup(wordpiece))
+    assert reader.notes == [f"{reader.name}: text is the column 'review' (data.train's `fields` says otherwise)"]
