@@ -202,7 +202,7 @@ class Similarity(Task):
         """The cosine of each pair."""
         from torch.nn.functional import cosine_similarity
 
-        first, second = self.pairs(model, batch, family).unbind(1)
+        first, second = self.pairs(model, batch, family).cpu().double().unbind(1)  # cosines may all be close to 1
         return cosine_similarity(first, second).tolist()
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:

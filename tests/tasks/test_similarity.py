@@ -1,0 +1,198 @@
+"""Similarity: pairs become two embeddings, compared over a whole step; figures are correlations or who finds whom."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, STILL, stories, tiny
+
+import llmkit
+from llmkit import prediction, recipe, registry, train
+from llmkit.data import tokenizer as tokenizers
+from llmkit.data.sources import open_source
+from llmkit.errors import DataError, RequestError
+from llmkit.objectives.base import Setup
+from llmkit.recipe import Source
+from llmkit.tasks.similarity import Similarity, apart, ranked, twin
+
+BERT = registry.find("backbones", "bert")
+
+
+@pytest.fixture(scope="module")
+def wordpiece():
+    return tokenizers.train(stories(80), "wordpiece", 200)
+
+
+@pytest.fixture
+def prepared(tmp_path, wordpiece):
+    """Rows to a set, by a file."""
+
+    def make(rows, task=None, length=32, **fields):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        reader = open_source(Source(str(path), fields=fields))
+        return (task or Similarity()).prepare([reader], None, Setup(wordpiece, BERT, length, "none", 0))
+
+    return make
+
+
+PAIRS = [{"sentence1": "the cat saw", "sentence2": "a dog", "score": 1},
+         {"sentence1": "a hat", "sentence2": "the moon saw a hat", "score": "4.5"}]
+
+
+def test_both_texts_of_a_pair_stand_below_each_other(prepared, wordpiece):
+    sets = prepared(PAIRS)
+    batch = Similarity().collate(sets.train[0].features, wordpiece)
+    assert [wordpiece.decode([i for i in ids if i]) for ids in batch["input_ids"].tolist()] == [
+        "[CLS] the cat saw [SEP]", "[CLS] a dog [SEP]", "[CLS] a hat [SEP]", "[CLS] the moon saw a hat [SEP]"]
+    assert batch["score"].tolist() == [1, 4.5]
+    assert batch["twin"].tolist() == [twin("a dog"), twin("the moon saw a hat")]
+    assert batch["attention_mask"].sum(1).tolist() == [len(wordpiece(text)["input_ids"]) for row in PAIRS
+                                                       for text in (row["sentence1"], row["sentence2"])]
+    assert Similarity().targets(batch)["loss"] == 2
+    assert "loss_type cosent: pairs have scores" in sets.notes
+
+
+def test_pairs_without_scores_are_told_from_each_other(prepared):
+    rows = [{"anchor": row["sentence1"], "positive": row["sentence2"]} for row in PAIRS]
+    assert "loss_type negatives: pairs have no scores" in prepared(rows).notes
+
+
+def test_each_text_is_cut_by_itself(prepared, wordpiece):
+    row = {"sentence1": "the cat saw the moon the cat saw", "sentence2": "a dog"}
+    sets = prepared([row, row], length=6)
+    assert sets.train[0].features[0]["sizes"].tolist() == [6, len(wordpiece("a dog")["input_ids"])]
+
+
+@pytest.mark.parametrize(("row", "task", "message"), [
+    ({"score": "high"}, None, r"rows\.jsonl:2: the score 'high' is no number"),
+    ({"score": float("nan")}, None, "the score nan is no number"),
+    ({"sentence2": " "}, None, "the field 'sentence2' is empty"),
+    ({"sentence2": 5}, None, "the field 'sentence2' is no text: 5"),
+    ({}, Similarity(loss_type="cosine"), r"rows\.jsonl:2: the score 4.5 is not from 0 to 1; task.score_range says"),
+])
+def test_what_is_no_pair_is_told_with_its_line(prepared, row, task, message):
+    with pytest.raises(DataError, match=message):
+        prepared([PAIRS[0], {**PAIRS[1], **row}], task)
+
+
+def test_a_missing_score_is_told_where_it_is_learned(prepared):
+    with pytest.raises(DataError, match="no column is called 'score', which loss_type: cosent learns"):
+        prepared([{"sentence1": "a", "sentence2": "b"}], Similarity(loss_type="cosent"))
+
+
+def test_scores_are_scaled_for_cosines_only(prepared):
+    sets = prepared(PAIRS, Similarity(loss_type="cosine", score_range=(0, 5)))
+    assert [float(row["score"][0]) for row in sets.train[0].features] == [pytest.approx(0.2), pytest.approx(0.9)]
+    for options in ({"score_range": (0, 5)}, {"score_range": (5, 0), "loss_type": "cosine"}):
+        with pytest.raises(ValueError, match="score_range is"):
+            Similarity(**options)
+
+
+# ---- losses -----------------------------------------------------------------------------------------------------
+
+
+def test_a_ranking_counts_every_pair_in_the_wrong_order():
+    scaled, scores = torch.tensor([0.2, 0.9, 0.5]), torch.tensor([3.0, 1.0, 1.0])
+    # the first should be above the second and the third; these two are equal, and say nothing
+    expected = math.log(1 + math.exp(0.9 - 0.2) + math.exp(0.5 - 0.2))
+    assert float(ranked(scaled, scores)) == pytest.approx(expected)
+    assert float(ranked(scaled, torch.ones(3))) == 0
+
+
+def test_negatives_are_all_other_rows_but_those_of_the_same_text():
+    scaled = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 1.0]])
+    alone = float(apart(scaled, torch.tensor([1, 2, 3])))
+    assert alone == pytest.approx(float(torch.nn.functional.cross_entropy(scaled, torch.arange(3), reduction="sum")))
+    shared = float(apart(scaled, torch.tensor([1, 2, 1])))  # the first and the third have one text
+    by_hand = math.log(1 + math.exp(1 - 2)) + alone_row(scaled[1], 1) + math.log(1 + math.exp(0 - 1))
+    assert shared == pytest.approx(by_hand)
+    with pytest.raises(RequestError, match="take 2 or more"):
+        apart(torch.ones(1, 1), torch.ones(1))
+
+
+def alone_row(row, own):
+    return float(row.logsumexp(0) - row[own])
+
+
+def embedded(pairs, scores=None):
+    """Representations as `represent` makes them."""
+    known = torch.tensor([[-1e6 if scores is None else scores[i], i] for i in range(len(pairs))])
+    return torch.cat([torch.tensor(pairs), known[:, :, None]], 2)
+
+
+def test_losses_of_embeddings_by_hand():
+    pairs = [[[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]  # cosines 1 and 0.7071
+    cosine = Similarity(loss_type="cosine").compare(embedded(pairs, [1.0, 0.5]))
+    assert float(cosine["loss"]) == pytest.approx((math.sqrt(0.5) - 0.5) ** 2)
+    cosent = Similarity(temperature=0.5).compare(embedded(pairs, [1.0, 3.0]))
+    assert float(cosent["loss"]) == pytest.approx(2 * math.log(1 + math.exp((1 - math.sqrt(0.5)) / 0.5)))
+    table = torch.tensor([[1.0, math.sqrt(0.5)], [0.0, math.sqrt(0.5)]]) / 0.5
+    expected = alone_row(table[0], 0) + alone_row(table[1], 1)
+    for kind, scores in (("auto", None), ("negatives", [1.0, 2.0])):
+        task = Similarity(loss_type=kind, temperature=0.5)
+        assert float(task.compare(embedded(pairs, scores))["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_prediction_is_the_cosine_of_transformers_hidden_states(prepared, wordpiece, pooling):
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    model = AutoModel.from_config(BERT.config("tiny", SMALL["bert"] | STILL["bert"], wordpiece)).eval()
+    task = Similarity(pooling=pooling)
+    batch = task.collate(prepared(PAIRS).train[0].features, wordpiece)
+    with torch.no_grad():
+        said = task.predict(model, batch, BERT)
+        for row, cosine in zip(PAIRS, said, strict=True):
+            hidden = [model(**wordpiece(row[name], return_tensors="pt")).last_hidden_state[0]
+                      for name in ("sentence1", "sentence2")]
+            first, second = (one.mean(0) if pooling == "mean" else one[0] for one in hidden)
+            assert cosine == pytest.approx(float(torch.cosine_similarity(first, second, 0)), abs=1e-5)
+    assert task.combine([said[0]], {}, None) == {"score": said[0]}
+
+
+# ---- figures ----------------------------------------------------------------------------------------------------
+
+
+def judged(pairs):
+    return [([i], [np.array(pair, dtype=np.float32)]) for i, pair in enumerate(pairs)]
+
+
+def test_figures_are_correlations_with_scores_and_who_finds_whom_without():
+    from llmkit.tasks.base import Encoded
+
+    pairs = [[[1.0, 0.0], [1.0, 0.1]], [[0.0, 1.0], [0.5, 1.0]], [[1.0, 1.0], [-1.0, 0.5]]]
+    features = [{"input_ids": np.zeros(2)}] * 3
+    scored = Encoded(features, [{"score": score} for score in (5.0, 3.0, 1.0)])
+    figures = Similarity().figures({}, judged(pairs), [scored], None)
+    assert figures["spearman"] == pytest.approx(1)
+    cosines = [1 / math.sqrt(1.01), 1 / math.sqrt(1.25), -0.5 / math.sqrt(2.5)]
+    assert figures["pearson"] == pytest.approx(np.corrcoef(cosines, [5, 3, 1])[0, 1])
+    found = Similarity().figures({}, judged(pairs), [Encoded(features, [{}] * 3)], None)
+    assert found["accuracy"] == pytest.approx(2 / 3)  # the third is nearest to the second's
+
+
+def test_floors_are_cosines_of_words():
+    rows = [{"sentence1": "red hat", "sentence2": "a red hat"}, {"sentence1": "blue moon", "sentence2": "the moon"},
+            {"sentence1": "green", "sentence2": "grass"}]
+    assert Similarity().floors([], rows) == {"TF-IDF, cosine": {"accuracy": pytest.approx(2 / 3)}}
+    scored = [{**row, "score": score} for row, score in zip(rows, [5.0, 3.0, 0.0], strict=True)]
+    assert Similarity().floors(rows, scored)["TF-IDF, cosine"]["spearman"] == pytest.approx(1)
+
+
+def test_a_run_leaves_an_embedding_model_that_says_how_it_pools(pairs: Path, tmp_path: Path) -> None:
+    tree = tiny("bert", pairs, tmp_path / "run")
+    del tree["objective"]
+    tree["data"]["validation"] = 0.2
+    train.fit(recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}}))
+    assert json.loads((tmp_path / "run" / "model" / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
+    said = list(prediction.predict(tmp_path / "run", pairs))
+    measured = llmkit.evaluate(tmp_path / "run", pairs)
+    scores = [json.loads(line)["score"] for line in pairs.read_text().splitlines()]
+    assert measured["metrics"]["pearson"] == pytest.approx(
+        np.corrcoef([one["score"] for one in said], scores)[0, 1], abs=1e-4)
+    assert set(measured["floors"]) == {"TF-IDF, cosine"}
