@@ -9,6 +9,7 @@ import re
 import sys
 import sysconfig
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,11 +210,14 @@ def _docstring_labels() -> Iterator[dict[str, Any]]:
 def _docstring_choices() -> Iterator[dict[str, Any]]:
     """Which of four first lines of the same module the rest of a docstring belongs to; {question, choices, answer}."""
     found = [(one.module, row) for one, row in _summarised()]
+    times = Counter(row["text"] for _, row in found)
     everyone = list(dict.fromkeys(row["summary"] for _, row in found))
     own: dict[str, dict[str, None]] = {}
     for module, row in found:
         own.setdefault(module, {})[row["summary"]] = None
     for module, row in found:
+        if times[row["text"]] > 1:  # two first lines are right
+            continue
         right = row["summary"]
         rng = random.Random(row["text"])
         near = [one for one in own[module] if one != right]  # a small module has too few

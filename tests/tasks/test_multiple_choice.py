@@ -114,7 +114,7 @@ def test_an_ambiguous_answer_is_settled_by_the_recipe(write):
 
 
 def test_every_choice_is_a_pair_with_its_question(write, wordpiece):
-    rows = [row(), row(0, choices=["the moon", "a cat"], context="the cat saw")]
+    rows = [row(context=None), row(0, choices=["the moon", "a cat"], context="the cat saw")]
     sets = MultipleChoice().prepare([write(rows)], None, setup(wordpiece))
     batch = MultipleChoice().collate(sets.train[0].features, wordpiece)
     assert [wordpiece.decode([i for i in ids if i]) for ids in batch["input_ids"].tolist()] == [
