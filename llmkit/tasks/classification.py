@@ -45,8 +45,8 @@ class Classification(Task):
     """What stands between several labels in one string, as in a table; a list needs none."""
     threshold: Share = 0.5
     """The probability from which one of several labels is said to be there."""
-    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | list[
-        Annotated[float, Field(ge=0)]] | None = None
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0)]] | list[
+        Annotated[float, Field(gt=0)]] | None = None
     """What each occurrence of a label counts for in training, by name or in the labels' order; the loss is a weighted
     mean. balanced: rare labels as much as frequent ones."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -134,6 +134,7 @@ class Classification(Task):
         if asked == "balanced":  # several labels: as often there as not; one: all labels as often as each other
             table = [(rows - counts[label] if several else rows / len(known)) / counts[label] if counts[label] else 1.0
                      for label in known]
+            table = [weight or 1.0 for weight in table]  # a label that every row has
         elif isinstance(asked, dict):
             for label in asked:
                 if label not in known:
@@ -145,12 +146,11 @@ class Classification(Task):
                 raise RequestError(f"task.class_weights: {len(table)} weights for {len(known)} labels: "
                                    f"{', '.join(known)[:200]}.")
         weights = np.array(table)
-        if not weights.any():
-            raise RequestError("task.class_weights: all weights are 0; nothing would be learned.")
+        least = min(*table, 1.0) if several else min(table)  # a step's weights sum to 1 or more: the loop divides by it
         for part in parts:
             for features in part.features:
                 there = features["labels"]
-                features["weights"] = np.where(there > 0, weights, 1.0) if several else weights[there]
+                features["weights"] = (np.where(there > 0, weights, 1.0) if several else weights[there]) / least
         return "weights: " + ", ".join(f"{label} {weight:.3g}" for label, weight in zip(known, table))[:200]
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -335,6 +335,7 @@ def test_an_answer_of_another_kind_is_told_with_its_line(write, wordpiece, task,
     ({"problem": "single_label", "separator": ","}, "separator is for problem: multi_label"),
     ({"label_smoothing": 1.0}, "less than 1"),
     ({"threshold": 0}, "greater than 0"),
+    ({"class_weights": [1, 0]}, "greater than 0"),
 ])
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -342,9 +343,10 @@ def test_options_that_contradict_each_other_are_refused(options, message):
 
 
 @pytest.mark.parametrize(("asked", "expected"), [
-    ("balanced", [2 / 3, 2 / 3, 2 / 3, 2]),  # rows / (labels x occurrences)
+    ("balanced", [1, 1, 1, 3]),  # 4 rows / (2 labels x 3 or 1 occurrences), the least made 1
     ([1, 5], [1, 1, 1, 5]),
     ({"b": 3}, [1, 1, 1, 3]),
+    ({"b": 0.01}, [100, 100, 100, 1]),  # a mean by weights: only their ratio counts
 ])
 def test_a_row_counts_for_the_weight_of_its_label(write, wordpiece, asked, expected):
     sets, features = prepared(Classification(class_weights=asked), write, wordpiece, rows(*"aaab"), rows(*"ab"))
@@ -360,11 +362,11 @@ def test_several_labels_are_balanced_by_how_often_they_are_there(write, wordpiec
             {"text": "d", "labels": []}]
     features = prepared(Classification(class_weights="balanced"), write, wordpiece, some)[1]
     assert [row["weights"].tolist() for row in features] == [
-        [pytest.approx(1 / 3), 3], [pytest.approx(1 / 3), 1], [pytest.approx(1 / 3), 1], [1, 1]]
+        pytest.approx([1, 9]), pytest.approx([1, 3]), pytest.approx([1, 3]), pytest.approx([3, 3])]
 
 
 @pytest.mark.parametrize(("weights", "message"), [
-    ([1, 2, 3], "3 weights for 2 labels"), ({"c": 1}, "no label is called 'c'"), ([0, 0], "all weights are 0")])
+    ([1, 2, 3], "3 weights for 2 labels"), ({"c": 1}, "no label is called 'c'")])
 def test_weights_that_fit_no_label_are_refused(write, wordpiece, weights, message):
     with pytest.raises(RequestError, match=message):
         prepared(Classification(class_weights=weights), write, wordpiece, rows(*"ab"))
