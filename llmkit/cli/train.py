@@ -84,13 +84,11 @@ def finetune(
             raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE."
                                f"{nearest(recipe, recipes.packaged())}")
         if data is None:
-            task = None  # the example has options that its data needs
+            blocks["task"] = None  # the example's own, with what it says of its data
         else:
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             # the example is cut short to be quick; data of one's own isn't
             fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3}
-        else:
-            blocks["task"] = None  # the example's own, with what it says of its data
     if data is not None:
         fields["data.train"] = [{"source": data}]
         fields["data.validation"] = 0.1 if validation is None else None
