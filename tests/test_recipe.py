@@ -246,7 +246,7 @@ def test_a_recipe_has_an_objective_or_a_task(file: Path) -> None:
 def test_an_objective_that_the_family_cannot_do_says_who_can_and_what_it_can(file: Path) -> None:
     said = complaint(file, "family: bert", "family: gpt2")
     assert said.startswith("r.yaml:8: objective: masked_lm needs a backbone of shape encoder; gpt2 is decoder.")
-    assert "gpt2 can do: causal_lm" in said
+    assert "gpt2 can do: adversarial, causal_lm" in said
     who = said.partition("masked_lm can be done by: ")[2]
     assert "bert" in who
     assert "gpt2" not in who
@@ -427,7 +427,7 @@ def test_a_recipe_is_found_by_path_and_by_name(file: Path, monkeypatch: pytest.M
     assert recipe.find("bert_mlm").name == recipe.find("recipes/bert_mlm.yaml").name == "bert_mlm.yaml"
     with pytest.raises(RequestError, match=r"^no recipe at 'bert_mln'.*Did you mean 'bert_mlm'\?$"):
         recipe.find("bert_mln")
-    with pytest.raises(RequestError, match="There is: bert_mlm, "):
+    with pytest.raises(RequestError, match="There is: adversarial, bert_mlm, "):
         recipe.find("quite/else.yaml")
 
 
