@@ -169,7 +169,7 @@ def test_version(llmkit: Command) -> None:
     (["recipes"], ["See llmkit recipes --help."]),
     (["generate"], ["PROMPT"]),
     (["evaluate", "x"], ["--data"]),
-    (["pretrain", "nope.yaml"], ["'nope.yaml'", "There is: bert_mlm, "]),
+    (["pretrain", "nope.yaml"], ["'nope.yaml'", "There is: adversarial, bert_mlm, "]),
     (["pretrain", "recipes/bert_mln.yaml"], ["'recipes/bert_mln.yaml'", "Did you mean 'bert_mlm'?"]),
     (["recipes", "show", "bert_mln"], ["Did you mean 'bert_mlm'?"]),
     (["finetune", "--task", "clasification"], ["Did you mean 'classification'?"]),
