@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(config=OPTIONS)
 class PTuning(Prompt):
-    """As prompt; what is saved is what came out of the network, so that nothing is slower afterwards."""
+    """As prompt; what is saved is what came out of the network, so that nothing is slower afterwards.
 
-    learning_rate = 1e-3
+    The network moves the prompt further than its own rate says. A tiny GPT-2, T5 and BERT after 80 steps at 0.001,
+    0.003, 0.01 and 0.03: 2.72, 1.14, 0.69, 0.40; 3.81, 3.50, 3.27, 3.12; 2.54, 1.89, 1.54, 1.24.
+    """
+
+    learning_rate = 1e-2
 
     encoder_reparameterization_type: Literal["MLP", "LSTM"] = "MLP"
     """The network: linear layers for each virtual token, or an LSTM that reads all of them from both sides."""
