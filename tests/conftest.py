@@ -151,6 +151,16 @@ def choices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("choices") / "choices.jsonl", rows)
 
 
+@pytest.fixture(scope="session")
+def preferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions with two answers: the chosen one is what a story says."""
+    rows = []
+    for story in stories(48, 8):
+        who = " ".join(story.split()[:2])
+        rows.append({"prompt": " ".join(story.split()[:6]), "chosen": who, "rejected": next(one for one in WHO if one != who)})
+    return write_rows(tmp_path_factory.mktemp("preferred") / "preferred.jsonl", rows)
+
+
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 STILL: dict[str, dict[str, Any]] = {

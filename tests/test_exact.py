@@ -49,6 +49,7 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "tagging": ("roberta", {"name": "tagging", "stride": 4}),
     "question_answering": ("bert", {"name": "question_answering", "doc_stride": 4}),
     "summarization": ("gpt2", {"name": "summarization", "max_new_tokens": 8}),
+    "preference": ("gpt2", {"name": "preference", "beta": 0.5}),
     "translation": ("transformer", {"name": "translation", "label_smoothing_factor": 0.1}),
     "weighted": ("bert", {"name": "classification", "class_weights": "balanced", "label_smoothing": 0.1}),
     "multi_label": ("electra", {"name": "classification", "class_weights": "balanced"}),
@@ -61,7 +62,7 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
 ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
         "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
         "tagging": "tagged", "question_answering": "questions", "summarization": "summarized",
-        "translation": "parallel"}
+        "translation": "parallel", "preference": "preferred"}
 """Which of the tests' files tasks learn from."""
 
 

@@ -35,7 +35,8 @@ CANNOT: dict[tuple[str, str, str], str] = {
 
 SOURCES = {
     "classification": "labelled", "instruction": "asked", "tagging": "tagged", "question_answering": "questions",
-    "summarization": "summarized", "translation": "parallel", "similarity": "pairs", "multiple_choice": "choices"}
+    "summarization": "summarized", "translation": "parallel", "similarity": "pairs", "multiple_choice": "choices",
+    "preference": "preferred"}
 """Which of the tests' files a task learns from; objectives learn from text."""
 
 UNSTEADY = {

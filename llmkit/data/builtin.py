@@ -242,6 +242,22 @@ def _docstring_questions() -> Iterator[dict[str, Any]]:
             yield {"prompt": f"What does the Python {found.kind} `{name}` {ends}?", "response": answer}
 
 
+def _docstring_preferences() -> Iterator[dict[str, Any]]:
+    """The same questions with two answers: its own first sentence, or another's; {prompt, chosen, rejected}.
+
+    Both are right of something, and of one length where it can be had: only what they say tells which is meant.
+    """
+    waiting: dict[int, dict[str, Any]] = {}  # by the number of words, the question that waits for another
+    for row in _docstring_questions():
+        words = len(row["response"].split()) // 3
+        other = waiting.pop(words, None)
+        if other is None or other["response"] == row["response"]:
+            waiting[words] = row
+            continue
+        for one, rejected in ((other, row), (row, other)):
+            yield {"prompt": one["prompt"], "chosen": one["response"], "rejected": rejected["response"]}
+
+
 def _python_tokens() -> Iterator[dict[str, Any]]:
     """Lines of the library's source, with what is called, defined, imported, passed or taken in BIO; {tokens, tags}."""
     listing = [(short, path.stat().st_size) for short, path in _files()]
@@ -320,6 +336,7 @@ _SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "docstring-topics": _docstring_topics,
     "docstring-labels": _docstring_labels,
     "docstring-choices": _docstring_choices,
+    "docstring-preferences": _docstring_preferences,
     "docstring-questions": _docstring_questions,
     "docstring-answers": _docstring_answers,
     "python-tokens": _python_tokens,
