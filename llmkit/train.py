@@ -51,7 +51,9 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         report.quiet_libraries()
         settled = settle(asked, int(os.environ.get("WORLD_SIZE", "1")))
         recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
-        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=recipe.learning.idle)
+        # no task reads XLNet's embedding of what is hidden
+        idle = recipe.learning.idle or (recipe.task is not None and settled.family.shape == "permuted")
+        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=idle)
         main = accelerator.is_main_process
         if main:
             held.enter_context(run.locked())

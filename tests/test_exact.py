@@ -47,6 +47,7 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "classification": ("bert", "classification"),
     "instruction": ("gpt2", "instruction"),
     "tagging": ("roberta", {"name": "tagging", "stride": 4}),
+    "tagging_xlnet": ("xlnet", "tagging"),
     "question_answering": ("bert", {"name": "question_answering", "doc_stride": 4}),
     "summarization": ("gpt2", {"name": "summarization", "max_new_tokens": 8}),
     "preference": ("gpt2", {"name": "preference", "beta": 0.5}),
@@ -61,8 +62,13 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
 """What is learned, by which family: (family, its block in a recipe)."""
 ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
         "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
+<<<<<<< HEAD
         "tagging": "tagged", "question_answering": "questions", "summarization": "summarized",
         "translation": "parallel", "preference": "preferred"}
+=======
+        "tagging": "tagged", "tagging_xlnet": "tagged", "question_answering": "questions",
+        "summarization": "summarized", "translation": "parallel"}
+>>>>>>> a43513d (XLNet learns tags and answers on several processes too: what no task reads of it has no gradient (its embedding of what is hidden))
 """Which of the tests' files tasks learn from."""
 
 
