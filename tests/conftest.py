@@ -157,7 +157,8 @@ def preferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for story in stories(48, 8):
         who = " ".join(story.split()[:2])
-        rows.append({"prompt": " ".join(story.split()[:6]), "chosen": who, "rejected": next(one for one in WHO if one != who)})
+        rows.append({"prompt": " ".join(story.split()[:6]), "chosen": who,
+                     "rejected": next(one for one in WHO if one != who)})
     return write_rows(tmp_path_factory.mktemp("preferred") / "preferred.jsonl", rows)
 
 
