@@ -62,13 +62,8 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
 """What is learned, by which family: (family, its block in a recipe)."""
 ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
         "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
-<<<<<<< HEAD
-        "tagging": "tagged", "question_answering": "questions", "summarization": "summarized",
-        "translation": "parallel", "preference": "preferred"}
-=======
         "tagging": "tagged", "tagging_xlnet": "tagged", "question_answering": "questions",
-        "summarization": "summarized", "translation": "parallel"}
->>>>>>> a43513d (XLNet learns tags and answers on several processes too: what no task reads of it has no gradient (its embedding of what is hidden))
+        "summarization": "summarized", "translation": "parallel", "preference": "preferred"}
 """Which of the tests' files tasks learn from."""
 
 
