@@ -48,8 +48,8 @@ class Full(Tuning):
         return "" if decay == 1 else f"each layer at {decay:g} of the rate of the one above"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
-        """The model as it is."""
-        return model.requires_grad_(True)
+        """The model as it is: sinusoidal positions stay what they are."""
+        return model
 
     def rates(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, float]:
         """A layer's factor is the decay to the power of how many layers stand above it (Clark et al. 2020)."""
