@@ -30,7 +30,7 @@ def recipe_of(data: Path, folder: Path, epochs: float, options: list[str]) -> An
         "data": {"train": pair("train"), "validation": pair("val"), "max_length": 64},
         "task": {"name": "translation", "source_lang": "en", "target_lang": "de", "label_smoothing_factor": 0.1,
                  "num_beams": 4, "max_new_tokens": 60, "generation_rows": 32},
-        "training": {"num_train_epochs": epochs, "global_batch_size": 64, "micro_batch_size": 32,
+        "training": {"num_train_epochs": epochs, "global_batch_size": 64, "micro_batch_size": 16,
                      "learning_rate": 1e-3, "lr_scheduler_type": "linear", "warmup_steps": 400,
                      "adam_beta2": 0.98, "weight_decay": 0.01, "logging_steps": 20, "eval_steps": 454,
                      "save_steps": 200},
