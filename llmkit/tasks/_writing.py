@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-Turn = tuple[list[int], list[int] | None]
-"""What is asked, and what is said to it; None where that is to be written."""
+Turn = tuple[list[int], list[int] | None, int]
+"""What is asked; what is said to it, None where that is to be written; and the token that ends what is said."""
 
 
 @dataclass(config=OPTIONS)
@@ -58,9 +58,9 @@ class Writing(Task):
         """What is to be written."""
         raise NotImplementedError
 
-    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None]]:
-        """What is asked and answered, one after the other; the last answer is None where it is to be written."""
-        return [(self.ask(row, setup), self.answer(row) if all(name in row for name in self.answers) else None)]
+    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None, str]]:
+        """What is asked, what is answered, and what a template writes after that; None for what is to be written."""
+        return [(self.ask(row, setup), self.answer(row) if all(name in row for name in self.answers) else None, "")]
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Prompt and answer as one row for a decoder; as encoder input and decoder output for an encoder-decoder.
@@ -72,30 +72,37 @@ class Writing(Task):
         if reads:
             token(tokenizer, "pad", what)  # most decoders start from it
         begin = [int(tokenizer.bos_token_id or 0)] if begins(tokenizer) and not reads else []
-        special = set(tokenizer.all_special_ids)
         out: list[Features] = []
         for (row, place), talk in zip(rows, self.talks(rows, setup), strict=True):
-            lost, (asked, said) = 0, talk[0]
+            lost, (asked, said, _) = 0, talk[0]
             # a decoder leaves room for the answer, be there one or not: what is predicted from is what was learned from
             room = most - 1 if reads else most - len(begin) - min(self.max_new_tokens, most // 2)
             if self.long is not None and len(asked) > room:
                 short = self.shortened(self.long, row, place, len(asked), room, setup)
-                lost, talk = len(asked) - len(short), [(short, said)]
+                lost, talk = len(asked) - len(short), [(short, said, end)]
             out.append(read_and_write(talk, setup.family.decoder_start(tokenizer), end, most, lost, cut) if reads
-                       else go_on(talk, begin, end, special, most, place, lost, cut))
+                       else go_on(talk, begin, most, place, lost, cut))
         return out
 
     def talks(self, rows: Sequence[tuple[Row, Place]], setup: Setup) -> list[list[Turn]]:
-        """The turns of each row as token ids; what the templates don't end themselves ends with the end token."""
+        """The turns of each row as token ids.
+
+        An answer ends with the special token that the template writes after it, or with the end token where there is
+        none; without a chat template, this also stands before the next turn.
+        """
+        tokenizer, end = setup.tokenizer, token(setup.tokenizer, "eos", type(self).__name__.lower())
+        ends = special(tokenizer)
         texts = [self.turns(row, place, setup) for row, place in rows]
-        flat = [text for talk in texts for turn in talk for text in turn if text is not None]
-        ids = iter(encode(setup.tokenizer, flat))
-        talks = [[(next(ids), None if said is None else next(ids)) for _, said in talk] for talk in texts]
-        if setup.tokenizer.chat_template is None:
-            end = token(setup.tokenizer, "eos", type(self).__name__.lower())
-            talks = [[(asked if i == 0 else [end, *asked], said) for i, (asked, said) in enumerate(talk)]
-                     for talk in talks]
-        return talks
+        ids = iter(encode(tokenizer, [text for talk in texts for turn in talk for text in turn if text is not None]))
+        out: list[list[Turn]] = []
+        for talk in texts:
+            turns: list[Turn] = []
+            for _, said, _ in talk:
+                asked, answer, after = next(ids), None if said is None else next(ids), next(ids)[:1]
+                closed = [end] if turns and tokenizer.chat_template is None else []
+                turns.append(([*closed, *asked], answer, after[0] if after and after[0] in ends else end))
+            out.append(turns)
+        return out
 
     def shortened(self, long: str, row: Row, place: Place, now: int, room: int, setup: Setup) -> list[int]:
         """The prompt of an example, of so much of its long text as leaves it `room` tokens."""
@@ -153,6 +160,8 @@ class Writing(Task):
     def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
         """The text that was written."""
         (ids,) = outcomes
+        # a chat template's end of a turn may be none of the ends that the model's config knows
+        ids = until(ids, special(setup.tokenizer) - {setup.tokenizer.unk_token_id})
         return {"text": str(setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()}
 
     def figures(
@@ -191,24 +200,18 @@ def framed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def go_on(
-    talk: Sequence[Turn], begin: list[int], end: int, special: set[int], most: int, place: Place, lost: int,
-    cut: list[int],
+    talk: Sequence[Turn], begin: list[int], most: int, place: Place, lost: int, cut: list[int],
 ) -> Features:
-    """A decoder's row: what is asked, which isn't learned, then what is said, and so on; cut at its end.
-
-    After an answer, the special token that the template ends it with is learned, or `end` where there is none.
-    """
+    """A decoder's row: what is asked, which isn't learned, then what is said and its end, and so on; cut at its end."""
     ids: list[int] = []
     labels: list[int] = []  # of each token, what comes after it
-    for i, (asked, said) in enumerate(talk):
+    for i, (asked, said, end) in enumerate(talk):
         ids += asked if i else [*begin, *asked]
         labels += [-100] * (len(ids) - len(labels))
         if len(ids) > most and (i == 0 or said is None):
             raise DataError(f"{place}: the prompt alone has {len(ids)} tokens; data.max_length is {most}.")
         if said is not None:
-            after = talk[i + 1][0][:1] if i + 1 < len(talk) else []
-            learned = [*said, after[0] if after and after[0] in special else end]
-            labels[-1:] = learned if ids else learned[1:]  # where nothing is asked, the first word is given
+            labels[-1:] = [*said, end] if ids else [*said[1:], end]  # where nothing is asked, the first word is given
             ids += said
     if talk[-1][1] is None:
         features: Features = {"input_ids": np.array(ids)}
@@ -228,7 +231,7 @@ def read_and_write(
     talk: Sequence[Turn], start: int, end: int, most: int, lost: int, cut: list[int],
 ) -> Features:
     """An encoder-decoder's row: all that comes before the last answer for the encoder, that for the decoder."""
-    before, answer = [ids for turn in talk[:-1] for part in turn for ids in part or ()], talk[-1][1]
+    before, answer = [ids for asked, said, _ in talk[:-1] for ids in (*asked, *(said or ()))], talk[-1][1]
     read = [*before, *talk[-1][0], end]
     said = None if answer is None else [*answer, end]
     lost += max(0, len(read) - most) + max(0, len(said or ()) - most)
@@ -278,6 +281,12 @@ def ends_of(*given: int | Sequence[int] | None) -> list[int]:
     """The tokens that end a text, of what configs say: a number, several, or nothing."""
     found = [one for ends in given if ends is not None for one in ([ends] if isinstance(ends, int) else ends)]
     return list(dict.fromkeys(found))
+
+
+def special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that stand for no text: the tokenizer's own, and those that were added as such."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(number for number, one in added if one.special)}
 
 
 def until(ids: list[int], ends: set[int]) -> list[int]:

@@ -93,7 +93,7 @@ class Instruction(Writing):
 
     # ---- features ----
 
-    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None]]:
+    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None, str]]:
         """All that comes before each answer, and the answer."""
         if setup.tokenizer.chat_template is None:
             return plain(row["messages"], self.template)
@@ -127,30 +127,30 @@ def conversation(messages: Any, column: str, place: Place) -> list[Message]:
     return out
 
 
-def plain(messages: Sequence[Message], template: str) -> list[tuple[str, str | None]]:
+def plain(messages: Sequence[Message], template: str) -> list[tuple[str, str | None, str]]:
     """The turns in the recipe's template; what the system says stands before the first prompt, on lines of its own."""
-    turns: list[tuple[str, str | None]] = []
+    turns: list[tuple[str, str | None, str]] = []
     waiting: list[str] = []
     for message in messages:
         if message["role"] == "assistant":
-            turns.append((template.replace("{prompt}", "\n".join(waiting)) if waiting else "", message["content"]))
+            turns.append((template.replace("{prompt}", "\n".join(waiting)) if waiting else "", message["content"], ""))
             waiting = []
         else:
             waiting.append(message["content"])
-    return [*turns, (template.replace("{prompt}", "\n".join(waiting)), None)] if waiting else turns
+    return [*turns, (template.replace("{prompt}", "\n".join(waiting)), None, "")] if waiting else turns
 
 
 def rendered(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: Place,
-) -> list[tuple[str, str | None]]:
+) -> list[tuple[str, str | None, str]]:
     """The turns as the chat template writes them, found by rendering the conversation up to and after each answer.
 
     Raises DataError where the template writes the start of a conversation in another way once more follows: then no
     one text has all answers as they are written when they are asked for.
     """
     if messages[-1]["role"] != "assistant":
-        return [(render(messages, tokenizer, place, asking=True), None)]
-    turns: list[tuple[str, str | None]] = []
+        return [(render(messages, tokenizer, place, asking=True), None, "")]
+    turns: list[tuple[str, str | None, str]] = []
     before = ""
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -165,8 +165,9 @@ def rendered(
             raise DataError(f"{place}: the chat template doesn't write the conversation up to message {i + 1} as the "
                             "start of the whole (it drops or changes what was said before), so the assistant's words "
                             "can't be told apart; keep only the last turn of each row, or use another template.")
-        turns.append((asked[len(before):], whole[len(asked) : at + len(said)]))
-        before = whole[: at + len(said)]
+        end = at + len(said)
+        turns.append((asked[len(before):], whole[len(asked) : end], whole[end:]))
+        before = whole[:end]
     return turns
 
 

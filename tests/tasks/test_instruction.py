@@ -240,8 +240,8 @@ def test_every_turn_of_the_assistant_is_learned_with_its_end(write, chat):
         "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nwhat did he do ?<|im_end|>\n"
         "<|im_start|>assistant\nthe cat saw a hat<|im_end|>\n<|im_start|>user\nthe dog ?<|im_end|>\n"
         "<|im_start|>assistant\na dog")
-    # the end is what the template ends a turn with; after the last, the end of the text
-    assert spans(features, chat) == ["the cat saw a hat<|im_end|>", "a dog<|endoftext|>"]
+    # the end is what the template ends a turn with, be it the tokenizer's own or not
+    assert spans(features, chat) == ["the cat saw a hat<|im_end|>", "a dog<|im_end|>"]
     ids, labels = features["input_ids"], features["labels"]
     assert all(labels[i] == ids[i + 1] for i in range(len(ids) - 1) if labels[i] != -100)
 
@@ -312,7 +312,7 @@ def test_empty_thoughts_before_an_answer_are_learned_with_it(write, chat):
         "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
     said = [TALK[1], {"role": "assistant", "content": "t"}]
     (features,), _ = prepared(write({"messages": said}), chat)
-    assert spans(features, chat) == ["<t>\n</t>\nt<|endoftext|>"]
+    assert spans(features, chat) == ["<t>\n</t>\nt<|im_end|>"]
 
 
 @pytest.mark.parametrize(("template", "message"), [
@@ -347,6 +347,11 @@ def test_a_template_that_cannot_be_told_apart_is_refused(write, chat, template, 
 def test_a_conversation_that_is_none_is_told_with_its_line(write, chat, messages, message):
     with pytest.raises(DataError, match=rf"rows\.jsonl:2: {message}"):
         prepared(write({"messages": TALK}, {"messages": messages}), chat, length=200)
+
+
+def test_what_is_written_after_a_turns_end_is_no_answer(chat):
+    ids = chat("a dog<|im_end|>\nthe cat")["input_ids"]
+    assert Instruction().combine([ids], {}, setup(chat)) == {"text": "a dog"}
 
 
 def test_a_prediction_answers_the_last_question(write, chat):
