@@ -122,7 +122,7 @@ def test_two_processes_learn_what_one_does(learning: str, tree_of: Any, tmp_path
         assert [len(found) for found in measured] == [2, 2]
         for one, two in zip(*measured, strict=True):
             assert (one.pop("event"), two.pop("event")) == ("evaluate", "evaluate")
-            assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+            assert two == pytest.approx(one, rel=1e-3, abs=1e-5)  # correlations of predictions that hardly differ
         summary = json.loads((tmp_path / str(micro) / "summary.json").read_text())
         assert summary["processes"] == 2
 

@@ -27,9 +27,10 @@ CANNOT: dict[tuple[str, str, str], str] = {
     ("albert", "*", "layers"): "its layers share their weights",
     **dict.fromkeys(((family, "*", "bias") for family in ("llama", "qwen3", "t5", "umt5", "modernbert")),
                     "it has no biases"),
-    **dict.fromkeys((("*", learning, "head") for learning in ("causal_lm", "prefix_lm", "span_corruption", "denoising",
-                                                              "instruction")), "its head is tied to its embeddings"),
-    ("*", "contrastive", "head"): "it has no head",
+    **dict.fromkeys((("*", learning, "head") for learning in (
+        "causal_lm", "prefix_lm", "span_corruption", "denoising", "instruction", "summarization", "translation",
+        "preference")), "its head is tied to its embeddings"),
+    **dict.fromkeys((("*", learning, "head") for learning in ("contrastive", "similarity")), "it has no head"),
 }
 """(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
 
@@ -46,6 +47,8 @@ UNSTEADY = {
     "replaced_token": "the discriminator's loss rises while its generator gets better",
     "adversarial": "the discriminator's loss rises while its generator gets better, and the other way round",
     "contrastive": "a model of one step embeds texts as well as one of six",
+    "similarity": "as contrastive",
+    "multiple_choice": "a model of one step finds no answer in six, if little of it trains",
 }
 """Objectives whose validation loss need not be less after six steps."""
 

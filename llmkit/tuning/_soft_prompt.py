@@ -189,7 +189,8 @@ class SoftPrompt(nn.Module):
         self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Make the rows longer, or, where a cache holds the prompt already, the mask and the positions."""
-        given = {**dict(zip(inspect.signature(body.forward).parameters, args, strict=False)), **kwargs}
+        known = inspect.signature(body.forward).parameters
+        given = {**dict(zip(known, args, strict=False)), **kwargs}
         mask, positions, cache = (given.get(key) for key in ("attention_mask", "position_ids", "past_key_values"))
         if cache is not None and cache.get_seq_length():
             if mask is not None:
@@ -214,7 +215,7 @@ class SoftPrompt(nn.Module):
             given["attention_mask"] = self.longer(mask, first=True)
         if positions is not None:
             given["position_ids"] = layout.positions(positions)
-        if given.get("token_type_ids") is not None:
+        if given.get("token_type_ids") is not None and "token_type_ids" in known:
             given["token_type_ids"] = layout.types(given["token_type_ids"])
         if given.get("perm_mask") is not None:
             given["perm_mask"] = layout.hidden(given["perm_mask"])
