@@ -103,7 +103,8 @@ def make_ready(
     way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
     whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
     problem = opened.model.config.problem_type if isinstance(chosen, Task) else None
-    setup = Setup(opened.tokenizer, family, said, way, 0, labels, problem)
+    others = tuple(learned.training.metrics) if learned is not None and isinstance(chosen, Task) else ()
+    setup = Setup(opened.tokenizer, family, said, way, 0, labels, metrics=others, problem=problem)
     return Ready(Learner(whole, chosen, family), setup, learned)
 
 

@@ -148,6 +148,8 @@ class Training:
     """Steps between two checkpoints."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of the evaluate library beside a task's own: hub ids or absolute paths; `rouge` gives `rouge/rouge1` …"""
     metric_for_best_model: str | None = None
     """A figure of the evaluations: model/ then holds the weights that were best by it, not the last."""
     greater_is_better: bool | None = None

@@ -15,6 +15,7 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
 from llmkit.errors import RequestError, nearest
 from llmkit.recipe import Recipe
+from llmkit.tasks import _others
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {training.global_batch_size}, {processes} processes).")
     _schedule(training)
+    for metric in training.metrics:
+        if asked.task is None:
+            raise RequestError("training.metrics: an objective predicts no answers; these metrics are of tasks.")
+        _others.metric(metric)
     cuts = {reader.document for reader in train if reader.document is not None}
     document: Any = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
     spoken = asked.tokenizer

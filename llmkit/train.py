@@ -64,7 +64,8 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
 
         with accelerator.main_process_first():  # the others find its caches
             tokenizer = speak(settled)
-            setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
+            setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
+                          metrics=tuple(plan.metrics))
             sets = recipe.learning.prepare(settled.train, settled.validation, setup)
             setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
                             problem=sets.facts.get("problem"))

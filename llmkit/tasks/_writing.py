@@ -170,7 +170,12 @@ class Writing(Task):
         """The metrics of what was written; one row an example."""
         rows = [row for part in sets if isinstance(part, Encoded) for row in part.rows]
         outcomes = {row: one for some, said in judged for row, one in zip(some, said, strict=True)}
-        return self.metrics(means, [(self.combine([outcomes[i]], rows[i], setup), rows[i]) for i in sorted(outcomes)])
+        pairs = [(self.combine([outcomes[i]], rows[i], setup), rows[i]) for i in sorted(outcomes)]
+        return self.measured(means, pairs, setup)
+
+    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+        """What was written, and what was to be written."""
+        return said["text"], self.answer(row)
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """The perplexity of the answers, and how good what was written is."""

@@ -11,8 +11,9 @@ import numpy as np
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.errors import DataError
+from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
+from llmkit.tasks import _others
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,7 +143,18 @@ class Task(Objective):
             assert isinstance(part, Encoded)
             pairs += zip(self.combined(part, [outcomes[first + i] for i in range(len(part))], setup), part.rows)
             first += len(part)
-        return self.metrics(means, pairs)
+        return self.measured(means, pairs, setup)
+
+    def measured(
+        self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]], setup: Setup,
+    ) -> dict[str, float]:
+        """The task's own metrics, and the others that are wanted."""
+        plain = [self.plain(said, row, setup) for said, row in pairs] if setup.metrics else []
+        return {**self.metrics(means, pairs), **(_others.scores(setup.metrics, plain) if plain else {})}
+
+    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+        """A prediction and its reference as the evaluate library reads them: numbers, texts, lists of tags."""
+        raise RequestError("training.metrics: metrics of the evaluate library don't read what this task predicts.")
 
     def combined(self, part: Encoded, outcomes: Sequence[Any], setup: Setup) -> list[Prediction]:
         """One prediction an example, from one outcome a row."""

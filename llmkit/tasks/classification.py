@@ -279,6 +279,15 @@ class Classification(Task):
         best = int(np.argmax(chances))
         return {"label": known[best], "score": chances[best]}
 
+    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+        """Numbers of labels, a 0 or 1 for each label, or the numbers themselves."""
+        known = setup.labels or ()
+        if setup.problem == PROBLEMS["regression"]:
+            return said["score"], row["label"]
+        if setup.problem == PROBLEMS["multi_label"]:
+            return [int(one in said["labels"]) for one in known], [int(one in row["label"]) for one in known]
+        return known.index(said["label"]), known.index(row["label"])
+
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy and F1 of labels; of numbers, error and correlation."""
         return {**means, **scores([next(iter(one.values())) for one, _ in pairs], [row["label"] for _, row in pairs])}

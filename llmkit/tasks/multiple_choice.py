@@ -213,6 +213,10 @@ class MultipleChoice(Task):
         best = int(np.argmax(chances[: len(row["choices"])]))
         return {"answer": best + self.first, "text": row["choices"][best], "score": chances[best]}
 
+    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+        """Numbers of choices, from 0."""
+        return said["answer"] - self.first, row["answer"]
+
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy."""
         return {**means, "accuracy": float(np.mean([said["answer"] - self.first == row["answer"]

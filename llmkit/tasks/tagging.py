@@ -219,6 +219,10 @@ class Tagging(Task):
         return ({"loss": cross_entropy(logits[wanted], batch["labels"][wanted], reduction="sum")},
                 likeliest(logits, batch["words"]))
 
+    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+        """The tags of all words."""
+        return said["tags"], row["tags"]
+
     def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
         """A tag for each word, and the entities: their kind, text, first word and the one after the last.
 
