@@ -539,15 +539,37 @@ def visited(
     learner.train(was)
 
 
-def refer(accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int) -> None:
-    """Add to each row of `sets`, as `reference`, what the untuned model says of it: once, shared by the processes."""
+def refer(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+    chosen: Sequence[int] | None = None,
+) -> None:
+    """Add to the rows of `sets`, or the `chosen` ones, as `reference`, what the untuned model says of each: once."""
     with torch.inference_mode(), accelerator.autocast():
-        found = [(rows, learner(batch, "refer")) for rows, batch in visited(accelerator, learner, sets, setup, size)]
+        found = [(rows, learner(batch, "refer"))
+                 for rows, batch in visited(accelerator, learner, sets, setup, size, chosen)]
     everyone = gather_object(found) if accelerator.num_processes > 1 else found
     said = {row: one for rows, some in everyone for row, one in zip(rows, some, strict=True)}
     places = [(part, row) for part in sets for row in range(len(part))]
-    for number, (part, row) in enumerate(places):
-        part.features[row]["reference"] = np.array(said[number], dtype=np.float32)
+    for number, one in said.items():
+        part, row = places[number]
+        part.features[row]["reference"] = np.array(one, dtype=np.float32)
+
+
+def refer_all(
+    accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: Order,
+) -> None:
+    """The same for the rows that a run will see, as far as its length is known, and for its validation rows."""
+    assert isinstance(plan.micro_batch_size, int)
+    steps, count = Length(plan, order.epoch_rows).steps, sum(map(len, sets.train))
+    seen = range(count) if steps is None or steps * plan.global_batch_size >= 4 * count else sorted(
+        {order.at(position)[1] for position in range(steps * plan.global_batch_size)})
+    held = sum(map(len, sets.validation))
+    if accelerator.is_main_process:
+        log.info("what the untuned model says of %s rows%s is computed first", f"{len(seen):,}",
+                 f" and {held:,} held out" if held else "")
+    refer(accelerator, learner, sets.train, setup, plan.micro_batch_size, seen)
+    if held:
+        refer(accelerator, learner, sets.validation, setup, plan.micro_batch_size)
 
 
 def with_floors(sets: Sets, learning: Objective) -> Sets:
@@ -649,12 +671,10 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     """The model as the recipe wants it tuned, with its objective."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
+    order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
     if isinstance(recipe.learning, Task) and recipe.learning.reference:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
-        assert isinstance(recipe.training.micro_batch_size, int)
-        for some in (sets.train, sets.validation):
-            if some:
-                refer(accelerator, untuned, some, setup, recipe.training.micro_batch_size)
+        refer_all(accelerator, untuned, sets, setup, recipe.training, order)
     base = net.base
     if tuning.adapter and base is None:  # an adapter without its base is worth nothing
         base = str((run.folder / "base").resolve())
@@ -664,7 +684,7 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
-    rows = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed).epoch_rows
+    rows = order.epoch_rows
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
