@@ -257,7 +257,7 @@ class Comparison:
             raise PlaceError(f"{self.folder}: {error.strerror}.") from error
 
     def plot(self, path: Path) -> None:
-        """The metric of each method with its spread, and against what it trains; floors as lines."""
+        """The metric of each method with its spread, and against what it trains; the best floor as a line."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -273,13 +273,15 @@ class Comparison:
             right.errorbar(row["trainable_parameters"], row["mean"], fmt="o", color="tab:blue",
                            yerr=[[row["mean"] - row["lowest"]], [row["highest"] - row["mean"]]], capsize=3)
             right.annotate(row["method"], (row["trainable_parameters"], row["mean"]), textcoords="offset points",
-                           xytext=(6, 4), fontsize=9)
+                           xytext=(6, 4 if place % 2 else -11), fontsize=9)
         left.set_yticks(list(places), [row["method"] for row in rows])
         left.set_ylim(-0.6, len(rows) - 0.4)
         left.set_xlabel(self.metric)
         right.set(xscale="log", xlabel="parameters that train", ylabel=self.metric)
         right.margins(x=0.18)
-        for what, value in self.floors().items():
+        # the highest floor counts; one far below would leave the methods no room
+        floors = dict([max(self.floors().items(), key=lambda floor: self._rank(floor[1]))] if self.floors() else [])
+        for what, value in floors.items():
             left.axvline(value, linestyle="--", color="gray", linewidth=1)
             right.axhline(value, linestyle="--", color="gray", linewidth=1)
             right.annotate(f"floor: {what}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
