@@ -39,10 +39,10 @@ class Setup:
     seed: int
     labels: tuple[str, ...] | None = None
     """The labels that a trained model knows; None where the training rows say which there are."""
-    metrics: tuple[str, ...] = ()
-    """Metrics of the evaluate library that are wanted beside the task's own."""
     problem: str | None = None
     """What its answers are, in transformers' words (`problem_type` of its config); None likewise."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of the evaluate library that are wanted beside the task's own."""
 
 
 @dataclass(frozen=True)
