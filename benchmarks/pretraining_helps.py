@@ -4,7 +4,7 @@
     LLMKIT_DATA=folder python benchmarks/pretraining_helps.py --folder runs/helps --table    # what is there so far
 
 English: TinyStories, then sst2. Chinese: CLUECorpusSmall, then ChnSentiCorp. Every run is a folder: stop it whenever
-you like, the same command goes on. `--tokens` is what each pretraining sees (17,000 a second on 2 cores).
+you like, the same command goes on. `--tokens` is what each pretraining sees.
 """
 
 import argparse

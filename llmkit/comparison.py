@@ -17,7 +17,7 @@ import yaml
 
 from llmkit import launch, registry
 from llmkit import recipe as recipes
-from llmkit.errors import CheckpointError, PlaceError, RequestError, Stopped, nearest
+from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
 from llmkit.objectives.base import more_is_better
 from llmkit.recipe import Recipe
 from llmkit.settle import usual_rate
@@ -58,6 +58,7 @@ class Outcome:
     """Size of model/: an adapter, or a whole model."""
     error: str = ""
     """The last line of a run that failed."""
+    exit_status: int = 0
 
 
 def variants(text: str) -> list[Variant]:
@@ -165,6 +166,7 @@ class Comparison:
         outcome = Outcome(variant.label, seed, rate, "completed" if status == 0 else "failed")
         if status:
             lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            outcome.exit_status = status
             outcome.error = lines[-1].removeprefix("llmkit: error: ") if lines else f"exit status {status}"
             if status == CheckpointError.status:  # the folder is another comparison's: no run of this one can be made
                 raise CheckpointError(outcome.error)
@@ -180,6 +182,13 @@ class Comparison:
         log.info("%s, seed %d: %s %.4f%s", variant.label, seed, self.metric, outcome.value,
                  " (made before)" if made else f" in {outcome.summary['wall_seconds']:.0f} s")
         return outcome
+
+    def failure(self) -> LlmkitError:
+        """What to say where no run came to its end: the first one's error, with its exit status."""
+        first = self.outcomes[0]
+        error = LlmkitError(f"every run failed; {first.variant}, seed {first.seed}: {first.error}")
+        error.status = first.exit_status
+        return error
 
     # ---- reporting ----
 

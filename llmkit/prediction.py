@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit.data.sources import Place, Reader
+from llmkit.data.sources import Reader
 from llmkit.errors import PlaceError, RequestError
 from llmkit.evaluation import Ready, make_ready
-from llmkit.tasks.base import Encoded, Prediction, Row, Task
+from llmkit.tasks.base import Encoded, Prediction, Task
 
 CHUNK = 2048
 """Rows that are held at once: sorted by length among themselves, written in the order of the file."""
@@ -48,31 +48,20 @@ def write(predictions: Iterable[Prediction], to: IO[str]) -> int:
 
 
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[Prediction]:
-    from llmkit.train import accelerate
-
-    device = accelerate("fp32", (), Path()).device
-    learner = ready.learner.to(device).eval()
-    rows = task.stream(reader, answered=False)
-    while chunk := list(islice(rows, CHUNK)):
-        yield from _chunk(learner, task, chunk, ready, size, device)
-
-
-def _chunk(
-    learner: Any, task: Task, rows: list[tuple[Row, Place]], ready: Ready, size: int, device: Any,
-) -> list[Prediction]:
-    """The predictions for some rows, whose batches are of rows of one length."""
     import torch
 
-    cut: list[int] = []
-    part = Encoded(task.encode(rows, ready.setup, cut), [row for row, _ in rows])
-    order = sorted(range(len(part)), key=lambda row: -part.length(row))
-    outcomes: dict[int, Any] = {}
-    for some in (order[start : start + size] for start in range(0, len(order), size)):
-        batch = task.collate([part.features[row] for row in some], ready.setup.tokenizer)
+    from llmkit.train import accelerate, visited
+
+    accelerator = accelerate("fp32", (), Path())
+    learner = ready.learner.to(accelerator.device)
+    stream = task.stream(reader, answered=False)
+    while chunk := list(islice(stream, CHUNK)):
+        part = Encoded(task.encode(chunk, ready.setup, []), [row for row, _ in chunk])
+        outcomes: dict[int, Any] = {}
         with torch.inference_mode():
-            said = learner({name: tensor.to(device) for name, tensor in batch.items()}, "predict")
-        outcomes |= zip(some, said, strict=True)
-    return task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup)
+            for rows, batch in visited(accelerator, learner, [part], ready.setup, size):
+                outcomes |= zip(rows, learner(batch, "predict"), strict=True)
+        yield from task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup)
 
 
 @contextmanager

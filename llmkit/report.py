@@ -97,8 +97,7 @@ def table(cells: Sequence[Sequence[str]]) -> None:
         shown.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
     for row in rest:
         shown.add_row(*row)
-    console = Console()
-    console.print(shown) if console.is_terminal else Console(width=200).print(shown)
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
 def clock(seconds: float) -> str:

@@ -51,8 +51,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         report.quiet_libraries()
         settled = settle(asked, int(os.environ.get("WORLD_SIZE", "1")))
         recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
-        # no task reads XLNet's embedding of what is hidden
-        idle = recipe.learning.idle or (recipe.task is not None and settled.family.shape == "permuted")
+        idle = recipe.learning.idle or (recipe.task is not None and settled.family.idle)
         accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=idle)
         main = accelerator.is_main_process
         if main:
@@ -557,10 +556,11 @@ def refer(
 
 def refer_all(
     accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: Order,
+    steps: int | None,
 ) -> None:
     """The same for the rows that a run will see, as far as its length is known, and for its validation rows."""
     assert isinstance(plan.micro_batch_size, int)
-    steps, count = Length(plan, order.epoch_rows).steps, sum(map(len, sets.train))
+    count = sum(map(len, sets.train))
     seen = range(count) if steps is None or steps * plan.global_batch_size >= 4 * count else sorted(
         {order.at(position)[1] for position in range(steps * plan.global_batch_size)})
     held = sum(map(len, sets.validation))
@@ -672,9 +672,10 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
     order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
+    rows, steps = order.epoch_rows, Length(recipe.training, order.epoch_rows).steps
     if isinstance(recipe.learning, Task) and recipe.learning.reference:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
-        refer_all(accelerator, untuned, sets, setup, recipe.training, order)
+        refer_all(accelerator, untuned, sets, setup, recipe.training, order, steps)
     base = net.base
     if tuning.adapter and base is None:  # an adapter without its base is worth nothing
         base = str((run.folder / "base").resolve())
@@ -684,11 +685,10 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
-    rows = order.epoch_rows
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
-        steps=Length(recipe.training, rows).steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
+        steps=steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
     tuned = tuning.apply(net.model, setting)
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
@@ -697,7 +697,7 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
     learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
-    last, steps = max(wakes.values(), default=0), Length(recipe.training, rows).steps
+    last = max(wakes.values(), default=0)
     if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
     return learner

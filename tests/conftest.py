@@ -109,6 +109,23 @@ def summarized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """A file's text, a list of rows, or rows one after the other, to a reader; rows stand in JSON lines."""
+    from llmkit.data.sources import open_source
+    from llmkit.recipe import Source
+
+    def make(*content: Any, name: str = "rows.jsonl", **fields: str | int) -> Any:
+        path = tmp_path / name
+        if isinstance(content[0], str):
+            path.write_text(content[0])
+        else:
+            write_rows(path, list(content) if isinstance(content[0], dict) else content[0])
+        return open_source(Source(str(path), fields=fields))
+
+    return make
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -112,6 +112,15 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(
     assert "failed: data.max_length" in said.out
 
 
+def test_where_every_run_fails_the_first_error_is_the_last_line(
+    written: str, here: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", written, "--methods", "prefix(num_virtual_tokens=90)", "--output-dir", str(tmp_path / "none")]
+    assert main(words) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("llmkit: error: every run failed; prefix(num_virtual_tokens=90), seed 1: data.max_length: ")
+
+
 def test_a_tuned_learning_rate_is_the_best_of_three(
     written: str, here: list[list[str]], tmp_path: Path
 ) -> None:

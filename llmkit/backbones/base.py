@@ -44,6 +44,8 @@ class Family:
     """The auto class whose head tells whether two texts follow each other; "" where there is none."""
     detector: ClassVar[str] = "AutoModelForTokenClassification"
     """The auto class whose head tells of each token whether it was replaced."""
+    idle: ClassVar[bool] = False
+    """Whether it has weights that no task reads."""
     attention: ClassVar[str] = "sdpa"
     """The implementation of attention that transformers has for it."""
     mixes: ClassVar[str] = ""

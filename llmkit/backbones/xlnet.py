@@ -38,6 +38,7 @@ class XLNet(Family):
         "AutoModelForTokenClassification": "classifier",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
+    idle = True  # its embedding of what is hidden
     attention = "eager"
 
     @classmethod

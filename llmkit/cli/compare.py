@@ -46,4 +46,6 @@ def compare(
     else:
         report.table(made.cells())
         print(f"\n{made.folder}: compare.md, compare.json, compare.png")
-    return 0 if any(one.value is not None for one in made.outcomes) else 1
+    if all(one.exit_status for one in made.outcomes):
+        raise made.failure()
+    return 0

@@ -189,15 +189,19 @@ class Objective:
         return {"loss": (batch["labels"] != -100).sum()}
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
-        """The loss of each head, summed over its targets; logits exist at targets only."""
+        """The loss of each head, summed over its targets."""
         from torch.nn.functional import cross_entropy
 
+        return {"loss": cross_entropy(*self.at_targets(model, batch, family), reduction="sum")}
+
+    def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Tensor, Tensor]:
+        """Logits (targets, vocabulary) and labels (targets,): no others are computed."""
         inputs = dict(batch)
         labels = inputs.pop("labels")
         wanted = labels != -100
         with only_at(model, family.heads[self.head_for(family)], wanted):
-            logits = family.outputs(model, inputs).logits
-        return {"loss": cross_entropy(logits.float(), labels[wanted], reduction="sum")}
+            logits: Tensor = family.outputs(model, inputs).logits
+        return logits.float(), labels[wanted]
 
     def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """Where `whole`: what the loss compares, (rows, …)."""

@@ -17,7 +17,7 @@ from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
 from llmkit.data.words import WORD, bare
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
+from llmkit.objectives.base import Objective, Sets, Setup, Sums, token
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -141,12 +141,7 @@ class MaskedLM(Objective):
         """The loss, and one pair a batch: (hidden tokens told right, hidden tokens)."""
         from torch.nn.functional import cross_entropy
 
-        inputs = dict(batch)
-        labels = inputs.pop("labels")
-        wanted = labels != -100
-        with only_at(model, family.heads[self.head_for(family)], wanted):
-            logits = family.outputs(model, inputs).logits.float()
-        hidden = labels[wanted]
+        logits, hidden = self.at_targets(model, batch, family)
         right = int((logits.argmax(-1) == hidden).sum())
         return {"loss": cross_entropy(logits, hidden, reduction="sum")}, [(right, len(hidden))]
 

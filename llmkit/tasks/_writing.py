@@ -15,7 +15,7 @@ from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place
 from llmkit.data.tokens import encode
 from llmkit.errors import DataError
-from llmkit.objectives.base import Judged, Objective, Setup, Sums, only_at, token
+from llmkit.objectives.base import Judged, Objective, Setup, Sums, token
 from llmkit.recipe import Positive
 from llmkit.registry import OPTIONS
 from llmkit.tasks.base import Encoded, Prediction, Row, Task
@@ -122,13 +122,9 @@ class Writing(Task):
         """Cross-entropy of the answers, smoothed while training; an evaluation's loss is of the words themselves."""
         from torch.nn.functional import cross_entropy
 
-        inputs = dict(batch)
-        labels = inputs.pop("labels")
-        wanted = labels != -100
-        with only_at(model, family.heads[self.head_for(family)], wanted):
-            logits = family.outputs(model, inputs).logits
         smoothing = self.label_smoothing_factor if model.training else 0.0
-        return {"loss": cross_entropy(logits.float(), labels[wanted], reduction="sum", label_smoothing=smoothing)}
+        return {"loss": cross_entropy(*self.at_targets(model, batch, family), reduction="sum",
+                                      label_smoothing=smoothing)}
 
     # ---- predictions ----
 

@@ -13,7 +13,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.errors import DataError
-from llmkit.objectives.base import Setup, Sums, only_at
+from llmkit.objectives.base import Setup, Sums
 from llmkit.registry import OPTIONS
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.instruction import SYSTEM, TALK, Instruction, conversation, exchange
@@ -151,11 +151,9 @@ class Preference(Task):
         import torch
         from torch.nn.functional import cross_entropy
 
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "reference")}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "reference"}
         wanted = batch["labels"] != -100
-        with only_at(model, family.heads[self.head_for(family)], wanted):
-            logits = family.outputs(model, inputs).logits
-        each = -cross_entropy(logits.float(), batch["labels"][wanted], reduction="none")
+        each = -cross_entropy(*self.at_targets(model, inputs, family), reduction="none")
         whole = torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
         if self.loss_type == "ipo":
             whole = whole / wanted.sum(1)

@@ -25,15 +25,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from llmkit.errors import CheckpointError, RequestError
+from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 INTERFACE = "llmkit_prefix"
 """What the way of attending is called in a model's config."""
 
 OWN_TYPE = "LLMKIT_PREFIX"
 """The `peft_type` of adapters that plain peft can't reproduce, so that it refuses them."""
-
-CONFIG, WEIGHTS, PLAIN_KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
-"""peft's names for the two files of an adapter and for the one tensor of a prefix."""
 
 
 @dataclass(frozen=True)
@@ -312,12 +310,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise CheckpointError(
             f"{folder / WEIGHTS}: a prefix of shape {tuple(table.shape)}, where {type(model).__name__} takes "
             f"{(config['num_virtual_tokens'], columns)}; it belongs to another model.")
-    own = model.state_dict()
-    for key, tensor in tensors.items():
-        name = key.removeprefix("base_model.")
-        if name not in own or own[name].shape != tensor.shape:
-            raise CheckpointError(f"{folder / WEIGHTS}: {key!r} {tuple(tensor.shape)} has no place in this model.")
-        own[name].copy_(tensor)
+    put_back(model, tensors, folder)
     parts = dict(model.named_modules())
     adapter = Adapter(
         places=tuple(where), tokens=config["num_virtual_tokens"], hidden=None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +20,13 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from llmkit.errors import CheckpointError, RequestError
+from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 OWN_TYPE = "LLMKIT_PROMPT"
 """The `peft_type` of adapters that plain peft can't reproduce, so that it refuses them."""
 
 PLAIN_SHAPES = {"CAUSAL_LM": "decoder", "SEQ_2_SEQ_LM": "encoder-decoder"}
 """Task types for which peft's own prompt tuning gives the same outputs, and the shape of their models."""
-
-CONFIG, WEIGHTS, PLAIN_KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
-"""peft's names for the two files of an adapter and for the one tensor of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -383,13 +380,3 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         task_type=config["task_type"], base=config["base_model_name_or_path"] or ""), Table(rows))
     model.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
     return model
-
-
-def put_back(model: PreTrainedModel, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Copy saved weights of new parts to where they were; CheckpointError where the model has no such place."""
-    own = model.state_dict()
-    for key, tensor in tensors.items():
-        name = key.removeprefix("base_model.")
-        if name not in own or own[name].shape != tensor.shape:
-            raise CheckpointError(f"{folder / WEIGHTS}: {key!r} {tuple(tensor.shape)} has no place in this model.")
-        own[name].copy_(tensor)

@@ -1,6 +1,5 @@
 """Classification: rows with a text and a label become features, and predictions become figures."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,18 +20,6 @@ from llmkit.tasks.classification import Classification
 @pytest.fixture(scope="module")
 def wordpiece():
     return tokenizers.train(stories(80), "wordpiece", 200)
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Rows to a reader of a JSONL file."""
-
-    def make(rows, name="rows.jsonl", **fields):
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
 
 
 def setup(tokenizer, family="bert", length=32, labels=None):
@@ -82,7 +69,7 @@ def test_labels_of_the_recipe_or_of_a_trained_model_come_first(write, wordpiece)
 
 def test_a_label_outside_the_set_is_told_with_its_line(write, wordpiece):
     with pytest.raises(DataError, match=r"other\.jsonl:3: the label 'dgo' is not among .* Did you mean 'dog'"):
-        Classification().prepare([write(rows("cat", "dog"))], [write(rows("dog", "cat", "dgo"), "other.jsonl")],
+        Classification().prepare([write(rows("cat", "dog"))], [write(rows("dog", "cat", "dgo"), name="other.jsonl")],
                                  setup(wordpiece))
 
 
@@ -155,7 +142,7 @@ def test_a_pair_of_texts_is_one_row_of_two_types(write, wordpiece):
 
 def test_single_texts_and_pairs_make_one_batch(write, wordpiece):
     pair = {"text": "the cat", "sentence2": "a dog", "label": "a"}
-    sets = Classification().prepare([write(rows("a", "b")), write([pair], "pairs.jsonl")], None, setup(wordpiece))
+    sets = Classification().prepare([write(rows("a", "b")), write([pair], name="pairs.jsonl")], None, setup(wordpiece))
     single, paired = sets.train[0].features[0], sets.train[1].features[0]
     for mixed in ([single, paired], [paired, single]):
         batch = Classification().collate(mixed, wordpiece)
@@ -209,7 +196,7 @@ def test_a_share_that_leaves_one_side_empty_is_refused(write, wordpiece):
 
 
 def test_a_small_source_beside_a_large_one_may_stay_whole(write, wordpiece):
-    small, large = write(rows("a", "b", text="a dog"), "small.jsonl"), write(rows(*"ab" * 40), "large.jsonl")
+    small, large = write(rows("a", "b", text="a dog"), name="small.jsonl"), write(rows(*"ab" * 40), name="large.jsonl")
     sets = Classification().prepare([small, large], 0.1, setup(wordpiece))
     assert [len(part) for part in sets.validation] == [0, 80 - len(sets.train[1])]
     assert [len(part) for part in sets.train] == [2, len(sets.train[1])]  # each keeps its place, and its weight
@@ -272,7 +259,8 @@ def test_figures_are_those_of_scikit_learn():
 
 
 def prepared(task, write, wordpiece, some, held=None, **known):
-    sets = task.prepare([write(some)], None if held is None else [write(held, "held.jsonl")], setup(wordpiece, **known))
+    validation = None if held is None else [write(held, name="held.jsonl")]
+    sets = task.prepare([write(some)], validation, setup(wordpiece, **known))
     return sets, sets.train[0].features
 
 

@@ -1,6 +1,5 @@
 """Instruction tuning: the prompt is given, and only the answer and its end are learned."""
 
-import json
 
 import numpy as np
 import pytest
@@ -27,16 +26,6 @@ def bpe():
 @pytest.fixture(scope="module")
 def unigram():
     return tokenizers.train([*stories(80), "what did he do ?"], "unigram", 200)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def make(*rows, **fields):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
 
 
 def setup(tokenizer, family="gpt2", length=64):

@@ -26,16 +26,6 @@ def wordpiece():
     return tokenizers.train(stories(80), "wordpiece", 200)
 
 
-@pytest.fixture
-def write(tmp_path):
-    def make(rows, **fields):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
-
-
 def setup(tokenizer, family="bert", length=32):
     return Setup(tokenizer, registry.find("backbones", family), length, "none", 0)
 

@@ -26,18 +26,6 @@ def wordpiece():
     return tokenizers.train([*stories(80), "who what ?"], "wordpiece", 200)
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Text, or rows as JSON lines, to a reader of a file."""
-
-    def make(content, name="rows.jsonl", **fields):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
-
-
 def setup(tokenizer, family="bert", length=32):
     return Setup(tokenizer, registry.find("backbones", family), length, "none", seed=0)
 
@@ -69,7 +57,7 @@ def test_squads_articles_are_a_row_a_question_with_its_line(write, indent):
     text = squad([{"context": "the \"question\": cat", "qas": [
         {"id": "a", "question": "q1", "answers": [{"text": "cat", "answer_start": 16}]},
         {"question": "q2", "id": 7, "is_impossible": True, "answers": []}]}], indent)
-    read = QuestionAnswering(version_2_with_negative=True).read(write(text, "s.json"))
+    read = QuestionAnswering(version_2_with_negative=True).read(write(text, name="s.json"))
     assert [one for one, _ in read] == [
         {"id": "a", "question": "q1", "context": "the \"question\": cat",
          "answers": [{"text": "cat", "answer_start": 16}]},
@@ -88,7 +76,7 @@ def test_answers_have_any_of_the_usual_forms(write, answers):
 
 
 def test_a_table_has_answers_as_text(write):
-    ((one, _),) = QuestionAnswering().read(write("query,passage,answer\nwho,the cat sat,cat\n", "a.csv"))
+    ((one, _),) = QuestionAnswering().read(write("query,passage,answer\nwho,the cat sat,cat\n", name="a.csv"))
     assert one == {"question": "who", "context": "the cat sat", "answers": [{"text": "cat", "answer_start": 4}]}
 
 
@@ -124,7 +112,7 @@ def test_an_answer_that_is_none_is_told_with_its_line(write, answers, said):
 ])
 def test_squads_json_that_is_wrong_is_told_with_its_line(write, text, said):
     with pytest.raises(DataError, match=said):
-        QuestionAnswering().read(write(text, "s.json"))
+        QuestionAnswering().read(write(text, name="s.json"))
 
 
 def test_questions_about_one_context_are_held_out_together(write, wordpiece):

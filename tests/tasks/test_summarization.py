@@ -1,32 +1,19 @@
 """Summarization: long texts are cut to make room, what is written becomes ROUGE."""
 
-import json
 
 import pytest
 from conftest import stories
 
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.sources import open_source
 from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
 from llmkit.tasks.summarization import Summarization, lead, rouge, sentences
 
 
 @pytest.fixture(scope="module")
 def bpe():
     return tokenizers.train([*stories(80), "TL;DR: Sum up"], "bpe", 300)
-
-
-@pytest.fixture
-def write(tmp_path):
-    def make(*rows, **fields):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
 
 
 def prepared(reader, tokenizer, family="gpt2", length=64, **options):

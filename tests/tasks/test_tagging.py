@@ -28,18 +28,6 @@ def wordpiece():
     return tokenizers.train([*stories(80), "garfield 吴重阳中国"], "wordpiece", 200)
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Text, or rows as JSON lines, to a reader of a file."""
-
-    def make(content, name="rows.jsonl", **fields):
-        path = tmp_path / name
-        path.write_text(content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
-
-
 def setup(tokenizer, family="bert", length=32, labels=None):
     return Setup(tokenizer, registry.find("backbones", family), length, "none", seed=0, labels=labels)
 
@@ -64,7 +52,7 @@ def features(task, some, known):
     ("a.conll", "-DOCSTART- -X- O O\n\nthe DT O O\ncat\tNN\tI-NP\tB-X\n\na DT O O\n"),
 ])
 def test_words_and_tags_are_read_from_tables_and_from_columns(write, name, content):
-    assert [one for one, _ in Tagging().read(write(content, name))] == [row("the cat", "O B-X"), row("a", "O")]
+    assert [one for one, _ in Tagging().read(write(content, name=name))] == [row("the cat", "O B-X"), row("a", "O")]
 
 
 def test_tags_that_are_numbers_have_the_names_that_the_recipe_or_the_file_says(write, tmp_path):
@@ -92,11 +80,12 @@ def test_tags_that_are_numbers_have_the_names_that_the_recipe_or_the_file_says(w
 ])
 def test_a_row_that_is_wrong_is_told_with_file_and_line(write, wordpiece, name, content, said):
     with pytest.raises(DataError, match=said):
-        Tagging().prepare([write(content, name)], None, setup(wordpiece))
+        Tagging().prepare([write(content, name=name)], None, setup(wordpiece))
 
 
 def test_a_tag_that_training_rows_lack_is_told_with_its_word(write, wordpiece):
-    learned, held = write([row("the cat", "O B-PER")]), write([row("a", "O"), row("a dog", "O B-PRE")], "held.jsonl")
+    learned = write([row("the cat", "O B-PER")])
+    held = write([row("a", "O"), row("a dog", "O B-PRE")], name="held.jsonl")
     with pytest.raises(DataError, match=r"held\.jsonl:2: the tag 'B-PRE' of 'dog' is not .* Did you mean 'B-PER'"):
         Tagging().prepare([learned], [held], setup(wordpiece))
 
@@ -109,7 +98,7 @@ def test_a_tag_that_training_rows_lack_is_told_with_its_word(write, wordpiece):
     ("a.jsonl", '{"tokens": ["a", "dog"]}\n', [["a", "dog"]]),
 ])
 def test_what_is_to_be_predicted_needs_no_tags(write, name, content, words):
-    assert [one for one, _ in Tagging().stream(write(content, name), answered=False)] == [
+    assert [one for one, _ in Tagging().stream(write(content, name=name), answered=False)] == [
         {"tokens": some} for some in words]
 
 

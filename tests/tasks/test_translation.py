@@ -28,16 +28,6 @@ def bpe():
     return tokenizers.train([*stories(80), "Translation:"], "bpe", 300)
 
 
-@pytest.fixture
-def write(tmp_path):
-    def make(*rows, **fields):
-        path = tmp_path / "rows.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return open_source(Source(str(path), fields=fields))
-
-    return make
-
-
 def setup(tokenizer, family="transformer", length=64):
     return Setup(tokenizer, registry.find("backbones", family), length, "none", seed=0)
 

@@ -8,7 +8,7 @@ import torch
 from conftest import run_in_two, tiny
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_lora import CASES, IDS, batch, bert, gpt2, train
+from test_lora import CASES, IDS, batch, bert, gpt2, reopened, train, unmoved
 from transformers import BertForMaskedLM
 
 from llmkit import models, recipe
@@ -100,18 +100,8 @@ def test_peft_opens_what_is_saved_with_the_ranks_that_are_left(case: str, tmp_pa
     saved = load_file(tmp_path / "adapter_model.safetensors")
     values = [len(value) for name, value in saved.items() if name.endswith("lora_E")]
     assert sum(values) == 2 * len(values)
-    fresh = PeftModel.from_pretrained(make(), str(tmp_path)).eval()
-    tuned.eval()
-    more = {"decoder_input_ids": IDS} if case == "t5" else {}
-    with torch.no_grad():
-        expected = tuned(input_ids=IDS, **more).logits
-        assert (fresh(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
-        assert (fresh.merge_and_unload()(input_ids=IDS, **more).logits - expected).abs().max() <= 1e-5
-    base = tuned.get_base_model().state_dict()
-    for name, weight in before.items():
-        part, _, leaf = name.rpartition(".")
-        wrapped = (name, f"{part}.base_layer.{leaf}", f"{part}.original_module.{leaf}")
-        assert torch.equal(base[next(n for n in wrapped if n in base)], weight)
+    reopened(tuned, case, tmp_path, 1e-5)
+    assert unmoved(tuned, before)
 
 
 def test_weights_of_an_earlier_step_are_saved_with_all_their_ranks(tmp_path: Path) -> None:
