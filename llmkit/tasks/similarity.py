@@ -36,7 +36,8 @@ class Similarity(Task):
     loss_type: Literal["auto", "cosent", "cosine", "negatives"] = "auto"
     """cosent: pairs of a higher score get a higher cosine (Su 2022); cosine: the squared error of cosine and
     score; negatives: each first text's second one is told from those of all other rows of the step (Henderson et al.
-    2017, section 4). auto: cosent where pairs have scores, else negatives."""
+    2017, section 4). auto: cosent where pairs have scores, else negatives. Where the range of scores is known,
+    cosine learned STS-B better."""
     pooling: Pooling = "mean"
     """What of the last hidden states is the embedding: their mean, or the one of [CLS]."""
     temperature: Annotated[float, Field(gt=0)] = 0.05

@@ -68,8 +68,10 @@ def test_minilm_on_sts_b(data: Path, tmp_path: Path) -> None:
     before = llmkit.evaluate("minilm-l6", files[1], task="similarity")["metrics"]["spearman"]
     assert before == pytest.approx(0.8672, abs=1e-4)
     assert main(["finetune", "--task", "similarity", "--data", str(files[0]), "--validation", str(files[1]),
+                 "--set", "task.loss_type=cosine", "--set", "task.score_range=[0,5]",
                  "--set", "training.num_train_epochs=2", "--set", "training.learning_rate=2e-5",
-                 "--set", "training.global_batch_size=32", "--set", "training.micro_batch_size=8",
+                 "--set", "training.warmup_steps=0.1",
+                 "--set", "training.global_batch_size=16", "--set", "training.micro_batch_size=8",
                  "--output-dir", str(tmp_path / "run")]) == 0
     assert summary(tmp_path / "run")["evaluation"]["spearman"] >= 0.88
 
