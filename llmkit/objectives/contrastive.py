@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+log = logging.getLogger("llmkit")
+
 
 @dataclass(config=OPTIONS)
 class Contrastive(Objective):
@@ -38,6 +41,20 @@ class Contrastive(Objective):
     packings = ("none",)
     whole = True
     idle = True  # a pooler that nothing reads
+
+    def assemble(
+        self, model: nn.Module, family: type[Family], tokenizer: PreTrainedTokenizerBase, folder: Path | None,
+    ) -> nn.Module:
+        """The model; a warning where nothing in it is left to chance."""
+        config: Any = model.config
+        fields = config.to_dict()
+        rates = {name: rate for name, rate in fields.items() if "dropout" in name and isinstance(rate, float | int)}
+        adapted = any(type(part).__name__ == "Dropout" and part.p for part in model.modules())  # an adapter's own
+        if folder is None and not adapted and not any(rates.values()):
+            names = ", ".join(f"{name}: 0.1" for name in rates)
+            log.warning("contrastive: the model has no dropout, so both views of a text are the same, and it only "
+                        "learns to tell texts apart%s", f"; set backbone.config: {{{names}}}" if names else "")
+        return model
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
         """A document, or a part of one, between [CLS] and [SEP]; one of two tokens can be halved for an evaluation."""

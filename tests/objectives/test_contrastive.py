@@ -95,6 +95,21 @@ def test_dropout_makes_two_views_of_each_text_and_without_it_they_are_one(bert):
     assert torch.equal(still[:, 0], still[:, 1])
 
 
+def test_a_model_without_dropout_is_told_of(wordpiece, caplog):
+    from transformers import AutoModel
+
+    def said(**rates):
+        caplog.clear()
+        model = AutoModel.from_config(BERT.config("tiny", SMALL["bert"] | rates, wordpiece))
+        Contrastive().assemble(model, BERT, wordpiece, None)
+        return caplog.text
+
+    assert said(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.1) == ""
+    told = said(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    assert "both views of a text are the same" in told
+    assert "set backbone.config: {hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}" in told
+
+
 # ---- the loss by hand -------------------------------------------------------------------------------------------
 
 
