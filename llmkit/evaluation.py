@@ -52,19 +52,22 @@ class Ready:
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
 
-    def source(self, data: str) -> Reader:
+    def source(self, data: str, document: str = "auto") -> Reader:
         """A file, read as the run read its own: the same names of fields, the same encoding."""
         if self.learned is None:
-            return open_source(Source(data))
+            return open_source(Source(data), document)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
-        return open_source(Source(data, fields=first.fields if same else {}, encoding=first.encoding))
+        return open_source(Source(data, fields=first.fields if same else {}, encoding=first.encoding), document)
 
 
 def make_ready(
-    model: str | Path, *, task: str | None = None, objective: str | None = None, max_length: int | None = None,
+    model: str | Path, *, task: str | Task | None = None, objective: str | None = None, max_length: int | None = None,
+    usual_length: int = 512, dtype: str = "float32",
 ) -> Ready:
     """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
+
+    usual_length   positions that are used at most where neither `max_length` nor a run's recipe says how many
 
     RequestError where it has no weights for that, or fewer positions than `max_length`.
     """
@@ -72,10 +75,12 @@ def make_ready(
     from llmkit.train import Learner
 
     report.quiet_libraries()
-    learned = _learned(Path(model))
-    if task is not None or objective is not None:
+    learned = recipe_of(model)
+    if isinstance(task, Task):
+        chosen: Objective | None = task
+    elif task is not None or objective is not None:
         kind, name = ("tasks", task) if task is not None else ("objectives", objective)
-        chosen: Objective | None = registry.find(kind, str(name))()
+        chosen = registry.find(kind, str(name))()
     else:
         chosen = None if learned is None else learned.learning
     folder = models.resolve(model)
@@ -88,13 +93,13 @@ def make_ready(
         options = {"add_eos_token": False} if usual == "causal_lm" else {}
         chosen = registry.find("objectives", usual)(**options)
     recipe.fit_together(chosen, family_name, family)
-    opened = models.open_model(model, chosen.head_for(family))
+    opened = models.open_model(model, chosen.head_for(family), dtype=dtype)
     if opened.missing and not (folder / "adapter_config.json").is_file():  # an adapter brings its head
         raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
                            "train it for that first.")
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
-    most = min(512, (limit or 512) - virtual)
+    most = min(usual_length, (limit or 512) - virtual)
     said = max_length or (learned.data.max_length if learned is not None else None) or most
     if limit is not None and said + virtual > limit:
         raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
@@ -146,9 +151,9 @@ def _family(folder: Path) -> str:
         return "auto"
 
 
-def _learned(model: Path) -> recipe.Recipe | None:
+def recipe_of(model: str | Path) -> recipe.Recipe | None:
     """The recipe of a run, where the model is one."""
-    for folder in (model, model.parent):
+    for folder in (Path(model), Path(model).parent):
         if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
             return recipe.load(folder / "recipe.yaml")
     return None

@@ -370,8 +370,21 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
 
 
 def kind_of(folder: Path) -> str:
-    """The auto class that a folder's model is opened with."""
-    return head_of(_config(folder))
+    """The auto class that a folder's model is opened with; an adapter's is that of the task that it was trained for."""
+    path = folder / "adapter_config.json"
+    adapter = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if adapter is None or (folder / "config.json").is_file():
+        config = _config(folder)
+    else:
+        config = _config(resolve(adapter.get("base_model_name_or_path") or ""))
+    return PEFT_HEADS.get((adapter or {}).get("task_type") or "") or head_of(config)
+
+
+def chats(folder: Path) -> bool:
+    """Whether a model's tokenizer has a chat template; nothing is loaded."""
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 
 
 def merge(name: str | Path) -> Opened:

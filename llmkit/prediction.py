@@ -1,4 +1,4 @@
-"""Say what a trained model says of every row of a file: labels, tags, answers, texts."""
+"""Say what a trained model says of every row of a file, or of rows in memory: labels, tags, answers, texts."""
 
 from __future__ import annotations
 
@@ -6,36 +6,64 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from llmkit.data.sources import Reader
+from llmkit.data.sources import Reader, hold
 from llmkit.errors import PlaceError, RequestError
 from llmkit.evaluation import Ready, make_ready
-from llmkit.tasks.base import Encoded, Prediction, Task
+from llmkit.report import log
+from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
 CHUNK = 2048
 """Rows that are held at once: sorted by length among themselves, written in the order of the file."""
 
 
 def predict(
-    model: str | Path, data: str | Path, *, task: str | None = None, max_length: int | None = None,
-    batch_size: int = 16,
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    max_length: int | None = None, batch_size: int = 16,
 ) -> Iterator[Prediction]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
+    Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
     Raises RequestError where the model learned no task.
     """
-    ready = make_ready(model, task=task, max_length=max_length)
+    for _, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size):
+        yield prediction
+
+
+def beside(
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
+    dtype: str = "float32",
+) -> Iterator[tuple[Row, Prediction]]:
+    """The same, each beside its row.
+
+    `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
+    """
+    ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
     objective = ready.learner.objective
     if not isinstance(objective, Task):
         raise RequestError(f"{model} learned no task; name one by --task, or use generate.")
+    if not isinstance(data, str | Path):
+        yield from _predicted(ready, objective, hold(data), batch_size)
+        return
     with _file(str(data)) as path:
-        yield from _predicted(ready, objective, ready.source(path), batch_size)
+        yield from _predicted(ready, objective, ready.source(path, document), batch_size)
+
+
+def save(predictions: Iterator[Prediction], output: str) -> int:
+    """Write predictions to a file and return how many; what can't be predicted leaves the file as it was."""
+    first = next(predictions, None)
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            return write([] if first is None else chain([first], predictions), file)
+    except OSError as error:
+        raise PlaceError(f"--output {output}: {error.strerror}.") from error
 
 
 def write(predictions: Iterable[Prediction], to: IO[str]) -> int:
@@ -47,21 +75,23 @@ def write(predictions: Iterable[Prediction], to: IO[str]) -> int:
     return count
 
 
-def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[Prediction]:
+def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
     import torch
 
     from llmkit.train import accelerate, visited
 
     accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)
-    stream = task.stream(reader, answered=False)
+    stream, cut = task.stream(reader, answered=False), list[int]()
     while chunk := list(islice(stream, CHUNK)):
-        part = Encoded(task.encode(chunk, ready.setup, []), [row for row, _ in chunk])
+        part = Encoded(task.encode(chunk, ready.setup, cut), [row for row, _ in chunk])
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size):
                 outcomes |= zip(rows, learner(batch, "predict"), strict=True)
-        yield from task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup)
+        yield from zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+    if cut:
+        log.info(cut_short(cut, ready.setup.max_length))
 
 
 @contextmanager

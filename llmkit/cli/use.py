@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import chain
 from typing import Annotated
 
 import typer
@@ -111,20 +110,13 @@ def predict(
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
     from llmkit import prediction, report
-    from llmkit.errors import PlaceError
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size)
     if output == "-":
         prediction.write(found, sys.stdout)
         return
-    first = next(found, None)  # a request that is wrong leaves the file as it was
-    try:
-        with open(output, "w", encoding="utf-8") as file:
-            count = prediction.write([] if first is None else chain([first], found), file)
-    except OSError as error:
-        raise PlaceError(f"--output {output}: {error.strerror}.") from error
-    print(f"{count:,} predictions: {output}", file=sys.stderr)
+    print(f"{prediction.save(found, output):,} predictions: {output}", file=sys.stderr)
 
 
 def inspect(

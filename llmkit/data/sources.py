@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -73,6 +73,8 @@ class Reader:
     """The hub's data set, loaded."""
     headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
     """Tables whose first row is data: which column holds which field."""
+    held: Iterable[Mapping[str, Any]] | None = None
+    """Rows that are in memory, not in a file."""
 
     @cached_property
     def document(self) -> str | None:
@@ -141,7 +143,10 @@ class Reader:
             raise DataError(f"{self.name}: is empty.")
 
     def _all(self) -> Rows:
-        if self.dataset is not None:
+        if self.held is not None:
+            for number, given in enumerate(self.held, 1):
+                yield dict(given), Place(self.label, number)
+        elif self.dataset is not None:
             for number, row in enumerate(self.dataset, 1):
                 yield row, Place(self.label, number)
         elif not self.files:
@@ -409,6 +414,11 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
             if _format(path) in ("csv", "tsv"):
                 reader._find_headerless(path)
     return reader
+
+
+def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
+    """Rows in memory as a source, fields by their names; an error says which row of `label` it is about."""
+    return Reader(Source(label), label, held=rows)
 
 
 def _files(label: str) -> tuple[Path, ...]:

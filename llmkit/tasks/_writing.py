@@ -134,6 +134,8 @@ class Writing(Task):
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """The ids that the model writes after each prompt, without its end."""
+        from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
         writer: Any = model
         config = writer.config.get_text_config()
         ends = ends_of(config.eos_token_id, writer.generation_config and writer.generation_config.eos_token_id)
@@ -146,10 +148,15 @@ class Writing(Task):
             room = min(room, limit - taken)
         if room < 1:
             return [[] for _ in asked]
-        beams = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
+        how: dict[str, Any] = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
+        penalty = writer.generation_config and writer.generation_config.repetition_penalty
+        if family.shape == "decoder" and penalty and penalty != 1:
+            # what is read may be said again: a summary or an answer takes its words from there
+            only_written = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=asked.shape[1])
+            how |= {"repetition_penalty": 1.0, "logits_processor": LogitsProcessorList([only_written])}
         written = writer.generate(
             input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
-            pad_token_id=pad, eos_token_id=ends, use_cache=True, **beams)
+            pad_token_id=pad, eos_token_id=ends, use_cache=True, **how)
         written = written[:, asked.shape[1]:] if family.shape == "decoder" else written[:, 1:]
         return [until(ids, {*ends, pad}) for ids in written.tolist()]
 

@@ -70,8 +70,7 @@ class Task(Objective):
         sets = [[Encoded(self.encode(rows, setup, cut) if rows else [], [row for row, _ in rows]) for rows in part]
                 for part in (learned, held)]
         if cut:
-            notes.append(f"{len(cut):,} rows are longer than {setup.max_length} tokens and were cut "
-                         f"({sum(cut):,} tokens left out)")
+            notes.append(cut_short(cut, setup.max_length))
         return Sets(sets[0], sets[1], notes)
 
     def read(self, reader: Reader) -> list[tuple[Row, Place]]:
@@ -192,6 +191,11 @@ class Encoded:
     def length(self, row: int) -> int:
         """Positions of a row, so that rows of one length can go together."""
         return len(self.features[row]["input_ids"])
+
+
+def cut_short(cut: Sequence[int], max_length: int) -> str:
+    """Say how many rows lost something, from the number of tokens that each lost."""
+    return f"{len(cut):,} rows are longer than {max_length} tokens and were cut ({sum(cut):,} tokens left out)"
 
 
 def say_guessed(columns: Mapping[str, str | int], reader: Reader) -> None:

@@ -1,0 +1,228 @@
+"""`llmkit summarize`, `llmkit translate`, `llmkit answer`, `llmkit classify` and `llmkit tag`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmkit.verbs import Rows, Said
+
+SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz", ".conll")
+"""A single word that ends so is meant as a file, be it there or not."""
+
+Text = Annotated[str, typer.Argument(
+    metavar="TEXT|FILE", help="A text; a file, where one has that name: text, .jsonl, .csv …; - reads stdin.")]
+Model = Annotated[str | None, typer.Option(
+    "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.")]
+Output = Annotated[str | None, typer.Option(
+    "--output", "-o", metavar="OUT.jsonl", help="Write what is said there, one JSON object a row.")]
+MaxLength = Annotated[int | None, typer.Option(
+    "--max-length", metavar="N", help="Tokens the model sees at once.", min=1)]
+BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.", min=1)]
+MaxNewTokens = Annotated[int | None, typer.Option(
+    "--max-new-tokens", metavar="N", help="Most tokens to write for a row.", min=1)]
+Document = Annotated[str | None, typer.Option(
+    "--document", metavar="line|paragraph|file", help="What a row is in a text file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (summarize, translate, answer, classify, tag):
+        app.command()(command)
+
+
+def summarize(
+    text: Text, model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None,
+    document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
+) -> None:
+    """Say a text in few words. A text file is one text, rows of a table are one each."""
+    from llmkit import verbs
+
+    rows = given(text, "text")
+    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
+    tell(verbs.summarize(rows, model, **how), output, json_, lambda row, said: said["text"])
+
+
+def translate(
+    text: Text, model: Model = None,
+    to: Annotated[str | None, typer.Option(
+        "--to", metavar="LANGUAGE", help="The language to write: de, or German. A run knows its own.")] = None,
+    from_: Annotated[str | None, typer.Option(
+        "--from", metavar="LANGUAGE", help="The language of the text, where the model needs it; else en.")] = None,
+    output: Output = None, max_new_tokens: MaxNewTokens = None, document: Document = None,
+    max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
+) -> None:
+    """Say a text in another language. Of a text file, each line or paragraph."""
+    from llmkit import verbs
+
+    rows = given(text, "source")
+    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
+    tell(verbs.translate(rows, model, to, from_, **how), output, json_, lambda row, said: said["text"])
+
+
+def answer(
+    question: Annotated[str, typer.Argument(
+        metavar="QUESTION|FILE", help="A question; or rows with question and context, as .jsonl, .csv, SQuAD's .json; "
+                                      "- reads such rows from stdin.")],
+    context: Annotated[str | None, typer.Option(
+        "--context", metavar="TEXT|FILE", help="The text that holds the answer; - reads stdin.")] = None,
+    model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None, max_length: MaxLength = None,
+    batch_size: BatchSize = 16, json_: Json = False,
+) -> None:
+    """Answer a question from a text: by a part of the text, or in words of the model's own."""
+    from llmkit import verbs
+    from llmkit.errors import RequestError
+
+    rows: Rows
+    if context is not None:
+        rows = [{"question": question, "context": whole(context)}]
+    else:
+        rows = given(question, "question")
+        if not isinstance(rows, str):
+            raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
+                               "give a file of rows with question and context instead of the question.")
+    how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
+    tell(verbs.answer(rows, model, **how), output, json_, found)
+
+
+def classify(
+    text: Text, model: Model = None,
+    labels: Annotated[str | None, typer.Option(
+        "--labels", metavar="A,B,…", help="Labels to compare by meaning, without a trained classifier.")] = None,
+    hypothesis: Annotated[str | None, typer.Option(
+        "--hypothesis", metavar="TEXT", help="What stands for a label; 'This text is about {label}.'")] = None,
+    output: Output = None, document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
+    json_: Json = False,
+) -> None:
+    """Say which label a text has, by a classifier; or which of --labels is closest to it in meaning."""
+    from llmkit import verbs
+
+    rows = given(text, "text")
+    some = [label.strip() for label in (labels or "").split(",") if label.strip()]
+    how = chosen(document=document, max_length=max_length, batch_size=batch_size)
+    tell(verbs.classify(rows, model, some, hypothesis, **how), output, json_, labelled)
+
+
+def tag(
+    text: Text, model: Model = None, output: Output = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
+    json_: Json = False,
+) -> None:
+    """Say of each word what it is: names and their kinds, or parts of speech."""
+    from llmkit import verbs
+
+    rows = given(text, "tokens")
+    tell(verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
+
+
+# ---- what comes in ----
+
+def given(text: str, field: str) -> Rows:
+    """A file where one has that name, and that is said; else the text itself as a row."""
+    if text == "-" or not _is_file(text):
+        return text if text == "-" else [{field: text}]
+    print(f"reading the file {text}", file=sys.stderr)
+    return text
+
+
+def whole(text: str) -> str:
+    """The text; or all of a file or of stdin as one text."""
+    if text == "-":
+        return sys.stdin.read()
+    if not _is_file(text):
+        return text
+    from llmkit.data.sources import open_source
+    from llmkit.recipe import Source
+
+    print(f"reading the file {text}", file=sys.stderr)
+    return "\n\n".join(part for part, _ in open_source(Source(text), "file").documents())
+
+
+def _is_file(text: str) -> bool:
+    """Whether a file has that name, or one word looks as if it should be: then what is missing is told."""
+    return os.path.isfile(text) or (len(text.split()) == 1 and text.lower().endswith(SUFFIXES))
+
+
+def chosen(**how: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in how.items() if value is not None}
+
+
+# ---- what goes out ----
+
+def tell(
+    said: Said, output: str | None, json_: bool, show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
+) -> None:
+    """Print what is said of each row, or write it to a file; what to know of the model goes to stderr."""
+    from llmkit import prediction, report
+
+    report.to_stderr()
+    for note in said.notes if not json_ else ():
+        print(note, file=sys.stderr)
+    predictions = (one for _, one in said.predictions)
+    if output is not None:
+        count = prediction.save(predictions, output)
+        if json_:
+            print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
+        else:
+            print(f"{count:,} rows: {output}", file=sys.stderr)
+    elif json_:
+        print(json.dumps({"model": said.model, "predictions": list(predictions), "notes": said.notes},
+                         ensure_ascii=False))
+    else:
+        for row, one in said.predictions:
+            print(show(row, one), flush=True)
+
+
+def labelled(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """A line a text: `positive  0.98  A lovely film.`"""
+    if "cosines" in said:
+        figures = ", ".join(f"{label} {cosine:.2f}" for label, cosine in said["cosines"].items())
+        return f"{said['label']}  ({figures})  {_start(row['text'])}"
+    if "labels" in said:
+        figures = ", ".join(f"{label} {said['scores'][label]:.2f}" for label in said["labels"])
+        return f"{figures or 'no label'}  {_start(row['text'])}"
+    figure = f"{said['score']:.2f}"
+    return "  ".join([*([said["label"]] if "label" in said else []), figure, _start(row["text"])])
+
+
+def found(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """The answer; under it how sure it is, and where in its context it stands."""
+    if "text" in said:
+        return str(said["text"])
+    if said["start"] is None:
+        return f"no answer in this text\n  score {said['score']:.2f}"
+    start, end, context = said["start"], said["end"], row["context"]
+    before, after = context[max(0, start - 40):start], context[end:end + 40]
+    around = " ".join(f"{'…' if start > 40 else ''}{before}[{said['answer']}]{after}"
+                      f"{'…' if end + 40 < len(context) else ''}".split())
+    return f"{said['answer']}\n  score {said['score']:.2f}, characters {start}-{end}: {around}"
+
+
+def marked(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """The text as `[the cat WHO] saw it`, and each entity with its score; where tags mark none, `the/DET cat/NOUN`."""
+    from llmkit.tasks._words import joined
+
+    if "entities" not in said:
+        return " ".join(f"{word}/{tag}" for word, tag in zip(said["tokens"], said["tags"], strict=True))
+    words: list[str] = []
+    at = 0
+    for one in said["entities"]:
+        words += [*said["tokens"][at : one["start"]], f"[{one['text']} {one['entity']}]"]
+        at = one["end"]
+    lines = [joined([*words, *said["tokens"][at:]])]
+    wide = max((len(one["entity"]) for one in said["entities"]), default=0)
+    return "\n".join([*lines, *(f"  {one['entity']:<{wide}}  {one['score']:.2f}  {one['text']}"
+                                for one in said["entities"])])
+
+
+def _start(text: str, most: int = 60) -> str:
+    """The first words of a text."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1].rstrip() + "…"
