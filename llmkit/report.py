@@ -107,21 +107,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
 
 
-def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
-    """The model card of a run."""
-    about, figures = summary["recipe"], summary["evaluation"]
+def facts(summary: Mapping[str, Any]) -> list[str]:
+    """Lines of a model card: what a run was, what it learned from, and its figures beside their floors."""
+    about, figures, before = summary["recipe"], summary["evaluation"], summary.get("evaluation_before") or {}
+    floors = summary.get("floors") or {}
     lines = [
-        "---", f"library_name: {'peft' if summary['adapter'] else 'transformers'}", "tags: [llmkit]", "---",
-        f"# {name}", "",
         f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone `{about['backbone']}`, "
         f"{about['kind']} `{about['learning']}`, tuning `{about['tuning']}`.", "",
         f"- parameters: {summary['parameters']:,}, of which {summary['trainable_parameters']:,} were trained",
         f"- steps: {summary['steps']:,}; tokens: {summary['tokens']:,}; status: {summary['status']}",
         f"- data: {', '.join(f'`{source}`' for source in about['data'])}", ""]
-    if figures:
-        lines += ["| metric | before | after |", "|---|---|---|"]
-        before = summary.get("evaluation_before") or {}
-        lines += [f"| {key} | {before[key]:.4f} | {value:.4f} |" if key in before else f"| {key} | | {value:.4f} |"
-                  for key, value in figures.items()]
-        lines.append("")
-    return "\n".join([*lines, "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""])
+    if not figures:
+        return lines
+    columns = [before, figures, *floors.values()]
+    lines += [f"| {' | '.join(['metric', 'before', 'after', *(f'floor: {name}' for name in floors)])} |",
+              "|---" * (len(columns) + 1) + "|"]
+    for key in figures:
+        cells = [f"{column[key]:.4f}" if key in column else "" for column in columns]
+        lines.append(f"| {' | '.join([key, *cells])} |")
+    return [*lines, ""]
+
+
+def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
+    """The model card of a run."""
+    return "\n".join([
+        "---", f"library_name: {'peft' if summary['adapter'] else 'transformers'}", "tags: [llmkit]", "---",
+        f"# {name}", "", *facts(summary),
+        "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""])

@@ -149,16 +149,24 @@ def inspect(
 def export(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
+    format_: Annotated[str, typer.Option(
+        "--format", metavar="NAME", help="safetensors (transformers) or onnx (onnxruntime).",
+    )] = "safetensors",
+    dtype: Annotated[str | None, typer.Option(
+        "--dtype", metavar="NAME", help="float32, bfloat16, float16; else as it is.")] = None,
     json_: Json = False,
 ) -> None:
-    """Write a model as a folder that plain transformers loads: an adapter merged into its base, a model card."""
+    """Write a model as a folder for others: an adapter merged into its base, a model card that says how to use it."""
     from llmkit import exporting, report
 
     report.to_stderr()
     report.quiet_libraries()
-    done = exporting.export(model, to)
+    done = exporting.export(model, to, format=format_, dtype=dtype)
     if json_:
         print(json.dumps(done))
         return
-    how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"a copy of {done['from']}"
-    print(f"{done['folder']}: {how}; its README.md says how to load it", file=sys.stderr)
+    how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"from {done['from']}"
+    print(f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its README.md says how to use it",
+          file=sys.stderr)
+    if "difference" in done:
+        print(f"compared with torch: the outputs differ by {done['difference']:.1g} at most", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""A model to give away: a folder that transformers, onnxruntime or llama.cpp opens, an adapter merged into its base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmkit import models
+from llmkit.errors import PlaceError, RequestError, nearest
+from llmkit.exporting.card import card
+from llmkit.exporting.origin import adapter_of, before, origin_of
+
+FORMATS = ("safetensors", "onnx")
+"""Each a file of this folder: `check`, `write` and `how`."""
+
+
+def export(
+    model: str | Path, to: str | Path, *, format: str = "safetensors", dtype: str | None = None,
+) -> dict[str, Any]:
+    """Write a run, a folder, a hub id or a catalogue model to the folder `to`, with its tokenizer and a model card.
+
+    An adapter is merged into its base, in 32 bits. `format` is safetensors (for transformers) or onnx (for
+    onnxruntime); `dtype` float32, bfloat16 or float16; None is what the model is in.
+    Returns {"folder", "format", "class", "dtype", "merged": the adapter's type in peft, or None, "base", "from", …}.
+    RequestError where an adapter can't be merged or a format can't hold the model, PlaceError where the folder holds
+    something.
+    """
+    target = Path(to)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PlaceError(f"--to {to}: holds something already; name a new folder.")
+    if format not in FORMATS:
+        raise RequestError(f"no format is called {format!r}.{nearest(format, FORMATS)}")
+    written = import_module(f"llmkit.exporting.{format}")
+    if dtype is not None and dtype not in written.DTYPES:
+        raise RequestError(f"--dtype {dtype}: --format {format} has {', '.join(written.DTYPES)}.")
+    source = models.resolve(model)
+    written.check(config_of(source))
+    opened = models.merge(source)
+    origin = origin_of(model, source)
+    with staged(target) as folder:
+        facts = written.write(opened, source, folder, dtype)
+        if origin.recipe:
+            (folder / "recipe.yaml").write_text(
+                yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
+        how = written.how(opened, origin, folder, ".")
+        (folder / "README.md").write_text(
+            card(origin, target.name, opened.kind, written.LIBRARY, how), encoding="utf-8")
+        tidy(folder)
+    return {"folder": str(to), "format": format, "class": opened.kind, "merged": origin.adapter, "base": before(source),
+            "from": str(model), **facts}
+
+
+def config_of(source: Path) -> dict[str, Any]:
+    """The config of a folder's model; of an adapter's base where it brings none."""
+    if not (source / "config.json").is_file():
+        source = models.resolve(adapter_of(source).get("base_model_name_or_path") or "")
+    return dict(json.loads((source / "config.json").read_text(encoding="utf-8")))
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A folder beside the target, which takes its place once it is whole; PlaceError where that can't be."""
+    staging = target.with_name(f".{target.name}")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    except OSError as error:
+        raise PlaceError(f"{error.filename or target}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def tidy(folder: Path) -> None:
+    """Let others read what safetensors writes for its owner alone, and drop how the tokenizer was opened here."""
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        said = json.loads(path.read_text(encoding="utf-8"))
+        here = ("is_local", "local_files_only", "name_or_path")
+        kept = {key: value for key, value in said.items() if key not in here}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""What a model card gives a model to read: a text, a pair or a question, in the form that the model learned."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from llmkit.exporting.origin import Origin
+from llmkit.models import Opened
+from llmkit.tasks._frame import frame_of
+
+QUESTION, CONTEXT = "Who saw the moon?", "The cat saw the moon."
+CHOICES = ("the cat", "a red ball")
+PAIR = ("The cat saw the moon.", "It was full.")
+MESSAGES = [{"role": "user", "content": "Who are you?"}]
+
+
+def text_for(opened: Opened, origin: Origin) -> str:
+    """A text for a model that reads one."""
+    text = "Once upon a time" if opened.kind == "AutoModelForCausalLM" else "The cat saw the moon."
+    if opened.kind == "AutoModelForMaskedLM":
+        return text.replace("moon", str(opened.tokenizer.mask_token))
+    if template := origin.learned.get("template"):
+        return re.sub(r"\{(text|prompt|source)\}", text, str(template))
+    if "<extra_id_0>" in opened.tokenizer.get_vocab() and origin.learned.get("name") == "span_corruption":
+        return text.replace("the moon", "<extra_id_0>")
+    return text
+
+
+def question_for(opened: Opened) -> tuple[str, ...]:
+    """A question and where its answer is; in one text where the tokenizer puts nothing between two."""
+    if frame_of(opened.tokenizer, False).after:
+        return QUESTION, CONTEXT
+    return (f"{QUESTION}\n{CONTEXT}",)
+
+
+def quoted(*texts: str) -> str:
+    """Texts as the arguments of a call: "a", "b"."""
+    return ", ".join(_quoted(text) for text in texts)
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def scores_pairs(opened: Opened) -> Any:
+    """Whether the head tells of two texts whether they belong together."""
+    config: Any = opened.model.config
+    return opened.kind == "AutoModelForNextSentencePrediction" or (
+        opened.kind == "AutoModelForPreTraining" and config.model_type in ("bert", "albert"))
+
+
+def finds_replaced(opened: Opened) -> bool:
+    """Whether the head tells of each token whether it was replaced (ELECTRA's discriminator)."""
+    config: Any = opened.model.config
+    if opened.kind == "AutoModelForTokenClassification":
+        return bool(config.num_labels == 1)
+    return bool(opened.kind == "AutoModelForPreTraining" and config.model_type == "electra")
