@@ -1,0 +1,375 @@
+"""The page, in a real browser: headless Chromium through Playwright."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from time import sleep
+from typing import Any
+
+import pytest
+
+import llmkit
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit[dev]'")
+expect = sync_api.expect
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("no chromium on this machine (Debian's package is `chromium`)", allow_module_level=True)
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+PAGE = Path(llmkit.__file__).parent / "serving" / "page"
+KEY = "sesame"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """A server of the API that counts to 400, a word each 5 ms."""
+
+    protocol_version = "HTTP/1.0"
+    writing = 0
+
+    def __init__(self, key: str | None, *rest: Any) -> None:
+        self.key = key
+        super().__init__(*rest)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def reply(self, status: int, kind: str, body: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Security-Policy", POLICY)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            names = [{"id": "tiny"}, {"id": "other"}, {"id": "encoder", "kind": "embedding"}]
+            if self.key is not None and self.headers["Authorization"] != f"Bearer {self.key}":
+                self.reply(401, "application/json", b'{"error": {"message": "no"}}')
+            else:
+                self.reply(200, "application/json", json.dumps({"data": names}).encode())
+            return
+        path = PAGE / (self.path.strip("/") or "index.html")
+        self.reply(200, TYPES[path.suffix], path.read_bytes())
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.reply(200, "text/event-stream")
+        StandIn.writing += 1
+        try:
+            for i in range(asked.get("max_tokens", 400)):
+                piece = json.dumps({"choices": [{"delta": {"content": f"{i} "}}]})
+                self.wfile.write(f"data: {piece}\n\n".encode())
+                sleep(0.005)
+            done = {"choices": [{"delta": {}, "finish_reason": "length"}]}
+            usage = {"choices": [], "usage": {"completion_tokens": i + 1}}
+            self.wfile.write(f"data: {json.dumps(done)}\n\ndata: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            StandIn.writing -= 1
+
+
+def serving(key: str | None) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(StandIn, key)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    yield from serving(None)
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[str]:
+    yield from serving(KEY)
+
+
+def writing() -> int:
+    return StandIn.writing
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Open the page as a new visitor; whatever the page does against its own policy, or throws, fails the test."""
+    contexts, wrong = [], []
+
+    def visit(url: str, **how: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1000, "height": 700}, "locale": "en-US", **how})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def ask(page: Any, text: str) -> None:
+    expect(page.locator("#model")).to_be_enabled()
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Enter")
+
+
+def scripted(page: Any, text: str, status: int = 200) -> None:
+    """The next answers are this text, at once, or an error of this status."""
+    events = [{"choices": [{"delta": {"content": text}}]}, {"choices": [{"delta": {}, "finish_reason": "stop"}]}]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    if status != 200:
+        body = json.dumps({"error": {"message": text}})
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(
+        status=status, body=body, content_type="text/event-stream" if status == 200 else "application/json"))
+
+
+def asking(page: Any, act: Any) -> dict[str, Any]:
+    """The body of the request that an act sends."""
+    with page.expect_request("**/v1/chat/completions") as sent:
+        act()
+    return dict(sent.value.post_data_json)
+
+
+def test_an_answer_streams_in_and_outlives_a_reload(visit, url):
+    page = visit(url)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Max tokens").fill("150")
+    ask(page, "How far can you count?")
+    text = page.locator(".answer .text")
+    expect(text).not_to_be_empty()
+    early = text.inner_text()
+    expect(page.get_by_label("Regenerate")).to_be_visible()
+    late = text.inner_text()
+    assert late.startswith(early) and len(late) > len(early)
+    expect(page.locator(".foot")).to_contain_text("150 tokens")
+    page.reload()
+    expect(page.locator(".question")).to_have_text("How far can you count?")
+    assert page.locator(".answer .text").inner_text() == late
+    assert page.get_by_label("Max tokens").input_value() == "150"
+
+
+def test_stop_ends_the_answer_and_frees_the_server(visit, url):
+    page = visit(url)
+    for stop in (lambda: page.get_by_label("Stop").click(), lambda: page.keyboard.press("Escape")):
+        ask(page, "Count.")
+        expect(page.locator(".turn:last-child .text")).not_to_be_empty()
+        stop()
+        expect(page.locator(".turn:last-child .note")).to_have_text("Stopped.")
+        expect(page.get_by_label("Send")).to_be_visible()
+        for _ in range(100):
+            if writing() == 0:
+                break
+            sleep(0.02)
+        assert writing() == 0
+    page.reload()
+    assert page.locator(".note").all_inner_texts() == ["Stopped.", "Stopped."]
+
+
+def test_a_reload_in_mid_answer_keeps_what_was_written(visit, url):
+    page = visit(url)
+    ask(page, "Count.")
+    expect(page.locator(".answer .text")).not_to_be_empty()
+    page.reload()
+    expect(page.locator(".answer .text")).not_to_be_empty()
+    expect(page.locator(".note")).to_have_text("Stopped.")
+
+
+def test_enter_sends_but_not_with_shift_nor_while_a_word_is_composed(visit, url):
+    page = visit(url)
+    scripted(page, "Yes.")
+    expect(page.locator("#model")).to_be_enabled()
+    page.get_by_label("Your message").press_sequentially("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    for composing in ({"isComposing": True}, {"keyCode": 229}):
+        page.get_by_label("Your message").dispatch_event("keydown", {"key": "Enter", **composing})
+    assert page.locator(".turn").count() == 0
+    page.keyboard.press("Enter")
+    expect(page.locator(".question")).to_have_text("one\ntwo")
+
+
+def test_the_language_is_the_browsers_until_another_is_chosen(visit, url):
+    page = visit(url, locale="zh-CN")
+    expect(page.get_by_role("heading", name="想问点什么？")).to_be_visible()
+    assert page.locator("html").get_attribute("lang") == "zh-Hans"
+    page.get_by_role("button", name="EN").click()
+    expect(page.get_by_role("heading", name="What would you like to ask?")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name="Settings")).to_be_visible()
+
+
+def test_both_languages_have_every_sentence(visit, url):
+    keys = visit(url).evaluate("""async () => {
+        const { WORDS } = await import("./words.js");
+        const keys = (words, at) => Object.entries(words).flatMap(([key, word]) =>
+            typeof word === "string" ? [at + key + (word.match(/{\\w+}/g) ?? []).sort()] : keys(word, at + key + "."));
+        return [keys(WORDS.en, ""), keys(WORDS.zh, "")];
+    }""")
+    assert keys[0] == keys[1] and len(keys[0]) > 60
+
+
+def test_a_phone_shows_it_all_without_scrolling_sideways(visit, url):
+    page = visit(url, viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    scripted(page, "a" * 200 + "\n```python\n" + "b = 1; " * 40 + "\n```\nhttp://" + "c" * 100)
+    ask(page, "d" * 200)
+    expect(page.get_by_label("Regenerate")).to_be_visible()
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Instruction and examples").check()
+    for place in ("html", "main", "#settings"):
+        assert page.locator(place).evaluate("it => it.scrollWidth - it.clientWidth") == 0, place
+    page.get_by_role("button", name="Close").click()
+    box = page.get_by_label("Your message").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 640
+    for name in ("Settings", "New chat", "Send", "中文"):
+        box = page.get_by_role("button", name=name).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 360, name
+
+
+def test_a_server_with_a_key_is_asked_with_it(visit, locked):
+    page = visit(locked)
+    expect(page.get_by_role("alert")).to_contain_text("This server wants an API key.")
+    page.locator("#trouble input").fill("open")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("doesn't accept this API key.")
+    page.locator("#trouble input").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Model")).to_have_value("tiny")
+    page.reload()
+    expect(page.get_by_label("Model")).to_have_value("tiny")
+    assert KEY not in page.evaluate("() => JSON.stringify(localStorage)")
+
+
+def test_models_that_only_embed_are_not_offered(visit, url):
+    page = visit(url)
+    expect(page.get_by_label("Model")).to_have_value("tiny")
+    assert page.locator("#model option").all_inner_texts() == ["tiny", "other"]
+
+
+def test_the_settings_go_with_the_question(visit, url):
+    page = visit(url)
+    scripted(page, "Hot.")
+    page.get_by_label("Model").select_option("other")
+    page.get_by_role("button", name="Settings").click()
+    for label, value in {"Temperature": "0.7", "Top-p": "0.9", "Max tokens": "20", "Seed": "3",
+                         "System prompt": "Be brief."}.items():
+        page.get_by_label(label, exact=True).fill(value)
+    page.get_by_label("Instruction and examples").check()
+    page.get_by_role("textbox", name="Instruction").fill("Say the opposite.")
+    page.get_by_role("textbox", name="Examples").fill("tall => short\n\nbig\tsmall")
+    assert asking(page, lambda: ask(page, "cold")) == {
+        "model": "other", "stream": True, "stream_options": {"include_usage": True},
+        "temperature": 0.7, "top_p": 0.9, "max_tokens": 20, "seed": 3,
+        "prompting": {"name": "hybrid", "instruction": "Say the opposite.",
+                      "examples": [{"input": "tall", "output": "short"}, {"input": "big", "output": "small"}]},
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "cold"}]}
+    expect(page.get_by_label("Regenerate")).to_be_visible()
+    page.get_by_role("button", name="Reset settings").click()
+    assert asking(page, lambda: ask(page, "wet")) == {
+        "model": "other", "stream": True, "stream_options": {"include_usage": True},
+        "messages": [{"role": "user", "content": "cold"}, {"role": "assistant", "content": "Hot."},
+                     {"role": "user", "content": "wet"}]}
+
+
+def test_a_setting_that_is_wrong_is_said_and_nothing_is_sent(visit, url):
+    page = visit(url)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("radio", name="Examples", exact=True).check()
+    for label, value, sentence in [
+        ("Examples", "", "Give at least one example, or choose another prompt mode."),
+        ("Examples", "cold => hot\nbig", "Line 2 has no => between input and output."),
+        ("Temperature", "3", "Temperature is a number from 0 to 2."),
+        ("Top-p", "0", "Top-p is a number above 0 and at most 1."),
+        ("Seed", "1.5", "Seed is a whole number from 0."),
+    ]:
+        field = page.get_by_role("textbox", name=label)
+        field.fill(value)
+        page.get_by_role("button", name="Close").click()
+        ask(page, "Well?")
+        expect(field).to_be_focused()
+        expect(field).to_have_accessible_description(sentence)
+        assert page.locator(".turn").count() == 0 and page.get_by_label("Your message").input_value() == "Well?"
+        field.fill("cold => hot" if label == "Examples" else "")
+
+
+def test_a_models_text_is_text_and_its_code_a_block(visit, url):
+    page = visit(url)
+    scripted(page, 'Use `a<b>` **now** <img src=x onerror="document.title=1">\n\n```python\nprint("<b>")\n```\nDone.')
+    ask(page, "How?")
+    expect(page.locator(".answer p").last).to_be_visible()
+    assert page.locator(".answer img, .answer b").count() == 0
+    assert page.locator(".answer .text > p").all_inner_texts() == [
+        'Use a<b> now <img src=x onerror="document.title=1">', "Done."]
+    assert page.locator(".answer p code").inner_text() == "a<b>"
+    assert page.locator(".answer pre").inner_text() == 'print("<b>")'
+
+
+def test_an_error_is_a_sentence_and_can_be_tried_again(visit, url):
+    page = visit(url)
+    for turn, (status, sentence) in enumerate({
+        429: "The server is busy. Try again in a moment.",
+        400: "The server refused: the prompt is too long",
+        503: "The server failed: the prompt is too long",
+        401: "This server wants an API key.",
+    }.items()):
+        scripted(page, "the prompt is too long", status)
+        ask(page, "Well?")
+        expect(page.locator(".trouble p")).to_have_text(sentence)
+        scripted(page, "Well.")
+        if status == 401:
+            page.locator(".trouble input").fill(KEY)
+            page.keyboard.press("Enter")
+        else:
+            page.get_by_role("button", name="Try again").click()
+        expect(page.locator(".answer .text").nth(turn)).to_have_text("Well.")
+        assert page.locator(".trouble").count() == 0 and page.locator(".turn").count() == turn + 1
+
+
+def test_an_answer_that_breaks_off_says_so(visit, url):
+    page = visit(url)
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(
+        content_type="text/event-stream", body='data: {"choices": [{"delta": {"content": "So"}}]}\n\n'))
+    ask(page, "Well?")
+    expect(page.locator(".answer .text")).to_have_text("So")
+    expect(page.locator(".trouble p")).to_have_text("The connection broke off in mid-answer.")
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".trouble p")).to_have_text("The server can't be reached. Is it still running?")
+
+
+def test_an_answer_is_written_again_copied_edited_and_cleared(visit, url):
+    page = visit(url, permissions=["clipboard-read", "clipboard-write"])
+    scripted(page, "One.")
+    ask(page, "Say a number")
+    page.get_by_label("Copy").click()
+    expect(page.locator("#status")).to_have_text("Copied")
+    assert page.evaluate("() => navigator.clipboard.readText()") == "One."
+    scripted(page, "Two.")
+    assert asking(page, page.get_by_label("Regenerate").click)["messages"] == [
+        {"role": "user", "content": "Say a number"}]
+    expect(page.locator(".answer .text")).to_have_text("Two.")
+    page.get_by_role("button", name="New chat").click()
+    assert page.locator(".turn").count() == 0
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".answer .text")).to_have_text("Two.")
+    page.get_by_label("Edit").click()
+    assert page.get_by_label("Your message").input_value() == "Say a number" and page.locator(".turn").count() == 0
