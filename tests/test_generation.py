@@ -131,7 +131,8 @@ def test_the_json_holds_what_was_asked_and_written(gpt2):
     result = generate("the cat", gpt2, Options(max_new_tokens=3))
     completion = result.completions[0]
     assert result.as_json() == {"prompt": "the cat", "model": gpt2, "completions": [
-        {"text": completion.text, "tokens": completion.tokens, "finish_reason": completion.finish_reason}]}
+        {"text": completion.text, "tokens": completion.tokens, "finish_reason": completion.finish_reason,
+         "score": completion.score}]}
     assert (completion.tokens, completion.finish_reason) == (3, "length")
 
 
@@ -166,7 +167,14 @@ def test_an_empty_prompt_starts_from_the_end_token(gpt2):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"max_new_tokens": 0}, "max_new_tokens: 0 must be 1 or more"),
-    ({"temperature": 0.0}, "do_sample false"),
+    ({"temperature": -0.1}, "temperature: -0.1 must be 0 or more"),
+    ({"temperature": 0.0, "do_sample": True}, "leave do_sample out"),
+    ({"temperature": 0.0, "num_return_sequences": 2}, "every text is the same"),
+    ({"min_p": 1.5}, "min_p: 1.5"),
+    ({"typical_p": 0}, "typical_p: 0"),
+    ({"stop": ("", "x")}, "stop: an empty string"),
+    ({"length_penalty": 2.0}, "length_penalty: is for beam search"),
+    ({"logprobs": -1}, "logprobs: -1"),
     ({"top_p": 1.5}, "top_p: 1.5"),
     ({"top_k": 0}, "top_k: 0"),
     ({"seed": -1}, "seed: -1"),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "llmkit"
 LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"], ["data", "backbones", "models"],
-          ["objectives", "tuning"], ["tasks"], ["settle", "checkpoint", "report"], ["train"],
-          ["evaluation", "exporting", "generation", "inspection", "launch"], ["prediction", "comparison"],
-          ["verbs"], ["cli"]]
+          ["objectives", "tuning"], ["tasks"], ["settle", "checkpoint", "report", "jsonlines", "decoding", "writing"],
+          ["train", "filling"], ["embedding", "evaluation", "exporting", "generation", "inspection", "launch"],
+          ["prediction", "comparison", "serving"], ["verbs"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
 

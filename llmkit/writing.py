@@ -1,0 +1,709 @@
+"""Writing: prompts go in together, texts come out, piece by piece where somebody watches."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmkit.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+    from llmkit.models import Opened
+
+WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""Auto classes of models that write."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the next token is chosen, and for how long.
+
+    Where `do_sample` isn't given, tokens are sampled if one of temperature, top_p, top_k, min_p and typical_p is, if
+    several texts are asked for without beams, or if the model's generation config says so; else the likeliest token is
+    taken each time.
+    """
+
+    max_new_tokens: int = 200
+    """Tokens written at most."""
+    num_return_sequences: int = 1
+    """Texts written for the prompt."""
+    temperature: float | None = None
+    """Below 1 the likely gets likelier, above 1 less so; 0: the likeliest token each time."""
+    top_p: float | None = None
+    """Only the likeliest tokens that together have this probability are drawn from (Holtzman et al. 2020)."""
+    top_k: int | None = None
+    """Only this many of the likeliest tokens are drawn from."""
+    min_p: float | None = None
+    """Only tokens at least this share as likely as the likeliest are drawn from (Nguyen et al. 2024)."""
+    typical_p: float | None = None
+    """Only tokens about as surprising as is to be expected, of this probability together (Meister et al. 2023)."""
+    num_beams: int = 1
+    """Texts that are followed side by side; the likeliest whole one wins."""
+    length_penalty: float | None = None
+    """Of beam search: a text's log-likelihood is divided by its length to this power; above 1 favours long ones."""
+    do_sample: bool | None = None
+    """Draw tokens at random (true) or take the likeliest (false)."""
+    repetition_penalty: float | None = None
+    """Above 1, tokens that already stand in the text get less likely."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; it stops short of them."""
+    seed: int | None = None
+    """The same seed gives the same text; none: another one each time."""
+    logprobs: int | None = None
+    """Tell of each token how likely it was, and of so many that were the likeliest there."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
+            if getattr(self, name) < 1:
+                raise RequestError(f"{name}: {getattr(self, name)} must be 1 or more.")
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise RequestError(f"temperature: {self.temperature} must be 0 or more.")
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
+            raise RequestError(f"repetition_penalty: {self.repetition_penalty} must be above 0.")
+        for name in ("top_p", "min_p", "typical_p"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) <= 1:
+                raise RequestError(f"{name}: {getattr(self, name)} must be above 0 and at most 1.")
+        if self.top_k is not None and self.top_k < 1:
+            raise RequestError(f"top_k: {self.top_k} must be 1 or more.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise RequestError(f"seed: {self.seed} must be 0 or more, and below 2**63.")
+        if self.logprobs is not None and not 0 <= self.logprobs <= 100:
+            raise RequestError(f"logprobs: {self.logprobs} must be between 0 and 100.")
+        if "" in self.stop:
+            raise RequestError("stop: an empty string would end every text before it starts.")
+        if self.do_sample is False and self._chance():
+            raise RequestError(f"{self._chance()} has no effect with do_sample false: leave one of them out.")
+        if self.do_sample and self.temperature == 0:
+            raise RequestError("temperature: 0 takes the likeliest token each time; leave do_sample out.")
+        if self.length_penalty is not None and self.num_beams == 1:
+            raise RequestError("length_penalty: is for beam search; use num_beams 2 or more, or leave it out.")
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            raise RequestError(f"num_return_sequences: {self.num_beams} beams can't give {self.num_return_sequences} "
+                               f"texts; use num_beams {self.num_return_sequences} or more.")
+        greedy = self.do_sample is False or self.temperature == 0
+        if greedy and self.num_beams == 1 and self.num_return_sequences > 1:
+            raise RequestError("num_return_sequences: without sampling or beams every text is the same; ask for one.")
+
+    def _chance(self) -> str:
+        """The first option that only sampling has a use for."""
+        names = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+        return next((name for name in names if getattr(self, name)), "")
+
+    def config(self, model: GenerationConfig, ends: Sequence[int], pad: int) -> GenerationConfig:
+        """The model's own generation config with these options over it."""
+        config = copy.deepcopy(model)
+        sample = self.do_sample
+        if self.temperature == 0:
+            sample = False
+        elif sample is None:
+            several = self.num_return_sequences > 1 and self.num_beams == 1
+            sample = bool(self._chance()) or several or bool(config.do_sample)
+        given: dict[str, Any] = {
+            "do_sample": sample, "num_beams": self.num_beams, "num_return_sequences": self.num_return_sequences,
+            "max_length": None, "min_length": None, "eos_token_id": list(ends) or None, "pad_token_id": pad,
+            # what comes back, and how it is kept, is ours to say
+            "return_dict_in_generate": False, "output_scores": False, "output_logits": False, "stop_strings": None,
+            "cache_implementation": None}
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p"):
+            if not sample:
+                given[name] = None
+            elif getattr(self, name) is not None:
+                given[name] = getattr(self, name)
+        for name in ("repetition_penalty", "length_penalty"):
+            if getattr(self, name) is not None:
+                given[name] = float(getattr(self, name))
+        for name, value in given.items():
+            setattr(config, name, value)
+        return config
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A token and its log probability (natural logarithm) under the model, before any option changed it."""
+
+    token: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+    """What else could have stood here, the likeliest first."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"token": …, "logprob": …, "top": [{"token": …, "logprob": …}]}`."""
+        top = [{"token": token, "logprob": logprob} for token, logprob in self.likeliest]
+        return {"token": self.token, "logprob": self.logprob, **({"top": top} if top else {})}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One text that the model wrote."""
+
+    text: str
+    tokens: int
+    """Tokens of the text, the end token not counted."""
+    finish_reason: str
+    """`stop`: the model ended it, or a stop string did; `length`: it was cut; `stopped`: whoever asked ended it."""
+    score: float | None = None
+    """Mean log probability a token (natural logarithm) under the model, before options changed it; None: no token."""
+    logprobs: tuple[Scored, ...] | None = None
+    """The same of each token, where it was asked for."""
+    ids: tuple[int, ...] = ()
+    """The tokens of the text."""
+
+    def as_json(self) -> dict[str, Any]:
+        """`{"text": …, "tokens": …, "finish_reason": …, "score": …}`, and `logprobs` where they were asked for."""
+        told: dict[str, Any] = {
+            "text": self.text, "tokens": self.tokens, "finish_reason": self.finish_reason, "score": self.score}
+        if self.logprobs is not None:
+            told["logprobs"] = [one.as_json() for one in self.logprobs]
+        return told
+
+
+@dataclass
+class Writer:
+    """A model that writes, kept open: prompts in, texts out."""
+
+    name: str
+    opened: Opened
+    device: str = "cpu"
+    assistant: Opened | None = None
+    """A smaller model that guesses ahead; this one checks its guesses, several in one step (Leviathan et al. 2023)."""
+
+    @classmethod
+    def open(cls, name: str, assistant: str | None = None) -> Writer:
+        """Open a folder, a run, a catalogue name or a hub id on the best device, in the numbers that are fastest there.
+
+        RequestError where the model writes no text, or the assistant can't guess for it.
+        """
+        from llmkit.models import open_model, resolve
+
+        folder = resolve(name)
+        helper = None if assistant is None else resolve(assistant)
+        dtype, device = numbers(folder)
+        writer = cls(name, open_model(folder, dtype=dtype), device)
+        if helper is not None:
+            writer.assistant = open_model(helper, dtype=dtype)
+            writer._check_assistant(str(assistant))
+        return writer
+
+    def __post_init__(self) -> None:
+        if self.opened.kind not in WRITERS:
+            raise RequestError(
+                f"{self.name} is a {self.opened.model.config.model_type} opened as {self.opened.kind}: it reads text "
+                "and doesn't write any. Use a decoder (gpt2, llama) or an encoder-decoder (t5).")
+        self.opened.model.to(self.device)  # type: ignore[arg-type]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads prompts in an encoder."""
+        return self.opened.kind == "AutoModelForSeq2SeqLM"
+
+    @property
+    def chats(self) -> bool:
+        """Whether a prompt becomes what the user says in a conversation."""
+        return self.opened.tokenizer.chat_template is not None and not self.reads
+
+    def ids(
+        self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """A prompt's token ids as the model expects them.
+
+        A text is what the user says where the tokenizer has a chat template, and is gone on with as it stands where it
+        has none or `raw` says so. Messages are [{"role": …, "content": …}, …]; a last one of the assistant is gone on
+        with. RequestError where there is no template for them, or it refuses them.
+        """
+        tokenizer, chat = self.opened.tokenizer, self.chats and not raw
+        given = {"system": system, "tools": tools, "messages": None if isinstance(prompt, str) else prompt}
+        unused = [] if chat else [name for name, value in given.items() if value is not None]
+        if unused:
+            raise RequestError(f"{unused[0]}: {self.name} takes no {unused[0]} here: "
+                               + ("raw text has none." if raw else "its tokenizer has no chat template."))
+        if chat:
+            talk: list[Mapping[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+            talk += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            ids = _templated(tokenizer, talk, tools)
+        else:
+            text = str(prompt)
+            ids = list(tokenizer(text)["input_ids"])
+            closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token))
+            if closed and not self.reads:
+                ids.pop()  # some tokenizers close every text, and a closed text isn't gone on with
+        if not ids:
+            starts = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+            if not starts:
+                raise RequestError(
+                    f"the prompt is empty, and {self.name} has no token to start a text with: give a word.")
+            ids = starts[:1]
+        return ids
+
+    def room(self, prompt: int, wanted: int) -> tuple[int, str]:
+        """How many tokens can be written after a prompt of so many, and a sentence where that is fewer than wanted.
+
+        RequestError where the prompt is longer than the model's context, with by how much.
+        """
+        limit, virtual = positions(self.opened), self.opened.virtual_tokens
+        if limit is None:
+            return wanted, ""
+        taken = prompt + virtual
+        prefix = f" and the adapter's {virtual}" if virtual else ""
+        most = limit if self.reads else limit - 1
+        if taken > most:
+            raise RequestError(f"the prompt's {prompt:,} tokens{prefix} are {taken - most:,} more than the {most:,} "
+                               f"that the model's context of {limit:,} takes; shorten the prompt.")
+        room = limit - 1 if self.reads else limit - taken
+        if room >= wanted:
+            return wanted, ""
+        where = "" if self.reads else f", and the prompt{' with the adapter' if prefix else ''} takes {taken}"
+        return room, f"max_new_tokens is {room}, not {wanted}: the model has {limit} positions{where}."
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
+        stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
+        ends: Sequence[Collection[int]] | None = None,
+    ) -> list[list[Completion]]:
+        """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
+
+        stream    gets (prompt, piece) as soon as whole characters are there, of the first text for each prompt; with
+                  beams, its whole text at the end
+        stopped   is asked after each token; once it is true, what is written so far is the answer
+        numbers   of the prompts: with a seed, a text depends on (seed, number, which of the prompt's texts) alone, and
+                  not on the batch, up to rounding; 0, 1, … where nothing is said
+        ends      tokens that end the texts of each prompt, beside those that the model knows
+
+        RequestError where a prompt is longer than the context.
+        """
+        if not prompts:
+            return []
+        import torch
+
+        from llmkit.models import quiet
+
+        model: Any = self.opened.model
+        own = _defaults(model)
+        known = _ends(own, self.opened.tokenizer, options.stop)
+        count, names = options.num_return_sequences, range(len(prompts)) if numbers is None else numbers
+        stop = tuple(dict.fromkeys([*options.stop, *_listed(own.stop_strings)]))
+        rooms = [self.room(len(ids), options.max_new_tokens)[0] for ids in prompts]
+        beams = options.num_beams > 1
+        texts = [
+            _Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
+                  partial(stream, i) if stream is not None and copy == 0 and not beams else None)
+            for i in range(len(prompts)) for copy in range(count)]
+        config = options.config(own, known, self._pad(known))
+        seed = options.seed if options.seed is not None else int(torch.randint(2**62, ()))
+        seeds = [(seed, number, copy) for number in names for copy in range(count)]
+        with quiet(), torch.inference_mode():
+            if beams or self.assistant is not None:
+                self._search(prompts, texts, config, seeds, stopped)
+            elif _leaves_batches(model):
+                self._sample(prompts, texts, config, seeds, options.logprobs, stopped)
+            else:
+                config.num_return_sequences = 1
+                for i, text in enumerate(texts):
+                    self._sample([prompts[i // count]], [text], config, [seeds[i]], options.logprobs, stopped)
+            if beams or self.assistant is not None:
+                for i, text in enumerate(texts):
+                    self._score(prompts[i // count], text, options.logprobs)
+        made = [text.completion(options.logprobs is not None) for text in texts]
+        out = [made[i:i + count] for i in range(0, len(made), count)]
+        if beams and stream is not None:
+            for i, completions in enumerate(out):
+                stream(i, completions[0].text)
+        return out
+
+    # ---- ways of writing ----
+
+    def _sample(
+        self, prompts: Sequence[Sequence[int]], texts: Sequence[_Text], config: GenerationConfig,
+        seeds: Sequence[tuple[int, int, int]], top: int | None, stopped: Callable[[], bool] | None,
+    ) -> None:
+        """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
+        ids, mask = self._batch(prompts)
+        chance = [np.random.default_rng(seed) for seed in seeds] if config.do_sample else None
+        config.max_new_tokens = max(text.room for text in texts)
+        self.opened.model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=config,
+            custom_generate=partial(_steps, texts=texts, chance=chance, top=top or 0, stopped=stopped))
+
+    def _search(
+        self, prompts: Sequence[Sequence[int]], texts: Sequence[_Text], config: GenerationConfig,
+        seeds: Sequence[tuple[int, int, int]], stopped: Callable[[], bool] | None,
+    ) -> None:
+        """By transformers' beam search or with an assistant, a prompt at a time: they draw from one common chance."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        model: Any = self.opened.model
+        beams = config.num_beams > 1
+        count = config.num_return_sequences
+        config.num_return_sequences = count if beams else 1
+        for at in range(0, len(texts), config.num_return_sequences):
+            ids, mask = self._batch([prompts[at // count]])
+            start = 1 if self.reads else ids.shape[1]
+            some = texts[at:at + config.num_return_sequences]
+            config.max_new_tokens = some[0].room
+            more: dict[str, Any] = {}
+            if beams:
+                until = _Until(partial(some[0].ends_in, start=start), stopped)
+            else:
+                assert self.assistant is not None  # whoever calls this asked for one of the two
+                until = _Until(some[0].ended, stopped)
+                more = {"assistant_model": self.assistant.model.to(self.device),  # type: ignore[arg-type]
+                        "streamer": _Feed(some[0])}
+            with torch.random.fork_rng(enabled=config.do_sample):
+                if config.do_sample:
+                    torch.manual_seed(int(np.random.SeedSequence(seeds[at]).generate_state(1, np.uint64)[0] >> 1))
+                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
+                                     stopping_criteria=StoppingCriteriaList([until]), **more)
+            for text, row in zip(some, out[:, start:].tolist(), strict=True):
+                for token in row if beams else ():
+                    if not text.reason:
+                        text.add(token)
+                text.close("stopped" if until.stopped else "length")
+
+    def _score(self, prompt: Sequence[int], text: _Text, top: int | None) -> None:
+        """Read a text that is written, all at once, for the log probability of each of its tokens."""
+        import torch
+
+        if not text.ids:
+            return
+        model: Any = self.opened.model
+        own: Any = _defaults(model)
+        ids, mask = self._batch([[*prompt] if self.reads else [*prompt, *text.ids]])
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if self.reads:
+            start = own.decoder_start_token_id if own.decoder_start_token_id is not None else own.bos_token_id
+            given["decoder_input_ids"] = torch.tensor([[start, *text.ids[:-1]]], device=ids.device)
+        elif "logits_to_keep" in inspect.signature(base_of(model).forward).parameters:
+            given["logits_to_keep"] = len(text.ids) + 1
+        logits = model(**given).logits[0].float()  # (length, vocabulary)
+        if not self.reads:
+            logits = logits[-len(text.ids) - 1:-1]
+        text.logprobs, text.likeliest = _logprobs(logits, torch.tensor(text.ids, device=logits.device), top or 0)
+
+    def _batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (batch, length); padded on the left of what is gone on with, on the right of what is read."""
+        return padded(prompts, self._pad([]), left=not self.reads, device=self.device)
+
+    def _pad(self, ends: Sequence[int]) -> int:
+        tokenizer, own = self.opened.tokenizer, _defaults(self.opened.model)
+        known = [own.pad_token_id, tokenizer.pad_token_id, *ends, 0]
+        return int(next(one for one in known if one is not None))
+
+    def _check_assistant(self, name: str) -> None:
+        """RequestError where the assistant can't guess for this model."""
+        assert self.assistant is not None
+        if self.assistant.kind != self.opened.kind:
+            raise RequestError(f"--assistant {name}: is opened as {self.assistant.kind}, and {self.name} as "
+                               f"{self.opened.kind}; an assistant is a smaller model of the same kind.")
+        ours, theirs = self.opened.tokenizer.get_vocab(), self.assistant.tokenizer.get_vocab()
+        if ours != theirs:
+            odd = next(iter(sorted(ours.items() ^ theirs.items())))[0]
+            raise RequestError(f"--assistant {name}: has other tokens than {self.name} ({len(theirs):,} and "
+                               f"{len(ours):,}; {odd!r} is one that differs); an assistant shares the vocabulary.")
+
+
+class _Text:
+    """One text while it is written: knows what ends it, and hands on its characters once they are whole."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
+        send: Callable[[str], None] | None = None,
+    ) -> None:
+        self.tokenizer, self.stop, self.ends, self.room, self.send = tokenizer, stop, ends, room, send
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.likeliest: list[list[tuple[int, float]]] = []
+        self.reason = ""
+        """Why it ended; empty while it is written."""
+        self.cut: int | None = None
+        """Characters before a stop string."""
+        self.sent = 0
+
+    def add(self, token: int, logprob: float | None = None, likeliest: Sequence[tuple[int, float]] = ()) -> None:
+        """The next token."""
+        if token in self.ends:
+            self.reason = "stop"
+        else:
+            self.ids.append(token)
+            if logprob is not None:
+                self.logprobs.append(logprob)
+                self.likeliest.append(list(likeliest))
+            if self.stop:
+                text = decoded(self.tokenizer, self.ids)
+                found = [at for at in map(text.find, self.stop) if at >= 0]
+                if found:
+                    self.cut, self.reason = min(found), "stop"
+            if not self.reason and len(self.ids) >= self.room:
+                self.reason = "length"
+        if self.send is not None:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        # All is decoded each time, for what a token reads as may depend on the tokens before it.
+        text = decoded(self.tokenizer, self.ids)[: self.cut]
+        if not self.reason:
+            # A character of several tokens decodes to the replacement character until its last one is there.
+            text = text.rstrip("\ufffd")
+            if self.tokenizer.clean_up_tokenization_spaces:  # " n't" and " ," lose their spaces once they are whole
+                text = " ".join(text.split(" ")[:-2])
+            text = text[: len(text) - max((_begun(text, stop) for stop in self.stop), default=0)]
+        if len(text) > self.sent and self.send is not None:
+            self.send(text[self.sent:])
+            self.sent = len(text)
+
+    def close(self, reason: str) -> None:
+        """Nothing follows any more."""
+        self.reason = self.reason or reason
+        if self.send is not None:
+            self._hand_on()
+
+    def ended(self, row: list[int]) -> bool:
+        """Whether it has ended, whatever the row says."""
+        return bool(self.reason)
+
+    def ends_in(self, row: list[int], start: int) -> bool:
+        """Whether a stop string stands at the end of a row, which has the prompt before `start`."""
+        if not self.stop:
+            return False
+        longest = max(len(stop.encode()) for stop in self.stop)  # a token has a byte at least
+        return any(stop in decoded(self.tokenizer, row[max(start, len(row) - longest - 1):]) for stop in self.stop)
+
+    def completion(self, asked: bool) -> Completion:
+        """What was written; `asked`: with the log probability of each token."""
+        text = decoded(self.tokenizer, self.ids)[: self.cut]
+        kept = len(self.ids)
+        while self.cut is not None and kept and len(decoded(self.tokenizer, self.ids[:kept - 1])) >= self.cut:
+            kept -= 1  # tokens of which nothing is left
+        mean = sum(self.logprobs[:kept]) / kept if kept else None
+        each = None
+        if asked:
+            each = tuple(
+                Scored(decoded(self.tokenizer, [token], False), logprob,
+                       tuple((decoded(self.tokenizer, [one], False), other) for one, other in likeliest))
+                for token, logprob, likeliest in zip(self.ids[:kept], self.logprobs, self.likeliest, strict=False))
+        return Completion(text, kept, self.reason, mean, each, tuple(self.ids[:kept]))
+
+
+class _Until:
+    """Tells transformers which rows have ended: by what they are, and all of them once `stopped` says so."""
+
+    def __init__(self, ended: Callable[[list[int]], bool], stopped: Callable[[], bool] | None) -> None:
+        self.ended, self.ask, self.stopped = ended, stopped, False
+
+    def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """(batch, length) -> (batch)"""
+        import torch
+
+        self.stopped = self.stopped or (self.ask is not None and self.ask())
+        return torch.tensor([self.stopped or self.ended(row) for row in ids.tolist()], device=ids.device)
+
+
+class _Feed:
+    """What transformers calls with each new token of a single text."""
+
+    def __init__(self, text: _Text) -> None:
+        self.text, self.prompted = text, False
+
+    def put(self, value: Tensor) -> None:
+        """The prompt comes first."""
+        for token in value.flatten().tolist() if self.prompted else ():
+            if not self.text.reason:
+                self.text.add(token)
+        self.prompted = True
+
+    def end(self) -> None:
+        """Why it ended, only the caller knows."""
+
+
+def _steps(
+    model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any, *,
+    texts: Sequence[_Text], chance: Sequence[np.random.Generator] | None, top: int,
+    stopped: Callable[[], bool] | None, **inputs: Any,
+) -> Tensor:
+    """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
+
+    It differs from transformers' own in that each row draws from a chance of its own, that log probabilities are the
+    raw ones, and that a row that has ended is no longer computed.
+    """
+    import torch
+
+    reads = model.config.is_encoder_decoder
+    ids, rows = input_ids, list(range(len(texts)))  # the rows that are still written
+    outputs = model._prefill(ids, generation_config, inputs)
+    while True:
+        inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=reads)
+        raw = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)  # (rows, vocabulary)
+        del outputs  # the prompt's logits may be large
+        scores = raw
+        if logits_processor:  # these know every row from the start
+            every = raw.new_zeros(len(texts), raw.shape[1])
+            every[rows] = raw
+            scores = logits_processor(ids, every)[rows]
+        tokens = scores.argmax(-1) if chance is None else drawn(scores, [chance[row] for row in rows])
+        logprobs, likeliest = _logprobs(raw, tokens, top)
+        for row, token, logprob, others in zip(rows, tokens.tolist(), logprobs, likeliest, strict=True):
+            texts[row].add(token, logprob, others)
+        written = ids.new_full((len(texts), 1), generation_config.pad_token_id)
+        written[rows, 0] = tokens
+        ids = torch.cat([ids, written], 1)
+        going = [i for i, row in enumerate(rows) if not texts[row].reason]
+        if not going or (stopped is not None and stopped()):
+            break
+        if len(going) < len(rows):
+            inputs = _only(inputs, torch.tensor(going, device=ids.device), len(rows))
+            rows = [rows[i] for i in going]
+        following = model.prepare_inputs_for_generation(
+            ids[rows], next_sequence_length=1 if inputs["use_cache"] else None, **inputs)
+        outputs = model(**following, return_dict=True)
+    for row in rows:
+        texts[row].close("stopped")
+    return ids
+
+
+def drawn(scores: Tensor, chance: Sequence[np.random.Generator]) -> Tensor:
+    """One token a row from softmax(scores), each row by its own chance. (batch, vocabulary) -> (batch)
+
+    An exponential race: the first of independent arrivals at rates p is token i with probability p_i. Unlike a point on
+    the cumulative sum, the winner hardly ever changes where the scores do by a rounding error, as in another batch.
+    """
+    import torch
+
+    arrivals = np.stack([one.standard_exponential(scores.shape[1]) for one in chance])
+    return (scores.softmax(-1).double() / torch.from_numpy(arrivals).to(scores.device)).argmax(-1)
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, top: int) -> tuple[list[float], list[list[tuple[int, float]]]]:
+    """Of each row, the log probability of its token and of its likeliest tokens. (rows, vocabulary), (rows)"""
+    total = logits.logsumexp(-1, keepdim=True)
+    found = (logits.gather(-1, tokens[:, None]) - total)[:, 0].tolist()
+    if not top:
+        return found, [[] for _ in found]
+    best = logits.topk(min(top, logits.shape[-1]))
+    pairs = zip(best.indices.tolist(), (best.values - total).tolist(), strict=True)
+    return found, [list(zip(*pair, strict=True)) for pair in pairs]
+
+
+def _only(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:
+    """What `generate` carries from step to step, of some of its `count` rows."""
+    from torch import Tensor
+    from transformers import Cache
+    from transformers.utils.generic import ModelOutput
+
+    def some(value: Any) -> Any:
+        if isinstance(value, Cache):
+            value.batch_select_indices(rows)
+        elif isinstance(value, ModelOutput):
+            return type(value)(**{name: some(one) for name, one in value.items()})
+        elif isinstance(value, Tensor) and value.dim() and len(value) == count:
+            return value[rows]
+        return value
+
+    return {name: some(value) for name, value in inputs.items()}
+
+
+def numbers(folder: Path) -> tuple[str, str]:
+    """The dtype and the device to generate with: on a GPU bf16, on a CPU bf16 where its cores multiply it faster.
+
+    A token reads every weight once, so half the bytes is the gain; a narrow model fits in the cache and has none.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    if torch.cuda.is_available():
+        return ("bfloat16" if torch.cuda.is_bf16_supported() else "float32"), "cuda"
+    if not (folder / "config.json").is_file():
+        return "float32", "cpu"
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    wide = config.get_text_config().hidden_size >= 256
+    return ("bfloat16" if wide and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"), "cpu"
+
+
+def positions(opened: Opened) -> int | None:
+    """How many tokens a model can tell apart by position; None: any number."""
+    # Families with relative positions have no such field, XLNet's says -1.
+    limit = getattr(opened.model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit is not None and limit > 0 else None
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool, device: str) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, (batch, longest) each."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.full((len(rows), longest), pad)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if left else slice(len(row))
+        ids[i, place] = torch.tensor(row)
+        mask[i, place] = 1
+    return ids.to(device), mask.to(device)
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip: bool = True) -> str:
+    """The text of ids, without tokens that stand for no text unless `skip` is false."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=skip))
+
+
+def base_of(model: Any) -> Any:
+    """The model that an adapter of peft's stands on; the model itself where there is none."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters of a stop string a text ends with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+def _leaves_batches(model: Any) -> bool:
+    """Whether rows can leave a batch: not so XLNet's, whose memory is a list of tensors with the length first."""
+    return bool(base_of(model)._supports_default_dynamic_cache())
+
+
+def _defaults(model: Any) -> GenerationConfig:
+    from transformers import GenerationConfig
+
+    return model.generation_config or GenerationConfig.from_model_config(model.config)
+
+
+def _listed(value: Any) -> list[Any]:
+    """One, several or nothing, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _ends(config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> list[int]:
+    """The tokens that end a text: the model's, else the tokenizer's, and stop strings that are tokens of no text."""
+    special = {str(one): number for number, one in tokenizer.added_tokens_decoder.items() if one.special}
+    ends = _listed(config.eos_token_id) or _listed(tokenizer.eos_token_id)
+    return list(dict.fromkeys([*ends, *(special[one] for one in stop if one in special)]))
+
+
+def _templated(
+    tokenizer: PreTrainedTokenizerBase, talk: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+) -> list[int]:
+    from jinja2 import TemplateError
+
+    for i, message in enumerate(talk):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise RequestError(f'messages: number {i + 1} must be {{"role": …, "content": …}}, not {message!r:.60}.')
+    if not talk:
+        raise RequestError("messages: there is none.")
+    going_on = talk[-1]["role"] == "assistant"
+    try:
+        batch: Any = tokenizer.apply_chat_template(
+            [dict(message) for message in talk], tools=None if tools is None else [dict(tool) for tool in tools],
+            add_generation_prompt=not going_on, continue_final_message=going_on, return_dict=True)
+    except (TemplateError, ValueError) as error:
+        raise RequestError(f"messages: the chat template refuses them: {' '.join(str(error).split())}") from error
+    return list(batch["input_ids"])
