@@ -361,7 +361,7 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
     with quiet():
         if (folder / "adapter_config.json").is_file():
             return _open_adapter(folder, head, dtype)
-        config = _config(folder)
+        config = config_of(folder)
         kind = head or head_of(config)
         model, missing = _load(folder, kind, config, dtype)
         if missing and head is None:
@@ -375,9 +375,9 @@ def kind_of(folder: Path) -> str:
     path = folder / "adapter_config.json"
     adapter = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     if adapter is None or (folder / "config.json").is_file():
-        config = _config(folder)
+        config = config_of(folder)
     else:
-        config = _config(resolve(adapter.get("base_model_name_or_path") or ""))
+        config = config_of(resolve(adapter.get("base_model_name_or_path") or ""))
     return PEFT_HEADS.get((adapter or {}).get("task_type") or "") or head_of(config)
 
 
@@ -466,8 +466,8 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
         raise RequestError(f"{folder}: its base {base} is an adapter too; merge that into its own base first.")
 
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
-    base_config = _config(base)
-    config = _config(folder) if (folder / "config.json").is_file() else _config(base)
+    base_config = config_of(base)
+    config = config_of(folder) if (folder / "config.json").is_file() else config_of(base)
     rows = config.get_text_config().vocab_size
     config.get_text_config().vocab_size = base_config.get_text_config().vocab_size
     tokenized = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
@@ -489,7 +489,8 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
                   int(adapter.get("num_virtual_tokens") or 0), missing)
 
 
-def _config(folder: Path) -> PretrainedConfig:
+def config_of(folder: Path) -> PretrainedConfig:
+    """The config of a folder's model; RequestError where transformers doesn't know it."""
     from transformers import AutoConfig
 
     try:

@@ -178,6 +178,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
+def shortened(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
+) -> tuple[list[list[int]], list[int]]:
+    """Token ids of each text with special tokens, at most `most`; and how many too many each longer text had."""
+    found: list[list[int]] = list(tokenizer(list(texts))["input_ids"]) if texts else []
+    over = []
+    for i, ids in enumerate(found):
+        if len(ids) > most:
+            over.append(len(ids) - most)
+            found[i] = tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
+    return found, over
+
+
 def cut(text: str, most: int) -> list[str]:
     """Cut a long text where no token reaches across: after a line's end, or else before a space.
 

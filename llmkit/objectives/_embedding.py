@@ -13,20 +13,38 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Pooling: TypeAlias = Literal["mean", "cls"]
+MODES = ("mean", "cls", "lasttoken", "max", "weightedmean", "mean_sqrt_len")
+"""What `pooled` can do."""
 
 
 def embed(model: nn.Module, batch: Batch, family: type[Family], pooling: Pooling) -> Tensor:
     """One embedding a row, (rows, width): the mean of the last hidden states, or the one of [CLS]."""
     hidden = family.outputs(model, dict(batch)).last_hidden_state
-    if pooling == "cls":
-        chosen: Tensor = hidden[:, 0]
-        return chosen
-    if "attention_mask" not in batch:
-        mean: Tensor = hidden.mean(1)
-        return mean
-    mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
-    weighed: Tensor = (hidden * mask).sum(1) / mask.sum(1)
-    return weighed
+    return pooled(hidden, batch.get("attention_mask"), pooling)
+
+
+def pooled(hidden: Tensor, mask: Tensor | None, mode: str) -> Tensor:
+    """One vector a row: (rows, length, width) -> (rows, width). `mask` (rows, length) is 0 where padding follows.
+
+    The modes are sentence-transformers': the mean of the states, the sum of them over the root of their number
+    (mean_sqrt_len), a mean that weighs the later more (weightedmean: 1, 2, 3, …), the highest number of each column
+    (max), the first state (cls) or the last (lasttoken).
+    """
+    import torch
+
+    if mask is None:
+        mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "lasttoken":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    if mode == "max":
+        return hidden.masked_fill(mask[:, :, None] == 0, float("-inf")).amax(1)
+    weights = mask.to(hidden.dtype)
+    if mode == "weightedmean":
+        weights = weights * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+    total = weights.sum(1, keepdim=True)
+    return (hidden * weights[:, :, None]).sum(1) / (total.sqrt() if mode == "mean_sqrt_len" else total)
 
 
 def describe(folder: Path, pooling: Pooling) -> None:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.sources import Place, Reader
+from llmkit.data.tokens import shortened
 from llmkit.errors import DataError, RequestError
 from llmkit.objectives._embedding import Pooling, describe, embed, found
 from llmkit.objectives.base import Judged, Sets, Setup, Sums
@@ -110,13 +111,9 @@ class Similarity(Task):
             return []
         sides = []
         for name in self.wanted:
-            texts = [row[name] for row, _ in rows]
-            whole = setup.tokenizer(texts)["input_ids"]
-            for i, ids in enumerate(whole):
-                if len(ids) > setup.max_length:
-                    cut.append(len(ids) - setup.max_length)
-                    whole[i] = setup.tokenizer(texts[i], truncation=True, max_length=setup.max_length)["input_ids"]
-            sides.append(whole)
+            ids, over = shortened(setup.tokenizer, [row[name] for row, _ in rows], setup.max_length)
+            cut += over
+            sides.append(ids)
         out: list[Features] = []
         for first, second, (row, place) in zip(*sides, rows, strict=True):
             features: Features = {"input_ids": np.array([*first, *second], dtype=np.int64),
