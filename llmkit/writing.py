@@ -265,6 +265,13 @@ class Writer:
         where = "" if self.reads else f", and the prompt{' with the adapter' if prefix else ''} takes {taken}"
         return room, f"max_new_tokens is {room}, not {wanted}: the model has {limit} positions{where}."
 
+    def settings(self, options: Options) -> tuple[GenerationConfig, list[int], tuple[str, ...]]:
+        """The model's own generation config with options over it, and the tokens and the strings that end a text."""
+        own = _defaults(self.opened.model)
+        ends = _ends(own, self.opened.tokenizer, options.stop)
+        stop = tuple(dict.fromkeys([*options.stop, *_listed(own.stop_strings)]))
+        return options.config(own, ends, self._pad(ends)), ends, stop
+
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
@@ -288,17 +295,14 @@ class Writer:
         from llmkit.models import quiet
 
         model: Any = self.opened.model
-        own = _defaults(model)
-        known = _ends(own, self.opened.tokenizer, options.stop)
+        config, known, stop = self.settings(options)
         count, names = options.num_return_sequences, range(len(prompts)) if numbers is None else numbers
-        stop = tuple(dict.fromkeys([*options.stop, *_listed(own.stop_strings)]))
         rooms = [self.room(len(ids), options.max_new_tokens)[0] for ids in prompts]
         beams = options.num_beams > 1
         texts = [
             _Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                   partial(stream, i) if stream is not None and copy == 0 and not beams else None)
             for i in range(len(prompts)) for copy in range(count)]
-        config = options.config(own, known, self._pad(known))
         seed = options.seed if options.seed is not None else int(torch.randint(2**62, ()))
         seeds = [(seed, number, copy) for number in names for copy in range(count)]
         with quiet(), torch.inference_mode():

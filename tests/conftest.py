@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+pytest_plugins = ["served"]
+
 WHO, DID, WHAT = (words.split("|") for words in (
     "the cat|a dog|my friend|the old king|a small bird|the teacher|a tall tree",
     "saw|chased|found|loved|carried|painted|forgot",

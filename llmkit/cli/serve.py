@@ -1,0 +1,57 @@
+"""`llmkit serve`: models behind the OpenAI API, and a page to talk to them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmkit.errors import RequestError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(
+        metavar="RUN|MODEL…", help="Runs, folders, hub ids, catalogue names; name=M gives one another name.")],
+    adapter: Annotated[list[str], typer.Option(
+        "--adapter", metavar="NAME=FOLDER", help="An adapter over one of the models; repeatable.")] = [],  # noqa: B006
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="0: any that is free.", min=0, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(
+        "--api-key", metavar="KEY", envvar="LLMKIT_API_KEY", help="What clients must send; needed where others "
+        "than this machine can ask.")] = None,
+    max_concurrent: Annotated[int, typer.Option(
+        "--max-concurrent", metavar="N", help="Texts written at once.", min=1)] = 16,
+    queue: Annotated[int, typer.Option(
+        "--queue", metavar="N", help="Texts that may wait; more are refused (429).", min=0)] = 32,
+    max_new_tokens: Annotated[int, typer.Option(
+        "--max-new-tokens", metavar="N", help="Most tokens of a text.", min=1)] = 1024,
+    max_prompt_tokens: Annotated[int | None, typer.Option(
+        "--max-prompt-tokens", metavar="N", help="Most tokens of a prompt; else what the model takes.", min=1)] = None,
+) -> None:
+    """Serve models over the OpenAI API, with a page to talk to them."""
+    from llmkit import report
+    from llmkit.serving import server
+
+    server.need()
+    from llmkit.serving.app import Limits
+
+    report.to_stderr()
+    report.quiet_libraries()
+    if api_key is not None and not api_key.strip():
+        raise RequestError("--api-key: is empty; leave it out, or give a key.")
+
+    def ready(address: str) -> None:
+        key = ' -H "Authorization: Bearer $LLMKIT_API_KEY"' if api_key else ""
+        print(f"""listening on {address}: a page there, the OpenAI API under {address}/v1; Ctrl-C ends it
+curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{"messages": [{{"role": "user", \
+"content": "Hello"}}]}}'""", file=sys.stderr, flush=True)
+
+    server.serve(
+        models, adapter, host=host, port=port, key=api_key, ready=ready,
+        limits=Limits(max_concurrent, queue, max_new_tokens, max_prompt_tokens))

@@ -1,0 +1,389 @@
+"""A model's texts written together: each step writes a token of every text, and texts come and go between steps.
+
+A text that comes is read (in parts, so that the others don't wait for a long one), and its keys and values are put
+into a row of a table that all texts share, each row filled to its own length. Every step writes one place further in
+each row, and a mask hides what stands behind it. A text that ends, or whose reader went away, frees its row at once:
+the last row moves there, so that the rows in use stand together and nothing is copied to attend to them.
+
+transformers' own continuous batching (5.23) was measured on a CPU first: 16 texts together were written at 0.8 times
+the rate of one alone, where this gives several times that rate, and it knows neither a seed nor min_p nor a repetition
+penalty for each text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+from llmkit.serving.pieces import Pieces
+from llmkit.serving.sampling import Choosing, choose
+from llmkit.writing import Options, Scored, base_of, decoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llmkit.models import Opened
+
+READ = 256
+"""Tokens of prompts that are read between two steps."""
+ROOM = 128
+"""Places that a table's rows get at a time."""
+
+
+# --- what is asked, and what is answered ---
+
+@dataclass(frozen=True)
+class Piece:
+    """Some more of a text; empty where a token alone gives no character."""
+
+    text: str
+    chosen: Scored | None = None
+    """The token, where probabilities were asked for: the model's own, before any setting."""
+
+
+@dataclass(frozen=True)
+class End:
+    """A text's last event: `stop` (the model or a stop string ended it), `length`, or an `error` in words."""
+
+    reason: str
+    tokens: int
+    error: str = ""
+
+
+Hear = Callable[[int, Piece | End], None]
+"""Told of each event of a job's texts, with the text's number; called in the model's thread."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the texts of a job are to be written."""
+
+    options: Options
+    """As asked; at most as many tokens as there is room for."""
+    choosing: Choosing
+    """The same over the model's own settings."""
+    ends: frozenset[int]
+    """Tokens that end a text."""
+    stop: tuple[str, ...] = ()
+    """Strings that do."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A prompt, and the texts that are to follow it, which depend on the seed and their number alone."""
+
+    prompt: list[int]
+    wish: Wish
+    seed: int
+    count: int
+    hear: Hear
+    gone: bool = False
+    """Set by any thread once nobody listens any more."""
+    since: float = field(default_factory=time.monotonic)
+    left: int = field(init=False)
+    """Texts that haven't ended."""
+
+    def __post_init__(self) -> None:
+        self.left = self.count
+
+
+class Text:
+    """One text of a job while it is written."""
+
+    def __init__(self, job: Job, number: int, pieces: Pieces) -> None:
+        self.job, self.number, self.pieces = job, number, pieces
+        self.written: list[int] = []
+        self.seen = torch.tensor(job.prompt)
+        self.chance = np.random.default_rng((job.seed, 0, number))
+
+    def take(self, logits: Tensor) -> bool:
+        """Choose a token and tell of it. logits (vocabulary), float32. Returns whether the text goes on."""
+        wish = self.job.wish
+        if not logits.isfinite().all():
+            return self.end("error", "the model's numbers stopped being finite.")
+        token = choose(logits, self.seen, wish.choosing, self.chance)
+        if token in wish.ends:
+            return self.end("stop")
+        self.written.append(token)
+        self.seen = torch.cat([self.seen, torch.tensor([token])])
+        top = wish.options.logprobs
+        chosen = None if top is None else scored(logits, token, top, self.pieces.tokenizer)
+        self.job.hear(self.number, Piece(self.pieces.add(token), chosen))
+        if self.pieces.stopped:
+            return self.end("stop")
+        return self.end("length") if len(self.written) == wish.options.max_new_tokens else True
+
+    def end(self, reason: str, error: str = "") -> bool:
+        """Tell that the text ends; False."""
+        rest = self.pieces.end()
+        if rest:
+            self.job.hear(self.number, Piece(rest))
+        self.job.left -= 1
+        self.job.hear(self.number, End(reason, len(self.written), error))
+        return False
+
+
+def scored(logits: Tensor, token: int, count: int, tokenizer: PreTrainedTokenizerBase) -> Scored:
+    """A token's log probability, and so many of the likeliest ones. logits (vocabulary)"""
+    logprobs = logits.log_softmax(0)
+    values, ids = logprobs.topk(min(count, len(logits)))
+    top = zip(ids.tolist(), values.tolist(), strict=True)
+    return Scored(decoded(tokenizer, [token], False), float(logprobs[token]),
+                  tuple((decoded(tokenizer, [one], False), value) for one, value in top))
+
+
+# --- keys and values ---
+
+class _Layer(CacheLayerMixin):
+    """Keys and values of one attention: (rows, heads, places, width)."""
+
+    is_sliding = False
+    keys: Any
+    values: Any
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.table = table
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        raise AssertionError("a table's rows are filled before they are read")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Write a key and a value (rows, heads, 1, width) at each row's own next place; give all that there are."""
+        table = self.table
+        self.keys[table.rows, :, table.places] = key_states[:, :, 0]
+        self.values[table.rows, :, table.places] = value_states[:, :, 0]
+        return self.keys[: len(table.rows), :, : table.width], self.values[: len(table.rows), :, : table.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.table.width, 0
+
+    def get_seq_length(self) -> int:
+        return self.table.width - 1
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class Table(Cache):
+    """What a model remembers of the texts that it writes: a row each, filled to its own length."""
+
+    def __init__(self, layers: int) -> None:
+        self.parts = [_Layer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.parts))
+        self.filled: list[int] = []
+        """Places in use, of each row."""
+        self.rows = self.places = torch.empty(0, dtype=torch.long)
+        self.width = 0
+
+    def join(self, read: DynamicCache, copies: int) -> None:
+        """Put what was read of a prompt into new rows."""
+        length = read.get_seq_length()
+        first = len(self.filled)
+        self._reserve(first + copies, length + 1, read)
+        for layer, source in zip(self.parts, map(vars, read.layers), strict=True):
+            layer.keys[first : first + copies, :, :length] = source["keys"]
+            layer.values[first : first + copies, :, :length] = source["values"]
+        self.filled += [length] * copies
+
+    def leave(self, row: int) -> None:
+        """Free a row: the last one moves there. Where none is left, the memory is given back."""
+        last = len(self.filled) - 1
+        length = self.filled[last]
+        for layer in self.parts:
+            if last == 0:
+                layer.keys = layer.values = None
+            elif row != last:
+                layer.keys[row, :, :length] = layer.keys[last, :, :length]
+                layer.values[row, :, :length] = layer.values[last, :, :length]
+        self.filled[row] = length
+        self.filled.pop()
+
+    def begin_step(self) -> None:
+        """Make room for one more token in every row."""
+        self.width = max(self.filled) + 1
+        self._reserve(len(self.filled), self.width)
+        self.rows, self.places = torch.arange(len(self.filled)), torch.tensor(self.filled)
+        self.filled = [length + 1 for length in self.filled]
+
+    def _reserve(self, rows: int, places: int, like: DynamicCache | None = None) -> None:
+        for i, layer in enumerate(self.parts):
+            for name in ("keys", "values"):
+                old = vars(layer)[name]
+                if old is not None and old.shape[0] >= rows and old.shape[2] >= places:
+                    continue
+                there = old if old is not None else vars(like.layers[i])[name][:0, :, :0]  # type: ignore[union-attr]
+                size = max(rows, there.shape[0]), max(-(-places // ROOM) * ROOM, there.shape[2])
+                new = there.new_zeros(size[0], there.shape[1], size[1], there.shape[3])  # a mask hides no NaN
+                new[: there.shape[0], :, : there.shape[2]] = there
+                setattr(layer, name, new)
+
+
+# --- the engine ---
+
+class Reading:
+    """A job whose prompt is being read."""
+
+    def __init__(self, job: Job, cache: DynamicCache) -> None:
+        self.job, self.cache, self.done = job, cache, 0
+
+
+class Engine:
+    """Writes the texts of one decoder's jobs together. One thread calls it."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.model = base_of(opened.model)  # peft's own forward adds nothing to the layers that it changed
+        self.tokenizer = opened.tokenizer
+        self.config = self.model.config
+        self.keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self.reading: deque[Reading] = deque()
+        self.texts: list[Text] = []
+        self.table = Table(len(self._cache().layers))
+        self.virtual = 0
+        """Places before each row's first token: an adapter's prompt."""
+
+    def _cache(self) -> DynamicCache:
+        return DynamicCache(config=self.config)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.reading or self.texts)
+
+    def admit(self, job: Job) -> None:
+        """Begin a job."""
+        self.reading.append(Reading(job, self._cache()))
+
+    def turn(self) -> int:
+        """Read a little, then write a token of each text. Returns how many texts a token was written of."""
+        self._drop()
+        budget = READ
+        while self.reading and budget > 0:
+            reading = self.reading[0]
+            part = reading.job.prompt[reading.done : reading.done + budget]
+            budget -= len(part)
+            logits = self._read(reading, part)
+            if reading.done == len(reading.job.prompt):
+                self.reading.popleft()
+                self._join(reading, logits)
+        return self._step() if self.texts else 0
+
+    def fail(self, message: str) -> None:
+        """End everything with an error."""
+        for reading in self.reading:
+            for text in self._texts(reading.job):
+                text.end("error", message)
+        for text in self.texts:
+            text.end("error", message)
+        while self.table.filled:
+            self.table.leave(len(self.table.filled) - 1)
+        self.reading.clear()
+        self.texts.clear()
+
+    def _texts(self, job: Job) -> list[Text]:
+        return [Text(job, i, Pieces(self.tokenizer, job.wish.stop)) for i in range(job.count)]
+
+    def _drop(self) -> None:
+        """Free the places of jobs that nobody listens to."""
+        for reading in [one for one in self.reading if one.job.gone]:
+            self.reading.remove(reading)
+            reading.job.left = 0
+        for row in reversed(range(len(self.texts))):
+            if self.texts[row].job.gone:
+                self.texts[row].job.left -= 1
+                self._leave(row)
+
+    def _leave(self, row: int) -> None:
+        self.table.leave(row)
+        self.texts[row] = self.texts[-1]
+        self.texts.pop()
+
+    @torch.inference_mode()
+    def _read(self, reading: Reading, part: list[int]) -> Tensor:
+        """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""
+        few = {"logits_to_keep": 1} if self.keeps else {}
+        out = self.model(input_ids=torch.tensor([part]), past_key_values=reading.cache, use_cache=True, **few)
+        reading.done += len(part)
+        logits: Tensor = out.logits[0, -1].float()
+        return logits
+
+    @torch.inference_mode()
+    def _join(self, reading: Reading, logits: Tensor) -> None:
+        """Choose the first tokens behind a prompt, and give the texts that go on a row each."""
+        self.virtual = reading.cache.get_seq_length() - len(reading.job.prompt)
+        new = [text for text in self._texts(reading.job) if text.take(logits)]
+        if new:
+            self.table.join(reading.cache, len(new))
+            self.texts += new
+
+    @torch.inference_mode()
+    def _step(self) -> int:
+        """Write a token of each text."""
+        count = len(self.texts)
+        logits = self._forward([text.written[-1] for text in self.texts])
+        for row in reversed(range(count)):
+            if not self.texts[row].take(logits[row]):
+                self._leave(row)
+        return count
+
+    def _forward(self, tokens: list[int]) -> Tensor:
+        """The logits (rows, vocabulary) behind one more token of each row."""
+        table = self.table
+        table.begin_step()
+        places = table.places - self.virtual  # (rows): how many tokens stand before this one
+        hidden = torch.arange(table.width - self.virtual) > places[:, None]  # (rows, keys)
+        dtype = self.model.dtype
+        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+        out = self.model(
+            input_ids=torch.tensor(tokens)[:, None], position_ids=places[:, None], attention_mask=mask[:, None, None],
+            past_key_values=table, use_cache=True)
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+
+def suits(opened: Opened) -> bool:
+    """Whether rows of uneven length can share a table: tried, with two prompts together and each alone.
+
+    They can where every attention keeps all keys and values, and positions are taken as they are given: GPT-2, Llama,
+    Qwen, and adapters over these. Where they can't, the model's texts are written by transformers' generate.
+    """
+    from peft import PeftModel
+
+    outer: Any = opened.model
+    if isinstance(outer, PeftModel) and outer.active_peft_config.is_prompt_learning:
+        return False  # its prompt is in peft's forward
+    model = base_of(outer)
+    if opened.kind != "AutoModelForCausalLM":
+        return False
+    cache = DynamicCache(config=model.config)
+    parameters = inspect.signature(model.forward).parameters
+    if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        return False
+    if not {"position_ids", "past_key_values", "attention_mask"} <= set(parameters):
+        return False
+    size = len(opened.tokenizer)
+    one, other = [5 % size, 6 % size, 7 % size], [8 % size, 9 % size, 10 % size, 5 % size, 7 % size]
+    engine = Engine(opened)
+    with torch.inference_mode():
+        for prompt in (one, other):
+            job = Job(prompt, Wish(Options(), Choosing(), frozenset()), 0, 1, lambda _, __: None)
+            reading = Reading(job, engine._cache())
+            engine._read(reading, prompt)
+            engine.virtual = reading.cache.get_seq_length() - len(prompt)
+            engine.table.join(reading.cache, 1)
+        together = engine._forward([11 % size, 12 % size])
+        alone = torch.stack([
+            model(input_ids=torch.tensor([[*prompt, last % size]])).logits[0, -1].float()
+            for prompt, last in ((one, 11), (other, 12))])
+    off = (together - alone).abs().max() / alone.std()
+    return bool(off < (1e-3 if model.dtype == torch.float32 else 0.1))

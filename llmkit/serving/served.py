@@ -1,0 +1,162 @@
+"""What a server offers: models that write and models that embed, by name, opened once."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit import models
+from llmkit.errors import RequestError, nearest
+from llmkit.report import log
+from llmkit.writing import WRITERS, Writer, numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmkit.embedding import Embedder  # type: ignore[import-untyped]
+    from llmkit.serving.engine import Engine
+    from llmkit.serving.window import Window
+
+
+@dataclass
+class Writing:
+    """A model that writes."""
+
+    name: str
+    writer: Writer
+    engine: Engine | Window
+    base: str | None = None
+    """The served model that it is an adapter of."""
+    since: int = field(default_factory=lambda: int(time.time()))
+    kind: str = "text"
+
+
+@dataclass
+class Embedding:
+    """A model that embeds."""
+
+    name: str
+    embedder: Embedder
+    base: None = None
+    since: int = field(default_factory=lambda: int(time.time()))
+    kind: str = "embedding"
+
+
+Served = Writing | Embedding
+
+
+def named(given: Sequence[str]) -> dict[str, Path]:
+    """Names and folders of what the command line lists: `M`, or `name=M`. RequestError where two have one name."""
+    found: dict[str, Path] = {}
+    for one in given:
+        name, _, place = one.partition("=") if "=" in one and not Path(one).exists() else ("", "", one)
+        folder = models.resolve(place)
+        name = name or _name(place)
+        if name in found:
+            raise RequestError(f"two models are called {name!r}; name one of them yourself: name={place}.")
+        found[name] = folder
+    return found
+
+
+def _name(place: str) -> str:
+    """What a model is called where nobody says: the last part of a path that isn't `model`; else as it stands."""
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        return place
+    path = path.resolve()
+    return path.parent.name if path.name == "model" and (path.parent / "summary.json").is_file() else path.name
+
+
+def adapters(given: Sequence[str], bases: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
+    """Names, folders and bases of `name=FOLDER`. RequestError where one is no adapter of a served model."""
+    found: dict[str, tuple[Path, str]] = {}
+    for one in given:
+        name, is_named, place = one.partition("=")
+        if not (name and is_named and place):
+            raise RequestError(f"--adapter {one}: must be name=FOLDER.")
+        if name in bases or name in found:
+            raise RequestError(f"--adapter {one}: something else is called {name!r} already.")
+        folder = models.resolve(place)
+        config = folder / "adapter_config.json"
+        if not config.is_file():
+            raise RequestError(f"--adapter {one}: is a whole model; name it beside the others: "
+                               f"llmkit serve … {name}={place}.")
+        base = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+        below = models.resolve(base).resolve()
+        under = next((known for known, path in bases.items() if path.resolve() == below), None)
+        if under is None:
+            raise RequestError(f"--adapter {one}: its base is {base}, which isn't served. Serve it too, or name the "
+                               f"adapter as a model: llmkit serve … {name}={place}.")
+        found[name] = (folder, under)
+    return found
+
+
+class Weights:
+    """Weights that are in memory already, so that models which have the same ones hold them once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, list[Tensor]] = {}
+
+    def share(self, model: Any) -> int:
+        """Let a model use the tensors that are there, where they are equal. Returns the bytes that this freed."""
+        import torch
+
+        freed = 0
+        for parameter in model.parameters():
+            tensor = parameter.data
+            start = tuple(tensor.flatten()[:8].tolist())
+            there = self._known.setdefault((tensor.dtype, tuple(tensor.shape), start), [])
+            same = next((one for one in there if torch.equal(one, tensor)), None)
+            if same is None:
+                there.append(tensor)
+            elif same.data_ptr() != tensor.data_ptr():
+                parameter.data = same
+                freed += tensor.nbytes
+        return freed
+
+
+def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]]) -> dict[str, Served]:
+    """Open models, and adapters over them, by name. RequestError where one neither writes nor embeds."""
+    from llmkit.serving.engine import Engine, suits
+    from llmkit.serving.window import Window
+
+    weights = Weights()
+    found: dict[str, Served] = {}
+    bases = {name: base for name, (_, base) in under.items()}
+    for name, folder in {**folders, **{name: folder for name, (folder, _) in under.items()}}.items():
+        base = bases.get(name)
+        dtype, device = numbers(folder if base is None else folders[base])
+        opened = models.open_model(folder, dtype=dtype)
+        if opened.kind not in WRITERS:
+            from llmkit.embedding import Embedder
+
+            del opened
+            found[name] = Embedding(name, Embedder.open(folder))
+            log.info("%s: gives embeddings", name)
+            continue
+        freed = weights.share(opened.model)
+        writer = Writer(name, opened, device)
+        together = suits(opened)
+        found[name] = Writing(name, writer, Engine(opened) if together else Window(writer), base)
+        log.info("%s: writes text%s%s", name, "" if together else "; its texts wait for those before them to end",
+                 f"; shares {freed / 1e6:.0f} MB of weights" if freed > 1e6 else "")
+    return found
+
+
+def find(served: Mapping[str, Served], name: str | None, kind: str) -> Served | str:
+    """The model of a name, or of none the first that can do it; what is wrong, in words, where there isn't one."""
+    able = {one.name: one for one in served.values() if one.kind == kind}
+    does = {"text": "writes text", "embedding": "gives embeddings"}[kind]
+    if name is None and able:
+        return next(iter(able.values()))
+    if name is None:
+        return f"no model here {does}."
+    if name in able:
+        return able[name]
+    if name in served:
+        return f"{name} {'writes text' if kind == 'embedding' else 'gives embeddings and writes no text'}."
+    return f"no model is called {name!r}.{nearest(name, able)}"

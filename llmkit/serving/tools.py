@@ -1,0 +1,147 @@
+"""Tools: how a model is told what it can call, and how its calls are read out of what it wrote.
+
+Templates that know tools are given them. For the others, the tools stand in the system message and calls and results in
+the messages in the form of Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` and
+`<tool_response>…</tool_response>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmkit.serving.pieces import begun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+TOLD = """You can call functions. Here they are as JSON schemas, one a line:
+<tools>
+{tools}
+</tools>
+To call one, answer with its name and its arguments as JSON between <tool_call> and </tool_call>, and nothing else:
+<tool_call>
+{{"name": "the function's name", "arguments": {{"an argument": "its value"}}}}
+</tool_call>"""
+
+Message = dict[str, Any]
+
+
+def known(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a chat template says anything about tools."""
+    template = tokenizer.chat_template
+    texts = template.values() if isinstance(template, dict) else [template or ""]
+    return any(re.search(r"\btools\b", text) for text in texts)
+
+
+def written_out(messages: Sequence[Message], tools: Sequence[Message]) -> list[Message]:
+    """Messages for a template that knows no tools: all of it as text of system, user and assistant."""
+    told = TOLD.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+    plain: list[Message] = []
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if role == "assistant" and message.get("tool_calls"):
+            calls = [call["function"] for call in message["tool_calls"]]
+            parts = [content] if content else []
+            parts += [f"{OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{CLOSE}" for call in calls]
+            plain.append({"role": role, "content": "\n".join(parts)})
+        elif role == "tool":
+            said = f"<tool_response>\n{content}\n</tool_response>"
+            if plain and plain[-1]["role"] == "user" and plain[-1]["content"].startswith("<tool_response>"):
+                plain[-1] = {"role": "user", "content": plain[-1]["content"] + "\n" + said}
+            else:
+                plain.append({"role": "user", "content": said})
+        else:
+            plain.append({"role": role, "content": content})
+    if tools and plain and plain[0]["role"] == "system":
+        plain[0] = {"role": "system", "content": f"{plain[0]['content']}\n\n{told}"}
+    elif tools:
+        plain.insert(0, {"role": "system", "content": told})
+    return plain
+
+
+def beginning(choice: str | Mapping[str, Any]) -> str:
+    """What an answer begins with where a call is required: it is put in the model's mouth."""
+    if choice == "required":
+        return f'{OPEN}\n{{"name": "'
+    if isinstance(choice, Mapping):
+        return f'{OPEN}\n{{"name": {json.dumps(choice["function"]["name"])}, "arguments": '
+    return ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that a model made."""
+
+    name: str
+    arguments: str
+    """JSON, as the API has it."""
+
+
+def calls(text: str, names: Sequence[str]) -> tuple[str, list[Call]]:
+    """The text beside the calls, and the calls: between tags, or a text that is nothing but their JSON.
+
+    What doesn't parse, or names no tool, stays text. A missing end tag is forgiven: small models forget it.
+    """
+    found: list[Call] = []
+    beside, at = [], 0
+    for match in re.finditer(f"{OPEN}(.*?)(?:{CLOSE}|(?={OPEN})|$)", text, re.DOTALL):
+        here = _parsed(match[1], names)
+        if here:
+            beside.append(text[at : match.start()])
+            found, at = found + here, match.end()
+    beside.append(text[at:])
+    if not found:
+        bare = re.fullmatch(r"\s*(?:```(?:json)?\s*(.*?)\s*```|(.*?))\s*", text, re.DOTALL)
+        found = _parsed((bare[1] or bare[2]) if bare else "", names)
+        return ("", found) if found else (text, [])
+    return "".join(beside).strip(), found
+
+
+def _parsed(text: str, names: Sequence[str]) -> list[Call]:
+    """Calls in JSON, one or a list of them; nothing where any of it is something else."""
+    try:
+        value, _ = json.JSONDecoder().raw_decode(text.strip())
+    except json.JSONDecodeError:
+        return []
+    found = []
+    for call in value if isinstance(value, list) else [value]:
+        if isinstance(call, dict) and isinstance(call.get("function"), dict):
+            call = call["function"]
+        if not isinstance(call, dict) or call.get("name") not in names:
+            return []
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except json.JSONDecodeError:
+                return []
+        if not isinstance(arguments, dict):
+            return []
+        found.append(Call(call["name"], json.dumps(arguments, ensure_ascii=False)))
+    return found
+
+
+class Holding:
+    """A streamed answer that may turn out to be a call: what may belong to one is held back until the end."""
+
+    def __init__(self) -> None:
+        self.held = ""
+        self._text = False
+
+    def add(self, piece: str) -> str:
+        """What is certainly text."""
+        self.held += piece
+        start = self.held.lstrip()
+        if not self._text and (not start or start[0] in "{[`"):
+            return ""
+        self._text = True
+        at = self.held.find(OPEN)
+        if at < 0:
+            at = len(self.held) - begun(self.held, OPEN)
+        said, self.held = self.held[:at], self.held[at:]
+        return said
