@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 from llmkit import models, prediction, registry
 from llmkit.errors import RequestError, nearest
 from llmkit.evaluation import recipe_of
-from llmkit.generation import numbers
 from llmkit.tasks._untrained import QUESTION, Compared, Reading
 from llmkit.tasks._writing import Writing
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.instruction import Instruction
 from llmkit.tasks.summarization import Summarization
 from llmkit.tasks.translation import Translation
+from llmkit.writing import numbers
 
 Rows = str | Path | Iterable[Mapping[str, Any]]
 """A file, `-` for stdin, or rows by the names of the task's fields."""

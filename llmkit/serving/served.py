@@ -17,7 +17,7 @@ from llmkit.writing import WRITERS, Writer, numbers
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmkit.embedding import Embedder  # type: ignore[import-untyped]
+    from llmkit.embedding import Embedder
     from llmkit.serving.engine import Engine
     from llmkit.serving.window import Window
 
