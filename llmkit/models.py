@@ -384,6 +384,9 @@ def kind_of(folder: Path) -> str:
 def chats(folder: Path) -> bool:
     """Whether a model's tokenizer has a chat template; nothing is loaded."""
     path = folder / "tokenizer_config.json"
+    if not path.is_file() and (folder / "adapter_config.json").is_file():
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return chats(resolve(adapter.get("base_model_name_or_path") or ""))
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 

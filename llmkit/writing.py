@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +168,39 @@ class Completion:
 
 
 @dataclass
+class Memory:
+    """What a decoder has read: of a text that starts in the same way, only the rest is read."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: Any = None
+    """Keys and values of these tokens in all layers, as transformers keeps them."""
+
+    def shared(self, prompt: Sequence[int], model: Any) -> Any:
+        """The cache of as much of a prompt as is known, without its last token, which has to be read for what follows.
+
+        None where the model keeps anything but all keys and values: what it forgets can't be taken back.
+        """
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        same = next((i for i, (one, other) in enumerate(zip(self.ids, prompt)) if one != other),
+                    min(len(self.ids), len(prompt)))
+        same = min(same, len(prompt) - 1)
+        if self.cache is None or same == 0:
+            self.cache = DynamicCache(config=model.config)
+            if model.config.is_encoder_decoder or any(type(layer) is not DynamicLayer for layer in self.cache.layers):
+                self.cache = None
+        elif same < self.cache.get_seq_length():
+            self.cache.crop(same - self.cache.get_seq_length())
+        self.ids = []  # unknown, until it is written to the end
+        return self.cache
+
+    def keep(self, ids: Sequence[int]) -> None:
+        """What the cache holds now: these, as far as they were read."""
+        self.ids = [] if self.cache is None else list(ids[: self.cache.get_seq_length()])
+
+
+@dataclass
 class Writer:
     """A model that writes, kept open: prompts in, texts out."""
 
@@ -275,7 +308,7 @@ class Writer:
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
-        ends: Sequence[Collection[int]] | None = None,
+        ends: Sequence[Collection[int]] | None = None, memory: Memory | None = None,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -285,6 +318,8 @@ class Writer:
         numbers   of the prompts: with a seed, a text depends on (seed, number, which of the prompt's texts) alone, and
                   not on the batch, up to rounding; 0, 1, … where nothing is said
         ends      tokens that end the texts of each prompt, beside those that the model knows
+        memory    of one prompt and one text, what was read before: as in a conversation, where each prompt has the last
+                  one in it; beams and assistants read all again
 
         RequestError where a prompt is longer than the context.
         """
@@ -309,7 +344,7 @@ class Writer:
             if beams or self.assistant is not None:
                 self._search(prompts, texts, config, seeds, stopped)
             elif _leaves_batches(model):
-                self._sample(prompts, texts, config, seeds, options.logprobs, stopped)
+                self._sample(prompts, texts, config, seeds, options.logprobs, stopped, memory)
             else:
                 config.num_return_sequences = 1
                 for i, text in enumerate(texts):
@@ -329,14 +364,19 @@ class Writer:
     def _sample(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[_Text], config: GenerationConfig,
         seeds: Sequence[tuple[int, int, int]], top: int | None, stopped: Callable[[], bool] | None,
+        memory: Memory | None = None,
     ) -> None:
         """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
         ids, mask = self._batch(prompts)
         chance = [np.random.default_rng(seed) for seed in seeds] if config.do_sample else None
         config.max_new_tokens = max(text.room for text in texts)
-        self.opened.model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=config,
+        # an adapter of virtual tokens brings keys and values of its own
+        cache = memory.shared(prompts[0], self.opened.model) if memory and not self.opened.virtual_tokens else None
+        written = self.opened.model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache,
             custom_generate=partial(_steps, texts=texts, chance=chance, top=top or 0, stopped=stopped))
+        if memory is not None:
+            memory.keep(written[0].tolist())
 
     def _search(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[_Text], config: GenerationConfig,
