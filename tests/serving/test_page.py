@@ -1,18 +1,16 @@
 """The page, in a real browser: headless Chromium through Playwright."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from time import sleep
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
-
-import llmkit
+from served import GREETING, Server
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit[dev]'")
 expect = sync_api.expect
@@ -22,80 +20,23 @@ if CHROMIUM is None:
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-PAGE = Path(llmkit.__file__).parent / "serving" / "page"
 KEY = "sesame"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
-
-
-class StandIn(BaseHTTPRequestHandler):
-    """A server of the API that counts to 400, a word each 5 ms."""
-
-    protocol_version = "HTTP/1.0"
-    writing = 0
-
-    def __init__(self, key: str | None, *rest: Any) -> None:
-        self.key = key
-        super().__init__(*rest)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def reply(self, status: int, kind: str, body: bytes = b"") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Security-Policy", POLICY)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        if self.path == "/v1/models":
-            names = [{"id": "tiny"}, {"id": "other"}, {"id": "encoder", "kind": "embedding"}]
-            if self.key is not None and self.headers["Authorization"] != f"Bearer {self.key}":
-                self.reply(401, "application/json", b'{"error": {"message": "no"}}')
-            else:
-                self.reply(200, "application/json", json.dumps({"data": names}).encode())
-            return
-        path = PAGE / (self.path.strip("/") or "index.html")
-        self.reply(200, TYPES[path.suffix], path.read_bytes())
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.reply(200, "text/event-stream")
-        StandIn.writing += 1
-        try:
-            for i in range(asked.get("max_tokens", 400)):
-                piece = json.dumps({"choices": [{"delta": {"content": f"{i} "}}]})
-                self.wfile.write(f"data: {piece}\n\n".encode())
-                sleep(0.005)
-            done = {"choices": [{"delta": {}, "finish_reason": "length"}]}
-            usage = {"choices": [], "usage": {"completion_tokens": i + 1}}
-            self.wfile.write(f"data: {json.dumps(done)}\n\ndata: {json.dumps(usage)}\n\ndata: [DONE]\n\n".encode())
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        finally:
-            StandIn.writing -= 1
-
-
-def serving(key: str | None) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(StandIn, key)) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    yield from serving(None)
+def url(chatty: Path, endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server that wants a key, with a model that knows a greeting and one that goes on for as long as it may."""
+    said = tmp_path_factory.mktemp("server") / "said.log"
+    server = Server([str(chatty), str(endless), "--api-key", KEY, "--max-new-tokens", "1500"], said)
+    yield server.url
+    server.stop()
 
 
-@pytest.fixture(scope="module")
-def locked() -> Iterator[str]:
-    yield from serving(KEY)
-
-
-def writing() -> int:
-    return StandIn.writing
+def writing(url: str) -> float:
+    """Texts that the server is writing."""
+    request = Request(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    (count,) = re.findall(r"^llmkit_texts_writing (\S+)$", urlopen(request).read().decode(), re.MULTILINE)
+    return float(count)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +52,10 @@ def visit(browser: Any) -> Iterator[Any]:
     """Open the page as a new visitor; whatever the page does against its own policy, or throws, fails the test."""
     contexts, wrong = [], []
 
-    def visit(url: str, **how: Any) -> Any:
+    def visit(url: str, key: str = KEY, **how: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1000, "height": 700}, "locale": "en-US", **how})
+        if key:
+            context.add_init_script(f"sessionStorage.setItem('llmkit.key', '{key}')")
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
@@ -127,8 +70,10 @@ def visit(browser: Any) -> Iterator[Any]:
     assert wrong == []
 
 
-def ask(page: Any, text: str) -> None:
+def ask(page: Any, text: str, model: str | None = None) -> None:
     expect(page.locator("#model")).to_be_enabled()
+    if model is not None:
+        page.locator("#model").select_option(model)
     page.get_by_label("Your message").fill(text)
     page.keyboard.press("Enter")
 
@@ -152,42 +97,47 @@ def asking(page: Any, act: Any) -> dict[str, Any]:
 
 def test_an_answer_streams_in_and_outlives_a_reload(visit, url):
     page = visit(url)
+    text = page.locator(".turn:last-child .text")
+    ask(page, "hi")
+    expect(text).to_have_text(GREETING)
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Max tokens").fill("150")
-    ask(page, "How far can you count?")
-    text = page.locator(".answer .text")
+    page.get_by_label("Max tokens").fill("300")
+    ask(page, "How far can you go?", "endless")
     expect(text).not_to_be_empty()
-    early = text.inner_text()
+    early = text.text_content()
     expect(page.get_by_label("Regenerate")).to_be_visible()
-    late = text.inner_text()
-    assert late.startswith(early) and len(late) > len(early)
-    expect(page.locator(".foot")).to_contain_text("150 tokens")
+    late = text.text_content()
+    assert len(late) > len(early)
+    expect(page.locator(".note")).to_have_text("Cut off at the limit of tokens.")
+    expect(page.locator(".foot").last).to_contain_text("endless · 300 tokens")
     page.reload()
-    expect(page.locator(".question")).to_have_text("How far can you count?")
-    assert page.locator(".answer .text").inner_text() == late
-    assert page.get_by_label("Max tokens").input_value() == "150"
+    assert page.locator(".question").all_inner_texts() == ["hi", "How far can you go?"]
+    assert page.locator(".text").all_text_contents() == [GREETING, late]
+    expect(page.get_by_label("Model")).to_have_value("endless")
+    assert page.get_by_label("Max tokens").input_value() == "300"
 
 
-def test_stop_ends_the_answer_and_frees_the_server(visit, url):
+def test_stop_ends_the_answer_and_frees_its_place(visit, url):
     page = visit(url)
     for stop in (lambda: page.get_by_label("Stop").click(), lambda: page.keyboard.press("Escape")):
-        ask(page, "Count.")
+        ask(page, "Go on.", "endless")
         expect(page.locator(".turn:last-child .text")).not_to_be_empty()
+        assert writing(url) == 1
         stop()
         expect(page.locator(".turn:last-child .note")).to_have_text("Stopped.")
         expect(page.get_by_label("Send")).to_be_visible()
-        for _ in range(100):
-            if writing() == 0:
+        for _ in range(50):
+            if writing(url) == 0:
                 break
             sleep(0.02)
-        assert writing() == 0
+        assert writing(url) == 0
     page.reload()
     assert page.locator(".note").all_inner_texts() == ["Stopped.", "Stopped."]
 
 
 def test_a_reload_in_mid_answer_keeps_what_was_written(visit, url):
     page = visit(url)
-    ask(page, "Count.")
+    ask(page, "Go on.", "endless")
     expect(page.locator(".answer .text")).not_to_be_empty()
     page.reload()
     expect(page.locator(".answer .text")).not_to_be_empty()
@@ -245,30 +195,39 @@ def test_a_phone_shows_it_all_without_scrolling_sideways(visit, url):
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360, name
 
 
-def test_a_server_with_a_key_is_asked_with_it(visit, locked):
-    page = visit(locked)
+def test_a_server_with_a_key_is_asked_with_it(visit, url):
+    page = visit(url, key="")
     expect(page.get_by_role("alert")).to_contain_text("This server wants an API key.")
     page.locator("#trouble input").fill("open")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("doesn't accept this API key.")
     page.locator("#trouble input").fill(KEY)
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Model")).to_have_value("tiny")
+    expect(page.get_by_label("Model")).to_have_value("chatty")
     page.reload()
-    expect(page.get_by_label("Model")).to_have_value("tiny")
+    expect(page.get_by_label("Model")).to_have_value("chatty")
     assert KEY not in page.evaluate("() => JSON.stringify(localStorage)")
 
 
 def test_models_that_only_embed_are_not_offered(visit, url):
     page = visit(url)
-    expect(page.get_by_label("Model")).to_have_value("tiny")
-    assert page.locator("#model option").all_inner_texts() == ["tiny", "other"]
+    expect(page.get_by_label("Model")).to_be_enabled()
+
+    def one_more(route: Any) -> None:
+        told = route.fetch().json()
+        told["data"].append({**told["data"][0], "id": "encoder", "kind": "embedding"})
+        route.fulfill(json=told)
+
+    page.route("**/v1/models", one_more)
+    page.reload()
+    expect(page.get_by_label("Model")).to_be_enabled()
+    assert page.locator("#model option").all_inner_texts() == ["chatty", "endless"]
 
 
 def test_the_settings_go_with_the_question(visit, url):
     page = visit(url)
     scripted(page, "Hot.")
-    page.get_by_label("Model").select_option("other")
+    page.get_by_label("Model").select_option("endless")
     page.get_by_role("button", name="Settings").click()
     for label, value in {"Temperature": "0.7", "Top-p": "0.9", "Max tokens": "20", "Seed": "3",
                          "System prompt": "Be brief."}.items():
@@ -277,15 +236,16 @@ def test_the_settings_go_with_the_question(visit, url):
     page.get_by_role("textbox", name="Instruction").fill("Say the opposite.")
     page.get_by_role("textbox", name="Examples").fill("tall => short\n\nbig\tsmall")
     assert asking(page, lambda: ask(page, "cold")) == {
-        "model": "other", "stream": True, "stream_options": {"include_usage": True},
+        "model": "endless", "stream": True, "stream_options": {"include_usage": True},
         "temperature": 0.7, "top_p": 0.9, "max_tokens": 20, "seed": 3,
         "prompting": {"name": "hybrid", "instruction": "Say the opposite.",
-                      "examples": [{"input": "tall", "output": "short"}, {"input": "big", "output": "small"}]},
+                      "examples": [{"text": "tall", "answer": "short"}, {"text": "big", "answer": "small"}],
+                      "k": 2, "selection": "first"},
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "cold"}]}
     expect(page.get_by_label("Regenerate")).to_be_visible()
     page.get_by_role("button", name="Reset settings").click()
     assert asking(page, lambda: ask(page, "wet")) == {
-        "model": "other", "stream": True, "stream_options": {"include_usage": True},
+        "model": "endless", "stream": True, "stream_options": {"include_usage": True},
         "messages": [{"role": "user", "content": "cold"}, {"role": "assistant", "content": "Hot."},
                      {"role": "user", "content": "wet"}]}
 
@@ -329,7 +289,7 @@ def test_an_error_is_a_sentence_and_can_be_tried_again(visit, url):
         429: "The server is busy. Try again in a moment.",
         400: "The server refused: the prompt is too long",
         503: "The server failed: the prompt is too long",
-        401: "This server wants an API key.",
+        401: "The server doesn't accept this API key.",
     }.items()):
         scripted(page, "the prompt is too long", status)
         ask(page, "Well?")

@@ -94,6 +94,7 @@ function show() {
   at("talk").replaceChildren(...turns.map(turnNode));
   at("welcome").hidden = turns.length > 0 || offered.length === 0;
   at("new").disabled = turns.length === 0;
+  looked();
 }
 
 function turnNode(turn) {

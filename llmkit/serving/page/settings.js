@@ -31,16 +31,16 @@ export function save(form) {
   store.set("settings", Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value])));
 }
 
-// "cold => hot" -> [{input: "cold", output: "hot"}], a pair a line.
+// "cold => hot" -> [{text: "cold", answer: "hot"}], a pair a line.
 export function pairs(text) {
   const found = [];
   text.split("\n").forEach((line, at) => {
     if (!line.trim()) return;
     const cut = /\t+|\s*(?:=>|->|→)\s*/.exec(line);
-    const input = cut ? line.slice(0, cut.index).trim() : "";
-    const output = cut ? line.slice(cut.index + cut[0].length).trim() : "";
-    if (!input || !output) throw new Wrong("examples", "line", { n: at + 1 });
-    found.push({ input, output });
+    const text = cut ? line.slice(0, cut.index).trim() : "";
+    const answer = cut ? line.slice(cut.index + cut[0].length).trim() : "";
+    if (!text || !answer) throw new Wrong("examples", "line", { n: at + 1 });
+    found.push({ text, answer });
   });
   return found;
 }
@@ -65,6 +65,8 @@ export function prompting(form) {
   if (name !== "prefix") {
     mode.examples = pairs(form.elements.examples.value);
     if (!mode.examples.length) throw new Wrong("examples", "examples");
+    mode.k = mode.examples.length; // all of them, as they stand
+    mode.selection = "first";
   }
   return mode;
 }
