@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from llmkit import models
 from llmkit.data.sources import Place
+from llmkit.decoding import Completion
 from llmkit.errors import DataError, PlaceError, RequestError, nearest
 from llmkit.evaluation import recipe_of
 from llmkit.objectives.base import Setup
@@ -17,7 +18,7 @@ from llmkit.recipe import Recipe
 from llmkit.settle import family_named
 from llmkit.tasks._writing import special
 from llmkit.tasks.instruction import Instruction, Message, conversation
-from llmkit.writing import WRITERS, Completion, Memory, Options, Writer, positions
+from llmkit.writing import WRITERS, Memory, Options, Writer, positions
 
 USUAL = Options(max_new_tokens=512)
 """How answers are written where nothing else is said."""

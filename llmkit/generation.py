@@ -1,33 +1,66 @@
-"""Generation: a prompt goes in, one or several texts come out, word by word where one is enough."""
+"""Generation: prompts go in, texts come out, by what the model is: it goes on, answers, or fills holes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from llmkit.writing import Completion, Options, Writer
+from llmkit import filling, jsonlines, report
+from llmkit.data.sources import Place, open_source
+from llmkit.decoding import Completion
+from llmkit.errors import DataError, RequestError
+from llmkit.filling import FILLERS, Fill, Filler
+from llmkit.recipe import Source
+from llmkit.writing import Options, Writer, check_assisted, numbers
 
-__all__ = ["Completion", "Options", "Result", "Writer", "generate"]
+__all__ = ["Completion", "Filler", "Options", "Result", "Writer", "generate", "generate_file", "open_tool"]
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A text, or the messages of a conversation."""
+
+WINDOW = 16
+"""Batches of a file that are held at once: sorted by length among themselves, written in the order of the file."""
 
 
 @dataclass(frozen=True)
 class Result:
     """What a prompt gave."""
 
-    prompt: str
+    prompt: Prompt
     model: str
     completions: list[Completion]
     notes: tuple[str, ...] = ()
     """What was changed on the way, in words."""
+    fills: tuple[Fill, ...] = ()
+    """Of a prompt with holes: what may stand in each."""
 
     def as_json(self) -> dict[str, Any]:
-        """`{"prompt": …, "model": …, "completions": [{"text": …, "tokens": …, "finish_reason": …, "score": …}]}`."""
-        return {"prompt": self.prompt, "model": self.model, "completions": [one.as_json() for one in self.completions]}
+        """`{"prompt": …, "model": …, "completions": [{"text": …, "tokens": …, "finish_reason": …, "score": …}]}`.
+
+        Of a prompt with holes, `"fills": [{"hole": …, "candidates": [{"text": …, …}]}]` too; and `"notes"`, if any.
+        """
+        made = {"prompt": self.prompt, "model": self.model, "completions": [one.as_json() for one in self.completions]}
+        if self.fills:
+            made["fills"] = [one.as_json() for one in self.fills]
+        return {**made, "notes": list(self.notes)} if self.notes else made
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as a model reads it."""
+
+    prompt: Prompt
+    ids: list[int]
+    number: int = 0
+    """Which it is of all, for the seed."""
+    notes: tuple[str, ...] = ()
 
 
 def generate(
-    prompt: str,
+    prompt: Prompt,
     model: str = "smollm2-135m-instruct",
     options: Options = Options(),  # noqa: B008
     *,
@@ -35,20 +68,159 @@ def generate(
     system: str | None = None,
     raw: bool = False,
     assistant: str | None = None,
+    dtype: str | None = None,
 ) -> Result:
-    """Let a model (a folder, a run, a catalogue name, a hub id) answer or go on with a prompt.
+    """Let a model (a folder, a run, a catalogue name, a hub id) answer or go on with a prompt, or fill its holes.
 
     A tokenizer with a chat template makes a conversation of it, with `system` before; `raw` goes on with the text as
-    it stands. An encoder-decoder reads the prompt in its encoder. `stream` gets the text piece by piece, where one
-    text without beams is asked for, else whole texts at the end. RequestError: the model writes no text, or the
-    prompt is longer than its context.
+    it stands. An encoder-decoder reads the prompt in its encoder, and fills its sentinels (`<extra_id_0>`) where it has
+    some. A masked language model fills its masks. `stream` gets the text piece by piece, where one text without beams
+    or holes is asked for, else whole texts at the end. RequestError: the model writes no text, the prompt is longer
+    than its context, or has no mask where one is needed.
     """
-    writer = Writer.open(model, assistant)
-    ids = writer.ids(prompt, system=system, raw=raw)
-    _, note = writer.room(len(ids), options.max_new_tokens)
-    live = stream if options.num_return_sequences == 1 and options.num_beams == 1 else None
-    completions, = writer.write([ids], options, stream=None if live is None else lambda _, piece: live(piece))
-    if stream is not None and live is None:
-        for completion in completions:
+    tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
+    asked = ask(tool, prompt, options, system=system, raw=raw)
+    result, = answer(tool, [asked], options, stream=stream)
+    return result
+
+
+def open_tool(
+    model: str, options: Options = Options(), *, assistant: str | None = None, dtype: str | None = None,  # noqa: B008
+    system: str | None = None,
+) -> Writer | Filler:
+    """Open a model for what it can do with a prompt; RequestError where that is nothing, or an option has no use."""
+    from llmkit.models import kind_of, open_model, resolve
+
+    folder = resolve(model)
+    if kind_of(folder) in FILLERS:
+        filling.check(options, model)
+        unused = next((name for name, value in (("assistant", assistant), ("system", system)) if value is not None), "")
+        if unused:
+            raise RequestError(f"{unused}: has no effect on {model}, which fills masks and writes no text.")
+        # one pass over a text: exact numbers cost little
+        return Filler(model, open_model(folder, "AutoModelForMaskedLM", dtype=dtype or "float32"), numbers(folder)[1])
+    if assistant is not None:
+        check_assisted(options)
+    return Writer.open(model, assistant, dtype)
+
+
+def ask(
+    tool: Writer | Filler, prompt: Prompt, options: Options, *, system: str | None = None, raw: bool = False,
+    number: int = 0,
+) -> Asked:
+    """A prompt's tokens; RequestError where the model can't do anything with it."""
+    if isinstance(tool, Filler):
+        if not isinstance(prompt, str):
+            raise RequestError(f"messages: {tool.name} fills masks of a text and holds no conversation.")
+        return Asked(prompt, tool.ids(prompt), number)
+    if tool.reads and isinstance(prompt, str):
+        filling.check_sentinels(prompt, tool.opened.tokenizer, tool.name)
+    ids = tool.ids(prompt, system=system, raw=raw)
+    _, note = tool.room(len(ids), options.max_new_tokens)
+    return Asked(prompt, ids, number, (note,) if note else ())
+
+
+def answer(
+    tool: Writer | Filler, asked: Sequence[Asked], options: Options, *, stream: Callable[[str], None] | None = None,
+) -> list[Result]:
+    """What a model makes of some prompts, all together; `stream` is for a single one."""
+    if isinstance(tool, Filler):
+        filled = tool.fill([one.ids for one in asked], options.num_return_sequences, options.top_k or filling.SHOWN)
+        several = ("Each mask's table is of that mask alone, with the others standing; the text is filled jointly, the "
+                   "surest mask first.",)
+        return [Result(one.prompt, tool.name, completions, several if len(fills) > 1 else (), tuple(fills))
+                for one, (completions, fills) in zip(asked, filled, strict=True)]
+    tokenizer = tool.opened.tokenizer
+    holes = [filling.holes(one.ids, tokenizer) if tool.reads else [] for one in asked]
+    live = stream is not None and options.num_return_sequences == options.num_beams == 1 and not any(holes)
+    written = tool.write(
+        [one.ids for one in asked], options, numbers=[one.number for one in asked],
+        stream=(lambda _, piece: stream(piece)) if live and stream is not None else None,
+        ends=[filling.behind(some, tokenizer) for some in holes])
+    results = []
+    for one, some, completions in zip(asked, holes, written, strict=True):
+        fills: tuple[Fill, ...] = ()
+        if some:
+            completions, fills = filling.mended(one.ids, completions, tokenizer)
+        results.append(Result(one.prompt, tool.name, completions, one.notes, fills))
+    if stream is not None and not live:
+        for completion in results[0].completions:
             stream(completion.text + "\n")
-    return Result(prompt, model, completions, (note,) if note else ())
+    return results
+
+
+# ---- many prompts ----
+
+
+def prompts(path: str) -> Iterator[tuple[Prompt, Place]]:
+    """The prompts of a file: of text, a line each; of rows, their field `prompt`, `messages` or `text`.
+
+    DataError, with file and line, where a row has none, or it isn't what such a field holds.
+    """
+    for row, place in open_source(Source(path), "line").rows():
+        name = next((name for name in ("prompt", "messages", "text") if name in row), None)
+        if name is None:
+            raise DataError(f"{place}: a row needs a field prompt, messages or text; this one has "
+                            f"{', '.join(map(str, row)) or 'none'}.")
+        value = row[name]
+        if not isinstance(value, str if name == "text" else list if name == "messages" else str | list):
+            raise DataError(f"{place}: {name} must be {'a list of messages' if name == 'messages' else 'text'}, not "
+                            f"{value!r:.60}.")
+        yield value, place
+
+
+def generate_file(
+    path: str,
+    model: str = "smollm2-135m-instruct",
+    options: Options = Options(),  # noqa: B008
+    *,
+    system: str | None = None,
+    raw: bool = False,
+    assistant: str | None = None,
+    dtype: str | None = None,
+    batch_size: int = 16,
+    shown: bool = False,
+) -> Iterator[Result]:
+    """What a model makes of each prompt of a file (`-`: of stdin), in its order; memory doesn't grow with the file.
+
+    Every prompt is looked at before the first is answered: DataError, with file and line, where one is wrong. `shown`:
+    say on stderr how far it is.
+    """
+    with jsonlines.kept(path) as file:
+        for _ in prompts(file):  # what is wrong with the file is told before a model is opened
+            pass
+        tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
+
+        def asked() -> Iterator[Asked]:
+            for number, (prompt, place) in enumerate(prompts(file)):
+                try:
+                    yield ask(tool, prompt, options, system=system, raw=raw, number=number)
+                except RequestError as error:
+                    raise DataError(f"{place}: {error}") from error
+
+        count = sum(1 for _ in asked())
+        results = in_batches(asked(), lambda some: answer(tool, some, options), batch_size)
+        start, tokens = time.monotonic(), 0
+        with report.progress(shown, "prompt") as bar:
+            for done, result in enumerate(results, 1):
+                yield result
+                tokens += sum(one.tokens for one in result.completions)
+                seconds = max(time.monotonic() - start, 1e-9)
+                bar.update(done / count, done, {"tokens/s": tokens / seconds}, seconds * (count - done) / done)
+
+
+def in_batches(
+    asked: Iterable[Asked], answers: Callable[[Sequence[Asked]], Sequence[Result]], size: int
+) -> Iterator[Result]:
+    """Answer prompts in batches of like length, as long as they come; the order is kept.
+
+    Of each window of `WINDOW` batches, the longest come first: what doesn't fit in memory shows at once.
+    """
+    stream = iter(asked)
+    while window := list(islice(stream, size * WINDOW)):
+        order = sorted(range(len(window)), key=lambda i: -len(window[i].ids))
+        found: dict[int, Result] = {}
+        for at in range(0, len(order), size):
+            some = order[at:at + size]
+            found |= zip(some, answers([window[i] for i in some]), strict=True)
+        yield from (found[i] for i in range(len(window)))

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -373,12 +373,11 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
 def kind_of(folder: Path) -> str:
     """The auto class that a folder's model is opened with; an adapter's is that of the task that it was trained for."""
     path = folder / "adapter_config.json"
-    adapter = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if adapter is None or (folder / "config.json").is_file():
-        config = config_of(folder)
-    else:
-        config = config_of(resolve(adapter.get("base_model_name_or_path") or ""))
-    return PEFT_HEADS.get((adapter or {}).get("task_type") or "") or head_of(config)
+    if path.is_file():
+        adapter = json.loads(path.read_text(encoding="utf-8"))
+        where = folder if (folder / "config.json").is_file() else _base(folder, adapter)
+        return PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config_of(where))
+    return head_of(config_of(folder))
 
 
 def chats(folder: Path) -> bool:
@@ -386,7 +385,7 @@ def chats(folder: Path) -> bool:
     path = folder / "tokenizer_config.json"
     if not path.is_file() and (folder / "adapter_config.json").is_file():
         adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return chats(resolve(adapter.get("base_model_name_or_path") or ""))
+        return chats(_base(folder, adapter))
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 
@@ -461,12 +460,7 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
     adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if not (folder / "adapter_model.safetensors").is_file():
         raise RequestError(f"{folder} has no adapter_model.safetensors: safetensors needed, pickles aren't read.")
-    try:
-        base = resolve(adapter.get("base_model_name_or_path") or "")
-    except RequestError as error:
-        raise RequestError(f"{folder}/adapter_config.json: base_model_name_or_path: {error}") from error
-    if (base / "adapter_config.json").is_file():
-        raise RequestError(f"{folder}: its base {base} is an adapter too; merge that into its own base first.")
+    base = _base(folder, adapter)
 
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
     base_config = config_of(base)
@@ -490,6 +484,17 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
         tuned = PeftModel.from_pretrained(model, folder, local_files_only=True)
     return Opened(tuned.to(_dtype(dtype)).eval(), tokenizer, folder, kind,
                   int(adapter.get("num_virtual_tokens") or 0), missing)
+
+
+def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
+    """The folder of the model that an adapter stands on."""
+    try:
+        base = resolve(adapter.get("base_model_name_or_path") or "")
+    except RequestError as error:
+        raise RequestError(f"{folder}/adapter_config.json: base_model_name_or_path: {error}") from error
+    if (base / "adapter_config.json").is_file():
+        raise RequestError(f"{folder}: its base {base} is an adapter too; merge that into its own base first.")
+    return base
 
 
 def config_of(folder: Path) -> PretrainedConfig:

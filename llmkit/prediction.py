@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from llmkit import jsonlines
 from llmkit.data.sources import Reader, hold
-from llmkit.errors import PlaceError, RequestError
+from llmkit.errors import RequestError
 from llmkit.evaluation import Ready, make_ready
 from llmkit.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
@@ -52,27 +48,8 @@ def beside(
     if not isinstance(data, str | Path):
         yield from _predicted(ready, objective, hold(data), batch_size)
         return
-    with _file(str(data)) as path:
+    with jsonlines.kept(str(data)) as path:
         yield from _predicted(ready, objective, ready.source(path, document), batch_size)
-
-
-def save(predictions: Iterator[Prediction], output: str) -> int:
-    """Write predictions to a file and return how many; what can't be predicted leaves the file as it was."""
-    first = next(predictions, None)
-    try:
-        with open(output, "w", encoding="utf-8") as file:
-            return write([] if first is None else chain([first], predictions), file)
-    except OSError as error:
-        raise PlaceError(f"--output {output}: {error.strerror}.") from error
-
-
-def write(predictions: Iterable[Prediction], to: IO[str]) -> int:
-    """One JSON object a line, each flushed with its chunk; return how many."""
-    count = 0
-    for count, prediction in enumerate(predictions, 1):  # noqa: B007
-        to.write(json.dumps(prediction, ensure_ascii=False) + "\n")
-    to.flush()
-    return count
 
 
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
@@ -92,23 +69,3 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         yield from zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
-
-
-@contextmanager
-def _file(data: str) -> Iterator[str]:
-    """The path of a file; what comes from stdin is put into one, with the extension of what it looks like."""
-    if data != "-":
-        yield data
-        return
-    with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
-        whole = Path(folder) / "stdin"
-        try:
-            with whole.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
-            with whole.open("rb") as file:
-                first = file.read(1)
-        except OSError as error:
-            raise PlaceError(f"stdin can't be kept in {folder}: {error}") from error
-        named = whole.with_suffix(".jsonl" if first == b"{" else ".txt")
-        whole.rename(named)
-        yield str(named)

@@ -43,7 +43,8 @@ def quiet_libraries() -> None:
 class Progress:
     """How far a run is, with throughput and time left: a bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, unit: str = "step") -> None:
+        self.unit = unit
         self.bar: Any = None
         self.shown = shown
         self.last = time.monotonic()
@@ -58,13 +59,13 @@ class Progress:
             self.bar.update(self.task, completed=share, step=step, words=words, left=clock(left))
         elif time.monotonic() - self.last >= 10:
             self.last = time.monotonic()
-            log.info("step %d (%d %%)  %s  %s left", step, int(100 * share), words, clock(left))
+            log.info("%s %d (%d %%)  %s  %s left", self.unit, step, int(100 * share), words, clock(left))
 
 
 @contextmanager
-def progress(shown: bool) -> Iterator[Progress]:
-    """Show a bar while the block runs; log lines go above it."""
-    state = Progress(shown)
+def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
+    """Show a bar while the block runs; log lines go above it. `unit` is what is counted."""
+    state = Progress(shown, unit)
     if not shown or not sys.stderr.isatty():
         yield state
         return
@@ -74,8 +75,9 @@ def progress(shown: bool) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     console = Console(stderr=True)
-    columns = (TextColumn("step {task.fields[step]}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"),
-               TextColumn("{task.fields[words]}"), TextColumn("{task.fields[left]} left"))
+    columns = (TextColumn(unit + " {task.fields[step]}"), BarColumn(bar_width=24),
+               TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}"),
+               TextColumn("{task.fields[left]} left"))
     old, log.handlers = log.handlers, [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
     try:
         with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
@@ -89,6 +91,7 @@ def progress(shown: bool) -> Iterator[Progress]:
 def table(cells: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout, its head first."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     head, *rest = cells
@@ -96,7 +99,7 @@ def table(cells: Sequence[Sequence[str]]) -> None:
     for i, name in enumerate(head):
         shown.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
     for row in rest:
-        shown.add_row(*row)
+        shown.add_row(*map(escape, row))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 

@@ -9,7 +9,11 @@ from tokenizers import models as token_models
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import (
     BertConfig,
-    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -95,11 +99,16 @@ def test_an_encoder_decoder_reads_the_prompt_in_its_encoder(t5):
     assert text == greedy(T5ForConditionalGeneration, t5, ids, 1) != ""
 
 
-def test_an_encoder_is_refused_with_what_can_write(tmp_path):
+@pytest.mark.parametrize(("cls", "instead"), [
+    (BertForSequenceClassification, "labels texts .*predict"), (BertForTokenClassification, "labels words"),
+    (BertForQuestionAnswering, "finds answers"), (BertModel, "turns texts into vectors .*search"),
+    (BertForNextSentencePrediction, "tells whether sentences follow")])
+def test_a_model_that_writes_nothing_is_refused_with_what_it_is_for(tmp_path, cls, instead):
     config = BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=16)
-    with pytest.raises(RequestError, match=r"doesn't write any\. Use a decoder"):
-        generate("the cat", save(BertForMaskedLM(config), tmp_path))
+    folder = save(cls(config), tmp_path)
+    with pytest.raises(RequestError, match=rf"doesn't write any text: it {instead}.*use a decoder"):
+        generate("the cat", folder)
 
 
 def test_a_seed_repeats_the_text_and_leaves_the_callers_chance_alone(gpt2):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     from llmkit.chatting import Chat
-    from llmkit.writing import Completion
+    from llmkit.decoding import Completion
 
 Answer = Callable[..., "Completion"]
 """Makes the next answer; takes `stream` and `stopped`."""

@@ -160,14 +160,14 @@ def tell(
     said: Said, output: str | None, json_: bool, show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
     """Print what is said of each row, or write it to a file; what to know of the model goes to stderr."""
-    from llmkit import prediction, report
+    from llmkit import jsonlines, report
 
     report.to_stderr()
     for note in said.notes if not json_ else ():
         print(note, file=sys.stderr)
     predictions = (one for _, one in said.predictions)
     if output is not None:
-        count = prediction.save(predictions, output)
+        count = jsonlines.write(predictions, output)
         if json_:
             print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
         else:

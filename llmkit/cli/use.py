@@ -1,4 +1,4 @@
-"""`llmkit generate`, `llmkit evaluate`, `llmkit predict`, `llmkit inspect` and `llmkit export`."""
+"""`llmkit evaluate`, `llmkit predict`, `llmkit inspect` and `llmkit export`."""
 
 from __future__ import annotations
 
@@ -13,60 +13,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(generate)
     app.command()(evaluate)
     app.command()(predict)
     app.command()(inspect)
     app.command()(export)
-
-
-def generate(
-    prompt: Annotated[str, typer.Argument(
-        metavar="PROMPT", help="What the model continues or answers; - reads stdin.")],
-    model: Annotated[str, typer.Option(
-        "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.",
-    )] = "smollm2-135m-instruct",
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
-    num_return_sequences: Annotated[int, typer.Option(
-        "--num-return-sequences", metavar="N", help="How many texts.")] = 1,
-    temperature: Annotated[float | None, typer.Option(
-        "--temperature", metavar="T", help="Above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
-    top_p: Annotated[float | None, typer.Option(
-        "--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
-    top_k: Annotated[int | None, typer.Option(
-        "--top-k", metavar="K", help="Draw from this many likeliest tokens.")] = None,
-    num_beams: Annotated[int, typer.Option("--num-beams", metavar="N", help="Beam search.")] = 1,
-    repetition_penalty: Annotated[float | None, typer.Option(
-        "--repetition-penalty", metavar="R", help="Above 1: less of the same.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed draws the same text.")] = None,
-    system: Annotated[str | None, typer.Option(
-        "--system", metavar="TEXT", help="A system message for chat models.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
-    json_: Json = False,
-) -> None:
-    """Write a text with a model: a story, an answer, a continuation."""
-    from llmkit import generation, report
-
-    report.to_stderr()
-    if prompt == "-":
-        prompt = sys.stdin.read()
-    options = generation.Options(
-        max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
-        top_k=top_k, num_beams=num_beams, repetition_penalty=repetition_penalty, seed=seed)
-    streamed: list[str] = []
-
-    def show(piece: str) -> None:
-        streamed.append(piece)
-        print(piece, end="", flush=True)
-
-    result = generation.generate(prompt, model, options, stream=None if json_ else show, system=system, raw=raw)
-    if json_:
-        print(json.dumps(result.as_json(), ensure_ascii=False))
-    elif streamed:
-        print()
-    else:
-        print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
-                          for i, completion in enumerate(result.completions, 1)))
 
 
 def evaluate(
@@ -109,14 +59,13 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
-    from llmkit import prediction, report
+    from llmkit import jsonlines, prediction, report
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size)
-    if output == "-":
-        prediction.write(found, sys.stdout)
-        return
-    print(f"{prediction.save(found, output):,} predictions: {output}", file=sys.stderr)
+    count = jsonlines.write(found, output)
+    if output != "-":
+        print(f"{count:,} predictions: {output}", file=sys.stderr)
 
 
 def inspect(

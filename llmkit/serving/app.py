@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from llmkit.decoding import Scored
 from llmkit.errors import RequestError
 from llmkit.serving import tools
 from llmkit.serving.engine import End, Job, Piece, Wish
@@ -38,7 +39,7 @@ from llmkit.serving.protocol import (
 from llmkit.serving.sampling import Choosing
 from llmkit.serving.served import Embedding, Served, Writing, find
 from llmkit.serving.worker import Full, Worker
-from llmkit.writing import Options, Scored
+from llmkit.writing import Options
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -25,9 +25,10 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from llmkit.decoding import Scored, decoded
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, choose
-from llmkit.writing import Options, Scored, base_of, decoded
+from llmkit.writing import Options, base_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from llmkit.serving.engine import End, Job, Piece
 
 if TYPE_CHECKING:
-    from llmkit.writing import Completion, Writer
+    from llmkit.decoding import Completion
+    from llmkit.writing import Writer
 
 
 class Window:

@@ -1,0 +1,153 @@
+"""`llmkit generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmkit.generation import Result
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(generate)
+
+
+def generate(
+    prompt: Annotated[str | None, typer.Argument(
+        metavar="PROMPT", help="What the model goes on with, answers or fills the holes of; - reads stdin.")] = None,
+    model: Annotated[str, typer.Option(
+        "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.",
+    )] = "smollm2-135m-instruct",
+    input_: Annotated[str | None, typer.Option(
+        "--input", metavar="FILE", help="Many prompts: a .txt file, one a line, or a .jsonl file with a field prompt, "
+        "messages or text; - reads stdin.")] = None,
+    output: Annotated[str, typer.Option(
+        "--output", "-o", metavar="OUT.jsonl", help="Where the answers to --input go; stdout where nothing is said.",
+    )] = "-",
+    batch_size: Annotated[int, typer.Option(
+        "--batch-size", metavar="N", help="Prompts of --input at once.", min=1)] = 16,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
+    num_return_sequences: Annotated[int, typer.Option(
+        "--num-return-sequences", metavar="N", help="How many texts.")] = 1,
+    temperature: Annotated[float | None, typer.Option(
+        "--temperature", metavar="T", help="Above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option(
+        "--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
+    top_k: Annotated[int | None, typer.Option(
+        "--top-k", metavar="K", help="Draw from this many likeliest tokens; of a mask, show so many.")] = None,
+    min_p: Annotated[float | None, typer.Option(
+        "--min-p", metavar="P", help="Draw from tokens at least this share as likely as the likeliest.")] = None,
+    typical_p: Annotated[float | None, typer.Option(
+        "--typical-p", metavar="P", help="Draw from the most typical tokens of this mass.")] = None,
+    num_beams: Annotated[int, typer.Option("--num-beams", metavar="N", help="Beam search.")] = 1,
+    length_penalty: Annotated[float | None, typer.Option(
+        "--length-penalty", metavar="X", help="Of beam search: above 1 for longer texts, below for shorter.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(
+        "--repetition-penalty", metavar="R", help="Above 1: less of the same.")] = None,
+    stop: Annotated[list[str], typer.Option(
+        "--stop", metavar="TEXT", help=r"End before this text; repeatable. \n is the end of a line.")] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed draws the same text.")] = None,
+    assistant: Annotated[str | None, typer.Option(
+        "--assistant", metavar="M", help="A smaller model of the same vocabulary that guesses ahead.")] = None,
+    system: Annotated[str | None, typer.Option(
+        "--system", metavar="TEXT", help="A system message for chat models.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
+    dtype: Annotated[str | None, typer.Option(
+        "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
+    logprobs: Annotated[int | None, typer.Option(
+        "--logprobs", metavar="N", help="In JSON, the log probability of each token, and of the N likeliest.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Write a text with a model: a story, an answer, a continuation; or fill the holes of one."""
+    from llmkit import generation, report
+    from llmkit.errors import RequestError
+
+    report.to_stderr()
+    if (prompt is None) == (input_ is None):
+        both = "a PROMPT and --input are two requests" if prompt is not None else "a PROMPT is needed"
+        raise RequestError(f"{both}: give one of `llmkit generate 'Once upon a time'` and --input FILE.")
+    if input_ is None and output != "-":
+        raise RequestError(f"--output {output}: is for the answers to --input; of one PROMPT, print --json to a file.")
+    if logprobs is not None and not json_ and input_ is None:
+        raise RequestError(f"--logprobs {logprobs}: is told in JSON; add --json.")
+    if input_ is not None and json_ and output == "-":
+        raise RequestError("--json: the answers to --input are lines of JSON already; leave it out, or name a file for "
+                           "them by -o.")
+    options = generation.Options(
+        max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
+        top_k=top_k, min_p=min_p, typical_p=typical_p, num_beams=num_beams, length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs,
+        stop=tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in stop))
+    opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype}
+    if input_ is not None:
+        if input_ != "-" and output != "-" and Path(output).exists() and Path(output).samefile(input_):
+            raise RequestError(f"--output {output}: is the file that the prompts are in.")
+        _many(generation.generate_file(
+            input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_)
+        return
+    assert prompt is not None
+    streamed: list[str] = []
+
+    def show(piece: str) -> None:
+        streamed.append(piece)
+        print(piece, end="", flush=True)
+
+    alone = options.num_return_sequences == options.num_beams == 1
+    result = generation.generate(
+        sys.stdin.read() if prompt == "-" else prompt, model, options, stream=show if alone and not json_ else None,
+        **opening)
+    if json_:
+        print(json.dumps(result.as_json(), ensure_ascii=False))
+        return
+    if not alone or not streamed:
+        print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
+                          for i, completion in enumerate(result.completions, 1)))
+    elif not streamed[-1].endswith("\n"):
+        print()
+    if result.fills:
+        print()
+        report.table(_holes(result))
+    for note in result.notes:
+        report.log.info("%s", note)
+
+
+def _many(results: Iterator[Result], output: str, json_: bool) -> None:
+    """Write the answers to many prompts, then say how fast it went."""
+    from llmkit import jsonlines
+
+    start, tokens = time.monotonic(), 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal tokens
+        for result in results:
+            tokens += sum(completion.tokens for completion in result.completions)
+            yield result.as_json()
+
+    prompts = jsonlines.write(rows(), output)
+    if output != "-":
+        seconds = time.monotonic() - start
+        if json_:
+            print(json.dumps({"output": output, "prompts": prompts, "tokens": tokens, "seconds": seconds}))
+        else:
+            print(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}", file=sys.stderr)
+
+
+def _holes(result: Result) -> list[list[str]]:
+    """A table of what may stand in each hole; numbered where several are called the same."""
+    names = [fill.hole for fill in result.fills]
+    rows = []
+    for i, fill in enumerate(result.fills, 1):
+        name = f"{fill.hole} {i}" if names.count(fill.hole) > 1 else fill.hole
+        for one in fill.candidates or [None]:
+            text, p = ("(nothing was written)", None) if one is None else (one.text, one.probability)
+            rows.append([name, text, *([] if p is None else [f"{p:.4f}"])])
+            name = ""
+    return [["hole", "text", "probability"][:max(map(len, rows))], *rows]
