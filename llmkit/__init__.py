@@ -4,6 +4,7 @@
 >>> recipe = llmkit.load_recipe("bert_mlm", ["training.max_steps=10"])
 >>> summary = llmkit.fit(recipe)                              # doctest: +SKIP
 >>> llmkit.generate("Tell me a story about a cat")            # doctest: +SKIP
+>>> llmkit.search("copy a file", "builtin:python-docs")       # doctest: +SKIP
 """
 
 from importlib import import_module
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
     from llmkit.exporting import export
     from llmkit.generation import generate
     from llmkit.recipe import load as load_recipe
+    from llmkit.searching import search
     from llmkit.train import fit
 
-__all__ = ["evaluate", "export", "fit", "generate", "load_recipe"]
+__all__ = ["evaluate", "export", "fit", "generate", "load_recipe", "search"]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("train", "fit"), "generate": ("generation", "generate"),
-           "evaluate": ("evaluation", "evaluate"), "export": ("exporting", "export")}
+           "evaluate": ("evaluation", "evaluate"), "export": ("exporting", "export"),
+           "search": ("searching", "search")}
 
 
 def __getattr__(name: str) -> Any:

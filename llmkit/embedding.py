@@ -62,6 +62,12 @@ class Embedder:
         """Numbers in a vector."""
         return int(self.opened.model.config.get_text_config().hidden_size) * len(self.pooling)
 
+    @property
+    def room(self) -> int:
+        """Tokens of a text that are read, without special ones and the prompt before a text to be found."""
+        prompt = self.opened.tokenizer(self._prompt("document"), add_special_tokens=False)["input_ids"]
+        return self.max_length - self.opened.tokenizer.num_special_tokens_to_add() - len(prompt)
+
     @classmethod
     def open(cls, name: str | Path) -> Embedder:
         """A run, a folder, a catalogue name or a hub id.

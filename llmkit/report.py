@@ -46,7 +46,7 @@ class Progress:
     def __init__(self, shown: bool, unit: str = "step") -> None:
         self.unit = unit
         self.bar: Any = None
-        self.shown = shown
+        self.shown, self.unit = shown, unit
         self.last = time.monotonic()
         self.task: Any = None
 

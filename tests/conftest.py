@@ -181,6 +181,28 @@ def preferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("preferred") / "preferred.jsonl", rows)
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of random weights with a tokenizer of the stories' words; no file says how it pools."""
+    return random_encoder(tmp_path_factory.mktemp("encoder"), stories(80))
+
+
+def random_encoder(folder: Path, texts: list[str], **config: Any) -> Path:
+    """A small BERT whose tokenizer is trained on texts."""
+    import torch
+    from transformers import BertModel
+
+    from llmkit import registry
+    from llmkit.data import tokenizer as tokenizers
+
+    trained = tokenizers.train(texts, "wordpiece", 300)
+    torch.manual_seed(1)
+    fields = {**SMALL["bert"], "initializer_range": 0.5, **config}
+    BertModel(registry.find("backbones", "bert").config("tiny", fields, trained)).save_pretrained(folder)
+    trained.save_pretrained(folder)
+    return folder
+
+
 _BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
 STILL: dict[str, dict[str, Any]] = {

@@ -260,11 +260,11 @@ def test_the_schema_is_one_json_document(llmkit: Command) -> None:
 
 
 @pytest.mark.parametrize(("setting", "status", "said"), [
-    ("data.train=nope.txt", 3, "nope.txt: no such file."),
+    ("data.train=nope.txt", 3, "nope.txt: no such file or folder."),
     ("data.train=no/*.txt", 3, "no/*.txt: no file matches."),
     ("data.train=empty.txt", 3, "empty.txt: is empty."),
     ("data.train=blank.txt", 3, "blank.txt: is empty."),
-    ("data.validation=nope.txt", 3, "nope.txt: no such file."),
+    ("data.validation=nope.txt", 3, "nope.txt: no such file or folder."),
     ("data.max_length=65", 2, "data.max_length: 65 tokens need more than the 64 positions of this bert; make it 64"),
     ("backbone.config.hiden_size=3", 2, "config.hiden_size: no such field of bert. Did you mean 'hidden_size'?"),
     ("backbone.config.num_hidden_layers=-1", 2, "backbone.config.num_hidden_layers: -1 must be a whole number above"),

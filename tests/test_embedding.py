@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, WHO, stories, tiny
-from transformers import AutoModel, AutoTokenizer, BertModel, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+from conftest import WHO, stories, tiny
+from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from llmkit import recipe, registry, train
-from llmkit.data import tokenizer as tokenizers
+from llmkit import recipe, train
 from llmkit.embedding import Embedder, _batches
 from llmkit.errors import CheckpointError, RequestError
 
@@ -26,30 +25,19 @@ POOLED = {
 }
 
 
-@pytest.fixture(scope="module")
-def wordpiece():
-    return tokenizers.train(stories(80), "wordpiece", 200)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, wordpiece):
-    """A BERT of random weights, with no file that says how it pools."""
-    folder = tmp_path_factory.mktemp("plain")
-    torch.manual_seed(1)
-    config = registry.find("backbones", "bert").config("tiny", {**SMALL["bert"], "initializer_range": 0.5}, wordpiece)
-    BertModel(config).save_pretrained(folder)
-    wordpiece.save_pretrained(folder)
-    return folder
+@pytest.fixture
+def wordpiece(encoder):
+    return AutoTokenizer.from_pretrained(encoder)
 
 
 @pytest.fixture
-def described(plain, tmp_path):
+def described(encoder, tmp_path):
     """The same, with files for sentence-transformers."""
 
     def make(pooling, *others, **files):
         folder = tmp_path / "described"
         folder.mkdir()
-        for path in plain.iterdir():
+        for path in encoder.iterdir():
             (folder / path.name).symlink_to(path)
         modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *others]
         (folder / "modules.json").write_text(json.dumps(
@@ -72,15 +60,15 @@ def states(folder, text, length=512):
         return model(**inputs).last_hidden_state[0]
 
 
-def test_a_vector_is_the_mean_of_transformers_hidden_states(plain):
-    vectors = Embedder.open(plain).embed(TEXTS[:6])
+def test_a_vector_is_the_mean_of_transformers_hidden_states(encoder):
+    vectors = Embedder.open(encoder).embed(TEXTS[:6])
     assert vectors.dtype == np.float32
     for text, vector in zip(TEXTS, vectors, strict=False):
-        np.testing.assert_allclose(vector, POOLED["mean"](states(plain, text)).numpy(), atol=1e-5)
+        np.testing.assert_allclose(vector, POOLED["mean"](states(encoder, text)).numpy(), atol=1e-5)
 
 
-def test_a_vector_does_not_depend_on_what_else_is_embedded(plain, monkeypatch):
-    embedder = Embedder.open(plain)
+def test_a_vector_does_not_depend_on_what_else_is_embedded(encoder, monkeypatch):
+    embedder = Embedder.open(encoder)
     together = embedder.embed(TEXTS)
     np.testing.assert_allclose(together, np.concatenate([embedder.embed([text]) for text in TEXTS]), atol=1e-5)
     np.testing.assert_allclose(together[::-1], embedder.embed(TEXTS[::-1]), atol=1e-5)
@@ -149,7 +137,7 @@ def test_a_decoder_embeds_where_its_files_say_so(tmp_path, wordpiece):
         np.testing.assert_allclose(vector, states(tmp_path, text)[-1].numpy(), atol=1e-5)
 
 
-def test_what_cannot_embed_is_refused_before_its_weights_are_read(tmp_path, described, wordpiece):
+def test_what_cannot_embed_is_refused_before_its_weights_are_read(tmp_path, described):
     GPT2Model(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)).config.save_pretrained(tmp_path / "gpt2")
     with pytest.raises(RequestError, match="a gpt2 is made to write text"):
         Embedder.open(tmp_path / "gpt2")
@@ -162,15 +150,15 @@ def test_an_unknown_pooling_names_those_there_are(described):
         Embedder.open(described({"pooling_mode_median": True}))
 
 
-def test_no_texts_are_no_rows_and_a_text_without_tokens_is_told(plain, monkeypatch):
-    embedder = Embedder.open(plain)
+def test_no_texts_are_no_rows_and_a_text_without_tokens_is_told(encoder, monkeypatch):
+    embedder = Embedder.open(encoder)
     assert embedder.embed([]).shape == (0, 32)
     monkeypatch.setattr(Embedder, "ids", lambda self, texts, role: ([[5, 6], []], 0))
     with pytest.raises(RequestError, match="text 2 of 2 is empty"):
         embedder.embed(["a", ""])
 
 
-def test_weights_that_are_missing_are_told(described, wordpiece):
+def test_weights_that_are_missing_are_told(described):
     from safetensors.torch import load_file, save_file
 
     folder = described({"pooling_mode": "mean"})
@@ -185,9 +173,9 @@ def test_weights_that_are_missing_are_told(described, wordpiece):
         Embedder.open(folder)
 
 
-def test_the_fingerprint_follows_content_and_not_the_name(plain, described):
+def test_the_fingerprint_follows_content_and_not_the_name(encoder, described):
     folder = described({"pooling_mode": "mean"}, sentence_bert_config={"max_seq_length": 16})
-    first, again, other = (Embedder.open(one).fingerprint() for one in (plain, f"{plain}/.", folder))
+    first, again, other = (Embedder.open(one).fingerprint() for one in (encoder, f"{encoder}/.", folder))
     assert first == again != other
 
 

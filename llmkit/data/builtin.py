@@ -171,9 +171,11 @@ def _library() -> Iterator[_Docstring]:
 
 
 def _python_docs() -> Iterator[dict[str, Any]]:
-    """Real English, about 2 MB: Python's language reference and the docstrings of its library; {text}."""
+    """Real English, about 2 MB: Python's language reference and the docstrings of its library; {text, title}."""
     for found in _library():
-        yield {"text": found.text}
+        module = _KNOWN_AS.get(found.module, found.module)
+        title = f"{module}.{found.name}".rstrip(".") if found.kind != "reference" else found.name
+        yield {"text": found.text, "title": title or module.rpartition(".")[2]}
 
 
 def _docstring_summaries() -> Iterator[dict[str, Any]]:

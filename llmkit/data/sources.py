@@ -79,7 +79,7 @@ class Reader:
     @cached_property
     def document(self) -> str | None:
         """What a document is in text files: line, paragraph, file or endoftext; None where a row is one."""
-        texts = [path for path in self.files if _format(path) == "text" and self.source.target is None]
+        texts = [path for path in self.files if format_of(path) == "text" and self.source.target is None]
         if not texts or self.asked != "auto":
             return self.asked if texts else None
         gaps = False
@@ -102,8 +102,9 @@ class Reader:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the content and of all that changes what is read from it; not of paths or times."""
         about: dict[str, Any] = {
-            "formats": [_format(path) for path in self.files], "fields": self.source.fields, "document": self.document,
-            "encoding": self.source.encoding, "files": [_digest(path) for path in self.files],
+            "formats": [format_of(path) for path in self.files], "fields": self.source.fields,
+            "document": self.document, "encoding": self.source.encoding,
+            "files": [_digest(path) for path in self.files],
         }
         if self.dataset is not None:
             about["hub"] = self.dataset._fingerprint
@@ -116,10 +117,14 @@ class Reader:
 
         Raises DataError, with file and line, for a row whose text is missing or isn't text, and where all is empty.
         """
+        return ((text, place) for text, place, _ in self.texts())
+
+    def texts(self) -> Iterator[tuple[str, Place, dict[str, Any]]]:
+        """As `documents`, each with the row that it is from."""
         file, column, empty = None, "text", True
         for row, place in self._all():
             if place.file != file:  # each file of a glob has columns of its own
-                file, exact = place.file, _format(Path(place.file)) in ("json", "jsonl")
+                file, exact = place.file, format_of(Path(place.file)) in ("json", "jsonl")
                 where = place if exact and self.files else Place(place.file, None)
                 column = find_fields(list(row), {"text": ALIASES["text"]}, {}, self, where)["text"]
             if column not in row:
@@ -129,7 +134,7 @@ class Reader:
                 raise DataError(f"{place}: {column!r} must be text, not {_shown(text)}.")
             if text and not text.isspace():
                 empty = False
-                yield text, place
+                yield text, place, row
         if empty:
             raise DataError(f"{self.name}: is empty.")
 
@@ -155,7 +160,7 @@ class Reader:
             yield from self._parallel(*self.files)
             return
         for path in self.files:
-            yield from _READ[_format(path)](self, path)
+            yield from _READ[format_of(path)](self, path)
 
     # ---- text --------------------------------------------------------------------------------------------------
 
@@ -246,7 +251,7 @@ class Reader:
                 try:
                     row = json.loads(line, object_pairs_hook=_object)
                 except json.JSONDecodeError as error:
-                    hint = "; .json is an array of objects, or one object a line" if _format(path) == "json" else ""
+                    hint = "; .json is an array of objects, or one object a line" if format_of(path) == "json" else ""
                     raise DataError(f"{place}: bad JSON: {error.msg} at column {error.colno}{hint}.") from error
                 except (ValueError, RecursionError) as error:
                     raise DataError(f"{place}: bad JSON: {error}.") from error
@@ -301,7 +306,7 @@ class Reader:
     def _cells(self, path: Path) -> Iterator[tuple[int, list[str]]]:
         """The rows of a table as cells, each with the line that it starts on; all have as many as the first."""
         width, first = 0, 0
-        for number, cells in self._tsv(path) if _format(path) == "tsv" else self._csv(path):
+        for number, cells in self._tsv(path) if format_of(path) == "tsv" else self._csv(path):
             if not first:
                 width, first = len(cells), number
             if len(cells) != width:
@@ -390,8 +395,8 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
     label = source.source
     _check_encoding(source)
     if source.target is not None:
-        files = [*_files(label), *_files(source.target)]
-        if len(files) != 2 or {_format(path) for path in files} != {"text"} or source.fields:
+        files = [*files_of(label), *files_of(source.target)]
+        if len(files) != 2 or {format_of(path) for path in files} != {"text"} or source.fields:
             raise RequestError(f"{label}: target is for parallel text, a text file on each side, read line by line; of "
                                "a table or JSON, name both columns in fields.")
         return Reader(source, f"{label}, {source.target}", tuple(files))
@@ -400,8 +405,8 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
         return Reader(source, label)
     if label.startswith("hub:"):
         return Reader(source, label, dataset=_load(source))
-    reader = Reader(source, label, _files(label), document)
-    formats = {_format(path) for path in reader.files}
+    reader = Reader(source, label, files_of(label), document)
+    formats = {format_of(path) for path in reader.files}
     numbered = [isinstance(column, int) for column in source.fields.values()]
     if any(numbered) and not (all(numbered) and formats <= {"csv", "tsv"}):
         raise RequestError(f"{label}: numbers in fields count the columns of a .csv or .tsv table without a header, "
@@ -411,7 +416,7 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
                            f"that says its format: {', '.join(FORMATS)}.")
     if not source.fields:
         for path in reader.files:
-            if _format(path) in ("csv", "tsv"):
+            if format_of(path) in ("csv", "tsv"):
                 reader._find_headerless(path)
     return reader
 
@@ -421,7 +426,8 @@ def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
     return Reader(Source(label), label, held=rows)
 
 
-def _files(label: str) -> tuple[Path, ...]:
+def files_of(label: str) -> tuple[Path, ...]:
+    """The files of a path or a glob, sorted; DataError where there is none."""
     path = Path(label).expanduser()
     if path.is_dir():
         raise DataError(f"{label}: is a folder; say which files: {label.rstrip('/')}/*.txt.")
@@ -437,11 +443,11 @@ def _files(label: str) -> tuple[Path, ...]:
         there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         near = get_close_matches(path.name, there, n=1)
         hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-        raise DataError(f"{label}: no such file.{hint}")
+        raise DataError(f"{label}: no such file or folder.{hint}")
     for each in found:
         if not each.is_file():
             raise DataError(f"{each}: is no regular file, so it can't be read twice; save it to one first.")
-        if each.suffix == ".gz" and _format(each) == "parquet":
+        if each.suffix == ".gz" and format_of(each) == "parquet":
             raise DataError(f"{each}: parquet is compressed inside; unpack the .gz first.")
     return tuple(found)
 
@@ -533,7 +539,8 @@ def find_fields(
 # ---- pieces ----------------------------------------------------------------------------------------------------
 
 
-def _format(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """What a file's extension says: text, jsonl, json, csv, tsv or parquet."""
     suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
     return FORMATS.get(suffix.lower(), "text")
 

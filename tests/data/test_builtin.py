@@ -22,7 +22,7 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "fields", "least"), [
-    ("python-docs", ["text"], 5000),
+    ("python-docs", ["text", "title"], 5000),
     ("docstring-summaries", ["text", "summary"], 1000),
     ("docstring-topics", ["text", "label"], 2000),
     ("docstring-questions", ["prompt", "response"], 2500),

@@ -187,7 +187,7 @@ def test_globs_reach_into_folders_and_are_sorted(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("source", "kind", "message"), [
     ("nothing/*.txt", DataError, "nothing/*.txt: no file matches."),
-    ("corpsu.txt", DataError, "corpsu.txt: no such file. Did you mean 'corpus.txt'?"),
+    ("corpsu.txt", DataError, "corpsu.txt: no such file or folder. Did you mean 'corpus.txt'?"),
     ("folder", DataError, "folder: is a folder; say which files: folder/*.txt."),
     ("fol*", DataError, "fol*: no file matches. It matches folders only: folder/* would match what is in one."),
     ("corpus.parquet.gz", DataError, "corpus.parquet.gz: parquet is compressed inside; unpack the .gz first."),

@@ -1,0 +1,79 @@
+"""`llmkit search`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from llmkit.searching import Hit
+
+MARGIN = " " * 7
+"""Before a passage's lines: as wide as a score and the space behind it."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(search)
+
+
+def search(
+    query: Annotated[str, typer.Argument(
+        metavar="QUERY", help="What is looked for, in words; - reads queries from stdin, one a line.")],
+    in_: Annotated[list[str], typer.Option(
+        "--in", metavar="FOLDER|FILE", help="Where: a folder, a file, a glob, builtin:python-docs; repeatable.")],
+    more: Annotated[list[str], typer.Argument(
+        metavar="[FILE]…", help="More files, as --in docs/*.md gives them.")] = [],  # noqa: B006
+    model: Annotated[str, typer.Option(
+        "--model", metavar="M", help="A sentence encoder: a run, a folder, a hub id, or a catalogue name.",
+    )] = "minilm-l6",
+    top: Annotated[int, typer.Option("--top", metavar="N", help="How many passages.", min=1)] = 5,
+    passage_tokens: Annotated[int | None, typer.Option(
+        "--passage-tokens", metavar="N", help="Tokens of a passage at most; 128, or what the model reads.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
+    from llmkit import report, searching
+
+    report.to_stderr()
+    report.quiet_libraries()
+    searcher = searching.Searcher.open([*in_, *more], model, passage_tokens)
+    if json_:
+        found = [{"query": one, "model": model, "results": [hit.as_json() for hit in hits],
+                  "indexed": searcher.indexed} for one in _queries(query) for hits in searcher.search([one], top)]
+        print(json.dumps(found if query == "-" else found[0], ensure_ascii=False))
+        return
+    for one in _queries(query):
+        if query == "-":
+            print(f"\n{one}\n")
+        for hits in searcher.search([one], top):
+            _show(hits)
+
+
+def _queries(query: str) -> Iterator[str]:
+    """The query, or those of stdin as they come."""
+    if query != "-":
+        yield query
+        return
+    if sys.stdin.isatty():
+        print("A query a line; Ctrl-D ends.", file=sys.stderr)
+    yield from (line.strip() for line in sys.stdin if line.strip())
+
+
+def _show(hits: list[Hit]) -> None:
+    """Each passage below its score and its place."""
+    from textwrap import dedent
+
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for hit in hits:
+        console.print(Text(f"{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip(), style="bold"))
+        for line in Text(dedent(hit.text)).wrap(console, console.width - len(MARGIN)):
+            console.print(Text(f"{MARGIN}{line.plain.rstrip()}".rstrip()))
+        console.print()
