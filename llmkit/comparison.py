@@ -5,41 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llmkit import launch, registry
+from llmkit import launch
 from llmkit import recipe as recipes
 from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
 from llmkit.objectives.base import more_is_better
 from llmkit.recipe import Recipe
 from llmkit.settle import usual_rate
+from llmkit.variants import Variant
 
 log = logging.getLogger("llmkit")
 
 GRID = (1 / 3, 1.0, 3.0)
 """Multiples of a method's usual learning rate that are tried where it is tuned."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A method with options of its own: `lora(r=4)`."""
-
-    label: str
-    method: str
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def slug(self) -> str:
-        """Its label as a folder's name."""
-        return re.sub(r"[^\w.+-]+", "-", self.label).strip("-")
 
 
 @dataclass
@@ -59,24 +45,6 @@ class Outcome:
     error: str = ""
     """The last line of a run that failed."""
     exit_status: int = 0
-
-
-def variants(text: str) -> list[Variant]:
-    """`full,lora(r=4,use_dora=true),prefix` as variants; RequestError for a method that there isn't."""
-    out = []
-    for part in re.findall(r"[^,()]+(?:\([^()]*\))?", text):
-        name, _, inside = part.strip().rstrip(")").partition("(")
-        registry.find("tuning", name.strip())
-        pairs = [pair.partition("=") for pair in inside.split(",") if pair.strip()]
-        for key, equals, _ in pairs:
-            if not equals:
-                raise RequestError(f"--methods {part.strip()}: write options as {name}({key.strip() or 'r'}=8).")
-        out.append(Variant(part.strip(), name.strip(), {key.strip(): value.strip() for key, _, value in pairs}))
-    if twice := {one.label for one in out if sum(other.slug == one.slug for other in out) > 1}:
-        raise RequestError(f"--methods: {', '.join(sorted(twice))} is there twice.")
-    if not out:
-        raise RequestError("--methods: name some, as full,lora,prefix.")
-    return out
 
 
 class Comparison:
@@ -108,11 +76,11 @@ class Comparison:
 
     def asked(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
         """The recipe of a run."""
-        method = {f"tuning.{key}": yaml.safe_load(value) for key, value in variant.options.items()}
+        method = {f"tuning.{key}": value for key, value in variant.options.items()}
         fields: dict[str, Any] = {"seed": seed, **method}
         if not self.rate_given:
             fields["training.learning_rate"] = rate
-        return recipes.load(self.recipe, self.settings, method=variant.method, fields=fields)
+        return recipes.load(self.recipe, self.settings, method=variant.name, fields=fields)
 
     # ---- running ----
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,33 +11,42 @@ from llmkit import models, recipe, registry
 from llmkit.data.sources import Reader, open_source
 from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.prompted import Labeller, known_labels, measured
+from llmkit.prompting.base import Prompting
 from llmkit.recipe import Source
-from llmkit.settle import family_named, family_of
+from llmkit.scoring import KINDS, Scorer
+from llmkit.settle import family_named, family_of, in_reverse, with_prompt
 from llmkit.tasks.base import Encoded, Floors, Row, Task
+from llmkit.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from llmkit.train import Learner
 
+log = logging.getLogger("llmkit")
+
 
 def evaluate(
     model: str | Path, data: str | Path, *, task: str | None = None, objective: str | None = None,
-    max_length: int | None = None, batch_size: int = 16,
+    max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id or a catalogue model on a file; all of the file counts.
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
+    With a prompt, a language model says labels by their words, and any other model reads every text in it.
     Returns {"metrics": {"loss": …}, "floors", "model", "data", …}.
     """
     from llmkit.train import accelerate, refer
-    from llmkit.train import evaluate as measured
+    from llmkit.train import evaluate as all_figures
 
-    ready = make_ready(model, task=task, objective=objective, max_length=max_length)
+    if prompt is not None and asks_for_words(model, task):
+        return by_prompt(model, data, prompt)
+    ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
     sets = ready.learner.objective.prepare([ready.source(str(data))], None, ready.setup)
     accelerator = accelerate("fp32", (), Path())
     if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, batch_size)
-    metrics = measured(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, batch_size)
+    metrics = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": str(model), "data": str(data),
             "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
@@ -63,13 +73,15 @@ class Ready:
 
 def make_ready(
     model: str | Path, *, task: str | Task | None = None, objective: str | None = None, max_length: int | None = None,
-    usual_length: int = 512, dtype: str = "float32",
+    usual_length: int = 512, dtype: str = "float32", prompt: Prompting | None = None,
 ) -> Ready:
     """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
 
     usual_length   positions that are used at most where neither `max_length` nor a run's recipe says how many
+    prompt         stands in the place of the run's own
 
-    RequestError where it has no weights for that, or fewer positions than `max_length`.
+    RequestError where it has no weights for the task, fewer positions than `max_length`, or no text that a prompt could
+    go around.
     """
     from llmkit import report
     from llmkit.train import Learner
@@ -93,6 +105,8 @@ def make_ready(
         options = {"add_eos_token": False} if usual == "causal_lm" else {}
         chosen = registry.find("objectives", usual)(**options)
     recipe.fit_together(chosen, family_name, family)
+    own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
+    chosen = prompted(chosen, prompt) if prompt is not None else chosen
     opened = models.open_model(model, chosen.head_for(family), dtype=dtype)
     if opened.missing and not (folder / "adapter_config.json").is_file():  # an adapter brings its head
         raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
@@ -110,7 +124,57 @@ def make_ready(
     problem = opened.model.config.problem_type if isinstance(chosen, Task) else None
     others = tuple(learned.training.metrics) if learned is not None and isinstance(chosen, Task) else ()
     setup = Setup(opened.tokenizer, family, said, way, 0, labels, metrics=others, problem=problem)
-    return Ready(Learner(whole, chosen, family), setup, learned)
+    return Ready(Learner(whole, chosen, family), with_prompt(setup, prompt or own, chosen), learned)
+
+
+def prompted(chosen: Objective, prompt: Prompting) -> Objective:
+    """A task that reads its texts in a prompt; RequestError where it can't."""
+    if not isinstance(chosen, Task) or chosen.prompted is None:
+        raise RequestError(f"--prompt goes around the texts of a task; {registry.name_of(chosen)} reads none that it "
+                           "could stand around. Name one by --task: classification, summarization …")
+    if prompt.untrained:
+        raise RequestError(f"--prompt: {prompt.untrained}; and this model has a head of its own for "
+                           f"{registry.name_of(chosen)}.")
+    return in_reverse(chosen) if prompt.turns else chosen
+
+
+def asks_for_words(model: str | Path, task: str | None) -> bool:
+    """Whether a model is to say labels though it learned only words."""
+    learned = recipe_of(model)
+    if task != "classification" or (learned is not None and learned.task is not None):
+        return False
+    folder = models.resolve(model)
+    return (folder / "adapter_config.json").is_file() or models.kind_of(folder) in KINDS
+
+
+def by_prompt(model: str | Path, data: str | Path, mode: Prompting) -> dict[str, Any]:
+    """Evaluate a language model as a classifier that nobody trained, on a file of texts and labels."""
+    task = Classification(problem="single_label")
+    reader = open_source(Source(str(data)))
+    rows = [row for row, _ in task.read(reader)]
+    labels = known_labels(mode, rows)
+    labeller = Labeller(open_scorer(model), mode, labels)
+    metrics = measured(labeller, task, rows)
+    for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
+        log.info("%s", note)
+    return {"metrics": metrics, "floors": task.floors([], rows), "model": str(model), "data": str(data),
+            "measured_by": "classification", "prompt": recipe.block("prompting", mode),
+            "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows)}
+
+
+def open_scorer(model: str | Path) -> Scorer:
+    """A language model, opened to be asked how likely words are; on a GPU where there is one."""
+    import torch
+
+    from llmkit import report
+
+    report.quiet_libraries()
+    opened = models.open_model(model)
+    folder = models.resolve(model)
+    learned = recipe_of(model)
+    name = _family(folder) if learned is None else str(learned.backbone.family)
+    gpu = torch.cuda.is_available()
+    return Scorer(opened, family_named(name, folder), device="cuda" if gpu else "cpu", at_once=16_384 if gpu else 1024)
 
 
 def untuned(ready: Ready, model: str | Path) -> Learner:

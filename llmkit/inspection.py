@@ -12,7 +12,7 @@ from llmkit import registry
 from llmkit.data.batches import Drawn, Features
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Recipe
-from llmkit.settle import settle, speak
+from llmkit.settle import settle, speak, with_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +35,7 @@ def inspect(asked: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[s
     settled = settle(asked)
     recipe, tokenizer = settled.recipe, speak(settled)
     setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
+    setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     drawn = Drawn(sets.train, recipe.seed)
     out = []

@@ -61,7 +61,7 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     learner = ready.learner.to(accelerator.device)
     stream, cut = task.stream(reader, answered=False), list[int]()
     while chunk := list(islice(stream, CHUNK)):
-        part = Encoded(task.encode(chunk, ready.setup, cut), [row for row, _ in chunk])
+        part = Encoded(task.featured(chunk, ready.setup, cut), [row for row, _ in chunk])
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size):

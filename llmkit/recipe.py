@@ -21,7 +21,8 @@ Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 """What accelerate calls the trackers that it knows."""
 
-BLOCKS = {"objective": ("objectives", "name"), "task": ("tasks", "name"), "tuning": ("tuning", "method")}
+BLOCKS = {"objective": ("objectives", "name"), "task": ("tasks", "name"), "prompting": ("prompting", "name"),
+          "tuning": ("tuning", "method")}
 """The blocks that a plug-in's own fields make up: where it is looked up, and the key that names it."""
 
 DEEPEST = 50
@@ -175,6 +176,8 @@ class Recipe:
     """What pretraining learns: {name: masked_lm, …}."""
     task: Any = None
     """What fine-tuning learns: {name: classification, …}."""
+    prompting: Any = None
+    """What is put around every text that the task reads: {name: prefix, instruction: "summarize: "}."""
     tuning: Any = None
     """What trains: {method: full}."""
     training: Training = field(default_factory=Training)
@@ -254,7 +257,7 @@ def read(path: Path) -> Tree:
 
 
 def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
-    def value(node: yaml.Node, path: Keys) -> Any:
+    def read_node(node: yaml.Node, path: Keys) -> Any:
         here = f"{name}:{node.start_mark.line + 1}"
         origin.setdefault(path, here)
         if isinstance(node, yaml.MappingNode):
@@ -267,10 +270,10 @@ def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
                 if key in out:
                     raise RequestError(f"{name}:{line}: {'.'.join(map(str, (*path, key)))} is given twice.")
                 origin[(*path, key)] = f"{name}:{line}"
-                out[key] = value(value_node, (*path, key))
+                out[key] = read_node(value_node, (*path, key))
             return out
         if isinstance(node, yaml.SequenceNode):
-            return [value(item, (*path, i)) for i, item in enumerate(node.value)]
+            return [read_node(item, (*path, i)) for i, item in enumerate(node.value)]
         try:
             return loader.construct_object(node)
         except ValueError as error:  # Python reads no number of thousands of digits
@@ -280,7 +283,7 @@ def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
         _plain(text, name)
         loader = _Loader(text)
         node = loader.get_single_node()
-        return None if node is None else value(node, ())
+        return None if node is None else read_node(node, ())
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RequestError(f"{name}:{line}: not YAML: the character {text[error.position]!r} can't be here.") from error
@@ -288,6 +291,11 @@ def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark is not None else ""
         raise RequestError(f"{name}{place}: not YAML: {getattr(error, 'problem', None) or error}.") from error
+
+
+def value(text: str, where: str) -> Any:
+    """What a text on the command line is as YAML; RequestError where it is none."""
+    return _parse(text, where, {})
 
 
 def _plain(text: str, name: str) -> None:
@@ -335,13 +343,13 @@ def override(tree: Tree, settings: Iterable[str]) -> None:
         if not equals or not all(keys):
             raise RequestError(f"--set {item!r}: write section.key=value, as training.max_steps=100.")
         try:
-            value = _parse(text, f"--set {dotted}", {})
+            found = value(text, f"--set {dotted}")
         except RequestError as error:
             if text.lstrip().startswith(("[", "{")):
                 raise RequestError(f"--set {item!r}: the value isn't YAML.") from error
-            value = text  # `*.txt` is a glob here, not an alias
-        put(tree, tuple(keys), value, f"--set {dotted}")
-        if len(keys) == 2 and keys[0] == "training" and keys[1] in LENGTHS and value is not None:
+            found = text  # `*.txt` is a glob here, not an alias
+        put(tree, tuple(keys), found, f"--set {dotted}")
+        if len(keys) == 2 and keys[0] == "training" and keys[1] in LENGTHS and found is not None:
             given.append(keys[1])
     if len(set(given)) > 1:
         raise RequestError(f"--set training.{given[0]} and --set training.{given[1]}: only one length can hold.")
@@ -425,6 +433,23 @@ def _sources(value: Any) -> Any:
         return value  # a share in quotes
     items = value if isinstance(value, list) else [value]
     return [{"source": item} if isinstance(item, str) else item for item in items]
+
+
+def key_of(kind: str) -> str:
+    """The key that names a plug-in of a kind in its block."""
+    return next(key for folder, key in BLOCKS.values() if folder == kind)
+
+
+def plugin(block: str, value: Any, where: str) -> Any:
+    """The plug-in that a block of a recipe names, given elsewhere: `where` is what errors call it, as `--prompt`."""
+    return _plugin(_Elsewhere({block: value}, {(): where}), block, value)
+
+
+class _Elsewhere(Tree):
+    """A block that stands in no recipe: `--prompt example: k`."""
+
+    def where(self, path: Keys) -> str:
+        return f"{self.origin[()]}: {'.'.join(map(str, path[1:]))}" if path[1:] else self.origin[()]
 
 
 def _plugin(tree: Tree, block: str, value: Any) -> Any:
@@ -544,6 +569,10 @@ def _check(recipe: Recipe, tree: Tree) -> None:
                 fit_together(recipe.learning, spec.family, family)
         except RequestError as error:
             raise RequestError(f"{tree.where((block,))}: {error}") from error
+    if recipe.prompting is not None and (recipe.task is None or recipe.task.prompted is None):
+        can = [name for name in registry.names("tasks") if registry.find("tasks", name).prompted is not None]
+        raise RequestError(f"{tree.where(('prompting',))}: a prompt goes around the texts of a task that reads texts: "
+                           f"{', '.join(can)}; {registry.name_of(recipe.learning)} is none of these.")
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
     if spec.pretrained is None and recipe.tokenizer is None:
@@ -631,12 +660,17 @@ def load(
 def tree_of(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain data, plug-ins with their names: what `load` reads back."""
     tree = _said(recipe, set(BLOCKS))
-    for block, (_, key) in BLOCKS.items():
-        plugin = getattr(recipe, block)
-        if plugin is not None:
-            tree[block] = {key: registry.name_of(plugin), **_said(plugin)}
-    order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "tuning", "training", "output_dir")
+    for name in BLOCKS:
+        if getattr(recipe, name) is not None:
+            tree[name] = block(name, getattr(recipe, name))
+    order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning", "training",
+             "output_dir")
     return {key: tree[key] for key in order if tree.get(key) is not None}
+
+
+def block(name: str, plugin: Any) -> dict[str, Any]:
+    """A plug-in as the block of a recipe that makes it."""
+    return {BLOCKS[name][1]: registry.name_of(plugin), **_said(plugin)}
 
 
 def _said(options: Any, leave: set[str] | None = None) -> dict[str, Any]:

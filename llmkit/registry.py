@@ -13,9 +13,11 @@ from pydantic import ConfigDict
 
 from llmkit.errors import RequestError, nearest
 
-BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning"}
+BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
+         "prompting": "Prompting"}
 """The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
-KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method"}
+KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method",
+         "prompting": "prompt mode"}
 
 OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """The pydantic settings of every block of a recipe: unknown fields are errors, docstrings are help."""

@@ -14,8 +14,11 @@ from llmkit.backbones.base import Family
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
 from llmkit.errors import RequestError, nearest
+from llmkit.objectives.base import Setup
+from llmkit.prompting.base import Around, Kit, Prompting
 from llmkit.recipe import Recipe
 from llmkit.tasks import _others
+from llmkit.tasks._writing import Writing
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -55,6 +58,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
 
     Raises RequestError where parts don't fit together, DataError where a source isn't there.
     """
+    asked = prompted(asked)
     spec, training = asked.backbone, asked.training
     # sources first: a missing file is told before a model is downloaded
     train = [open_source(source, asked.data.document) for source in asked.data.train]
@@ -113,6 +117,33 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
                          metric_for_best_model=training.metric_for_best_model or _best(asked)),
         output_dir=str(asked.folder))
     return Settled(done, family, train, validation, base)
+
+
+def prompted(asked: Recipe) -> Recipe:
+    """A recipe whose prompt is written out: its examples in it, its task turned round where it asks for the input."""
+    mode = asked.prompting
+    if mode is None:
+        return asked
+    if mode.untrained:
+        raise RequestError(f"prompting: {mode.untrained}.")
+    task = in_reverse(asked.task) if mode.turns else asked.task
+    return replace(asked, task=task, prompting=mode.settled(Kit(None)))
+
+
+def in_reverse(task: Any) -> Any:
+    """A task that reads what it wrote and writes what it read; RequestError where it writes no text."""
+    if not isinstance(task, Writing):
+        raise RequestError(f"prompting: reverse asks for a text, and {registry.name_of(task)} writes none; use it with "
+                           "translation, summarization or instruction.")
+    return replace(task, reverse=True)
+
+
+def with_prompt(setup: Setup, mode: Prompting | None, task: Any) -> Setup:
+    """A setup whose texts stand in a recipe's prompt, as long as the task has room for."""
+    if mode is None:
+        return setup
+    kit = Kit(setup.tokenizer, setup.family.shape, room=task.room(setup), cuts=True)
+    return replace(setup, prompt=Around(mode, kit))
 
 
 def family_of(base: Path) -> str:

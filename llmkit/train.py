@@ -33,7 +33,7 @@ from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, posi
 from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError, nearest
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, more_is_better
 from llmkit.recipe import LENGTHS, Recipe
-from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak
+from llmkit.settle import SCHEDULES_WITHOUT_END, Settled, network, settle, speak, with_prompt
 from llmkit.signals import Stopping, stopping
 from llmkit.tasks.base import Encoded, Task
 from llmkit.tuning.base import Setting
@@ -65,6 +65,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             tokenizer = speak(settled)
             setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
                           metrics=tuple(plan.metrics))
+            setup = with_prompt(setup, recipe.prompting, recipe.learning)
             sets = recipe.learning.prepare(settled.train, settled.validation, setup)
             setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
                             problem=sets.facts.get("problem"))

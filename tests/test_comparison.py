@@ -14,6 +14,12 @@ from llmkit import comparison, launch
 from llmkit.cli import main
 from llmkit.errors import RequestError
 from llmkit.objectives.base import more_is_better
+from llmkit.variants import Variant
+from llmkit.variants import variants as every_variant
+
+
+def variants(text: str) -> list[Variant]:
+    return every_variant(text, "tuning", "--methods")
 
 
 @pytest.fixture
@@ -49,19 +55,19 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_methods_may_have_options() -> None:
-    found = comparison.variants("full, lora(r=4,use_dora=true),lora(r=16)")
-    assert [(one.method, dict(one.options), one.slug) for one in found] == [
-        ("full", {}, "full"), ("lora", {"r": "4", "use_dora": "true"}, "lora-r-4-use_dora-true"),
-        ("lora", {"r": "16"}, "lora-r-16")]
+    found = variants("full, lora(r=4,use_dora=true),lora(r=16)")
+    assert [(one.name, dict(one.options), one.slug) for one in found] == [
+        ("full", {}, "full"), ("lora", {"r": 4, "use_dora": True}, "lora-r-4-use_dora-true"),
+        ("lora", {"r": 16}, "lora-r-16")]
 
 
 @pytest.mark.parametrize(("text", "message"), [
     ("full,lorra", "Did you mean 'lora'"), ("full,full", "full is there twice"), ("", "name some"),
-    ("lora(r)", r"write options as lora\(r=8\)"),
+    ("lora(r)", r"write options as lora\(key=value\)"), ("lora(r=4", "write a name with its options"),
 ])
 def test_methods_that_cannot_be_are_refused(text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        comparison.variants(text)
+        variants(text)
 
 
 def test_a_comparison_has_a_row_a_method_with_its_spread_and_cost(
@@ -124,7 +130,7 @@ def test_where_every_run_fails_the_first_error_is_the_last_line(
 def test_a_tuned_learning_rate_is_the_best_of_three(
     written: str, here: list[list[str]], tmp_path: Path
 ) -> None:
-    made = comparison.Comparison(written, comparison.variants("lora"), [1, 2], tmp_path / "out", metric="loss",
+    made = comparison.Comparison(written, variants("lora"), [1, 2], tmp_path / "out", metric="loss",
                                  tune=True)
     made.run()
     assert len(here) == 4  # three rates with the first seed, the best of them with the second

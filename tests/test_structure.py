@@ -8,9 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "llmkit"
 LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"], ["data", "backbones", "models"],
-          ["objectives", "tuning"], ["tasks"], ["settle", "checkpoint", "report", "jsonlines", "decoding", "writing"],
-          ["train", "filling"], ["embedding", "evaluation", "exporting", "generation", "inspection", "launch"],
-          ["prediction", "comparison", "serving"], ["verbs"], ["cli"]]
+          ["objectives", "tuning", "prompting", "variants"], ["tasks"],
+          ["settle", "checkpoint", "report", "jsonlines", "decoding", "scoring", "sheet"],
+          ["train", "writing"], ["filling", "embedding"], ["prompted"],
+          ["evaluation", "exporting", "generation", "inspection", "launch"],
+          ["prediction", "comparison", "searching", "chatting", "serving"], ["prompts", "verbs"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
 

@@ -250,7 +250,7 @@ def test_a_text_that_names_a_file_is_the_file(runs, tmp_path, capsys, monkeypatc
     assert len(told.out.splitlines()) == 2
     assert "reading the file stories.txt" in told.err
     assert main(["classify", "storys.txt", "--model", runs["classification"]]) == 3
-    assert "no such file. Did you mean 'stories.txt'?" in capsys.readouterr().err
+    assert "no such file or folder. Did you mean 'stories.txt'?" in capsys.readouterr().err
     assert main(["classify", "the stories.txt", "--model", runs["classification"]]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
 

@@ -30,15 +30,15 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Tune by several methods and compare them: quality, parameters, time, memory, size. Goes on where it stopped."""
-    from llmkit import comparison, report
+    from llmkit import comparison, report, variants
     from llmkit.errors import RequestError
 
     report.to_stderr()
     if tune not in (None, "learning_rate"):
         raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
     made = comparison.Comparison(
-        recipe, comparison.variants(methods), range(1, seeds + 1), Path(output_dir) if output_dir else None, set_,
-        metric, tune is not None)
+        recipe, variants.variants(methods, "tuning", "--methods"), range(1, seeds + 1),
+        Path(output_dir) if output_dir else None, set_, metric, tune is not None)
     made.run()
     made.write()
     if json_:

@@ -29,14 +29,17 @@ def evaluate(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
+    prompt: Annotated[str | None, typer.Option(
+        "--prompt", metavar="MODE", help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
-    from llmkit import evaluation, report
+    from llmkit import evaluation, report, variants
 
     report.to_stderr()
+    mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
-        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size)
+        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode)
     if json_:
         print(json.dumps(result))
     else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -28,6 +28,16 @@ Judged: TypeAlias = "tuple[list[int], list[Any]]"
 """The numbers of a batch's rows, and what `judge` gave for them."""
 
 
+class Prompted(Protocol):
+    """Puts a text into its prompt."""
+
+    def __call__(self, row: Mapping[str, str]) -> str:
+        """{"text": …} to one text."""
+
+    def notes(self) -> list[str]:
+        """What was left out on the way, in words."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What an objective is given to make its rows from."""
@@ -43,6 +53,8 @@ class Setup:
     """What its answers are, in transformers' words (`problem_type` of its config); None likewise."""
     metrics: tuple[str, ...] = ()
     """Metrics of the evaluate library that are wanted beside the task's own."""
+    prompt: Prompted | None = None
+    """What every text that a task reads is put into; None where it is read as it is."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place
+from llmkit.data.template import filled
 from llmkit.errors import DataError
 from llmkit.objectives._embedding import Pooling, embed
 from llmkit.objectives.base import Setup
 from llmkit.registry import OPTIONS
-from llmkit.tasks._writing import Writing, filled, framed
+from llmkit.tasks._writing import Writing, framed
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.classification import Classification
 from llmkit.tasks.question_answering import QuestionAnswering

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from llmkit.data.template import HAN
 from llmkit.data.tokens import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-"""Chinese characters, for use in a regular expression's brackets."""
 WORD = re.compile(rf"[{HAN}]|[^\W{HAN}]+(?:['’-][^\W{HAN}]+)*|[^\w\s]")
 """What a word is in text that isn't cut into words; of Chinese, a character."""
 CLOSE = re.compile(rf"[{HAN}\u3000-\u303f\uff01-\uff5e]")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.sources import Place
+from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.data.tokens import encode
 from llmkit.errors import DataError
 from llmkit.objectives.base import Judged, Objective, Setup, Sums, token
@@ -41,6 +41,9 @@ class Writing(Task):
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The share of each target that is spread over all tokens while training (Szegedy et al. 2016, §7)."""
 
+    reverse: bool = False
+    """The other way round: what stands in the file as the answer is read, and what is asked is written."""
+
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = "AutoModelForCausalLM"
     long: ClassVar[str | None] = None
@@ -61,6 +64,45 @@ class Writing(Task):
     def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None, str]]:
         """What is asked, what is answered, and what a template writes after that; None for what is to be written."""
         return [(self.ask(row, setup), self.answer(row) if all(name in row for name in self.answers) else None, "")]
+
+    # ---- the other way round, and in a prompt ----
+
+    def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
+        """The rows of a source, turned round where the task is."""
+        if not self.reverse:
+            yield from super().stream(reader, answered)
+            return
+        if answered:
+            for row, place in super().stream(reader):
+                yield self.turned(row, place), place
+            return
+        (answer,), (asked, *_) = self.answers, self.wanted
+        first, _ = next(iter(reader.rows()))  # what is to be read goes by the answer's name, or is all that there is
+        names = {name: (*self.codes(name), *self.wanted[name]) for name in (answer, asked)}
+        column = find_fields(list(first), {}, names, reader).get(answer)
+        fields: dict[str, str | int] = {} if column is None else {asked: column}
+        yield from super().stream(replace(reader, source=replace(reader.source, fields=fields)), answered=False)
+
+    def codes(self, name: str) -> tuple[str, ...]:
+        """Other names that a field's column may have in this run."""
+        return ()
+
+    def turned(self, row: Row, place: Place) -> Row:
+        """A row whose answer is asked with."""
+        (answer,), (asked, *_) = self.answers, self.wanted
+        return {**row, answer: row[asked], asked: row[answer]}
+
+    def bare(self, setup: Setup) -> bool:
+        """Whether a text is read without the words that the task itself would put around it."""
+        return self.reverse or setup.prompt is not None
+
+    def room(self, setup: Setup) -> int:
+        """What a decoder keeps for the answer, and its chat template, are taken off."""
+        if setup.family.shape == "encoder-decoder":
+            return setup.max_length
+        chat = setup.tokenizer.chat_template is not None
+        frame = len(encode(setup.tokenizer, [framed("", setup.tokenizer)])[0]) if chat else 0
+        return setup.max_length - min(self.max_new_tokens, setup.max_length // 2) - frame
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Prompt and answer as one row for a decoder; as encoder input and decoder output for an encoder-decoder.
@@ -194,11 +236,6 @@ class Writing(Task):
 def spread(rows: int, most: int | None) -> Sequence[int]:
     """At most so many of the rows, evenly from first to last: 10, 4 -> 0 2 5 7."""
     return range(rows) if most is None or most >= rows else [i * rows // most for i in range(most)]
-
-
-def filled(template: str, fields: Mapping[str, str]) -> str:
-    """A template with fields in the place of their names; braces in the fields are text."""
-    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
 
 
 def framed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -40,6 +40,8 @@ class Task(Objective):
     """Of these and the optional ones, what is predicted: rows to predict needn't have it."""
     optional: ClassVar[Mapping[str, Sequence[str]]] = {}
     """Fields that a row may have."""
+    prompted: ClassVar[str | None] = None
+    """The field that a prompt goes around; None where nothing can stand around what is read."""
     reference: ClassVar[bool] = False
     """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
 
@@ -67,8 +69,10 @@ class Task(Objective):
             if longest:
                 notes.append(f"{longest:,} {what} rows")
         cut: list[int] = []
-        sets = [[Encoded(self.encode(rows, setup, cut) if rows else [], [row for row, _ in rows]) for rows in part]
+        sets = [[Encoded(self.featured(rows, setup, cut) if rows else [], [row for row, _ in rows]) for rows in part]
                 for part in (learned, held)]
+        if setup.prompt is not None:
+            notes += setup.prompt.notes()
         if cut:
             notes.append(cut_short(cut, setup.max_length))
         return Sets(sets[0], sets[1], notes)
@@ -104,6 +108,22 @@ class Task(Objective):
     def together(self, row: Row) -> str:
         """Rows of one such text are held out together: those that are equal, if nothing else is said."""
         return repr(row)
+
+    def featured(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
+        """Rows in the prompt that the run has, where it has one, and then as features."""
+        if setup.prompt is not None:
+            rows = [(self.around(row, setup.prompt), place) for row, place in rows]
+        return self.encode(rows, setup, cut)
+
+    def around(self, row: Row, prompt: Callable[[Mapping[str, str]], str]) -> Row:
+        """A row whose text stands in a prompt, with the second text of a pair in it."""
+        assert self.prompted is not None  # the recipe was checked for it
+        texts = {"text": row[self.prompted], **({"text_pair": row["text_pair"]} if "text_pair" in row else {})}
+        return {**{name: value for name, value in row.items() if name not in texts}, self.prompted: prompt(texts)}
+
+    def room(self, setup: Setup) -> int:
+        """Tokens that a text may have, its prompt included."""
+        return setup.max_length
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Rows to features; the number of tokens that each row lost to max_length goes to `cut`.

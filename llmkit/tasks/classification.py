@@ -60,6 +60,7 @@ class Classification(Task):
     }
     answers = ("label",)
     metric = "accuracy"
+    prompted = "text"
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
@@ -46,6 +46,7 @@ class Instruction(Writing):
         "response": ("output", "answer", "completion", "summary", "target", "chosen"),
     }
     answers = ("response",)
+    prompted = "prompt"
     optional = {"context": ("input",), **SYSTEM}
 
     def __post_init__(self) -> None:
@@ -90,6 +91,21 @@ class Instruction(Writing):
     def texts(self, reader: Reader) -> Iterator[str]:
         """What is said."""
         return (message["content"] for row, _ in self.read(reader) for message in row["messages"])
+
+    def turned(self, row: Row, place: Place) -> Row:
+        """A single exchange, with the answer as its question."""
+        who = [message["role"] for message in row["messages"]]
+        if who != ["user", "assistant"]:
+            raise DataError(f"{place}: reverse takes a question and its answer; here speak: {', '.join(who)}.")
+        asked, said = row["messages"]
+        return {"messages": [{**asked, "content": said["content"]}, {**said, "content": asked["content"]}]}
+
+    def around(self, row: Row, prompt: Callable[[Mapping[str, str]], str]) -> Row:
+        """The first question of a conversation in the prompt."""
+        first = next((i for i, message in enumerate(row["messages"]) if message["role"] == "user"), None)
+        return {**row, "messages": [
+            {**message, "content": prompt({"text": message["content"]})} if i == first else message
+            for i, message in enumerate(row["messages"])]}
 
     # ---- features ----
 

@@ -10,10 +10,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place
+from llmkit.data.template import filled
 from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
 from llmkit.registry import OPTIONS
-from llmkit.tasks._writing import Writing, filled, framed, spread
+from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Floors, Row
 
 WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
@@ -38,6 +39,7 @@ class Summarization(Writing):
     }
     answers = ("summary",)
     long = "text"
+    prompted = "text"
 
     def __post_init__(self) -> None:
         if self.template is not None and "{text}" not in self.template:
@@ -54,7 +56,8 @@ class Summarization(Writing):
     def ask(self, row: Row, setup: Setup) -> str:
         """The text in its template."""
         reads, chat = setup.family.shape == "encoder-decoder", setup.tokenizer.chat_template is not None
-        template = self.template or ("{text}" if reads else "Summarize:\n{text}" if chat else "{text}\n\nTL;DR:\n")
+        template = self.template or ("{text}" if reads or self.bare(setup) else "Summarize:\n{text}" if chat
+                                     else "{text}\n\nTL;DR:\n")
         text = filled(template, {"text": row["text"].strip()})
         return framed(text, setup.tokenizer) if chat and not reads else text
 

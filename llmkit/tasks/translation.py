@@ -11,10 +11,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.template import filled
 from llmkit.errors import DataError
 from llmkit.objectives.base import Sets, Setup
 from llmkit.registry import OPTIONS
-from llmkit.tasks._writing import Writing, filled, framed, spread
+from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Encoded, Floors, Row
 
 LANGUAGES = {"en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "ro", "hu", "tr", "ru", "uk",
@@ -46,10 +47,22 @@ class Translation(Writing):
     }
     answers = ("target",)
     long = "source"
+    prompted = "source"
 
     def __post_init__(self) -> None:
         if self.template is not None and "{source}" not in self.template:
             raise ValueError("template must contain {source}")
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """(read, written), each "" where nothing is said."""
+        one, other = self.source_lang or "", self.target_lang or ""
+        return (other, one) if self.reverse else (one, other)
+
+    def codes(self, name: str) -> tuple[str, ...]:
+        """A column may be called by its language."""
+        code = self.source_lang if name == "source" else self.target_lang
+        return (code,) if code else ()
 
     # ---- rows ----
 
@@ -95,11 +108,13 @@ class Translation(Writing):
     def ask(self, row: Row, setup: Setup) -> str:
         """The source in its template."""
         reads, chat = setup.family.shape == "encoder-decoder", setup.tokenizer.chat_template is not None
-        told = " to {target_lang}" if self.target_lang else ""
-        template = self.template or ("{source}" if reads else f"Translate{told}:\n{{source}}" if chat
-                                     else "{source}\n\nTranslation:\n")
-        text = filled(template, {"source": row["source"].strip(), "source_lang": self.source_lang or "",
-                                 "target_lang": self.target_lang or ""})
+        read, written = self.languages
+        told = " to {target_lang}" if written else ""
+        template = self.template or (
+            "{source}" if reads or self.bare(setup) else f"Translate{told}:\n{{source}}" if chat
+            else "{source}\n\nTranslation:\n")
+        text = filled(template, {"source": row["source"].strip(), "source_lang": read,
+                                 "target_lang": written})
         return framed(text, setup.tokenizer) if chat and not reads else text
 
     def answer(self, row: Row) -> str:
@@ -114,7 +129,7 @@ class Translation(Writing):
 
     def splitter(self, targets: Sequence[str]) -> str:
         """The name of sacreBLEU's tokenizer for the target language: as the recipe says, or by the letters."""
-        code = (self.target_lang or "").casefold().partition("-")[0].partition("_")[0]
+        code = self.languages[1].casefold().partition("-")[0].partition("_")[0]
         if code in LANGUAGES:
             return "zh" if code == "zh" else "char" if code in BY_CHARACTER else "13a"
         text = "".join(targets[:1000])

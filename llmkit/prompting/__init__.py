@@ -1,0 +1,1 @@
+"""How an instruction, examples and an input become one prompt: a file a mode."""

@@ -1,0 +1,50 @@
+"""The output is given and the input asked for: back-translation, a question from its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from llmkit.errors import RequestError
+from llmkit.prompting._examples import Asking, FewShot, shown
+from llmkit.prompting.base import Kit, Prompt, Question, Row, Shot
+from llmkit.registry import OPTIONS
+
+
+@dataclass(config=OPTIONS)
+class Reverse(Asking, FewShot):
+    """Instruction and examples the other way round: what stands in the file as the output is what is given.
+
+    Back-translation makes training pairs of text in the target language this way (Sennrich et al. 2016). Of labels,
+    each is given in turn, and the one that makes the text likeliest is said: the noisy channel of Min et al. (2022),
+    which needs no verbalizer to be calibrated, for every label is asked about the same text.
+    """
+
+    k: int = 0
+    """Examples in a prompt."""
+    instruction: str = "What is the following an answer to?"
+    """What is to be done. It is followed by an empty line, unless it ends with a space; empty: nothing is said."""
+    role: Literal["user", "system"] = "user"
+    """Who says it in a chat: the user, before the input, or the system message."""
+
+    turns = True
+
+    @property
+    def said_first(self) -> tuple[str, str]:
+        """(who says what is to be done, and what)."""
+        return self.role, self.instruction
+
+    def write(self, examples: Sequence[Shot], row: Row, kit: Kit) -> Prompt:
+        """The prompt of an output, with these examples turned round."""
+        turned = [Shot({"text": one.answer}, one.row["text"]) for one in shown(examples, kit)]
+        return Asking.write(self, turned, row, replace(kit, words={}, clean=str))
+
+    def questions(self, row: Row, words: Sequence[str], kit: Kit) -> list[Question]:
+        """After each label's word: how likely is the text?"""
+        if "text_pair" in row:
+            raise RequestError("reverse gives a label and asks for a text; of two texts it can't ask.")
+        drawn, text = self.chosen(row, kit), kit.clean(row["text"])
+        return [Question(self.fitted(drawn, {"text": word}, kit), (text,)) for word in words]
