@@ -92,7 +92,7 @@ def test_json_tells_of_the_whole_file(gpt2, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("content", "said"), [
-    ('{"prompt": "the"}\n{"promt": "the"}\n', "in.jsonl:2: a row needs a field prompt, messages or text; this one"),
+    ('{"prompt": "the"}\n{"promt": "x"}\n', "in.jsonl:2: a row needs a field prompt, messages or text; this one has p"),
     ('{"prompt": "the"}\n{"prompt": null}\n', "in.jsonl:2: prompt must be text, not None"),
     ('{"prompt": "the"}\n{"messages": "the"}\n', "in.jsonl:2: messages must be a list of messages, not 'the'"),
     ('{"prompt": "the"}\n{"messages": []}\n', "in.jsonl:2: messages: there is none"),

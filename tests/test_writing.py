@@ -21,7 +21,9 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
+from llmkit import registry
 from llmkit.errors import RequestError
+from llmkit.tuning.base import Setting
 from llmkit.writing import Options, Writer
 
 PROMPTS = ("the", "the cat sat on a mat and", "dog ran", "a small red house by sea", "by")
@@ -151,26 +153,34 @@ def test_texts_are_drawn_with_the_probabilities_that_the_options_say(llama, opti
     assert chisquare(observed, wanted).pvalue > 1e-3
 
 
-def test_scores_are_the_raw_log_probabilities_of_the_tokens(writer):
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])  # XLNet reads with a placeholder for what is next
+def test_scores_are_the_raw_log_probabilities_of_the_tokens(tmp_path, family):
+    writer = tiny(family, tmp_path)
     prompt = ids("a small")[0]
     for options in ({}, {"temperature": 2.0, "top_k": 5, "seed": 1}, {"repetition_penalty": 2.0}, {"num_beams": 2}):
         (completion,), = writer.write([prompt], Options(max_new_tokens=6, logprobs=2, **options))
-        model, made = writer.opened.model, list(completion.ids)
-        if writer.reads:
-            start = model.generation_config.decoder_start_token_id
-            logits = model(torch.tensor([prompt]), decoder_input_ids=torch.tensor([[start, *made[:-1]]])).logits[0]
-        elif model.config.model_type == "xlnet":
-            pytest.skip("what XLNet's generate predicts from isn't one pass over the text")
-        else:
-            logits = model(torch.tensor([[*prompt, *made]])).logits[0, len(prompt) - 1:-1]
-        assert len(made) > 1
-        raw = logits.detach().double().log_softmax(-1)
-        expected = [float(raw[i, token]) for i, token in enumerate(made)]
+        raw = raw_logs(writer, prompt, completion.ids)
+        expected = [float(logs[token]) for logs, token in zip(raw, completion.ids, strict=True)]
         assert [one.logprob for one in completion.logprobs] == pytest.approx(expected, abs=1e-4)
         assert completion.score == pytest.approx(sum(expected) / len(expected), abs=1e-4)
         best = raw[0].topk(2)
         assert [token for token, _ in completion.logprobs[0].likeliest] == [WORDS[i] for i in best.indices]
         assert [value for _, value in completion.logprobs[0].likeliest] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def raw_logs(writer: Writer, prompt: list[int], made: tuple[int, ...]) -> list[torch.Tensor]:
+    """What the model says of all tokens at each place of a text, read one at a time without a cache."""
+    logs = []
+    for i in range(len(made)):
+        if writer.reads:
+            start = writer.opened.model.generation_config.decoder_start_token_id
+            given = {"input_ids": torch.tensor([prompt]), "decoder_input_ids": torch.tensor([[start, *made[:i]]])}
+        else:
+            given = {"input_ids": torch.tensor([[*prompt, *made[:i]]])}
+        with torch.no_grad():
+            out = writer.opened.model(**given, attention_mask=torch.ones_like(given["input_ids"]))
+        logs.append(out.logits[0, -1].double().log_softmax(-1))
+    return logs
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -235,6 +245,45 @@ def test_an_assistant_of_another_vocabulary_is_refused(tmp_path, llama):
         Writer.open(llama.name, str(folder))
     with pytest.raises(RequestError, match="opened as AutoModelForSeq2SeqLM"):
         Writer.open(llama.name, tiny("t5", tmp_path).name)
+
+
+def tuned(family: str, method: str, folder: Path) -> Writer:
+    """A model with an adapter whose weights aren't what they started from, as a run leaves it."""
+    base = tiny(family, folder)
+    kind = registry.find("backbones", family)
+    setting = Setting(kind, base.opened.kind, base=base.name, tokenizer=words())
+    options = {"lora": {"r": 2, "init_lora_weights": False}, "prefix": {"num_virtual_tokens": 3},
+               "prompt": {"num_virtual_tokens": 3}}[method]
+    how = registry.find("tuning", method)(**options)
+    model = how.apply(base.opened.model, setting)
+    torch.manual_seed(7)
+    if method != "lora":
+        for weight in (one for one in model.parameters() if one.requires_grad):
+            weight.data = torch.randn_like(weight)
+    how.save(model, folder / method)
+    words().save_pretrained(folder / method)
+    return Writer.open(str(folder / method))
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart"])
+def test_an_adapter_writes_to_a_batch_what_it_writes_to_each_alone(tmp_path, family, method):
+    writer = tuned(family, method, tmp_path)
+    made = written(writer)
+    assert made != written(tiny(family, tmp_path / "base"))
+    alone = [writer.opened.model.generate(
+        input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=12, do_sample=False,
+        pad_token_id=0)[0, 1 if writer.reads else len(prompt):].tolist() for prompt in ids(*PROMPTS)]
+    assert made == [one[:one.index(1)] if 1 in one else one for one in alone]
+    sampled = Options(max_new_tokens=8, temperature=1.0, seed=2)
+    together = writer.write(ids(*PROMPTS), sampled)
+    assert writer.write(ids(PROMPTS[1]), sampled, numbers=[1])[0][0].ids == together[1][0].ids
+    for options in ({"num_beams": 2}, {}):
+        prompt = ids(next(one for one, text in zip(PROMPTS, made, strict=True) if text))[0]
+        (completion,), = writer.write([prompt], Options(max_new_tokens=4, **options))
+        logs = [float(one[token]) for one, token in zip(
+            raw_logs(writer, prompt, completion.ids), completion.ids, strict=True)]
+        assert completion.score == pytest.approx(sum(logs) / len(logs), abs=1e-4)
 
 
 def test_messages_go_through_the_chat_template(tmp_path):
