@@ -39,7 +39,7 @@ def by_meaning(queries: list[str], bodies: list[str], top: int, model: str, toke
     path = Path(tempfile.gettempdir()) / "llmkit-docstring-bodies.jsonl"
     path.write_text("".join(json.dumps({"text": body}) + "\n" for body in bodies))
     started = time.monotonic()
-    searcher = Searcher.open(path, model, tokens)
+    searcher = Searcher.open(path, model, passage_tokens=tokens)
     print(f"index: {searcher.indexed}, {time.monotonic() - started:.1f} s")
     started = time.monotonic()
     hits = searcher.search(queries, 4 * top)

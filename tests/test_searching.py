@@ -11,11 +11,12 @@ from conftest import Child, random_encoder, stories
 from transformers import GPT2Config, GPT2Model
 
 import llmkit
-from llmkit import searching
+from llmkit import indexing, searching
 from llmkit.cli import main
 from llmkit.embedding import Embedder
 from llmkit.errors import DataError, RequestError
-from llmkit.searching import Index, Searcher
+from llmkit.indexing import Index
+from llmkit.searching import Searcher
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_only_what_is_new_is_embedded(folder, opened, monkeypatch):
 
 
 def test_an_interrupted_index_goes_on_where_it_stopped(folder, opened, monkeypatch):
-    monkeypatch.setattr(searching, "PIECE", 2)
+    monkeypatch.setattr(indexing, "PIECE", 2)
     embed, calls = Embedder.embed, 0
 
     def breaks_off(self, texts, role=None):
@@ -129,8 +130,8 @@ def test_an_interrupted_index_goes_on_where_it_stopped(folder, opened, monkeypat
     searcher = Searcher.open("here", opened)
     assert searcher.indexed["embedded"] == 3  # of 9
     whole = np.array(searcher.index.vectors)
-    texts = [searching._embedded(*searcher.index.text(row)) for row in range(9)]
-    np.testing.assert_allclose(whole, searching._unit(opened.embed(texts)), atol=1e-5)
+    texts = [indexing.titled(*searcher.index.text(row)) for row in range(9)]
+    np.testing.assert_allclose(whole, indexing.unit(opened.embed(texts)), atol=1e-5)
 
 
 def test_two_processes_index_at_once(tmp_path, encoder):
@@ -144,7 +145,7 @@ def test_two_processes_index_at_once(tmp_path, encoder):
 
 
 def test_a_file_that_changes_while_it_is_indexed_is_listed_again(folder, opened, monkeypatch):
-    listed, times = searching._listed, 0
+    listed, times = searching.listed, 0
 
     def slow(places):
         nonlocal times
@@ -155,7 +156,8 @@ def test_a_file_that_changes_while_it_is_indexed_is_listed_again(folder, opened,
             (folder / "c.py").unlink()
         return found
 
-    monkeypatch.setattr(searching, "_listed", slow)
+    monkeypatch.setattr(searching, "listed", slow)
+    monkeypatch.setattr(indexing, "listed", slow)
     searcher = Searcher.open("here", opened)
     assert (times, searcher.indexed["files"]) == (2, 5)
     assert searcher.search(["the cat painted the moon ."], 1)[0][0].file == "here/a.txt"
@@ -192,7 +194,7 @@ def test_the_closest_of_many_are_exact_in_blocks(tmp_path, monkeypatch):
                         "digests": np.arange(500).astype(np.uint64) % 450, "ends": np.arange(500)}.items():
         np.save(tmp_path / f"{name}.npy", array)
     (tmp_path / "texts.bin").write_bytes(b"x")
-    monkeypatch.setattr(searching, "BLOCK", 64)
+    monkeypatch.setattr(indexing, "BLOCK", 64)
     index, queries = Index(tmp_path), rng.standard_normal((3, 8)).astype(np.float32)
     assert isinstance(index.vectors, np.memmap)
     for query, found in zip(queries, index.closest(queries, 100), strict=True):
@@ -204,6 +206,29 @@ def test_the_closest_of_many_are_exact_in_blocks(tmp_path, monkeypatch):
     assert len(index.closest(queries, 1000)[0]) == 450
 
 
+def test_an_approximate_search_finds_nearly_what_an_exact_one_does(tmp_path, opened, monkeypatch, caplog):
+    pytest.importorskip("faiss", reason="the extra `search` isn't installed")
+    (tmp_path / "all.txt").write_text("\n".join(stories(400, 24)))
+    exact = Searcher.open("all.txt", opened)
+    with caplog.at_level("INFO", "llmkit"):
+        assert Searcher.open("all.txt", opened, approximate=True).index.near is None
+    assert "below 20,000 passages search is exact" in caplog.text
+    monkeypatch.setattr(indexing, "LARGE", 100)
+    close = Searcher.open("all.txt", opened, approximate=True)
+    assert close.indexed["embedded"] == 0
+    assert close.index.near.recall >= 0.99
+    queries = stories(20, 25)
+    both = [[{hit.text for hit in hits} for hits in one.search(queries, 10)] for one in (exact, close)]
+    assert sum(len(a & b) for a, b in zip(*both, strict=True)) >= 0.95 * 200
+    assert close.search([exact.index.text(7)[1]], 1)[0][0].score == pytest.approx(1, abs=1e-3)
+
+
+def test_without_faiss_an_approximate_search_says_what_to_install(folder, opened, monkeypatch):
+    monkeypatch.setattr(indexing, "find_spec", lambda name: None)
+    with pytest.raises(RequestError, match=r"pip install 'llmkit\[search\]'"):
+        Searcher.open("here", opened, approximate=True)
+
+
 def test_a_long_row_is_found_by_its_part_below_its_title(tmp_path, opened):
     rows = [{"title": "moon", "text": " ".join(stories(30, 23))}, {"title": "hat", "text": "a dog saw a hat ."}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -212,7 +237,7 @@ def test_a_long_row_is_found_by_its_part_below_its_title(tmp_path, opened):
     assert hit.as_json() == {"score": pytest.approx(1, abs=1e-3), "file": "rows.jsonl", "line": 2,
                              "text": "a dog saw a hat .", "title": "hat"}
     assert len(searcher.index) > 5
-    texts = [searching._embedded(*searcher.index.text(row)) for row in range(len(searcher.index))]
+    texts = [indexing.titled(*searcher.index.text(row)) for row in range(len(searcher.index))]
     ids, cut = opened.ids(texts)
     assert (cut, opened.max_length) == (0, 64) and max(map(len, ids)) > 40
 

@@ -34,6 +34,8 @@ def search(
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many passages.", min=1)] = 5,
     passage_tokens: Annotated[int | None, typer.Option(
         "--passage-tokens", metavar="N", help="Tokens of a passage at most; 128, or what the model reads.")] = None,
+    approximate: Annotated[bool, typer.Option(
+        "--approximate", help="Compare a part of a large index only, by FAISS: llmkit[search].")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
@@ -41,7 +43,8 @@ def search(
 
     report.to_stderr()
     report.quiet_libraries()
-    searcher = searching.Searcher.open([*in_, *more], model, passage_tokens)
+    searcher = searching.Searcher.open([*in_, *more], model, passage_tokens=passage_tokens,
+                                       approximate=approximate)
     if json_:
         found = [{"query": one, "model": model, "results": [hit.as_json() for hit in hits],
                   "indexed": searcher.indexed} for one in _queries(query) for hits in searcher.search([one], top)]
