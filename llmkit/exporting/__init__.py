@@ -14,23 +14,26 @@ import yaml
 
 from llmkit import models
 from llmkit.errors import PlaceError, RequestError, nearest
+from llmkit.exporting import hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import adapter_of, before, origin_of
 
-FORMATS = ("safetensors", "onnx")
+FORMATS = ("safetensors", "onnx", "gguf")
 """Each a file of this folder: `check`, `write` and `how`."""
 
 
 def export(
     model: str | Path, to: str | Path, *, format: str = "safetensors", dtype: str | None = None,
+    push_to_hub: str | None = None, private: bool = False,
 ) -> dict[str, Any]:
     """Write a run, a folder, a hub id or a catalogue model to the folder `to`, with its tokenizer and a model card.
 
-    An adapter is merged into its base, in 32 bits. `format` is safetensors (for transformers) or onnx (for
-    onnxruntime); `dtype` float32, bfloat16 or float16; None is what the model is in.
+    An adapter is merged into its base, in 32 bits. `format` is safetensors (for transformers), onnx (for onnxruntime)
+    or gguf (for llama.cpp); `dtype` float32, bfloat16 or float16, for gguf also q8_0; None is what the model is in.
+    `push_to_hub` is the id under which the hub gets the folder once it is whole, for few eyes where it is `private`.
     Returns {"folder", "format", "class", "dtype", "merged": the adapter's type in peft, or None, "base", "from", …}.
     RequestError where an adapter can't be merged or a format can't hold the model, PlaceError where the folder holds
-    something.
+    something or the hub refuses it.
     """
     target = Path(to)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -40,19 +43,25 @@ def export(
     written = import_module(f"llmkit.exporting.{format}")
     if dtype is not None and dtype not in written.DTYPES:
         raise RequestError(f"--dtype {dtype}: --format {format} has {', '.join(written.DTYPES)}.")
+    if push_to_hub is not None:
+        hub.check(push_to_hub)
+    elif private:
+        raise RequestError("--private says how --push-to-hub gives the model away; name an id there.")
     source = models.resolve(model)
     written.check(config_of(source))
     opened = models.merge(source)
     origin = origin_of(model, source)
     with staged(target) as folder:
-        facts = written.write(opened, source, folder, dtype)
+        facts = written.write(opened, origin, folder, dtype)
         if origin.recipe:
             (folder / "recipe.yaml").write_text(
                 yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
-        how = written.how(opened, origin, folder, ".")
+        how = written.how(opened, origin, folder, push_to_hub or ".")
         (folder / "README.md").write_text(
             card(origin, target.name, opened.kind, written.LIBRARY, how), encoding="utf-8")
         tidy(folder)
+    if push_to_hub is not None:
+        facts["pushed"] = hub.push(target, push_to_hub, private)
     return {"folder": str(to), "format": format, "class": opened.kind, "merged": origin.adapter, "base": before(source),
             "from": str(model), **facts}
 

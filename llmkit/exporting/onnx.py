@@ -31,6 +31,7 @@ LIBRARY = "onnx"
 DTYPES = ("float32",)
 OPSET = 18
 TOLERANCE = 1e-4
+"""Of the largest output, or of 1 where that is smaller: 32 bits round logits of 30 by more than those of 1."""
 OUTPUTS = ("logits", "start_logits", "end_logits", "prediction_logits", "seq_relationship_logits", "sop_logits",
            "last_hidden_state")
 """Of what a model gives, the parts that are kept."""
@@ -64,7 +65,7 @@ def check(config: Mapping[str, Any]) -> None:
                            "writes, which no file of fixed inputs can say; --format safetensors keeps all of it.")
 
 
-def write(opened: Opened, source: Path, folder: Path, dtype: str | None) -> dict[str, Any]:
+def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> dict[str, Any]:
     """Fill a folder, compare what onnxruntime says with what torch says, and return how much they differ at most.
 
     RequestError where that is more than TOLERANCE, or the tokenizer can't be had as a file.
@@ -75,16 +76,20 @@ def write(opened: Opened, source: Path, folder: Path, dtype: str | None) -> dict
     opened.model.config.save_pretrained(folder)
     if opened.model.can_generate():
         opened.model.generation_config.save_pretrained(folder)
-    safetensors.copy(source, folder, safetensors.BESIDE)
+    safetensors.copy(origin.source, folder, safetensors.BESIDE)
     save_tokenizer(opened, folder)
-    difference = 0.0
+    difference, what = 0.0, f"--format onnx: this {opened.model.config.model_type}"
     with torch.no_grad():
-        for part in parts_of(opened, source):
-            trace(part, folder / part.file)
+        for part in parts_of(opened, origin.source):
+            try:
+                trace(part, folder / part.file)
+            except (RuntimeError, TypeError, ValueError) as error:
+                said = " ".join(str(error).split())[:300]
+                raise RequestError(f"{what} can't be written: torch can't trace it: {said}") from error
             difference = max(difference, compared(part, folder / part.file, longest(opened)))
     if not difference <= TOLERANCE:
-        raise RequestError(f"--format onnx: onnxruntime's output differs from torch's by {difference:.2g}, more than "
-                           f"{TOLERANCE:g}: this {opened.model.config.model_type} can't be written as ONNX.")
+        raise RequestError(f"{what} can't be written: what onnxruntime says differs from torch's output by "
+                           f"{difference:.2g} of the largest, more than {TOLERANCE:g}.")
     files = sorted(path.name for path in folder.glob("*.onnx"))
     return {"dtype": "float32", "opset": OPSET, "files": files, "difference": difference}
 
@@ -94,10 +99,14 @@ def save_tokenizer(opened: Opened, folder: Path) -> None:
     from tokenizers import Tokenizer
 
     opened.tokenizer.save_pretrained(folder)
-    if not (folder / "tokenizer.json").is_file():
+    path = folder / "tokenizer.json"
+    if not path.is_file():
         raise RequestError(f"{opened.folder}: --format onnx needs a tokenizer.json, which can't be had of its "
                            "tokenizer.")
-    alone = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    alone = Tokenizer.from_file(str(path))
+    alone.no_padding()  # transformers pads and cuts as each call says, whatever the file does
+    alone.no_truncation()
+    alone.save(str(path))
     for text in (example.CONTEXT, f"{example.QUESTION}  {example.CONTEXT}\n"):
         if alone.encode(text).ids != opened.tokenizer(text)["input_ids"]:
             raise RequestError(f"{opened.folder}: its tokenizer.json alone doesn't cut text as transformers does with "
@@ -174,8 +183,11 @@ def writer(opened: Opened) -> Part:
         texts = read(opened, rows, past + length, left=True)
         mask = texts["attention_mask"]
         places = (mask.cumsum(1) - 1).clamp(min=0)
-        before = [torch.randn(rows, shape[1], past, shape[3]) for shape in shapes for _ in range(2)]
-        return (texts["input_ids"][:, past:], mask, *([places[:, past:]] if positions else []), *before)
+        before = [torch.zeros(rows, shape[1], 0, shape[3]) for shape in shapes for _ in range(2)]
+        given = [texts["input_ids"], mask, *([places] if positions else [])]
+        if past:
+            _, *before = network(*(one[:, :past] for one in given), *before)
+        return (given[0][:, past:], mask, *(one[:, past:] for one in given[2:]), *before)
 
     class Writer(torch.nn.Module):
         def __init__(self) -> None:
@@ -188,11 +200,12 @@ def writer(opened: Opened) -> Part:
             said = model(**dict(zip(names, given, strict=True)), past_key_values=cache, use_cache=True)
             return (said.logits, *(one for layer in said.past_key_values.layers for one in (layer.keys, layer.values)))
 
+    network = Writer()
     new: Axes = {0: "batch_size", 1: "sequence_length"}
     inputs = {**dict.fromkeys(names, new), "attention_mask": {0: "batch_size", 1: "total_sequence_length"},
               **{f"past_key_values.{name}": {0: "batch_size", 2: "past_sequence_length"} for name in kept}}
     outputs = {"logits": new, **{f"present.{name}": {0: "batch_size", 2: "total_sequence_length"} for name in kept}}
-    return Part("model.onnx", Writer(), inputs, outputs, sample, past=True)
+    return Part("model.onnx", network, inputs, outputs, sample, past=True)
 
 
 def encoder(opened: Opened) -> Part:
@@ -300,12 +313,14 @@ def trace(part: Part, path: Path) -> None:
 
 
 def compared(part: Part, path: Path, most: int) -> float:
-    """The largest difference between onnxruntime's output and torch's, over rows and lengths it wasn't traced with.
+    """How far onnxruntime's output is from torch's at most, over rows and lengths it wasn't traced with:
+    as a share of the largest output, or as it is where that is below 1.
 
     Positions of padding don't count: nobody reads what is said there.
     """
     import numpy as np
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     taken = {one.name for one in session.get_inputs()}
@@ -314,16 +329,22 @@ def compared(part: Part, path: Path, most: int) -> float:
         if past and not part.past:
             continue
         inputs = part.sample(rows, length, past)
-        told = session.run(list(part.outputs), {name: one.numpy() for name, one in zip(part.inputs, inputs, strict=True)
-                                                if name in taken})
+        given = dict(zip(part.inputs, inputs, strict=True))
+        try:
+            told = session.run(list(part.outputs), {name: one.numpy() for name, one in given.items() if name in taken})
+        except (ort.Fail, ort.InvalidArgument, ort.RuntimeException, ort.NotImplemented) as error:
+            said = " ".join(str(error).split())[:300]
+            raise RequestError(f"--format onnx: {path.name} can't be written: onnxruntime doesn't take {rows} rows of "
+                               f"{length} tokens: {said}") from error
         expected = part.network(*inputs)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        mask = dict(zip(part.inputs, inputs, strict=True)).get("attention_mask")
+        mask = given.get("attention_mask")
         for axes, ours, theirs in zip(part.outputs.values(), told, expected, strict=True):
             off = np.abs(ours - theirs.numpy())
             if mask is not None and "sequence_length" in axes.get(1, "") and off.shape[:2] == (rows, length):
                 off = off[mask[:, -length:].numpy() > 0]
-            largest = max(largest, float(off.max())) if np.isfinite(off).all() else float("inf")
+            share = float(off.max()) / max(1.0, float(theirs.abs().max()))
+            largest = max(largest, share) if np.isfinite(share) else float("inf")
     return largest
 
 
@@ -372,10 +393,11 @@ def encoded(opened: Opened, text: str) -> str:
     return f"tokenizer.encode({example.quoted(text)}{bare})"
 
 
-def ends_of(opened: Opened) -> list[int]:
-    """Tokens that a text ends with."""
+def ending(opened: Opened) -> list[str]:
+    """Code that leaves the loop where the text has come to its end."""
     end = opened.model.generation_config.eos_token_id
-    return [end] if isinstance(end, int) else list(end or [])
+    ends = [end] if isinstance(end, int) else list(end or [])
+    return [f"    if ids[-1] in {ends}:", "        break"] if ends else []
 
 
 def lines_that_write(opened: Opened, origin: Origin) -> list[str]:
@@ -387,12 +409,12 @@ def lines_that_write(opened: Opened, origin: Origin) -> list[str]:
         "kept = [one.name for one in model.get_inputs() if one.name.startswith(\"past\")]",
         f'past = dict.fromkeys(kept, numpy.zeros((1, {shape[1]}, 0, {shape[3]}), "float32"))',
         "read = 0",
-        f"while len(ids) < 40 and ids[-1] not in {ends_of(opened)}:" if ends_of(opened) else "while len(ids) < 40:",
+        "for _ in range(40):",
         '    new = {"input_ids": [ids[read:]], "attention_mask": [[1] * len(ids)]'
         + (', "position_ids": [list(range(read, len(ids)))]}' if positions else "}"),
         "    logits, *states = model.run(None, {name: numpy.array(new[name]) for name in new} | past)",
         "    past, read = dict(zip(kept, states)), len(ids)",
-        "    ids.append(int(logits[0, -1].argmax()))",
+        "    ids.append(int(logits[0, -1].argmax()))", *ending(opened),
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 
@@ -400,10 +422,10 @@ def lines_that_write_anew(opened: Opened, origin: Origin) -> list[str]:
     """The likeliest token each time, the whole text read for each."""
     return [
         OPEN, f"ids = {encoded(opened, prompt_for(opened, origin))}.ids",
-        f"while len(ids) < 40 and ids[-1] not in {ends_of(opened)}:",
+        "for _ in range(40):",
         '    given = {"input_ids": numpy.array([ids]), "attention_mask": numpy.array([[1] * len(ids)])}',
         "    (logits,) = model.run(None, given)",
-        "    ids.append(int(logits[0, -1].argmax()))",
+        "    ids.append(int(logits[0, -1].argmax()))", *ending(opened),
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 
@@ -417,10 +439,10 @@ def lines_that_read_and_write(opened: Opened, origin: Origin) -> list[str]:
         "mask = numpy.array([text.attention_mask])",
         '(states,) = encoder.run(None, {"input_ids": numpy.array([text.ids]), "attention_mask": mask})',
         f"ids = [{start}]",
-        f"while len(ids) < 40 and (len(ids) == 1 or ids[-1] not in {ends_of(opened)}):",
+        "for _ in range(40):",
         '    given = {"input_ids": numpy.array([ids]), "encoder_hidden_states": states, '
         '"encoder_attention_mask": mask}',
-        "    ids.append(int(decoder.run(None, given)[0][0, -1].argmax()))",
+        "    ids.append(int(decoder.run(None, given)[0][0, -1].argmax()))", *ending(opened),
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 

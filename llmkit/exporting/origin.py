@@ -20,8 +20,10 @@ NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics")
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a model that is given away; no path of this machine is in it."""
+    """What is known of a model that is given away; but for `source`, no path of this machine is in it."""
 
+    source: Path
+    """The folder of the model, on this machine."""
     model: str
     """A run's or a folder's own name, or a hub id, or a name of the catalogue."""
     summary: dict[str, Any]
@@ -58,7 +60,7 @@ def origin_of(model: str | Path, source: Path) -> Origin:
         about |= {"backbone": named(about["backbone"]), "data": [named(one) for one in about["data"]]}
     first = before(source)
     return Origin(
-        named(str(run.resolve() if run else model)), summary, without_places(recipe),
+        source, named(str(run.resolve() if run else model)), summary, without_places(recipe),
         adapter_of(source).get("peft_type"), named(first) if first else None, hub_id(first) if first else None,
         next((licence for one in line(str(model), source) if (licence := licence_of(one))), None))
 

@@ -25,21 +25,28 @@ def check(config: Mapping[str, Any]) -> None:
     """Every model has this layout."""
 
 
-def write(opened: Opened, source: Path, folder: Path, dtype: str | None) -> dict[str, Any]:
+def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> dict[str, Any]:
     """Fill a folder; with the model's own files where nothing is merged or converted. Returns {"dtype"}.
 
     RequestError where the dtype can't hold a weight.
     """
-    whole = (source / "config.json").is_file() and not (source / "adapter_config.json").is_file()
-    saved = json.loads((source / "config.json").read_text(encoding="utf-8")).get("dtype") if whole else None
-    if whole and dtype in (None, saved):
+    source = origin.source
+    saved = saved_dtype(source)
+    if not (source / "adapter_config.json").is_file() and dtype in (None, saved):
         copy(source, folder, (*models.SAFE, *BESIDE))
-    else:
-        saved = dtype or "float32"
-        converted(opened.model, saved).save_pretrained(folder)
-        opened.tokenizer.save_pretrained(folder)
-        copy(source, folder, BESIDE)
-    return {"dtype": saved or "float32"}
+        return {"dtype": saved}
+    converted(opened.model, dtype or saved).save_pretrained(folder)
+    opened.tokenizer.save_pretrained(folder)
+    copy(source, folder, BESIDE)
+    return {"dtype": dtype or saved}
+
+
+def saved_dtype(source: Path) -> str:
+    """What a folder's weights are in; float32 for an adapter, which is merged in that."""
+    if (source / "adapter_config.json").is_file():
+        return "float32"
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def converted(model: Any, dtype: str) -> Any:
