@@ -17,9 +17,9 @@ import yaml
 from llmkit import launch
 from llmkit import recipe as recipes
 from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
-from llmkit.objectives.base import more_is_better
 from llmkit.recipe import Recipe
 from llmkit.settle import usual_rate
+from llmkit.sheet import Sheet, of_seeds, rank, spread
 from llmkit.variants import Variant
 
 log = logging.getLogger("llmkit")
@@ -93,7 +93,7 @@ class Comparison:
                 tried = [self.one(variant, self.seeds[0], usual * factor) for factor in GRID]
                 able = [one for one in tried if one.value is not None]
                 if able:
-                    best = max(able, key=lambda one: self._rank(one.value))
+                    best = max(able, key=lambda one: rank(self.metric, one.value or 0.0))
                     rate = best.learning_rate
                     log.info("%s: learning rate %g was best of %s", variant.label, rate,
                              ", ".join(f"{one.learning_rate:g} ({one.value:.4f})" for one in able))
@@ -104,10 +104,6 @@ class Comparison:
             for seed in self.seeds[1:] if self.tune else self.seeds:
                 self.outcomes.append(self.one(variant, seed, rate))
             self.write()
-
-    def _rank(self, value: float | None) -> float:
-        assert value is not None
-        return value if more_is_better(self.metric) else -value
 
     def one(self, variant: Variant, seed: int, rate: float) -> Outcome:
         """One run in a process of its own, or what it came to when it was made before."""
@@ -175,8 +171,7 @@ class Comparison:
                     return float(statistics.mean(one.summary[name] for one in among))
 
                 row |= {
-                    "mean": statistics.mean(values), "lowest": min(values), "highest": max(values),
-                    "values": values, "learning_rate": done[0].learning_rate,
+                    **spread(values), "learning_rate": done[0].learning_rate,
                     "trainable_parameters": first["trainable_parameters"], "parameters": first["parameters"],
                     "trained_share": first["trainable_parameters"] / first["parameters"],
                     "wall_seconds": mean("wall_seconds"), "tokens_per_second": mean("tokens_per_second"),
@@ -195,76 +190,25 @@ class Comparison:
                 "tuned": "learning_rate" if self.tune else None, "folder": str(self.folder),
                 "methods": list(self.rows()), "runs": [asdict(one) for one in self.outcomes]}
 
-    def cells(self) -> list[list[str]]:
-        """The table as words, its head first."""
-        table = [["method", self.metric, "trained", "share", "time", "tokens/s", "memory", "saved"]]
-        for row in self.rows():
-            if not row["runs"]:
-                table.append([row["method"], f"failed: {row['error']}", *[""] * 6])
-                continue
-            spread = f" ({row['lowest']:.4f} to {row['highest']:.4f})" if row["runs"] > 1 else ""
-            lost = f", {row['failed']} failed" if row["failed"] else ""
-            table.append([
-                row["method"], f"{row['mean']:.4f}{spread}{lost}", f"{row['trainable_parameters']:,}",
-                f"{row['trained_share']:.2%}", f"{row['wall_seconds']:.0f} s", f"{row['tokens_per_second']:,.0f}",
-                size(row["peak_memory_bytes"]), size(row["saved_bytes"])])
-        for what, value in self.floors().items():
-            table.append([f"floor: {what}", f"{value:.4f}", *[""] * 6])
-        return table
-
-    def markdown(self) -> str:
-        """The table for a document."""
-        head, *rest = ([cell.replace("|", "\\|") for cell in row] for row in self.cells())
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
-        about = (f"{self.metric} on the validation rows, mean"
-                 f"{' (lowest to highest)' if len(self.seeds) > 1 else ''} of {len(self.seeds)} "
-                 f"seed{'s' if len(self.seeds) > 1 else ''}. ")
+    @property
+    def sheet(self) -> Sheet:
+        """All of it as a table and a plot."""
         how = ("The learning rate is the best of three on these rows." if self.tune else
                "One learning rate for all." if self.rate_given else "Each method has its usual learning rate.")
-        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", about + how, ""])
+        return Sheet(
+            "method", self.metric, list(self.rows()), {
+                "trained": lambda row: f"{row['trainable_parameters']:,}",
+                "share": lambda row: f"{row['trained_share']:.2%}",
+                "time": lambda row: f"{row['wall_seconds']:.0f} s",
+                "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+                "memory": lambda row: size(row["peak_memory_bytes"]),
+                "saved": lambda row: size(row["saved_bytes"])},
+            self.floors(), ("trainable_parameters", "parameters that train", "log"),
+            f"{self.name}: {self.metric} by tuning method", f"{of_seeds(self.metric, len(self.seeds))} {how}")
 
     def write(self) -> None:
         """Leave compare.json, compare.md and compare.png in the folder."""
-        try:
-            (self.folder / "compare.json").write_text(json.dumps(self.as_json(), indent=1), encoding="utf-8")
-            (self.folder / "compare.md").write_text(self.markdown(), encoding="utf-8")
-            if any(one.value is not None for one in self.outcomes):
-                self.plot(self.folder / "compare.png")
-        except OSError as error:
-            raise PlaceError(f"{self.folder}: {error.strerror}.") from error
-
-    def plot(self, path: Path) -> None:
-        """The metric of each method with its spread, and against what it trains; the best floor as a line."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        rows = [row for row in self.rows() if row["runs"]]
-        figure = Figure(figsize=(11, 0.6 + 0.45 * max(6, len(rows))), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        places = range(len(rows) - 1, -1, -1)
-        for place, row in zip(places, rows, strict=True):
-            left.plot([row["lowest"], row["highest"]], [place, place], color="tab:blue", linewidth=3, alpha=0.4)
-            left.plot(row["values"], [place] * row["runs"], "|", color="tab:blue", markersize=9)
-            left.plot(row["mean"], place, "o", color="tab:blue")
-            right.errorbar(row["trainable_parameters"], row["mean"], fmt="o", color="tab:blue",
-                           yerr=[[row["mean"] - row["lowest"]], [row["highest"] - row["mean"]]], capsize=3)
-            right.annotate(row["method"], (row["trainable_parameters"], row["mean"]), textcoords="offset points",
-                           xytext=(6, 4 if place % 2 else -11), fontsize=9)
-        left.set_yticks(list(places), [row["method"] for row in rows])
-        left.set_ylim(-0.6, len(rows) - 0.4)
-        left.set_xlabel(self.metric)
-        right.set(xscale="log", xlabel="parameters that train", ylabel=self.metric)
-        right.margins(x=0.18)
-        # the highest floor counts; one far below would leave the methods no room
-        floors = dict([max(self.floors().items(), key=lambda floor: self._rank(floor[1]))] if self.floors() else [])
-        for what, value in floors.items():
-            left.axvline(value, linestyle="--", color="gray", linewidth=1)
-            right.axhline(value, linestyle="--", color="gray", linewidth=1)
-            right.annotate(f"floor: {what}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
-                           color="gray", va="bottom")
-        figure.suptitle(f"{self.name}: {self.metric} by tuning method")
-        figure.savefig(path, dpi=120)
+        self.sheet.write(self.folder, "compare", self.as_json())
 
 
 def completed(place: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -13,8 +13,12 @@ from llmkit.data.sources import Place, open_source
 from llmkit.decoding import Completion
 from llmkit.errors import DataError, RequestError
 from llmkit.filling import FILLERS, Fill, Filler
+from llmkit.objectives.span_corruption import sentinels
+from llmkit.prompted import embedder
+from llmkit.prompting.base import Kit, Prompting
+from llmkit.prompting.base import Prompt as Made
 from llmkit.recipe import Source
-from llmkit.writing import Options, Writer, check_assisted, numbers
+from llmkit.writing import Options, Writer, check_assisted, numbers, positions
 
 __all__ = ["Completion", "Filler", "Options", "Result", "Writer", "generate", "generate_file", "open_tool"]
 
@@ -36,6 +40,8 @@ class Result:
     """What was changed on the way, in words."""
     fills: tuple[Fill, ...] = ()
     """Of a prompt with holes: what may stand in each."""
+    read: str | None = None
+    """The whole prompt that a mode made of it."""
 
     def as_json(self) -> dict[str, Any]:
         """`{"prompt": …, "model": …, "completions": [{"text": …, "tokens": …, "finish_reason": …, "score": …}]}`.
@@ -45,6 +51,8 @@ class Result:
         made = {"prompt": self.prompt, "model": self.model, "completions": [one.as_json() for one in self.completions]}
         if self.fills:
             made["fills"] = [one.as_json() for one in self.fills]
+        if self.read is not None:
+            made["read"] = self.read
         return {**made, "notes": list(self.notes)} if self.notes else made
 
 
@@ -57,6 +65,8 @@ class Asked:
     number: int = 0
     """Which it is of all, for the seed."""
     notes: tuple[str, ...] = ()
+    read: str | None = None
+    """The whole prompt that a mode made of it."""
 
 
 def generate(
@@ -69,17 +79,19 @@ def generate(
     raw: bool = False,
     assistant: str | None = None,
     dtype: str | None = None,
+    mode: Prompting | None = None,
 ) -> Result:
     """Let a model (a folder, a run, a catalogue name, a hub id) answer or go on with a prompt, or fill its holes.
 
     A tokenizer with a chat template makes a conversation of it, with `system` before; `raw` goes on with the text as
     it stands. An encoder-decoder reads the prompt in its encoder, and fills its sentinels (`<extra_id_0>`) where it has
     some. A masked language model fills its masks. `stream` gets the text piece by piece, where one text without beams
-    or holes is asked for, else whole texts at the end. RequestError: the model writes no text, the prompt is longer
-    than its context, or has no mask where one is needed.
+    or holes is asked for, else whole texts at the end. `mode` puts the prompt, a text, into another. RequestError: the
+    model writes no text, the prompt is longer than its context, or has no mask where one is needed.
     """
     tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
-    asked = ask(tool, prompt, options, system=system, raw=raw)
+    kit = None if mode is None else kit_of(tool, options, raw)
+    asked = ask(tool, prompt, options, system=system, raw=raw, mode=mode, kit=kit)
     result, = answer(tool, [asked], options, stream=stream)
     return result
 
@@ -106,9 +118,22 @@ def open_tool(
 
 def ask(
     tool: Writer | Filler, prompt: Prompt, options: Options, *, system: str | None = None, raw: bool = False,
-    number: int = 0,
+    number: int = 0, mode: Prompting | None = None, kit: Kit | None = None,
 ) -> Asked:
-    """A prompt's tokens; RequestError where the model can't do anything with it."""
+    """A prompt's tokens; RequestError where the model can't do anything with it.
+
+    `mode` puts it into another first, with what `kit_of` gives.
+    """
+    if mode is not None:
+        if not isinstance(prompt, str):
+            raise RequestError("messages: a prompt mode goes around a text; a conversation is a prompt already.")
+        kit = kit or kit_of(tool, options, raw)
+        made = mode.prompt({"text": prompt}, replace(kit, dropped=dict.fromkeys(kit.dropped, 0)))
+        given, bare = put_in(tool, made)
+        asked = ask(tool, given, options, system=system, raw=bare, number=number)
+        left = [f"{made.examples} of {mode.wants} examples fit into the model's context"] * (made.examples < mode.wants)
+        return replace(asked, prompt=prompt, read=made.text if made.messages else str(given),
+                       notes=(*left, *asked.notes))
     if isinstance(tool, Filler):
         if not isinstance(prompt, str):
             raise RequestError(f"messages: {tool.name} fills masks of a text and holds no conversation.")
@@ -120,6 +145,29 @@ def ask(
     return Asked(prompt, ids, number, (note,) if note else ())
 
 
+def kit_of(tool: Writer | Filler, options: Options, raw: bool = False) -> Kit:
+    """What a prompt mode needs to know of a model; of its context, at most half is kept for the answer."""
+    limit, shape, chat, kept = positions(tool.opened), "encoder", False, 0
+    if isinstance(tool, Writer):
+        shape, chat = "encoder-decoder" if tool.reads else "decoder", tool.chats and not raw
+        kept = 0 if tool.reads else min(options.max_new_tokens, (limit or 0) // 2)
+    room = None if limit is None else limit - tool.opened.virtual_tokens - kept
+    return Kit(tool.opened.tokenizer, shape, chat=chat, room=room, embed=embedder)
+
+
+def put_in(tool: Writer | Filler, made: Made) -> tuple[Prompt, bool]:
+    """(what a model is given of a mode's prompt, whether that is plain text)"""
+    tokenizer = tool.opened.tokenizer
+    if made.messages is not None:
+        return made.messages, False
+    if isinstance(tool, Filler) and not made.gap:
+        raise RequestError(f"--prompt: {tool.name} fills masks and doesn't go on with a text; use cloze.")
+    if made.gap and (isinstance(tool, Filler) or tool.reads):
+        holes = sentinels(tokenizer) if not isinstance(tool, Filler) else ()
+        return made.filled(str(tokenizer.convert_ids_to_tokens(holes[0]) if holes else tokenizer.mask_token)), True
+    return made.text.rstrip(" ") if made.gap else made.text, True
+
+
 def answer(
     tool: Writer | Filler, asked: Sequence[Asked], options: Options, *, stream: Callable[[str], None] | None = None,
 ) -> list[Result]:
@@ -128,7 +176,8 @@ def answer(
         filled = tool.fill([one.ids for one in asked], options.num_return_sequences, options.top_k or filling.SHOWN)
         several = ("Each mask's table is of that mask alone, with the others standing; the text is filled jointly, the "
                    "surest mask first.",)
-        return [Result(one.prompt, tool.name, completions, several if len(fills) > 1 else (), tuple(fills))
+        return [Result(one.prompt, tool.name, completions,
+                       (*one.notes, *(several if len(fills) > 1 else ())), tuple(fills), one.read)
                 for one, (completions, fills) in zip(asked, filled, strict=True)]
     tokenizer = tool.opened.tokenizer
     holes = [filling.holes(one.ids, tokenizer) if tool.reads else [] for one in asked]
@@ -142,7 +191,7 @@ def answer(
         fills: tuple[Fill, ...] = ()
         if some:
             completions, fills = filling.mended(one.ids, completions, tokenizer)
-        results.append(Result(one.prompt, tool.name, completions, one.notes, fills))
+        results.append(Result(one.prompt, tool.name, completions, one.notes, fills, one.read))
     if stream is not None and not live:
         for completion in results[0].completions:
             stream(completion.text + "\n")
@@ -180,6 +229,7 @@ def generate_file(
     dtype: str | None = None,
     batch_size: int = 16,
     shown: bool = False,
+    mode: Prompting | None = None,
 ) -> Iterator[Result]:
     """What a model makes of each prompt of a file (`-`: of stdin), in its order; memory doesn't grow with the file.
 
@@ -191,10 +241,12 @@ def generate_file(
             pass
         tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
 
+        kit = None if mode is None else kit_of(tool, options, raw)
+
         def asked() -> Iterator[Asked]:
             for number, (prompt, place) in enumerate(prompts(file)):
                 try:
-                    yield ask(tool, prompt, options, system=system, raw=raw, number=number)
+                    yield ask(tool, prompt, options, system=system, raw=raw, number=number, mode=mode, kit=kit)
                 except RequestError as error:
                     raise DataError(f"{place}: {error}") from error
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.errors import RequestError
-from llmkit.prompting.base import Kit, Prompting, Question, Row, Shot
+from llmkit.prompting.base import Embed, Kit, Prompting, Question, Row, Shot
 from llmkit.scoring import Answered, Scorer
 from llmkit.tasks.base import Prediction
 from llmkit.tasks.base import Row as Fields
@@ -29,8 +28,6 @@ class Labeller:
     kit: Kit = field(init=False)
     pool: Sequence[Shot] | None = None
     """Examples to choose from where the mode names none."""
-    embed: Any = None
-    """Opens a sentence encoder by its name."""
     tokens: list[int] = field(default_factory=list)
     """Tokens of each prompt that was asked."""
 
@@ -46,7 +43,7 @@ class Labeller:
         longest = max(len(tokenizer(word)["input_ids"]) for word in self.each)
         room = None if scorer.limit is None else scorer.limit - scorer.opened.virtual_tokens - longest - 2
         self.kit = Kit(tokenizer, scorer.shape, chat=tokenizer.chat_template is not None and scorer.shape == "decoder",
-                       room=room, cuts=True, embed=self.embed, pool=self.pool,
+                       room=room, cuts=True, embed=embedder, pool=self.pool,
                        words={label: some[0] for label, some in self.words.items()})
 
     @property
@@ -104,6 +101,13 @@ class Labeller:
         chances = self.chances(rows)
         best = chances.argmax(1).tolist()
         return [{"label": self.labels[i], "score": float(some[i])} for i, some in zip(best, chances)], chances
+
+
+def embedder(name: str) -> Embed:
+    """What makes vectors of texts, by the name of a sentence encoder."""
+    from llmkit.embedding import Embedder
+
+    return Embedder.open(name).embed
 
 
 def inputs(rows: Sequence[Fields]) -> list[Row]:

@@ -44,7 +44,7 @@ def compare(
     if json_:
         print(json.dumps(made.as_json()))
     else:
-        report.table(made.cells())
+        report.table(made.sheet.cells())
         print(f"\n{made.folder}: compare.md, compare.json, compare.png")
     if all(one.exit_status for one in made.outcomes):
         raise made.failure()

@@ -60,6 +60,8 @@ def generate(
     system: Annotated[str | None, typer.Option(
         "--system", metavar="TEXT", help="A system message for chat models.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
+    mode: Annotated[str | None, typer.Option(
+        "--prompt", metavar="MODE", help="Put PROMPT into another: 'example(k=4, file=examples.jsonl)'.")] = None,
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
     logprobs: Annotated[int | None, typer.Option(
@@ -67,7 +69,7 @@ def generate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Write a text with a model: a story, an answer, a continuation; or fill the holes of one."""
-    from llmkit import generation, report
+    from llmkit import generation, report, variants
     from llmkit.errors import RequestError
 
     report.to_stderr()
@@ -86,7 +88,8 @@ def generate(
         top_k=top_k, min_p=min_p, typical_p=typical_p, num_beams=num_beams, length_penalty=length_penalty,
         repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs,
         stop=tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in stop))
-    opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype}
+    opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype,
+                               "mode": None if mode is None else variants.plugin(mode, "prompting", "--prompt")}
     if input_ is not None:
         if input_ != "-" and output != "-" and Path(output).exists() and Path(output).samefile(input_):
             raise RequestError(f"--output {output}: is the file that the prompts are in.")

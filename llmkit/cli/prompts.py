@@ -1,0 +1,51 @@
+"""`llmkit prompts`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(prompts)
+
+
+def prompts(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    modes: Annotated[str, typer.Option(
+        "--modes", metavar="A,B,…",
+        help="Prompt modes, with options: 'cloze,cloze(k=4),normalize(of=cloze(k=4),calibration=true)'.")],
+    seeds: Annotated[int, typer.Option(
+        "--seeds", metavar="N", help="Draws of each mode's examples: seeds 1 to N.", min=1)] = 1,
+    limit: Annotated[int | None, typer.Option(
+        "--limit", metavar="N", help="Ask about so many rows, drawn once.", min=1)] = None,
+    metric: Annotated[str | None, typer.Option(
+        "--metric", metavar="NAME", help="The figure to compare by; the task's own where nothing is said.")] = None,
+    set_: Annotated[list[str], typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe, for all modes; repeatable.")] = [],  # noqa: B006
+    output_dir: Annotated[str | None, typer.Option(
+        "--output-dir", metavar="DIR", help="Where table, plot and figures go.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> int:
+    """Ask a model by several prompts and compare them: quality, tokens, time. Goes on where it stopped."""
+    from llmkit import report, variants
+    from llmkit.prompts import Prompts
+
+    report.to_stderr()
+    made = Prompts(
+        recipe, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
+        Path(output_dir) if output_dir else None, set_, metric, limit)
+    made.run()
+    made.write()
+    if json_:
+        print(json.dumps(made.as_json()))
+    else:
+        report.table(made.sheet.cells())
+        print(f"\n{made.folder}: prompts.md, prompts.json, prompts.png")
+    if all(one.exit_status for one in made.outcomes):
+        raise made.failure()
+    return 0
