@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,18 @@ def beside(
     objective = ready.learner.objective
     if not isinstance(objective, Task):
         raise RequestError(f"{model} learned no task; name one by --task, or use generate.")
+    with opened(data, partial(ready.source, document=document)) as reader:
+        yield from _predicted(ready, objective, reader, batch_size)
+
+
+@contextmanager
+def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str], Reader]) -> Iterator[Reader]:
+    """What `data` names, while the block runs: rows in memory, stdin, or a file that `source` opens."""
     if not isinstance(data, str | Path):
-        yield from _predicted(ready, objective, hold(data), batch_size)
+        yield hold(data)
         return
     with jsonlines.kept(str(data)) as path:
-        yield from _predicted(ready, objective, ready.source(path, document), batch_size)
+        yield source(path)
 
 
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:

@@ -9,15 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from llmkit import models, prediction, registry
+from llmkit.data.sources import open_source
+from llmkit.embedding import Embedder, Vectors
 from llmkit.errors import RequestError, nearest
 from llmkit.evaluation import recipe_of
-from llmkit.tasks._untrained import QUESTION, Compared, Reading
+from llmkit.recipe import Source
+from llmkit.tasks._untrained import QUESTION, Reading
 from llmkit.tasks._writing import Writing
 from llmkit.tasks.base import Prediction, Row, Task
+from llmkit.tasks.classification import Classification
 from llmkit.tasks.instruction import Instruction
 from llmkit.tasks.summarization import Summarization
 from llmkit.tasks.translation import Translation
@@ -47,6 +54,8 @@ LANGUAGES = {
     "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish",
     "ta": "Tamil", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese"}
 """What a language is called in a prompt."""
+HYPOTHESIS = "This text is about {label}."
+"""What a text is compared with for each label."""
 FORCED = ("m2m_100", "mbart", "nllb-moe")
 """Types of models that start a translation with a token for its language."""
 USUAL_LENGTH = 2048
@@ -137,19 +146,37 @@ def classify(
 ) -> Said:
     """The label of each text, rows of {"text"}: {"label", "score"}, or what a run learned instead of one label.
 
-    With `labels`, whose names are compared with the text by a sentence encoder: {"label": the closest, "cosines":
-    {label: from -1 to 1}}. `hypothesis` is the sentence that stands for a {label}.
+    With `labels`, these are compared with the text by a sentence encoder, which needs no training for them: {"label":
+    the closest, "cosines": {label: from -1 to 1}}. `hypothesis` is the sentence that stands for a {label} (Yin et al.
+    2019, section 4.2).
     """
     if labels:
-        name = str(model or ENCODER)
-        task, notes = _comparing(name, labels, hypothesis)
-        return _said(texts, name, task, notes, **how)
+        return compare(texts, str(model or ENCODER), labels, hypothesis or HYPOTHESIS, **how)
     if hypothesis is not None:
         raise RequestError("--hypothesis is for --labels: a trained classifier reads the text alone.")
     if model is None:
         raise RequestError("classify needs labels or a classifier: --labels good,bad compares their names with the "
                            "text, --model RUN asks a run of `llmkit finetune --task classification --data FILE`.")
     return _said(texts, str(model), _trained(str(model), "classification"), (), **how)
+
+
+def compare(
+    texts: Rows, model: str, labels: Sequence[str], hypothesis: str = HYPOTHESIS, *, max_length: int | None = None,
+    document: str = "auto", batch_size: int = 16,
+) -> Said:
+    """Which label is closest to each text in meaning; the encoder makes its own batches."""
+    if len(set(labels)) < 2 or len(set(labels)) < len(labels):
+        raise RequestError(f"--labels {','.join(labels)}: at least two labels, each once, as --labels good,bad.")
+    if "{label}" not in hypothesis:
+        raise RequestError(f"--hypothesis {hypothesis!r}: {{label}} has to stand in it, where a label is put.")
+    if _kind(model) == HEADS["classification"]:
+        raise RequestError(f"--labels: {model} has labels of its own; leave --labels out.")
+    # here a model that writes would say how likely each label is
+    embedder = Embedder.open(model)
+    if max_length is not None:
+        embedder = replace(embedder, max_length=min(max_length, embedder.max_length))
+    note = f"{model} compares the text with each label by meaning; {_train('classification')} trains a classifier."
+    return Said(model, _compared(texts, embedder, labels, hypothesis, document), (note,))
 
 
 def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
@@ -213,29 +240,23 @@ def _writing(model: str, task: Wish, name: str, wish: str, told: bool = False) -
     return task, (note,)
 
 
-def _comparing(model: str, labels: Sequence[str], hypothesis: str | None) -> tuple[Compared, tuple[str, ...]]:
-    """How a text is compared with labels: by an encoder. (Models that write would say how likely each label is.)"""
-    if len(set(labels)) < 2 or len(set(labels)) < len(labels):
-        raise RequestError(f"--labels {','.join(labels)}: at least two labels, each once, as --labels good,bad.")
-    if hypothesis is not None and "{label}" not in hypothesis:
-        raise RequestError(f"--hypothesis {hypothesis!r}: {{label}} has to stand in it, where a label is put.")
-    learned = recipe_of(model)
-    known = None if learned is None else registry.name_of(learned.learning)
-    kind = _kind(model)
-    if known == "classification" or kind == HEADS["classification"]:
-        raise RequestError(f"--labels: {model} has labels of its own; leave --labels out.")
-    if kind not in ("AutoModel", "AutoModelForMaskedLM", "AutoModelForPreTraining"):
-        raise RequestError(f"--labels are compared by a sentence encoder, and {model} {DOES.get(kind, 'is none')}: "
-                           f"leave --model out ({ENCODER}), or name a run of similarity or contrastive.")
-    pooling: Any = "mean"
-    described = models.resolve(model) / "1_Pooling" / "config.json"
-    if described.is_file():
-        pooling = "cls" if json.loads(described.read_text()).get("pooling_mode_cls_token") else "mean"
-    task = Compared(labels=tuple(labels), pooling=pooling)
-    note = "" if described.is_file() else f"{model} wasn't trained to compare texts: its cosines may say little. "
-    return (task if hypothesis is None else replace(task, hypothesis=hypothesis)), (
-        f"{note}Labels are compared with the text by meaning, untrained; "
-        f"{_train('classification')} trains a classifier.",)
+def _compared(
+    texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, document: str,
+) -> Iterator[tuple[Row, Prediction]]:
+    """Each text beside the label whose sentence has the highest cosine with it."""
+    sentences = _unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
+    with prediction.opened(texts, lambda path: open_source(Source(path), document)) as reader:
+        stream = Classification().stream(reader, answered=False)
+        while chunk := [row for row, _ in islice(stream, prediction.CHUNK)]:
+            found = _unit(embedder.embed([row["text"] for row in chunk])) @ sentences.T  # (texts, labels)
+            for row, cosines in zip(chunk, found, strict=True):
+                scores = dict(zip(labels, map(float, cosines), strict=True))
+                yield row, {"label": max(scores, key=lambda label: scores[label]), "cosines": scores}
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    made: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return made
 
 
 def _kind(model: str) -> str:

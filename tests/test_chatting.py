@@ -15,7 +15,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from test_generation import WORDS, save
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmkit import recipe, train
 from llmkit.chatting import USUAL, Chat
@@ -162,6 +162,24 @@ def test_a_run_of_instruction_without_a_template_reads_what_it_learned_from(aske
     kept = chat.turns[-1]["content"]
     assert tokenizer.decode(chat._ids([*chat.turns, {"role": "user", "content": "who ?"}])).endswith(
         f"A: {kept}{tokenizer.eos_token}Q: who ? A: ")
+
+
+def test_an_encoder_decoder_that_learned_to_answer_reads_all_that_was_said(asked, tmp_path):
+    tree = tiny("t5", asked, tmp_path / "run", max_steps=3)
+    del tree["objective"]
+    tree["task"] = {"name": "instruction"}
+    train.fit(recipe.load(tree))
+    chat = opened(str(tmp_path / "run"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model").eval()
+    chat.turns = [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "the cat"}]
+    made = chat.say("what did the cat do ?")
+    first, said, second = (tokenizer(text, add_special_tokens=False)["input_ids"]
+                           for text in ("who ?\n", "the cat", "what did the cat do ?\n"))
+    ids = torch.tensor([[*first, *said, 1, *second, 1]])
+    assert tokenizer.eos_token_id == 1
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+    assert made.text == tokenizer.decode(out[0], skip_special_tokens=True)
 
 
 def test_a_model_that_was_made_for_no_conversation_is_refused(tmp_path):

@@ -107,3 +107,21 @@ def test_what_cannot_be_predicted_is_told_and_leaves_the_output_as_it_was(
     assert out.read_text() == "before\n"
     assert "no column is called 'text'" in capsys.readouterr().err
     assert main(["predict", str(runs["labels"]), str(unanswered), "-o", str(tmp_path / "no" / "out.jsonl")]) == 6
+
+
+def test_rows_in_memory_are_predicted_as_a_files_rows_are(runs: dict[str, Path], unanswered: Path) -> None:
+    rows = [json.loads(line) for line in unanswered.read_text().splitlines()]
+    said = list(prediction.beside(runs["labels"], iter(rows)))
+    assert [row for row, _ in said] == rows
+    assert [one for _, one in said] == list(prediction.predict(runs["labels"], unanswered))
+
+
+def test_what_a_row_loses_is_told(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("the cat sat\n" + "the cat sat " * 40 + "\n")
+    assert main(["predict", str(runs["labels"]), str(path)]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "1 rows are longer than 40 tokens and were cut" in told.err

@@ -11,7 +11,7 @@ LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"], ["data", "ba
           ["objectives", "tuning", "prompting", "variants"], ["tasks"],
           ["settle", "checkpoint", "report", "jsonlines", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],
-          ["evaluation", "exporting", "generation", "inspection", "launch"],
+          ["evaluation", "exporting", "generation", "indexing", "inspection", "launch"],
           ["prediction", "comparison", "searching", "chatting", "serving"], ["prompts", "verbs"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}

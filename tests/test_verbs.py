@@ -186,6 +186,8 @@ def test_pooling_is_what_the_folder_says(tmp_path):
     mean = said(verbs.classify([{"text": "the cat sat"}], name, ["cat", "house"]))
     (tmp_path / "encoder" / "1_Pooling").mkdir()
     (tmp_path / "encoder" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    (tmp_path / "encoder" / "modules.json").write_text(json.dumps([
+        {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]))
     assert said(verbs.classify([{"text": "the cat sat"}], name, ["cat", "house"])) != mean
 
 
@@ -217,7 +219,7 @@ def test_a_model_of_another_kind_is_refused_with_what_to_do(runs, llama, tmp_pat
         (lambda: verbs.classify(rows, encoder(tmp_path / "a")), "embeds texts.*--labels A,B"),
         (lambda: verbs.classify(rows, runs["classification"], ["a", "b"]), "has labels of its own"),
         (lambda: verbs.classify(rows, classifier, ["a", "b"]), "has labels of its own"),
-        (lambda: verbs.classify(rows, llama, ["a", "b"]), "compared by a sentence encoder, and .* writes text"),
+        (lambda: verbs.classify(rows, llama, ["a", "b"]), "is no sentence encoder"),
         (lambda: verbs.classify(rows, labels=["a"]), "at least two labels"),
         (lambda: verbs.classify(rows, labels=["a", "b"], hypothesis="no"), r"\{label\} has to stand in it"),
         (lambda: verbs.classify(rows), "--labels good,bad"),

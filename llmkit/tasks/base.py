@@ -218,6 +218,14 @@ def cut_short(cut: Sequence[int], max_length: int) -> str:
     return f"{len(cut):,} rows are longer than {max_length} tokens and were cut ({sum(cut):,} tokens left out)"
 
 
+def only_texts(row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
+    """The row; DataError, with file and line, where a field of it is no text."""
+    for name, value in row.items():
+        if not isinstance(value, str):
+            raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
+    return row
+
+
 def say_guessed(columns: Mapping[str, str | int], reader: Reader) -> None:
     """Note which columns were taken for a field of another name, though no recipe says so."""
     guessed = [f"{name} is the column {column!r}" for name, column in columns.items()

@@ -11,11 +11,10 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place
 from llmkit.data.template import filled
-from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
 from llmkit.registry import OPTIONS
 from llmkit.tasks._writing import Writing, framed, spread
-from llmkit.tasks.base import Floors, Row
+from llmkit.tasks.base import Floors, Row, only_texts
 
 WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
 """What a word is to ROUGE: of English what it is to the library, which drops other scripts; of Chinese a character."""
@@ -47,11 +46,7 @@ class Summarization(Writing):
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Both are texts."""
-        row = super().check(row, columns, place)
-        for name, value in row.items():
-            if not isinstance(value, str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
-        return row
+        return only_texts(super().check(row, columns, place), columns, place)
 
     def ask(self, row: Row, setup: Setup) -> str:
         """The text in its template."""

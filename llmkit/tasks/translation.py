@@ -16,7 +16,7 @@ from llmkit.errors import DataError
 from llmkit.objectives.base import Sets, Setup
 from llmkit.registry import OPTIONS
 from llmkit.tasks._writing import Writing, framed, spread
-from llmkit.tasks.base import Encoded, Floors, Row
+from llmkit.tasks.base import Encoded, Floors, Row, only_texts
 
 LANGUAGES = {"en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "ro", "hu", "tr", "ru", "uk",
              "el", "ar", "he", "fa", "hi", "ta", "bn", "th", "vi", "id", "zh", "ja", "ko"}
@@ -92,11 +92,7 @@ class Translation(Writing):
                 raise DataError(f"{place}: the field 'translation' is no object: {inside!r}.")
             columns = {name: column for name, column in columns.items() if name != "translation"}
             row = {name: inside.get(column) for name, column in columns.items()}
-        row = super().check(row, columns, place)
-        for name, value in row.items():
-            if not isinstance(value, str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
-        return row
+        return only_texts(super().check(row, columns, place), columns, place)
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say how BLEU is computed, so that others can compute the same."""
