@@ -68,8 +68,9 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = letters()
     tokenizer.chat_template = None
     model = GPT2LMHeadModel(GPT2Config(
-        vocab_size=len(tokenizer), n_positions=2048, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=1,
+        vocab_size=len(tokenizer), n_positions=16384, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=1,
         initializer_range=0.3))
+    model.transformer.wte.weight.data[: len(SPECIAL)] = 0  # its end's logit is 0, and 50 others are above
     folder = tmp_path_factory.mktemp("models") / "endless"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -88,7 +89,12 @@ class Server:
             time.sleep(0.02)
         self.url = found[1]
         self.said = said
-        self.client = OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=30)
+        self.key = "none"
+
+    @property
+    def client(self) -> OpenAI:
+        """A new one each time: a server that is forked later shares the connections of older ones, which then stay."""
+        return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=30)
 
     def stop(self, by: int = signal.SIGTERM) -> int:
         """Ask it to end; its exit status."""
@@ -100,6 +106,7 @@ class Server:
 def server(chatty: Path, endless: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Two models, four places, four that may wait."""
     said = tmp_path_factory.mktemp("server") / "said.log"
-    one = Server([str(chatty), str(endless), "--max-concurrent", "4", "--queue", "4", "--max-new-tokens", "1500"], said)
+    limits = ["--max-concurrent", "4", "--queue", "4", "--max-new-tokens", "16000"]
+    one = Server([str(chatty), str(endless), *limits], said)
     yield one
     assert one.stop() == 0

@@ -133,6 +133,10 @@ class Api:
         asked.refuse()
         model = self._model(asked.model, "text")
         jobs = await self._read(lambda: [self._completion(model, asked, prompt) for prompt in asked.prompts])
+        most, count = self.limits.places + self.limits.queue, sum(job.count for job in jobs)
+        if count > most:
+            raise ApiError(400, f"prompt: {count} texts are more than the {most} that this server takes at a time.",
+                           param="prompt")
         told = _Completion(model.name, jobs, asked)
         return await self._answer(request, jobs, told, asked.stream, _with_usage(asked))
 
@@ -285,10 +289,11 @@ class Api:
             events.leave()
             raise self._busy() from None
         if stream:
-            return StreamingResponse(
-                _server_sent(events, told, with_usage), media_type="text/event-stream",
-                headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        done = await _unless_gone(request, _collected(events, told))
+            return _Stream(events, _server_sent(events, told, with_usage))
+        try:
+            done = await _unless_gone(request, _collected(events, told))
+        finally:
+            events.leave()
         return Response(status_code=499) if done is None else JSONResponse(done)
 
 
@@ -324,23 +329,20 @@ class Events:
                 self.api.worker.leave(job)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece | End]]:
-        """Each event with the number of its text; ApiError where a text failed. Whoever stops listening leaves."""
+        """Each event with the number of its text; ApiError where a text failed."""
         name, metrics, waits = self.asked[0].model.name, self.api.metrics, True
-        try:
-            while self._left:
-                number, event = await self._queue.get()
-                if waits:
-                    metrics.first.labels(name).observe(time.monotonic() - self._since)
-                    waits = False
-                if isinstance(event, End):
-                    self._left -= 1
-                    self.written += event.tokens
-                    metrics.written.labels(name).inc(event.tokens)
-                    if event.reason == "error":
-                        raise ApiError(503, event.error, kind="server_error")
-                yield number, event
-        finally:
-            self.leave()
+        while self._left:
+            number, event = await self._queue.get()
+            if waits:
+                metrics.first.labels(name).observe(time.monotonic() - self._since)
+                waits = False
+            if isinstance(event, End):
+                self._left -= 1
+                self.written += event.tokens
+                metrics.written.labels(name).inc(event.tokens)
+                if event.reason == "error":
+                    raise ApiError(503, event.error, kind="server_error")
+            yield number, event
 
 
 class _Told:
@@ -537,8 +539,21 @@ async def _server_sent(events: Events, told: _Told, with_usage: bool) -> AsyncIt
         yield "data: [DONE]\n\n"
     except ApiError as error:
         yield _event(error.body())
-    finally:
-        events.leave()
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events, whose places are free once nobody reads them, wherever that finds the stream."""
+
+    def __init__(self, events: Events, told: AsyncIterator[str]) -> None:
+        super().__init__(told, media_type="text/event-stream",
+                         headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        self.events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.events.leave()
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -265,6 +265,7 @@ class Engine:
         """Begin a job."""
         self.reading.append(Reading(job, self._cache()))
 
+    @torch.inference_mode()
     def turn(self) -> int:
         """Read a little, then write a token of each text. Returns how many texts a token was written of."""
         self._drop()
@@ -279,6 +280,7 @@ class Engine:
                 self._join(reading, logits)
         return self._step() if self.texts else 0
 
+    @torch.inference_mode()
     def fail(self, message: str) -> None:
         """End everything with an error."""
         for reading in self.reading:
@@ -309,7 +311,6 @@ class Engine:
         self.texts[row] = self.texts[-1]
         self.texts.pop()
 
-    @torch.inference_mode()
     def _read(self, reading: Reading, part: list[int]) -> Tensor:
         """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""
         few = {"logits_to_keep": 1} if self.keeps else {}
@@ -318,7 +319,6 @@ class Engine:
         logits: Tensor = out.logits[0, -1].float()
         return logits
 
-    @torch.inference_mode()
     def _join(self, reading: Reading, logits: Tensor) -> None:
         """Choose the first tokens behind a prompt, and give the texts that go on a row each."""
         self.virtual = reading.cache.get_seq_length() - len(reading.job.prompt)
@@ -327,7 +327,6 @@ class Engine:
             self.table.join(reading.cache, len(new))
             self.texts += new
 
-    @torch.inference_mode()
     def _step(self) -> int:
         """Write a token of each text."""
         count = len(self.texts)

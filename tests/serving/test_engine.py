@@ -1,0 +1,312 @@
+"""The engine: texts that come and go between steps, against plain transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from scipy.stats import chisquare
+from served import letters
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from llmkit import models, recipe, train
+from llmkit.models import Opened
+from llmkit.serving import engine as engines
+from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits
+from llmkit.serving.pieces import Pieces
+from llmkit.serving.sampling import Choosing, candidates, choose, penalized
+from llmkit.serving.window import Window
+from llmkit.writing import Options, Writer
+
+SIZE = len(letters())
+SHAPE = {"vocab_size": SIZE, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3,
+         "bos_token_id": None, "eos_token_id": 1}
+TINY: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, head_dim=8)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(
+        vocab_size=SIZE, n_positions=128, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=1,
+        initializer_range=0.3)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(
+        vocab_size=SIZE, hidden_size=32, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=128, word_embed_proj_dim=32, init_std=0.3, bos_token_id=None, eos_token_id=1)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(
+        vocab_size=SIZE, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0,
+        eos_token_id=1, initializer_factor=2.0)),
+}
+PROMPTS = ["a", "the cat sat on a mat", "Ω", "one more, of quite another length: " + "x" * 40, "b?", "to be"]
+
+
+@cache
+def opened(family: str) -> Opened:
+    torch.manual_seed(11)  # weights with which some texts end
+    model = TINY[family]().eval()
+    kind = "AutoModelForSeq2SeqLM" if family == "t5" else "AutoModelForCausalLM"
+    return Opened(model, letters(), Path(family), kind)
+
+
+def said(tokenizer: Any, row: list[int]) -> str:
+    """Tokens as they are told one by one: of bytes that are no character, a mark each."""
+    pieces = Pieces(tokenizer)
+    return "".join([*map(pieces.add, row), pieces.end()])
+
+
+def ids(text: str) -> list[int]:
+    return letters()(text)["input_ids"]
+
+
+def plain(model: Any, prompt: list[int], count: int, **options: Any) -> list[int]:
+    """What transformers' own `generate` writes, its end cut."""
+    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False,
+                         max_new_tokens=count, pad_token_id=0, **options)[0, len(prompt):].tolist()
+    return out[:out.index(1)] if 1 in out else out
+
+
+@dataclass
+class Asked:
+    """A job, and what was heard of it."""
+
+    prompt: list[int]
+    options: Options = field(default_factory=lambda: Options(max_new_tokens=24))
+    choosing: Choosing = field(default_factory=Choosing)
+    seed: int = 0
+    end: int = 1
+    texts: dict[int, str] = field(default_factory=dict)
+    tokens: dict[int, list[str]] = field(default_factory=dict)
+    ends: dict[int, End] = field(default_factory=dict)
+
+    @property
+    def job(self) -> Job:
+        return Job(self.prompt, Wish(self.options, self.choosing, frozenset({self.end})), self.seed,
+                   self.options.num_return_sequences, self.hear)
+
+    def hear(self, number: int, event: Piece | End) -> None:
+        if isinstance(event, End):
+            assert number not in self.ends
+            self.ends[number] = event
+        else:
+            assert number not in self.ends
+            self.texts[number] = self.texts.get(number, "") + event.text
+            if event.chosen:
+                self.tokens.setdefault(number, []).append(event.chosen.token)
+
+
+def run(engine: Engine, asked: list[Asked], apart: int = 0) -> list[Asked]:
+    """Let jobs come `apart` turns after each other, and all of them end."""
+    turn = 0
+    while engine.busy or turn <= apart * (len(asked) - 1):
+        for i, one in enumerate(asked):
+            if i * apart == turn:
+                engine.admit(one.job)
+        engine.turn()
+        turn += 1
+    assert not engine.table.filled
+    return asked
+
+
+@pytest.mark.parametrize("apart", [0, 1, 3])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gpt2", "opt"])
+def test_texts_written_together_are_those_that_transformers_writes_alone(family, apart):
+    assert suits(opened(family))
+    prompts = [ids(text) for text in PROMPTS]
+    expected = [plain(opened(family).model, prompt, 24) for prompt in prompts]
+    assert len({tuple(row) for row in expected}) == len(prompts)
+    for one, row in zip(run(Engine(opened(family)), [Asked(prompt) for prompt in prompts], apart), expected):
+        assert one.texts[0] == said(letters(), row)
+        assert (one.ends[0].reason, one.ends[0].tokens) == ("length" if len(row) == 24 else "stop", len(row))
+
+
+@pytest.mark.parametrize("family", ["mistral", "t5"])
+def test_models_whose_rows_cant_share_a_table_are_known(family):
+    assert not suits(opened(family))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", ["lora", "ia3", "prefix", "prompt", "p_tuning"])
+def test_adapters_write_as_they_do_alone(family, method, text, tmp_path, base_of_engine):
+    run_folder = tmp_path / "run"
+    train.fit(recipe.load({
+        "backbone": {"pretrained": str(base_of_engine(family))}, "tuning": {"method": method}, "objective": "causal_lm",
+        "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(run_folder),
+        "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.3, "precision": "fp32"}}))
+    tuned = models.open_model(run_folder)
+    assert suits(tuned)
+    texts = ("the cat", "a dog saw the moon and", "my", "the old king")
+    prompts = [tuned.tokenizer(text)["input_ids"] for text in texts]
+    ends = tuned.tokenizer.eos_token_id
+    expected = [plain(tuned.model, prompt, 12, eos_token_id=ends) for prompt in prompts]
+    base = models.open_model(base_of_engine(family)).model
+    assert expected != [plain(base, prompt, 12, eos_token_id=ends) for prompt in prompts]
+    options = Options(max_new_tokens=12)
+    for one, row in zip(run(Engine(tuned), [Asked(prompt, options, end=ends) for prompt in prompts], 1), expected):
+        assert one.texts[0] == said(tuned.tokenizer, row)
+
+
+@pytest.fixture(scope="module")
+def base_of_engine(text, tmp_path_factory):
+    @cache
+    def make(family: str) -> Path:
+        folder: Path = tmp_path_factory.mktemp("base") / family
+        train.fit(recipe.load({
+            "backbone": {"family": family, "size": "tiny", "config": {**SMALL[family], "initializer_range": 0.3}},
+            "tokenizer": {"train": {"vocab_size": 300}}, "data": {"train": str(text), "max_length": 32},
+            "objective": "causal_lm", "training": {"max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))
+        return folder
+
+    return make
+
+
+def test_a_long_prompt_is_read_in_parts_while_others_are_written(monkeypatch):
+    monkeypatch.setattr(engines, "READ", 8)
+    long, short = Asked(ids("y" * 60)), Asked(ids("z"), Options(max_new_tokens=24, logprobs=0))
+    engine = Engine(opened("llama"))
+    engine.admit(short.job)
+    engine.turn()
+    engine.admit(long.job)
+    for _ in range(7):
+        engine.turn()
+    assert len(short.tokens[0]) == 9 and not long.texts
+    while engine.busy:
+        engine.turn()
+    assert long.texts[0] == said(letters(), plain(opened("llama").model, long.prompt, 24))
+
+
+def test_a_text_that_nobody_listens_to_is_gone_by_the_next_step():
+    engine = Engine(opened("llama"))
+    asked = [Asked(ids(text)) for text in PROMPTS[:4]]
+    jobs = [one.job for one in asked]
+    for job in jobs:
+        engine.admit(job)
+    for _ in range(5):
+        engine.turn()
+    assert len(engine.texts) == 4
+    jobs[1].gone = True
+    before = asked[1].texts[0]
+    engine.turn()
+    assert len(engine.texts) == len(engine.table.filled) == 3
+    while engine.busy:
+        engine.turn()
+    assert asked[1].texts[0] == before and not asked[1].ends and jobs[1].left == 0
+    for one in (asked[0], asked[2], asked[3]):
+        assert one.texts[0] == said(letters(), plain(opened("llama").model, one.prompt, 24))
+
+
+def test_a_seeded_text_is_the_same_in_any_company_and_from_the_writer():
+    options = Options(max_new_tokens=16, temperature=1.3, seed=7, num_return_sequences=2)
+    writer = Writer("llama", opened("llama"))
+    config, ends, _ = writer.settings(options)
+    assert ends == [1]
+    choosing = Choosing.of(config)
+    assert (choosing.temperature, choosing.top_k) == (1.3, 50)
+    written = [one.text for one in writer.write([ids("the cat")], options)[0]]
+    assert written[0] != written[1]
+    alone, = run(Engine(opened("llama")), [Asked(ids("the cat"), options, choosing, 7)])
+    others = [Asked(ids(text), Options(max_new_tokens=9), Choosing(True, temperature=2.0), i)
+              for i, text in enumerate(PROMPTS)]
+    again = Asked(ids("the cat"), options, choosing, 7)
+    run(Engine(opened("llama")), [*others[:3], again, *others[3:]], 1)
+    assert [alone.texts[0], alone.texts[1]] == [again.texts[0], again.texts[1]] == written
+
+
+@pytest.mark.parametrize("options", [
+    {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.8, "min_p": 0.05}, {"temperature": 0.3},
+    {"top_p": 0.999}, {"repetition_penalty": 1.7, "temperature": 0.8}])
+def test_candidates_are_those_of_transformers_own_processors(options):
+    own = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper,
+           "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
+    how = Choosing.of(GenerationConfig(do_sample=True, **{"top_k": 0, **options}))
+    chance = torch.Generator().manual_seed(4)
+    for scale in (1.0, 4.0):
+        logits, seen = torch.randn(3000, generator=chance) * scale, torch.tensor([5, 17, 17, 2999])
+        expected = logits[None].clone()
+        for name, processor in own.items():
+            if name in options:
+                expected = processor(options[name])(seen[None], expected)
+        left, probabilities = candidates(penalized(logits, seen, how.repetition_penalty) / how.temperature, how)
+        found = torch.zeros(3000).scatter(0, left, probabilities / probabilities.sum())
+        torch.testing.assert_close(found, expected[0].softmax(0), atol=1e-6, rtol=1e-4)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
+    chance, how = np.random.default_rng(0), Choosing(True, top_k=4)
+    counts = np.bincount([choose(logits, torch.tensor([]), how, chance) for _ in range(4000)], minlength=5)
+    expected = logits.masked_fill(torch.arange(5) == 3, -torch.inf).softmax(0).double().numpy() * 4000
+    assert counts[3] == 0
+    keep = [0, 1, 2, 4]
+    assert chisquare(counts[keep], expected[keep] * counts[keep].sum() / expected[keep].sum()).pvalue > 0.001
+
+
+def test_log_probabilities_are_the_models_own():
+    model, prompt = opened("llama").model, ids("the cat")
+    heard: list[Piece] = []
+    asked = Asked(prompt, Options(max_new_tokens=6, logprobs=2), Choosing(repetition_penalty=1.7))
+    job = asked.job
+    job.hear = lambda number, event: heard.append(event) if isinstance(event, Piece) and event.chosen else None
+    engine = Engine(opened("llama"))
+    engine.admit(job)
+    while engine.busy:
+        engine.turn()
+    row = plain(model, prompt, 6, repetition_penalty=1.7)
+    assert row != plain(model, prompt, 6) and len(heard) == len(row) == 6
+    with torch.no_grad():
+        logprobs = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1:-1].log_softmax(-1)
+    for piece, token, expected in zip(heard, row, logprobs):
+        assert piece.chosen is not None and piece.chosen.token == letters().decode([token])
+        assert piece.chosen.logprob == pytest.approx(float(expected[token]), abs=1e-4)
+        likeliest = expected.topk(2).values.tolist()
+        assert [value for _, value in piece.chosen.likeliest] == pytest.approx(likeliest, abs=1e-4)
+
+
+def test_a_number_that_isnt_finite_ends_its_text_alone():
+    torch.manual_seed(2)
+    model = TINY["llama"]().eval()
+    model.get_input_embeddings().weight.data[ids("!")[0]] = float("nan")
+    bad, good = Asked(ids("a!")), Asked(ids("the cat"))
+    run(Engine(Opened(model, letters(), Path("x"), "AutoModelForCausalLM")), [bad, good])
+    assert bad.ends[0].reason == "error" and "finite" in bad.ends[0].error
+    assert good.ends[0].reason in ("stop", "length")
+
+
+def test_a_window_writes_what_waits_together():
+    writer = Writer("t5", opened("t5"))
+    window = Window(writer)
+    options = Options(max_new_tokens=8)
+    asked = [Asked(ids(text), options) for text in PROMPTS[:3]] + [Asked(ids("b"), Options(max_new_tokens=3))]
+    for one in asked:
+        window.admit(one.job)
+    assert window.turn() == 3 and window.turn() == 1 and not window.busy
+    expected = [writer.write([one.prompt], one.options)[0][0] for one in asked]
+    assert [one.texts.get(0, "") for one in asked] == [one.text for one in expected]
+    assert [one.ends[0].reason for one in asked] == [one.finish_reason for one in expected]

@@ -1,0 +1,91 @@
+"""Tools, and the pieces that a text comes in."""
+
+import json
+
+import pytest
+from served import letters
+
+from llmkit.serving.pieces import Pieces
+from llmkit.serving.tools import Call, Holding, beginning, calls, known, written_out
+
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(("text", "beside", "found"), [
+    ('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', "", [Call("add", '{"a": 1}')]),
+    ('Let me see. <tool_call>{"name": "add", "arguments": {}}</tool_call>', "Let me see.", [Call("add", "{}")]),
+    ('<tool_call>{"name": "add", "arguments": {"a": {"b": [1]}}}</tool_call>\n<tool_call>{"name": "search", '
+     '"arguments": "{\\"q\\": \\"x\\"}"}', "", [Call("add", '{"a": {"b": [1]}}'), Call("search", '{"q": "x"}')]),
+    ('<tool_call>[{"name": "add", "parameters": {"a": 1}}, {"name": "add"}]</tool_call>', "",
+     [Call("add", '{"a": 1}'), Call("add", "{}")]),
+    ('{"name": "add", "arguments": {"a": 1}}', "", [Call("add", '{"a": 1}')]),
+    ('```json\n{"function": {"name": "add", "arguments": {"a": 1}}}\n```', "", [Call("add", '{"a": 1}')]),
+])
+def test_calls_are_found(text, beside, found):
+    assert calls(text, ["add", "search"]) == (beside, found)
+
+
+@pytest.mark.parametrize("text", [
+    "2 + 2 is 4.", '<tool_call>{"name": "add", "arguments": {"a": </tool_call>', '{"answer": 4}', "[1, 2]", "",
+    '{"name": "subtract", "arguments": {}}', '<tool_call>{"name": "add", "arguments": 3}</tool_call>', "<tool_call>"])
+def test_what_is_no_call_stays_text(text):
+    assert calls(text, ["add"]) == (text, [])
+
+
+@pytest.mark.parametrize(("pieces", "said", "held"), [
+    (["Hi", " there"], ["Hi", " there"], ""),
+    (["I <", "b", "> you"], ["I ", "<b", "> you"], ""),
+    (["So: <tool", "_call>{", "}"], ["So: ", "", ""], "<tool_call>{}"),
+    ([" ", '{"name"', ': "add"}'], ["", "", ""], ' {"name": "add"}'),
+    (["a", ' {"x"'], ["a", ' {"x"'], ""),
+])
+def test_a_stream_holds_back_what_may_be_a_call(pieces, said, held):
+    holding = Holding()
+    assert [holding.add(piece) for piece in pieces] == said
+    assert holding.held == held
+
+
+def test_tools_are_written_out_for_a_template_that_knows_none():
+    assert not known(letters())
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 2"},
+                {"role": "assistant", "content": "", "tool_calls": [
+                    {"function": {"name": "add", "arguments": {"a": 1}}}]},
+                {"role": "tool", "content": "3"}, {"role": "tool", "content": "4"}]
+    system, user, called, results = written_out(messages, [ADD])
+    assert system["content"].startswith("Be brief.\n\nYou can call functions.")
+    assert json.dumps(ADD) in system["content"] and user == messages[1]
+    assert called == {"role": "assistant",
+                      "content": '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'}
+    assert results == {"role": "user", "content": "<tool_response>\n3\n</tool_response>\n"
+                                                  "<tool_response>\n4\n</tool_response>"}
+    assert [one["role"] for one in written_out(messages[1:2], [ADD])] == ["system", "user"]
+    assert written_out(messages[:2], []) == messages[:2]
+
+
+def test_a_call_that_is_required_is_begun():
+    assert beginning("auto") == ""
+    name = {"type": "function", "function": {"name": "add"}}
+    assert calls(beginning(name) + '{"a": 1}}', ["add"]) == ("", [Call("add", '{"a": 1}')])
+    assert calls(beginning("required") + 'add", "arguments": {}}', ["add"]) == ("", [Call("add", "{}")])
+
+
+def tokens(text: str) -> list[int]:
+    return letters()(text)["input_ids"]
+
+
+def test_characters_come_whole():
+    pieces = Pieces(letters())
+    assert [pieces.add(token) for token in tokens("a你b")] == ["a", "", "", "你", "b"]
+    assert pieces.end() == ""
+    cut = Pieces(letters())
+    assert [cut.add(token) for token in tokens("a你")[:-1]] + [cut.end()] == ["a", "", "", "\ufffd"]
+
+
+def test_nothing_of_a_stop_string_is_said():
+    pieces = Pieces(letters(), ["\nUser:", "END"])
+    said = [pieces.add(token) for token in tokens("Hi\nUs all. EN")]
+    assert said == ["H", "i", "", "", "", "\nUs ", "a", "l", "l", ".", " ", "", ""]
+    assert not pieces.stopped
+    assert pieces.add(*tokens("D")) == "" and pieces.stopped and pieces.end() == ""
+    open_end = Pieces(letters(), ["END"])
+    assert "".join(open_end.add(token) for token in tokens("an EN")) == "an " and open_end.end() == "EN"
