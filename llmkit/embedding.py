@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -115,12 +115,14 @@ class Embedder:
             ids, cut = shortened(self.opened.tokenizer, given, self.max_length)
         return ids, len(cut)
 
-    def embed(self, texts: Sequence[str], role: Role | None = None) -> Vectors:
+    def embed(
+        self, texts: Sequence[str], role: Role | None = None, done: Callable[[int], None] | None = None,
+    ) -> Vectors:
         """A vector for each text: (texts, width), float32; of length 1 where the model's files say so.
 
         `role` puts before each text what the model was trained to see before a query, or before a text to be found;
-        most models make no difference. A vector doesn't depend on what else is embedded. RequestError for a text of no
-        token.
+        most models make no difference. A vector doesn't depend on what else is embedded. `done` is told after each
+        batch how many texts were in it. RequestError for a text of no token.
         """
         vectors = np.empty((len(texts), self.width), np.float32)
         cut = 0
@@ -132,6 +134,8 @@ class Embedder:
                 raise RequestError(f"text {start + empty + 1} of {len(texts)} is empty: it has no token to embed.")
             for rows in _batches([len(row) for row in ids], ROOM[self.device]):
                 vectors[start + np.array(rows)] = self._vectors([ids[row] for row in rows])
+                if done is not None:
+                    done(len(rows))
         if cut:
             log.info("%s reads %d tokens: the ends of %d of %d texts are left out", self.name, self.max_length, cut,
                      len(texts))

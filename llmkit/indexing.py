@@ -31,6 +31,8 @@ PIECE = 512
 """Passages that are embedded and kept at once: an index that was interrupted goes on from there."""
 BLOCK = 65536
 """Vectors that are compared at once."""
+TOGETHER = 64
+"""Queries that are compared at once: their scores are held."""
 LARGE = 20_000
 """Passages from which on an approximate search is of use."""
 Digests: TypeAlias = NDArray[np.uint64]
@@ -68,6 +70,9 @@ class Index:
         """
         if self.near is not None:
             return [self._distinct(partial(self.near.closest, query), top, min(len(self), 2048)) for query in queries]
+        if len(queries) > TOGETHER:
+            parts = [queries[start : start + TOGETHER] for start in range(0, len(queries), TOGETHER)]
+            return [found for part in parts for found in self.closest(part, top)]
         scores = np.empty((len(queries), len(self)), np.float32)
         for start in range(0, len(self), BLOCK):
             scores[:, start : start + BLOCK] = queries @ self.vectors[start : start + BLOCK].T
@@ -239,7 +244,7 @@ class Building:
                 if unit != "whole":
                     line += text.count("\n", before, start)
                     before = start
-                yield line, title, text[start:stop].replace(BREAK, "\n").strip()
+                yield line, title, text[start:stop].replace(BREAK, "\n").strip("\n").rstrip()
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in encode(self.embedder.opened.tokenizer, list(texts))]
@@ -250,10 +255,19 @@ class Building:
         rows = rows[np.isin(digests[rows], lost)]
         rows.sort()  # in the order of the text, so that progress is even
         ends = np.load(folder / "ends.npy")
-        started = time.monotonic()
-        if len(rows):
-            report.log.info("%d of %d passages are embedded by %s", len(rows), len(digests), self.embedder.name)
+        if not len(rows):
+            return
+        report.log.info("%d of %d passages are embedded by %s", len(rows), len(digests), self.embedder.name)
+        started, passed = time.monotonic(), 0
         with report.progress(True, "passage") as bar, (folder / "texts.bin").open("rb") as texts:
+
+            def count(some: int) -> None:
+                nonlocal passed
+                passed += some
+                spent = time.monotonic() - started
+                bar.update(passed / len(rows), passed, {"passages_per_second": passed / spent},
+                           spent / passed * (len(rows) - passed))
+
             for start in range(0, len(rows), PIECE):
                 some = rows[start : start + PIECE]
                 given = []
@@ -261,11 +275,9 @@ class Building:
                     before = int(ends[row - 1]) if row else 0
                     texts.seek(before)
                     given.append(titled(*texts.read(int(ends[row]) - before).decode().split("\0", 1)))
-                made = _Piece(self.embedder, given, digests[some])
+                made = _Piece(self.embedder, given, digests[some], count)
                 yield _read(cache.once(str(self.shelf / "pieces"), _key(digests[some].tolist()), made.make))
-                done, spent = start + len(some), time.monotonic() - started
-                bar.update(done / len(rows), done, {"passages_per_second": done / spent},
-                           spent / done * (len(rows) - done))
+                passed = start + len(some)  # another process may have made it
 
 
 class _Vectors(NamedTuple):
@@ -282,9 +294,10 @@ class _Piece:
     embedder: Embedder
     texts: list[str]
     digests: Digests
+    done: Callable[[int], None]
 
     def make(self, folder: Path) -> None:
-        np.save(folder / "vectors.npy", unit(self.embedder.embed(self.texts, "document")))
+        np.save(folder / "vectors.npy", unit(self.embedder.embed(self.texts, "document", self.done)))
         np.save(folder / "digests.npy", self.digests)
 
 

@@ -78,8 +78,8 @@ def test_the_order_is_that_of_all_cosines(tmp_path, opened):
 def test_only_what_is_new_is_embedded(folder, opened, monkeypatch):
     seen: list[str] = []
     embed = Embedder.embed
-    monkeypatch.setattr(Embedder, "embed", lambda self, texts, role=None: (
-        seen.extend(texts if role == "document" else []), embed(self, texts, role))[1])
+    monkeypatch.setattr(Embedder, "embed", lambda self, texts, role=None, done=None: (
+        seen.extend(texts if role == "document" else []), embed(self, texts, role, done))[1])
 
     def indexed():
         seen.clear()
@@ -115,7 +115,7 @@ def test_an_interrupted_index_goes_on_where_it_stopped(folder, opened, monkeypat
     monkeypatch.setattr(indexing, "PIECE", 2)
     embed, calls = Embedder.embed, 0
 
-    def breaks_off(self, texts, role=None):
+    def breaks_off(self, texts, role=None, done=None):
         nonlocal calls
         calls += 1
         if calls == 4:
@@ -170,11 +170,13 @@ def test_what_is_no_text_is_passed_over_and_said(folder, opened, caplog):
     (folder / "gb.txt").write_bytes("今天天气很好".encode("gb18030"))
     (folder / "no.txt").write_text("\n")
     (folder / "settings.json").write_text('{"a": [1, 2]}')
+    (folder / "tsconfig.json").write_text("{\n  // a comment\n}\n")
     (folder / "gone.txt").symlink_to("nowhere")
     with caplog.at_level("INFO", "llmkit"):
         searcher = Searcher.open("here", opened)
     assert searcher.indexed["passed_over"] == {
-        "binary": 1, "empty": 1, "hidden": 1, "no UTF-8 text": 1, "rows without a text": 1}
+        "binary": 1, "empty": 1, "hidden": 1, "no UTF-8 text": 1, "with rows that can't be read": 1,
+        "without a row that has a text": 1}
     assert searcher.indexed["files"] == 6
     assert "passed over: 1 binary (here/x.png); 1 empty (here/no.txt); 1 hidden (here/.git); 1 no" in caplog.text
 
@@ -227,6 +229,18 @@ def test_without_faiss_an_approximate_search_says_what_to_install(folder, opened
     monkeypatch.setattr(indexing, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'llmkit\[search\]'"):
         Searcher.open("here", opened, approximate=True)
+
+
+def test_a_row_that_cannot_be_read_is_told_with_its_line(folder, opened):
+    (folder / "broken.jsonl").write_text('{"text": "a cat"}\n{')
+    with pytest.raises(DataError, match=r"here/broken\.jsonl:2: bad JSON"):
+        Searcher.open("here", opened)
+
+
+def test_a_row_without_a_field_for_its_text_is_all_its_cells(tmp_path, opened):
+    (tmp_path / "t.csv").write_text("who,did\nthe cat,saw\na dog,chased\n")
+    hit = llmkit.search("who: a dog\ndid: chased", "t.csv", opened, top=1)[0]
+    assert (hit.text, hit.line, hit.score) == ("who: a dog\ndid: chased", 3, pytest.approx(1, abs=1e-3))
 
 
 def test_a_long_row_is_found_by_its_part_below_its_title(tmp_path, opened):

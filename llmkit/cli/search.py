@@ -27,7 +27,7 @@ def search(
     in_: Annotated[list[str], typer.Option(
         "--in", metavar="FOLDER|FILE", help="Where: a folder, a file, a glob, builtin:python-docs; repeatable.")],
     more: Annotated[list[str], typer.Argument(
-        metavar="[FILE]…", help="More files, as --in docs/*.md gives them.")] = [],  # noqa: B006
+        metavar="FILE", help="More files, as --in docs/*.md gives them.")] = [],  # noqa: B006
     model: Annotated[str, typer.Option(
         "--model", metavar="M", help="A sentence encoder: a run, a folder, a hub id, or a catalogue name.",
     )] = "minilm-l6",

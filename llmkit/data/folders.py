@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llmkit.data.passages import Unit
-from llmkit.data.sources import Reader, files_of, format_of, open_source
+from llmkit.data.sources import ALIASES, Reader, files_of, find_fields, format_of, open_source
 from llmkit.data.web import readable
 from llmkit.errors import DataError
 from llmkit.recipe import Source
 
 SCHEMES = ("builtin:", "hub:")
 """What sources that aren't files begin with."""
+FIELDS = {"text": ALIASES["text"], "title": ("headline", "heading", "subject")}
+"""What a row is about, and what it says, by the names that data sets have for it."""
 TITLE = 200
 """Characters of a title at most."""
 PAGES = (".html", ".htm", ".xhtml")
@@ -52,9 +55,15 @@ class Listed:
             suffix = Path(self.shown).suffix.lower()
             yield 1, "", readable(text) if suffix in PAGES else text, "line" if suffix in BY_LINE else "paragraph"
             return
-        for text, place, row in self.reader.texts():
-            title = " ".join(str(row.get("title") or "").split())[:TITLE]
-            yield place.line or 1, title, text.replace("\0", " "), "whole"
+        columns: list[str] = []
+        for row, place in self.reader.rows():
+            if columns != list(row):
+                columns = list(row)
+                found = find_fields(columns, {}, FIELDS, self.reader)
+            title = str(row[found["title"]] or "") if {"text", "title"} <= set(found) else ""
+            text = row[found["text"]] if "text" in found else _cells(row)
+            if text is not None and str(text).strip():
+                yield place.line or 1, " ".join(title.split())[:TITLE], str(text).replace("\0", " "), "whole"
         if self.reader.files and self.reader.fingerprint() != self.digest:
             raise Changed
 
@@ -115,19 +124,25 @@ def _walk(folder: Path, number: int, listing: Listing, seen: set[Path]) -> None:
             try:
                 source = _opened(str(path), path, number, str(path.relative_to(folder)))
             except DataError:
-                source = "rows without a text"
+                source = "with rows that can't be read"
             if isinstance(source, str):
                 passed.setdefault(source, []).append(str(path))
             else:
                 listing.sources.append(source)
 
 
+def _cells(row: Mapping[str, Any]) -> str:
+    """What a row says that has no field for a text: its words and numbers, each with its name."""
+    cells = ((name, cell) for name, cell in row.items() if isinstance(cell, str | int | float))
+    return "\n".join(f"{name}: {cell}" for name, cell in cells if cell != "")
+
+
 def _opened(shown: str, path: Path, number: int, inside: str) -> Listed | str:
     """A file to search; a string says why it can't be. DataError where it has rows that can't be read."""
     if format_of(path) != "text" or path.suffix.lower() == ".gz":
         reader = open_source(Source(shown))
-        next(reader.documents())
-        return Listed(shown, number, inside, reader.fingerprint(), reader)
+        rows = Listed(shown, number, inside, reader.fingerprint(), reader)
+        return "without a row that has a text" if next(rows.documents(), None) is None else rows
     try:
         with path.open("rb") as file:
             data = file.read(8192)

@@ -117,10 +117,6 @@ class Reader:
 
         Raises DataError, with file and line, for a row whose text is missing or isn't text, and where all is empty.
         """
-        return ((text, place) for text, place, _ in self.texts())
-
-    def texts(self) -> Iterator[tuple[str, Place, dict[str, Any]]]:
-        """As `documents`, each with the row that it is from."""
         file, column, empty = None, "text", True
         for row, place in self._all():
             if place.file != file:  # each file of a glob has columns of its own
@@ -134,7 +130,7 @@ class Reader:
                 raise DataError(f"{place}: {column!r} must be text, not {_shown(text)}.")
             if text and not text.isspace():
                 empty = False
-                yield text, place, row
+                yield text, place
         if empty:
             raise DataError(f"{self.name}: is empty.")
 
