@@ -112,6 +112,7 @@ HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "chat": ("llama", "AutoModelForCausalLM", {}),
     "encoder-decoder": ("t5", "AutoModelForSeq2SeqLM", {}),
     "masked": ("roberta", "AutoModelForMaskedLM", {}),
+    "permuted": ("xlnet", "AutoModelForCausalLM", {}),
     "label": ("bert", "AutoModelForSequenceClassification", NAMES),
     "labels": ("bert", "AutoModelForSequenceClassification", {**NAMES, "problem_type": "multi_label_classification"}),
     "number": ("bert", "AutoModelForSequenceClassification", {"num_labels": 1, "problem_type": "regression"}),
@@ -218,16 +219,17 @@ def test_each_heads_card_runs_in_plain_transformers_and_the_model_says_the_same(
 def test_each_heads_onnx_card_runs_without_torch_and_says_what_torch_says(
     models_of_each_head: dict[str, Path], tmp_path: Path
 ) -> None:
-    for name, folder in models_of_each_head.items():
+    heads = {name: folder for name, folder in models_of_each_head.items() if name != "permuted"}
+    for name, folder in heads.items():
         done = llmkit.export(folder, tmp_path / name, format="onnx")
         assert done["difference"] <= 1e-4
         assert done["files"] == (["decoder_model.onnx", "encoder_model.onnx"] if name == "encoder-decoder"
                                  else ["model.onnx"])
-    told = run_cards([tmp_path / name for name in HEADS], ("llmkit", "torch", "transformers"), """
+    told = run_cards([tmp_path / name for name in heads], ("llmkit", "torch", "transformers"), """
         "ids": card.get("ids"), "inputs": card.get("inputs"),
         "outputs": "inputs" in card and [one.ravel().tolist() for one in card["model"].run(
             None, {key: card["numpy"].array(one) for key, one in card["inputs"].items()})]""")
-    for name, folder in models_of_each_head.items():
+    for name, folder in heads.items():
         opened = models.open_model(folder)
         model: Any = opened.model
         with torch.no_grad():
@@ -408,9 +410,9 @@ def test_without_onnxruntime_the_extra_is_named(
         llmkit.export(models_of_each_head["label"], tmp_path / "out", format="onnx")
 
 
-def test_xlnets_language_model_has_no_onnx_file(bodies: Body, tmp_path: Path) -> None:
+def test_xlnets_language_model_has_no_onnx_file(models_of_each_head: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="XLNet's language model takes an order of its own"):
-        llmkit.export(bodies("xlnet", "AutoModelForCausalLM"), tmp_path / "out", format="onnx")
+        llmkit.export(models_of_each_head["permuted"], tmp_path / "out", format="onnx")
 
 
 def test_weights_are_converted_where_a_dtype_is_named(models_of_each_head: dict[str, Path], tmp_path: Path) -> None:

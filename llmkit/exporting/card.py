@@ -16,6 +16,7 @@ TASKS = {
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModel": "feature-extraction",
 }
 """What a hub calls the use of a model, by the auto class that it is opened with."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -17,9 +18,9 @@ MESSAGES = [{"role": "user", "content": "Who are you?"}]
 
 def text_for(opened: Opened, origin: Origin) -> str:
     """A text for a model that reads one."""
+    if opened.kind == "AutoModelForMaskedLM" or is_permuted(opened):
+        return f"The cat saw the {opened.tokenizer.mask_token}."
     text = "Once upon a time" if opened.kind == "AutoModelForCausalLM" else "The cat saw the moon."
-    if opened.kind == "AutoModelForMaskedLM":
-        return text.replace("moon", str(opened.tokenizer.mask_token))
     if template := origin.learned.get("template"):
         return re.sub(r"\{(text|prompt|source)\}", text, str(template))
     if "<extra_id_0>" in opened.tokenizer.get_vocab() and origin.learned.get("name") == "span_corruption":
@@ -36,16 +37,16 @@ def question_for(opened: Opened) -> tuple[str, ...]:
 
 def quoted(*texts: str) -> str:
     """Texts as the arguments of a call: "a", "b"."""
-    return ", ".join(_quoted(text) for text in texts)
+    return ", ".join(json.dumps(text, ensure_ascii=False) for text in texts)
 
 
-def _quoted(text: str) -> str:
-    import json
+def is_permuted(opened: Opened) -> bool:
+    """Whether the model fills in a word that its attention leaves out (XLNet)."""
+    config: Any = opened.model.config
+    return bool(opened.kind == "AutoModelForCausalLM" and config.model_type == "xlnet")
 
-    return json.dumps(text, ensure_ascii=False)
 
-
-def scores_pairs(opened: Opened) -> Any:
+def scores_pairs(opened: Opened) -> bool:
     """Whether the head tells of two texts whether they belong together."""
     config: Any = opened.model.config
     return opened.kind == "AutoModelForNextSentencePrediction" or (

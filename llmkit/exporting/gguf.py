@@ -46,7 +46,7 @@ def check(config: Mapping[str, Any]) -> None:
     (saved,) = config.get("architectures") or [""]
     if saved not in CLASSES:
         raise RequestError(f"--format gguf: a {saved or config.get('model_type')} can't be written; "
-                           f"{', '.join(CLASSES)} can. --format onnx and safetensors take every model.")
+                           f"{', '.join(CLASSES)} can. --format onnx and safetensors take the others.")
     family = CLASSES[saved]
     rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
     act = config.get("hidden_act") or config.get("activation_function") or ACTIVATIONS[family]

@@ -95,6 +95,10 @@ def lines(opened: Opened, origin: Origin, way: pooling.Pooling | None) -> list[s
         return f'inputs = tokenizer({example.quoted(*texts)}, return_tensors="pt")'
 
     text = reads(example.text_for(opened, origin))
+    if example.is_permuted(opened):
+        return [text, 'hidden = (inputs["input_ids"] == tokenizer.mask_token_id).float()[:, None]',
+                "said = model(**inputs, perm_mask=hidden.repeat(1, hidden.shape[2], 1), target_mapping=hidden)",
+                "print(tokenizer.batch_decode(said.logits[0].topk(5).indices.T))"]
     if kind in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
         if opened.tokenizer.chat_template:
             text = (f"inputs = tokenizer.apply_chat_template({json.dumps(example.MESSAGES)}, "
