@@ -251,14 +251,19 @@ def generate_file(
                     raise DataError(f"{place}: {error}") from error
 
         count = sum(1 for _ in asked())
-        results = in_batches(asked(), lambda some: answer(tool, some, options), batch_size)
-        start, tokens = time.monotonic(), 0
+        start, done, tokens = time.monotonic(), 0, 0
+
+        def answers(some: Sequence[Asked]) -> list[Result]:
+            nonlocal done, tokens
+            results = answer(tool, some, options)
+            done += len(some)
+            tokens += sum(one.tokens for result in results for one in result.completions)
+            seconds = time.monotonic() - start
+            bar.update(done / count, done, {"tokens/s": tokens / seconds}, seconds * (count - done) / done)
+            return results
+
         with report.progress(shown, "prompt") as bar:
-            for done, result in enumerate(results, 1):
-                yield result
-                tokens += sum(one.tokens for one in result.completions)
-                seconds = max(time.monotonic() - start, 1e-9)
-                bar.update(done / count, done, {"tokens/s": tokens / seconds}, seconds * (count - done) / done)
+            yield from in_batches(asked(), answers, batch_size)
 
 
 def in_batches(

@@ -186,19 +186,19 @@ class Writer:
         from llmkit.models import kind_of, open_model, resolve
 
         folder = resolve(name)
-        if kind_of(folder) not in WRITERS:
-            raise RequestError(unwritten(name, kind_of(folder)))
+        kind = kind_of(folder)
+        if kind not in WRITERS:
+            raise RequestError(unwritten(name, kind))
+        helper = None if assistant is None else resolve(assistant)
+        if helper is not None and kind_of(helper) != kind:
+            raise RequestError(f"--assistant {assistant}: is opened as {kind_of(helper)}, and {name} as {kind}; an "
+                               "assistant is a smaller model of the same kind.")
         fast, device = numbers(folder)
-        return cls(name, open_model(folder, dtype=dtype or fast), device).helped_by(assistant)
-
-    def helped_by(self, assistant: str | None) -> Writer:
-        """The same with an assistant, where one is named; RequestError where it can't guess for this model."""
-        from llmkit.models import open_model
-
-        if assistant is not None:
-            self.assistant = open_model(assistant, dtype=str(self.opened.model.dtype).removeprefix("torch."))
-            self._check_assistant(assistant)
-        return self
+        writer = cls(name, open_model(folder, dtype=dtype or fast), device)
+        if helper is not None:
+            writer.assistant = open_model(helper, dtype=dtype or fast)
+            writer._check_assistant(str(assistant))
+        return writer
 
     def __post_init__(self) -> None:
         if self.opened.kind not in WRITERS:
@@ -309,12 +309,12 @@ class Writer:
         beams = options.num_beams > 1
         texts = [
             Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
-                  partial(stream, i) if stream is not None and copy == 0 and not beams else None)
-            for i in range(len(prompts)) for copy in range(count)]
+                  partial(stream, i) if stream is not None and which == 0 and not beams else None)
+            for i in range(len(prompts)) for which in range(count)]
         seed = options.seed
         if seed is None:  # the caller's own chance is left alone where none is needed
             seed = int(torch.randint(2**62, ())) if config.do_sample else 0
-        seeds = [(seed, number, copy) for number in names for copy in range(count)]
+        seeds = [(seed, number, which) for number in names for which in range(count)]
         with quiet(), torch.inference_mode():
             if beams or self.assistant is not None:
                 self._search(prompts, texts, config, seeds, stopped)
@@ -419,11 +419,8 @@ class Writer:
         return int(next(one for one in known if one is not None))
 
     def _check_assistant(self, name: str) -> None:
-        """RequestError where the assistant can't guess for this model."""
+        """RequestError where the assistant has other tokens, so that its guesses can't be checked."""
         assert self.assistant is not None
-        if self.assistant.kind != self.opened.kind:
-            raise RequestError(f"--assistant {name}: is opened as {self.assistant.kind}, and {self.name} as "
-                               f"{self.opened.kind}; an assistant is a smaller model of the same kind.")
         ours, theirs = self.opened.tokenizer.get_vocab(), self.assistant.tokenizer.get_vocab()
         if ours != theirs:
             odd = next(iter(sorted(ours.items() ^ theirs.items())))[0]

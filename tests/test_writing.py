@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from test_generation import TEMPLATE, WORDS, save, words
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -15,6 +16,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
     XLNetConfig,
@@ -22,6 +24,7 @@ from transformers import (
 )
 
 from llmkit import registry
+from llmkit.decoding import Text
 from llmkit.errors import RequestError
 from llmkit.tuning.base import Setting
 from llmkit.writing import Options, Writer
@@ -140,7 +143,7 @@ def test_texts_are_drawn_with_the_probabilities_that_the_options_say(llama, opti
         allowed = order[:int((np.cumsum(p[order]) < options["typical_p"]).sum()) + 1]
     expected = np.zeros(SIZE)
     expected[allowed] = p[allowed] / p[allowed].sum()
-    draws = 4000
+    draws = 3000
     made = llama.write([prompt] * draws, Options(max_new_tokens=1, seed=3, **options))
     first = [one.ids[0] if one.ids else 1 for (one,) in made]
     seen = np.bincount(first, minlength=SIZE)
@@ -209,6 +212,34 @@ def test_streams_of_a_batch_add_up_to_its_texts(writer):
     made = writer.write(ids(*PROMPTS), Options(max_new_tokens=8), stream=lambda i, piece: pieces[i].append(piece))
     assert ["".join(pieces[i]) for i in range(len(PROMPTS))] == [completion.text for (completion,) in made]
     assert max(map(len, pieces.values())) > 1
+
+
+def bytewise() -> PreTrainedTokenizerFast:
+    """A token for each byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+@pytest.mark.parametrize(("stop", "cleaned", "pieces"), [
+    ((), False, ["n", "é", " ", "😀", ".", " ", "你", "好"]),
+    (("😀.",), False, ["n", "é", " "]),  # what may become a stop string is held back
+    (("😀?",), False, ["n", "é", " ", "😀.", " ", "你", "好"]),
+    ((), True, ["né", " 😀. 你好"]),  # a space may still go, as that of " ." does
+])
+def test_a_stream_is_of_whole_characters_that_add_up_to_the_text(stop, cleaned, pieces):
+    tokenizer = bytewise()
+    tokenizer.clean_up_tokenization_spaces = cleaned
+    sent: list[str] = []
+    text = Text(tokenizer, stop, {300}, 99, sent.append)
+    for token in [*tokenizer("né 😀. 你好").input_ids, 300]:
+        if not text.reason:
+            text.add(token)
+    assert sent == pieces
+    assert "".join(sent) == text.completion(False).text
+    assert text.reason == "stop"
 
 
 @pytest.mark.parametrize("helped", [False, True])
