@@ -65,12 +65,10 @@ def plugins(kind: str) -> str:
 
 def options(name: str, kind: str = "objectives") -> str:
     """A table of a plug-in's options, from its dataclass."""
-    from pydantic import TypeAdapter
-
-    from llmkit import registry
+    from llmkit import recipe, registry
 
     cls = registry.find(kind, name)
-    about = TypeAdapter(cls).json_schema()["properties"] if fields(cls) else {}
+    about = recipe.options_schema(cls)["properties"] if fields(cls) else {}
     lines = ["| option | default | |", "|---|---|---|"]
     for field in fields(cls):
         usual = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]

@@ -726,6 +726,17 @@ def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
     return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in free and a.get(key) != b.get(key)}
 
 
+def options_schema(cls: type[Any]) -> dict[str, Any]:
+    """The JSON Schema of a plug-in's options, inherited ones with their help too, which pydantic leaves out."""
+    whole = TypeAdapter(cls).json_schema()
+    for base in cls.__mro__[1:]:
+        if is_dataclass(base):
+            for name, about in TypeAdapter(base).json_schema().get("properties", {}).items():
+                if "description" in about and name in whole["properties"]:
+                    whole["properties"][name].setdefault("description", about["description"])
+    return whole
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a recipe, with every plug-in's options, for editors."""
     whole = TypeAdapter(Recipe).json_schema()
@@ -733,7 +744,7 @@ def schema() -> dict[str, Any]:
     for block, (kind, key) in BLOCKS.items():
         choices = []
         for name in registry.names(kind):
-            part = TypeAdapter(registry.find(kind, name)).json_schema()
+            part = options_schema(registry.find(kind, name))
             definitions.update(part.pop("$defs", {}))
             part["properties"] = {key: {"const": name, "type": "string"}, **part.get("properties", {})}
             part["required"] = [key, *part.get("required", [])]

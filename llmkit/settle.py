@@ -142,7 +142,9 @@ def with_prompt(setup: Setup, mode: Prompting | None, task: Any) -> Setup:
     """A setup whose texts stand in a recipe's prompt, as long as the task has room for."""
     if mode is None:
         return setup
-    kit = Kit(setup.tokenizer, setup.family.shape, room=task.room(setup), cuts=True)
+    # only a decoder that goes on with plain text has to be told where its answer starts
+    goes_on = isinstance(task, Writing) and setup.tokenizer.chat_template is None
+    kit = Kit(setup.tokenizer, setup.family.shape if goes_on else "encoder", room=task.room(setup), cuts=True)
     return replace(setup, prompt=Around(mode, kit))
 
 

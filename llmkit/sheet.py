@@ -38,7 +38,7 @@ class Sheet:
         empty = [""] * len(self.columns)
         for row in self.rows:
             if not row["runs"]:
-                table.append([row[self.kind], f"failed: {row['error']}", *empty])
+                table.append([row[self.kind], f"failed: {row['error']}" if row["failed"] else "not yet", *empty])
                 continue
             lost = f", {row['failed']} failed" if row["failed"] else ""
             table.append([row[self.kind], f"{figure(row)}{lost}", *(show(row) for show in self.columns.values())])

@@ -104,6 +104,21 @@ class Asking(Worded):
 
 
 @dataclass(config=OPTIONS)
+class Instructed(Asking):
+    """The same, and what is to be done is said first."""
+
+    instruction: str = ""
+    """What is to be done. It is followed by an empty line, unless it ends with a space: "summarize: "."""
+    role: Literal["user", "system"] = "user"
+    """Who says it in a chat: the user, before the input, or the system message."""
+
+    @property
+    def said_first(self) -> tuple[str, str]:
+        """(who says what is to be done, and what)."""
+        return self.role, self.instruction
+
+
+@dataclass(config=OPTIONS)
 class FewShot(Worded):
     """A mode with examples that are chosen from a file."""
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
@@ -65,7 +66,7 @@ class Normalize(Prompting):
         if (self.pmi or self.calibration) and inner.turns:
             raise ValueError("pmi and calibration compare labels after a text; reverse compares texts after a label")
 
-    @property
+    @cached_property
     def inner(self) -> Prompting:
         """The mode that is normalised."""
         made: Prompting = recipe.plugin("prompting", self.of, "of") if self.of is not None else _Bare()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.errors import RequestError
-from llmkit.prompting._examples import Asking, FewShot, shown
+from llmkit.prompting._examples import FewShot, Instructed, shown
 from llmkit.prompting.base import Kit, Prompt, Question, Row, Shot
 from llmkit.registry import OPTIONS
 
 
 @dataclass(config=OPTIONS)
-class Reverse(Asking, FewShot):
+class Reverse(Instructed, FewShot):
     """Instruction and examples the other way round: what stands in the file as the output is what is given.
 
     Back-translation makes training pairs of text in the target language this way (Sennrich et al. 2016). Of labels,
@@ -23,24 +24,17 @@ class Reverse(Asking, FewShot):
     which needs no verbalizer to be calibrated, for every label is asked about the same text.
     """
 
-    k: int = 0
+    k: Annotated[int, Field(ge=0)] = 0
     """Examples in a prompt."""
     instruction: str = "What is the following an answer to?"
-    """What is to be done. It is followed by an empty line, unless it ends with a space; empty: nothing is said."""
-    role: Literal["user", "system"] = "user"
-    """Who says it in a chat: the user, before the input, or the system message."""
+    """What is to be done; empty: nothing is said. It is followed by an empty line, unless it ends with a space."""
 
     turns = True
-
-    @property
-    def said_first(self) -> tuple[str, str]:
-        """(who says what is to be done, and what)."""
-        return self.role, self.instruction
 
     def write(self, examples: Sequence[Shot], row: Row, kit: Kit) -> Prompt:
         """The prompt of an output, with these examples turned round."""
         turned = [Shot({"text": one.answer}, one.row["text"]) for one in shown(examples, kit)]
-        return Asking.write(self, turned, row, replace(kit, words={}, clean=str))
+        return Instructed.write(self, turned, row, replace(kit, words={}, clean=str))
 
     def questions(self, row: Row, words: Sequence[str], kit: Kit) -> list[Question]:
         """After each label's word: how likely is the text?"""
