@@ -97,7 +97,7 @@ class Text:
             text = text.rstrip("\ufffd")
             if self.tokenizer.clean_up_tokenization_spaces:  # " n't" and " ," lose their spaces once they are whole
                 text = " ".join(text.split(" ")[:-2])
-            text = text[: len(text) - max((_begun(text, stop) for stop in self.stop), default=0)]
+            text = text[: len(text) - max((begun(text, stop) for stop in self.stop), default=0)]
         if len(text) > self.sent and self.send is not None:
             self.send(text[self.sent:])
             self.sent = len(text)
@@ -271,6 +271,6 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip: bool =
     return str(tokenizer.decode(list(ids), skip_special_tokens=skip))
 
 
-def _begun(text: str, stop: str) -> int:
+def begun(text: str, stop: str) -> int:
     """How many characters of a stop string a text ends with."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from llmkit.decoding import Scored
 from llmkit.errors import RequestError
-from llmkit.serving import tools
+from llmkit.serving import modes, tools
 from llmkit.serving.engine import End, Job, Piece, Wish
 from llmkit.serving.protocol import (
     ApiError,
@@ -89,6 +89,8 @@ class Asked:
     count: int
     begun: str = ""
     """What every text begins with: it was put in the model's mouth."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the prompt."""
 
 
 class Api:
@@ -221,12 +223,18 @@ class Api:
         writer = model.writer
         messages = [message.plain() for message in asked.messages]
         offered = [tool.model_dump() for tool in asked.tools or []] if asked.names else []
+        most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
         begun = ""
-        if writer.chats:
-            given: Sequence[Mapping[str, Any]] | None = offered or None
-            if not tools.known(writer.opened.tokenizer):
-                messages, given = tools.written_out(messages, offered), None
-            ids = writer.ids(messages, tools=given)
+        notes: list[str] = []
+        if asked.prompting is not None:
+            if offered:
+                raise RequestError("prompting: goes with no tools; leave one of them out.")
+            given, notes = modes.put(writer, asked.prompting, messages, Options(most or self.limits.new_tokens))
+            ids = writer.ids(given, raw=isinstance(given, str))
+        elif writer.chats:
+            knows = tools.known(writer.opened.tokenizer)
+            ids = writer.ids(messages if knows else tools.written_out(messages, offered),
+                             tools=offered if knows and offered else None)
             if offered:
                 choice = asked.tool_choice
                 begun = tools.beginning(choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto")
@@ -235,9 +243,8 @@ class Api:
             raise RequestError(f"tools: {model.name} has no chat template, so it can't be told of tools.")
         else:  # it goes on with what was said, a line a message
             ids = writer.ids("\n".join(message["content"] for message in messages))
-        most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
         logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-        return self._asked(model, asked, ids, most, logprobs, begun)
+        return self._asked(model, asked, ids, most, logprobs, begun, notes)
 
     def _completion(self, model: Writing, asked: CompletionRequest, prompt: str | list[int]) -> Asked:
         """A text's ids as it stands."""
@@ -254,7 +261,7 @@ class Api:
 
     def _asked(
         self, model: Writing, asked: ChatRequest | CompletionRequest, ids: list[int], most: int | None,
-        logprobs: int | None, begun: str = "",
+        logprobs: int | None, begun: str = "", notes: Sequence[str] = (),
     ) -> Asked:
         limits, count = self.limits, asked.n or 1
         if count > limits.places:
@@ -275,7 +282,7 @@ class Api:
         config, ends, stop = model.writer.settings(options)
         wish = Wish(options, Choosing.of(config), frozenset(ends), stop)
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
-        return Asked(model, ids, wish, seed, count, begun)
+        return Asked(model, ids, wish, seed, count, begun, tuple(notes))
 
     # --- from events to an answer ---
 
@@ -386,6 +393,7 @@ class _Chat(_Told):
     def __init__(self, name: str, asked: Asked, names: Sequence[str]) -> None:
         super().__init__(name, asked.count)
         self.names = names
+        self.notes = {"notes": list(asked.notes)} if asked.notes else {}
         self.asks = asked.wish.options.logprobs is not None
         self.holding = [tools.Holding() for _ in range(asked.count)] if names else []
         self.texts = [asked.begun] * asked.count
@@ -393,7 +401,8 @@ class _Chat(_Told):
             holding.add(asked.begun)
 
     def begin(self) -> list[dict[str, Any]]:
-        return [self._chunk(number, {"role": "assistant", "content": ""}) for number in range(len(self.texts))]
+        role = {"role": "assistant", "content": ""}
+        return [{**self._chunk(number, role), **self.notes} for number in range(len(self.texts))]
 
     def chunks(self, number: int, event: Piece | End) -> list[dict[str, Any]]:
         if isinstance(event, Piece):
@@ -424,7 +433,7 @@ class _Chat(_Told):
             choices.append({
                 "index": number, "message": message, "finish_reason": "tool_calls" if found else self.reasons[number],
                 "logprobs": {"content": self.chosen[number]} if self.asks else None})
-        return self.frame("chat.completion", choices)
+        return {**self.frame("chat.completion", choices), **self.notes}
 
     def _chunk(
         self, number: int, delta: dict[str, Any], reason: str | None = None, logprobs: Sequence[Any] = ()
@@ -647,8 +656,11 @@ def build(
 
     async def nowhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        status = error.status_code
+        if status == 405 and request.url.path not in PATHS:  # the page's files take no POST, wherever they aren't
+            status = 404
         said = {404: f"there is nothing at {request.url.path}.", 405: f"{request.method} isn't served here."}
-        return _failed(ApiError(error.status_code, said.get(error.status_code, error.detail)))
+        return _failed(ApiError(status, said.get(status, error.detail)))
 
     routes = [
         Route("/v1/models", api.models), Route("/v1/models/{name:path}", api.models),

@@ -39,6 +39,10 @@ READ = 256
 """Tokens of prompts that are read between two steps."""
 ROOM = 128
 """Places that a table's rows get at a time."""
+KEPT = 128 << 20
+"""Bytes of keys and values that are kept of texts that have ended, for prompts that begin as these did."""
+WORTH = 16
+"""Tokens that a prompt must share with them."""
 
 
 # --- what is asked, and what is answered ---
@@ -104,6 +108,7 @@ class Text:
     def __init__(self, job: Job, number: int, pieces: Pieces) -> None:
         self.job, self.number, self.pieces = job, number, pieces
         self.written: list[int] = []
+        self.failed = False
         self.seen = torch.tensor(job.prompt)
         self.chance = np.random.default_rng((job.seed, 0, number))
 
@@ -126,6 +131,7 @@ class Text:
 
     def end(self, reason: str, error: str = "") -> bool:
         """Tell that the text ends; False."""
+        self.failed = reason == "error"
         rest = self.pieces.end()
         if rest:
             self.job.hear(self.number, Piece(rest))
@@ -197,18 +203,30 @@ class Table(Cache):
             layer.values[first : first + copies, :, :length] = source["values"]
         self.filled += [length] * copies
 
-    def leave(self, row: int) -> None:
-        """Free a row: the last one moves there. Where none is left, the memory is given back."""
+    def leave(self, row: int, clean: bool = False) -> None:
+        """Free a row: the last one moves there. Where none is left, the memory is given back.
+
+        `clean`: what is in it isn't finite, and no mask hides that from whoever has the row next.
+        """
         last = len(self.filled) - 1
         length = self.filled[last]
         for layer in self.parts:
             if last == 0:
                 layer.keys = layer.values = None
-            elif row != last:
+                continue
+            if clean:
+                layer.keys[row].zero_()
+                layer.values[row].zero_()
+            if row != last:
                 layer.keys[row, :, :length] = layer.keys[last, :, :length]
                 layer.values[row, :, :length] = layer.values[last, :, :length]
         self.filled[row] = length
         self.filled.pop()
+
+    def copy(self, row: int) -> list[tuple[Tensor, Tensor]]:
+        """The keys and values of a row, (1, heads, filled, width) each, by layer."""
+        here = slice(row, row + 1), slice(None), slice(self.filled[row])
+        return [(layer.keys[here].clone(), layer.values[here].clone()) for layer in self.parts]
 
     def begin_step(self) -> None:
         """Make room for one more token in every row."""
@@ -235,8 +253,24 @@ class Table(Cache):
 class Reading:
     """A job whose prompt is being read."""
 
-    def __init__(self, job: Job, cache: DynamicCache) -> None:
-        self.job, self.cache, self.done = job, cache, 0
+    def __init__(self, job: Job, cache: DynamicCache, done: int = 0) -> None:
+        self.job, self.cache = job, cache
+        self.done = done
+        """Tokens that are read."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the model remembers of a text that has ended."""
+
+    ids: list[int]
+    states: list[tuple[Tensor, Tensor]]
+    """Keys and values by layer, (1, heads, places, width)."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.states)
 
 
 class Engine:
@@ -252,6 +286,8 @@ class Engine:
         self.table = Table(len(self._cache().layers))
         self.virtual = 0
         """Places before each row's first token: an adapter's prompt."""
+        self.kept: list[Kept] = []
+        """The latest last."""
 
     def _cache(self) -> DynamicCache:
         return DynamicCache(config=self.config)
@@ -262,8 +298,20 @@ class Engine:
         return bool(self.reading or self.texts)
 
     def admit(self, job: Job) -> None:
-        """Begin a job."""
-        self.reading.append(Reading(job, self._cache()))
+        """Begin a job; what is remembered of a text that began in the same way isn't read again."""
+        cache, best, shared = self._cache(), None, WORTH - 1
+        for kept in self.kept:
+            alike = (i for i, pair in enumerate(zip(kept.ids, job.prompt[:-1])) if pair[0] != pair[1])
+            same = next(alike, min(len(kept.ids), len(job.prompt) - 1))
+            if same > shared:
+                best, shared = kept, same
+        if best is None:
+            self.reading.append(Reading(job, cache))
+            return
+        for layer, (keys, values) in enumerate(best.states):
+            places = self.virtual + shared
+            cache.update(keys[:, :, :places], values[:, :, :places], layer)
+        self.reading.append(Reading(job, cache, shared))
 
     @torch.inference_mode()
     def turn(self) -> int:
@@ -292,6 +340,7 @@ class Engine:
             self.table.leave(len(self.table.filled) - 1)
         self.reading.clear()
         self.texts.clear()
+        self.kept.clear()
 
     def _texts(self, job: Job) -> list[Text]:
         return [Text(job, i, Pieces(self.tokenizer, job.wish.stop)) for i in range(job.count)]
@@ -307,9 +356,19 @@ class Engine:
                 self._leave(row)
 
     def _leave(self, row: int) -> None:
-        self.table.leave(row)
+        text = self.texts[row]
+        if not text.failed:
+            self._keep(row, [*text.job.prompt, *text.written][: self.table.filled[row] - self.virtual])
+        self.table.leave(row, clean=text.failed)
         self.texts[row] = self.texts[-1]
         self.texts.pop()
+
+    def _keep(self, row: int, ids: list[int]) -> None:
+        """Remember a text; those that it goes on from, and the oldest, make room."""
+        self.kept = [one for one in self.kept if one.ids != ids[: len(one.ids)]]
+        self.kept.append(Kept(ids, self.table.copy(row)))
+        while sum(one.bytes for one in self.kept) > KEPT:
+            self.kept.pop(0)
 
     def _read(self, reading: Reading, part: list[int]) -> Tensor:
         """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""

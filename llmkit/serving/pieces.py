@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmkit.decoding import begun, decoded
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -37,15 +39,12 @@ class Pieces:
         return "" if self.stopped else self._release(self._new(whole=False), last=True)
 
     def _new(self, whole: bool) -> str:
-        before = self._decode(self._ids[self._start : self._said])
-        text = self._decode(self._ids[self._start :])
+        before = decoded(self.tokenizer, self._ids[self._start : self._said])
+        text = decoded(self.tokenizer, self._ids[self._start :])
         if len(text) <= len(before) or (whole and text.endswith(UNFINISHED)):
             return ""
         self._start, self._said = self._said, len(self._ids)
         return text[len(before) :]
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _release(self, new: str, last: bool) -> str:
         text = self._held + new
@@ -56,12 +55,3 @@ class Pieces:
         keep = 0 if last else max((begun(text, one) for one in self.stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-
-def begun(text: str, word: str) -> int:
-    """How many of the last characters of `text` are the first ones of `word`, but not all of it.
-
-    >>> begun("the end of <tool", "<tool_call>")
-    5
-    """
-    return next((n for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n])), 0)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmkit.serving.pieces import begun
+from llmkit.decoding import begun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -292,11 +292,47 @@ def test_log_probabilities_are_the_models_own():
 def test_a_number_that_isnt_finite_ends_its_text_alone():
     torch.manual_seed(2)
     model = TINY["llama"]().eval()
-    model.get_input_embeddings().weight.data[ids("!")[0]] = float("nan")
-    bad, good = Asked(ids("a!")), Asked(ids("the cat"))
-    run(Engine(Opened(model, letters(), Path("x"), "AutoModelForCausalLM")), [bad, good])
+    bad, short, long = Asked(ids("x" * 60)), Asked(ids("the cat")), Asked(ids("y" * 30))
+    engine = Engine(Opened(model, letters(), Path("x"), "AutoModelForCausalLM"))
+    for one in (bad, short, long):
+        engine.admit(one.job)
+    engine.turn()
+    with torch.inference_mode():
+        for layer in engine.table.parts:
+            layer.values[0] = float("nan")  # of all its places, which another text gets
+    while engine.busy:
+        engine.turn()
     assert bad.ends[0].reason == "error" and "finite" in bad.ends[0].error
-    assert good.ends[0].reason in ("stop", "length")
+    for one in (short, long):
+        assert one.texts[0] == said(letters(), plain(model, one.prompt, 24))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_conversation_that_comes_back_isnt_read_anew(family):
+    model, engine = opened(family).model, Engine(opened(family))
+    first, = run(engine, [Asked(ids("you are a machine that writes. one two"))])
+    row = plain(model, first.prompt, 24)
+    talk = first.prompt + row[:20] + ids(" and then?")
+    engine.admit(Asked(talk).job)
+    assert engine.reading[0].done == len(first.prompt) + 20
+    engine.turn()
+    others = [Asked(talk), Asked(ids("you are a machine that reads. three")), Asked(ids("you")), Asked(first.prompt)]
+    for one in others:
+        engine.admit(one.job)
+    assert [reading.done for reading in engine.reading] == [
+        len(first.prompt) + 20, len("you are a machine that "), 0, len(first.prompt) - 1]
+    while engine.busy:
+        engine.turn()
+    assert [one.texts.get(0, "") for one in others] == [said(letters(), plain(model, one.prompt, 24)) for one in others]
+
+
+def test_what_is_remembered_has_its_limits(monkeypatch):
+    engine = Engine(opened("llama"))
+    run(engine, [Asked(ids(letter * 30)) for letter in "abcd"])
+    assert len(engine.kept) == 4
+    monkeypatch.setattr(engines, "KEPT", engine.kept[-1].bytes * 2 + 100)
+    run(engine, [Asked(ids("e" * 30))])
+    assert len(engine.kept) == 2 and engine.kept[-1].ids[0] == ids("e")[0]
 
 
 def test_a_window_writes_what_waits_together():

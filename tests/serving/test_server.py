@@ -235,6 +235,36 @@ def test_messages_of_tools_reach_the_model(server):
     assert after.usage.prompt_tokens == answer.usage.prompt_tokens + len(more)
 
 
+def test_a_prompt_mode_goes_around_what_is_asked(server):
+    def tokens(*messages, **more) -> int:
+        return server.client.chat.completions.create(
+            model="chatty", messages=list(messages), max_tokens=1, **more).usage.prompt_tokens
+
+    def says(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    def put(*messages, **block) -> int:
+        return tokens(*messages, extra_body={"prompting": block})
+
+    talk = [says("system", "S"), says("user", "a"), says("assistant", "b")]
+    assert put(*talk, says("user", "x"), name="prefix", instruction="Do it:") == tokens(
+        *talk, says("user", "Do it:\n\nx"))
+    assert put(*talk, says("user", "x"), name="prefix", instruction="Do it:", role="system") == tokens(
+        says("system", "S\n\nDo it:"), *talk[1:], says("user", "x"))
+    assert put(says("user", "x"), name="example", k=1, examples=[{"text": "in", "answer": "out"}]) == tokens(
+        says("user", "in"), says("assistant", "out"), says("user", "x"))
+    for block, said in (
+            ({"name": "prefx", "instruction": "a"}, "no prompt mode is called 'prefx'. Did you mean 'prefix'?"),
+            ({"name": "os.path"}, "no prompt mode is called 'os.path'"),
+            ({"name": "normalize", "of": "os.path"}, "of: name: no prompt mode is called 'os.path'"),
+            ({"name": "example", "file": "/etc/passwd"}, "file: a client's files aren't here"),
+            ({"name": "normalize", "of": {"name": "example", "file": "/etc/passwd"}}, "of: file: a client's files"),
+            ({"name": "prefix", "instruction": "a", "k": 2}, "prompting: k")):
+        with pytest.raises(BadRequestError) as wrong:
+            put(says("user", "x"), **block)
+        assert said in wrong.value.body["message"] and wrong.value.body["param"] == "prompting"
+
+
 def gauge(server: Server, name: str) -> float:
     text = httpx2.get(server.url + "/metrics").text
     return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} "))

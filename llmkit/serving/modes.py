@@ -1,0 +1,70 @@
+"""Prompt modes in a request: `"prompting": {"name": "prefix", "instruction": …}` goes around what was asked last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmkit import recipe, registry
+from llmkit.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from llmkit.prompting.base import Prompting
+    from llmkit.writing import Options, Writer
+
+HERE_ALONE = {"file": "a client's files aren't here; give examples: [{text: …, answer: …}]",
+              "encoder": "the server opens no models for a request"}
+"""Options that reach into the server's own machine, which a client has no say in."""
+
+
+def mode(block: Mapping[str, Any]) -> Prompting:
+    """The mode that a block names. RequestError where it is wrong, or would read a file or import a module."""
+    _check(block, "prompting")
+    made: Prompting = recipe.plugin("prompting", dict(block), "prompting")
+    if made.varies:
+        raise RequestError("prompting: selection: nearest isn't served; use random, balanced or first.")
+    return made
+
+
+def _check(block: Any, where: str) -> None:
+    name = block.get("name") if isinstance(block, Mapping) else block
+    names = registry.names("prompting")
+    if name not in names:  # a dotted name would be imported
+        raise RequestError(f"{where}: name: no prompt mode is called {name!r}.{nearest(str(name), names)}")
+    for option, why in HERE_ALONE.items() if isinstance(block, Mapping) else ():
+        if block.get(option) is not None:
+            raise RequestError(f"{where}: {option}: {why}.")
+    if isinstance(block, Mapping) and block.get("of") is not None:
+        _check(block["of"], f"{where}: of")
+
+
+def put(
+    writer: Writer, block: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], options: Options
+) -> tuple[str | list[Mapping[str, Any]], list[str]]:
+    """(messages, or a plain text, with the last message put into a mode; what was left out, in words).
+
+    A system message of the mode joins the conversation's own; its examples stand just before the last message.
+    """
+    from llmkit.generation import kit_of, put_in
+
+    if messages[-1]["role"] != "user":
+        raise RequestError("prompting: goes around the last message, which must be the user's.")
+    asking = mode(block)
+    made = asking.prompt({"text": str(messages[-1]["content"])}, kit_of(writer, options))
+    notes = []
+    if made.examples < asking.wants:
+        notes.append(f"{made.examples} of {asking.wants} examples are in the prompt: there are no more, or no more "
+                     "fit into the model's context")
+    before = list(messages[:-1])
+    given, _ = put_in(writer, made)
+    if isinstance(given, str):
+        if before and writer.chats:
+            raise RequestError("prompting: this mode makes a plain text, which has no conversation before it.")
+        return "\n".join([*(str(one["content"]) for one in before), given]), notes
+    told = list(given)
+    if told[0]["role"] == "system" and before and before[0]["role"] == "system":
+        own = before.pop(0)
+        told[0] = {"role": "system", "content": f"{own['content']}\n\n{told[0]['content']}"}
+    if told[0]["role"] == "system":
+        return [told[0], *before, *told[1:]], notes
+    return [*before, *told], notes
