@@ -662,14 +662,13 @@ def build(
         said = {404: f"there is nothing at {request.url.path}.", 405: f"{request.method} isn't served here."}
         return _failed(ApiError(status, said.get(status, error.detail)))
 
-    routes = [
-        Route("/v1/models", api.models), Route("/v1/models/{name:path}", api.models),
-        Route("/v1/chat/completions", api.chat, methods=["POST"]),
-        Route("/v1/completions", api.complete, methods=["POST"]),
-        Route("/v1/embeddings", api.embed, methods=["POST"]),
-        Route("/health", api.health), Route("/metrics", api.figures)]
+    asked = [  # mounted, so that another method is told so and doesn't look for a file of the page
+        Route("/models", api.models), Route("/models/{name:path}", api.models),
+        Route("/chat/completions", api.chat, methods=["POST"]), Route("/completions", api.complete, methods=["POST"]),
+        Route("/embeddings", api.embed, methods=["POST"])]
+    routes = [Mount("/v1", routes=asked), Route("/health", api.health), Route("/metrics", api.figures)]
     page = files("llmkit.serving") / "page"
     if page.is_dir():
-        routes.append(Mount("/", StaticFiles(directory=str(page), html=True)))  # type: ignore[arg-type]
+        routes.append(Mount("/", StaticFiles(directory=str(page), html=True)))
     inner = Starlette(routes=routes, exception_handlers={ApiError: wrong, HTTPException: nowhere})
     return Guard(inner, key, hosts, metrics)

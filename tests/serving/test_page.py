@@ -14,6 +14,7 @@ from served import GREETING, Server
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit[dev]'")
 expect = sync_api.expect
+expect.set_options(timeout=30_000)
 CHROMIUM = shutil.which("chromium")
 if CHROMIUM is None:
     pytest.skip("no chromium on this machine (Debian's package is `chromium`)", allow_module_level=True)
@@ -58,7 +59,7 @@ def visit(browser: Any) -> Iterator[Any]:
             context.add_init_script(f"sessionStorage.setItem('llmkit.key', '{key}')")
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)  # a busy machine is slow, and nothing is waited for in vain
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
         page.goto(url)
