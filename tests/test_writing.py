@@ -226,6 +226,7 @@ def bytewise() -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize(("stop", "cleaned", "pieces"), [
     ((), False, ["n", "é", " ", "😀", ".", " ", "你", "好"]),
     (("😀.",), False, ["n", "é", " "]),  # what may become a stop string is held back
+    (("😀", "é 😀"), False, ["n"]),  # both are whole with the same byte: the first of them counts
     (("😀?",), False, ["n", "é", " ", "😀.", " ", "你", "好"]),
     ((), True, ["né", " 😀. 你好"]),  # a space may still go, as that of " ." does
 ])
