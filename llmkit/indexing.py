@@ -26,7 +26,7 @@ from llmkit.data.tokens import encode
 from llmkit.embedding import Embedder, Vectors
 from llmkit.errors import DataError, RequestError
 
-FORMAT = "1"  # part of every key: raise it when what is written changes
+FORMAT = "2"  # raise it when passages are cut in another way: the vectors of those that stay are taken over
 PIECE = 512
 """Passages that are embedded and kept at once: an index that was interrupted goes on from there."""
 BLOCK = 65536
@@ -154,11 +154,11 @@ def open_index(
     Returns it with the listing that it is of (a new one, where files changed meanwhile) and the number of passages that
     were embedded. DataError where there is no text, or files don't stop changing.
     """
-    about = [FORMAT, embedder.fingerprint(), most]
+    about = [embedder.fingerprint(), most]
     shelf = _key(*about, [place if place.startswith(SCHEMES) else os.path.abspath(Path(place).expanduser())
                           for place in places])
     for _ in range(3):
-        content = _key(*about, [[one.where, one.inside, one.digest] for one in listing.sources])
+        content = _key(FORMAT, *about, [[one.where, one.inside, one.digest] for one in listing.sources])
         building = Building(embedder, listing.sources, most, Path("search") / shelf)
         try:
             folder = cache.once(f"search/{shelf}", content, building.make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
@@ -12,6 +13,7 @@ BREAK = "\u2029"
 """Parts two paragraphs, as a blank line does."""
 HEADING = 16
 """Tokens of a paragraph that is taken for a heading where no full stop ends it: it goes with what follows."""
+ITEM = re.compile(r"\s+\S|[|*+>#•·-]|\d+[.)]\s")
 WIDEST = 10
 """Characters that count as a token at least: a line of base64 is one unknown word to some tokenizers."""
 
@@ -35,10 +37,11 @@ class _Piece(NamedTuple):
 def passages(text: str, count: Count, most: int, unit: Unit = "paragraph") -> list[Span]:
     """Where each passage of a text starts and stops; each has at most `most` tokens.
 
-    A passage is a paragraph, with the heading above it. One that is too long is cut between sentences, these between
-    lines or words, and what follows a cut repeats the last sentences before it, a fifth of a passage at most. What has
-    no token (an invisible space) is left out. `line`: where the text has no blank lines, each line is a paragraph.
-    `whole`: the text is about one thing, as a row of a table is, and is cut only where it is too long.
+    A passage is a paragraph, with the heading above it. One that is too long is cut between sentences (code, a list or
+    a table: between lines), and what follows a cut repeats the last ones before it, a fifth of a passage at most; what
+    is still too long is cut between words. What has no token (an invisible space) is left out. `line`: where the text
+    has no blank lines, each line is a paragraph. `whole`: the text is about one thing, as a row of a table is, and is
+    cut only where it is too long.
     """
     blocks = list(_paragraphs(text, by_line=unit == "line"))
     headed = _has_gaps(text, blocks)
@@ -48,8 +51,8 @@ def passages(text: str, count: Count, most: int, unit: Unit = "paragraph") -> li
             opens = headed and size < HEADING and text[span[1] - 1] not in ".!?。！？…"
             pieces.append(_Piece(*span, size, number, opens))
         else:
-            pieces += (_Piece(*part, tokens, number, False)
-                       for part, tokens in _cut(text, span, count, most, [_sentences, _lines]))
+            ways = [_lines, _sentences] if _is_list(text, span) else [_sentences, _lines]
+            pieces += (_Piece(*part, tokens, number, False) for part, tokens in _cut(text, span, count, most, ways))
     return list(_packed([piece for piece in pieces if piece.tokens], most, unit == "whole"))
 
 
@@ -126,6 +129,12 @@ def _cut(
 def _sizes(text: str, spans: Sequence[Span], count: Count) -> list[int]:
     tokens = count([text[start:stop] for start, stop in spans])
     return [max(size, (stop - start) // WIDEST) for size, (start, stop) in zip(tokens, spans, strict=True)]
+
+
+def _is_list(text: str, span: Span) -> bool:
+    """Whether most lines are indented, or begin with what begins items, rows of a table and quoted lines."""
+    lines = text[span[0] : span[1]].split("\n")
+    return 2 * sum(ITEM.match(line) is not None for line in lines) > len(lines)
 
 
 def _sentences(text: str, span: Span) -> list[Span]:

@@ -49,6 +49,7 @@ def test_chinese_is_cut_at_its_own_full_stops():
 
 def test_a_sentence_that_is_too_long_is_cut_at_lines_then_at_words_then_anywhere():
     assert cut("a b c\nd e f\n\ng.", 3) == ["a b c", "d e f", "g."]
+    assert cut("- a. b c\n- d.\n- e f g", 4) == ["- a. b c", "- d.", "- e f g"]
     assert cut("a b c d e f", 3) == ["a b c", "d e f"]
     assert cut("今天天气很好我们去公园散步", 7) == ["今天天气很好", "我们去公园散步"]
     assert [len(part) for part in cut("x" * 100, 5)] == [50] * 2  # one word, but ten characters are a token at least
