@@ -123,6 +123,7 @@ def test_a_line_of_a_pipe_is_told_as_one(gpt2, tmp_path, capsys, monkeypatch):
     (["--input", "in.txt", "-o", "in.txt"], 2, "is the file that the prompts are in"),
     (["--input", "in.txt", "-o", "no/out.jsonl"], 6, "its folder does not exist"),
     (["--input", "nope.txt"], 3, "nope.txt: no such file"),
+    (["--input", "nope.txt", "-o", "in.txt"], 3, "nope.txt: no such file"),
     (["the cat", "--logprobs", "2"], 2, "is told in JSON"),
     (["the cat", "--dtype", "float31"], 2, "Did you mean 'float32'?"),
     (["the cat", "--batch-size", "0"], 2, "--batch-size 0"),

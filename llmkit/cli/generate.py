@@ -91,7 +91,7 @@ def generate(
     opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype,
                                "mode": None if mode is None else variants.plugin(mode, "prompting", "--prompt")}
     if input_ is not None:
-        if input_ != "-" and output != "-" and Path(output).exists() and Path(output).samefile(input_):
+        if Path(output).is_file() and Path(input_).is_file() and Path(output).samefile(input_):
             raise RequestError(f"--output {output}: is the file that the prompts are in.")
         _many(generation.generate_file(
             input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_)
