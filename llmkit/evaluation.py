@@ -12,7 +12,7 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Objective, Sets, Setup
 from llmkit.prompted import Labeller, known_labels, measured
-from llmkit.prompting.base import Prompting
+from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source
 from llmkit.scoring import KINDS, Scorer
 from llmkit.settle import family_named, family_of, in_reverse, with_prompt
@@ -133,8 +133,8 @@ def prompted(chosen: Objective, prompt: Prompting) -> Objective:
         raise RequestError(f"--prompt goes around the texts of a task; {registry.name_of(chosen)} reads none that it "
                            "could stand around. Name one by --task: classification, summarization …")
     if prompt.untrained:
-        raise RequestError(f"--prompt: {prompt.untrained}; and this model has a head of its own for "
-                           f"{registry.name_of(chosen)}.")
+        raise RequestError(f"--prompt: {prompt.untrained}. Here {registry.name_of(chosen)} is done by the model's own "
+                           "head, not by comparing words.")
     return in_reverse(chosen) if prompt.turns else chosen
 
 
@@ -143,8 +143,7 @@ def asks_for_words(model: str | Path, task: str | None) -> bool:
     learned = recipe_of(model)
     if task != "classification" or (learned is not None and learned.task is not None):
         return False
-    folder = models.resolve(model)
-    return (folder / "adapter_config.json").is_file() or models.kind_of(folder) in KINDS
+    return models.kind_of(models.resolve(model)) in KINDS
 
 
 def by_prompt(model: str | Path, data: str | Path, mode: Prompting) -> dict[str, Any]:
@@ -153,6 +152,8 @@ def by_prompt(model: str | Path, data: str | Path, mode: Prompting) -> dict[str,
     reader = open_source(Source(str(data)))
     rows = [row for row, _ in task.read(reader)]
     labels = known_labels(mode, rows)
+    mode.words(labels)
+    mode.check(Kit(None))
     labeller = Labeller(open_scorer(model), mode, labels)
     metrics = measured(labeller, task, rows)
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):

@@ -89,6 +89,8 @@ def generate(
     or holes is asked for, else whole texts at the end. `mode` puts the prompt, a text, into another. RequestError: the
     model writes no text, the prompt is longer than its context, or has no mask where one is needed.
     """
+    if mode is not None:
+        mode.check(Kit(None))
     tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
     kit = None if mode is None else kit_of(tool, options, raw)
     asked = ask(tool, prompt, options, system=system, raw=raw, mode=mode, kit=kit)
@@ -239,6 +241,8 @@ def generate_file(
     with jsonlines.kept(path) as file:
         for _ in prompts(file):  # what is wrong with the file is told before a model is opened
             pass
+        if mode is not None:
+            mode.check(Kit(None))
         tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
 
         kit = None if mode is None else kit_of(tool, options, raw)

@@ -17,7 +17,7 @@ from llmkit import recipe as recipes
 from llmkit.data.sources import open_source
 from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, nearest
 from llmkit.evaluation import open_scorer
-from llmkit.prompting.base import Prompting, generator
+from llmkit.prompting.base import Kit, Prompting, generator
 from llmkit.scoring import Scorer
 from llmkit.sheet import Sheet, of_seeds, spread
 from llmkit.tasks.base import Floors, Row, hold_out
@@ -88,9 +88,12 @@ class Prompts:
         if self.metric not in (known := {"loss": 0.0, **next(iter(self.floors.values()))}):
             raise RequestError(f"--metric {self.metric}: there is no such figure.{nearest(self.metric, known)}")
         examples = prompted.shots(pool)
-        labels = tuple(sorted({str(row["label"]) for row in (*pool, *rows)}))
+        labels = {label: prompted.known_labels(mode, [*pool, *rows]) for label, mode in self.modes.items()}
         common = [self.model, stamp(models.resolve(self.model)), data, self.limit]
         scorer: Scorer | None = None
+        for label, mode in self.modes.items():
+            mode.words(labels[label])
+            mode.check(Kit(None, pool=examples))
         for label, mode in self.modes.items():
             for seed in self.seeds if mode.drawn else self.seeds[:1]:
                 one = mode.reseeded(seed)
@@ -99,7 +102,7 @@ class Prompts:
                 outcome = kept(path, key)
                 if outcome is None:
                     scorer = scorer or open_scorer(self.model)
-                    outcome = self.one(label, seed, one, scorer, labels, examples, rows)
+                    outcome = self.one(label, seed, one, scorer, labels[label], examples, rows)
                     keep(path, key, outcome)
                 self.outcomes.append(outcome)
             self.write()
@@ -131,7 +134,7 @@ class Prompts:
         """Ask about all rows by one mode."""
         start = time.monotonic()
         try:
-            labeller = prompted.Labeller(scorer, mode, mode.named or labels, examples)
+            labeller = prompted.Labeller(scorer, mode, labels, examples)
             metrics = prompted.measured(labeller, self.task, rows)
         except LlmkitError as error:
             log.info("%s, seed %d failed: %s", label, seed, error)

@@ -234,7 +234,8 @@ class Scorer:
         out = {one.key: float(first[i, one.ids[0]]) for i, some in enumerate(targets) for one in some}
         more = [(i, one) for i, some in enumerate(targets) for one in some if len(one.ids) > 1]
         width = shared + ids.shape[1]
-        for some in batches(more, lambda pair: len(pair[1].ids) + width, 4 * self.at_once):
+        # what is kept of a prompt costs memory only, and of that less than the logits of a token
+        for some in batches(more, lambda pair: len(pair[1].ids) + width // 4, self.at_once):
             rows = torch.tensor([i for i, _ in some], device=self.device)
             answers, sizes = padded([one.ids[:-1] for _, one in some], self.device)
             steps = torch.arange(width + answers.shape[1], device=self.device)[None]

@@ -12,6 +12,9 @@ from typing import Any
 from llmkit.errors import PlaceError
 from llmkit.objectives.base import more_is_better
 
+LONG = 24
+"""Letters of a name that the plot has room for beside its points."""
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -72,15 +75,19 @@ class Sheet:
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
         places = range(len(rows) - 1, -1, -1)
+        # names that are too long to stand in the plot have a number there
+        long = max(len(row[self.kind]) for row in rows) > LONG
+        names = [f"{row[self.kind]}  [{i}]" if long else row[self.kind] for i, row in enumerate(rows, 1)]
         for place, row in zip(places, rows, strict=True):
             left.plot([row["lowest"], row["highest"]], [place, place], color="tab:blue", linewidth=3, alpha=0.4)
             left.plot(row["values"], [place] * row["runs"], "|", color="tab:blue", markersize=9)
             left.plot(row["mean"], place, "o", color="tab:blue")
             right.errorbar(row[field], row["mean"], fmt="o", color="tab:blue",
                            yerr=[[row["mean"] - row["lowest"]], [row["highest"] - row["mean"]]], capsize=3)
-            right.annotate(row[self.kind], (row[field], row["mean"]), textcoords="offset points",
-                           xytext=(6, 4 if place % 2 else -11), fontsize=9)
-        left.set_yticks(list(places), [row[self.kind] for row in rows])
+            number = len(rows) - place
+            right.annotate(f"[{number}]" if long else row[self.kind], (row[field], row["mean"]), fontsize=9,
+                           textcoords="offset points", xytext=(6, 4 if place % 2 else -11))
+        left.set_yticks(list(places), names)
         left.set_ylim(-0.6, len(rows) - 0.4)
         left.set_xlabel(self.metric)
         right.set(xscale=scale, xlabel=axis, ylabel=self.metric)

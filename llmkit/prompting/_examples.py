@@ -173,6 +173,13 @@ class FewShot(Worded):
             kit.cache[key] = draw(pool, self.k, self.selection, self.seed)
         return [one for one in kit.cache[key] if one.row["text"] != row["text"]][: self.k]
 
+    def check(self, kit: Kit) -> None:
+        """Whether there are k examples, and some of each label where they are balanced."""
+        if self.k and not self.varies:
+            self.chosen({"text": ""}, kit)
+        elif self.k:
+            self.pool(kit)
+
     def pool(self, kit: Kit) -> Sequence[Shot]:
         """All examples that there are to choose from."""
         key = ("pool", repr(self.examples), self.file, repr(self.fields))

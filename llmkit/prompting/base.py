@@ -205,6 +205,9 @@ class Prompting:
         """Whether its prompts go through a chat template, where the model has one."""
         return False
 
+    def check(self, kit: Kit) -> None:
+        """Look at what examples are chosen from before a model is opened: an error where it won't do."""
+
     def prompt(self, row: Row, kit: Kit) -> Prompt:
         """The prompt for an input."""
         raise NotImplementedError

@@ -120,6 +120,10 @@ class Normalize(Prompting):
         """The mode inside, without examples."""
         return self if self.of is None else replace(self, of=recipe.block("prompting", self.inner.bare()))
 
+    def check(self, kit: Kit) -> None:
+        """As the mode inside."""
+        self.inner.check(kit)
+
     def chats(self, kit: Kit) -> bool:
         """As the mode inside."""
         return self.inner.chats(kit)
