@@ -74,7 +74,7 @@ def _show(hits: list[Hit]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)  # a pipe gets lines as they are
     for hit in hits:
         console.print(Text(f"{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip(), style="bold"))
         for line in Text(dedent(hit.text)).wrap(console, console.width - len(MARGIN)):
