@@ -96,6 +96,13 @@ class Server:
         """A new one each time: a server that is forked later shares the connections of older ones, which then stay."""
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=30)
 
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.child.poll() is None:
+            os.kill(self.child.pid, signal.SIGKILL)
+
     def stop(self, by: int = signal.SIGTERM) -> int:
         """Ask it to end; its exit status."""
         os.kill(self.child.pid, by)
@@ -107,6 +114,6 @@ def server(chatty: Path, endless: Path, tmp_path_factory: pytest.TempPathFactory
     """Two models, four places, four that may wait."""
     said = tmp_path_factory.mktemp("server") / "said.log"
     limits = ["--max-concurrent", "4", "--queue", "4", "--max-new-tokens", "16000"]
-    one = Server([str(chatty), str(endless), *limits], said)
-    yield one
-    assert one.stop() == 0
+    with Server([str(chatty), str(endless), *limits], said) as one:
+        yield one
+        assert one.stop() == 0

@@ -657,8 +657,8 @@ def build(
     async def nowhere(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         status = error.status_code
-        if status == 405 and request.url.path not in PATHS:  # the page's files take no POST, wherever they aren't
-            status = 404
+        if status in (404, 405):  # where no route fits, the page's files were asked
+            status = 405 if request.url.path in PATHS[1:] else 404
         said = {404: f"there is nothing at {request.url.path}.", 405: f"{request.method} isn't served here."}
         return _failed(ApiError(status, said.get(status, error.detail)))
 

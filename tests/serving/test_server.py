@@ -22,11 +22,22 @@ from openai import (
     RateLimitError,
 )
 from served import CALL, GREETING, Server, letters
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from llmkit import exporting
+from llmkit import exporting, recipe, train
 from llmkit.cli import main
+from llmkit.generation import generate
 from llmkit.serving import server as serving
+from llmkit.serving.served import open_all
+from llmkit.writing import Options
 
 
 def ask(server: Server, text: str = "hi", **options):
@@ -425,19 +436,93 @@ def test_what_cant_be_served_is_refused_before_anything_loads(chatty, tmp_path, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_lets_short_answers_end_and_cuts_long_ones(endless, chatty, tmp_path, number, monkeypatch):
     monkeypatch.setattr(serving, "GRACE", 1.0)
-    one = Server([str(endless), str(chatty), "--max-new-tokens", "100000"], tmp_path / "said.log")
-    stream = one.client.completions.create(model="endless", prompt="a", max_tokens=16_000, temperature=1, stream=True)
-    next(iter(stream))
-    short = threading.Thread(target=lambda: answers.append(ask(one).choices[0].message.content))
-    answers: list[str] = []
-    short.start()
-    wait_for(lambda: gauge(one, "llmkit_texts_writing") == 2)
-    began = time.monotonic()
-    assert one.stop(number) == 0
-    assert time.monotonic() - began < 5
-    short.join(5)
-    assert answers == [GREETING]
-    with pytest.raises(APIError, match="the server stops"):
-        list(stream)
-    with pytest.raises(APIConnectionError):
-        one.client.models.list()
+    with Server([str(endless), str(chatty), "--max-new-tokens", "100000"], tmp_path / "said.log") as one:
+        stream = begin(one)
+        short = threading.Thread(target=lambda: answers.append(ask(one).choices[0].message.content))
+        answers: list[str] = []
+        short.start()
+        wait_for(lambda: gauge(one, "llmkit_texts_writing") == 2)
+        began = time.monotonic()
+        assert one.stop(number) == 0
+        assert time.monotonic() - began < 5
+        short.join(5)
+        assert answers == [GREETING]
+        with pytest.raises(APIError, match="the server stops"):
+            list(stream)
+        with pytest.raises(APIConnectionError):
+            one.client.models.list()
+
+
+# --- adapters ---
+
+@pytest.fixture(scope="module")
+def adapters(chatty, text, tmp_path_factory) -> dict[str, Path]:
+    """Two adapters of different kinds over one base, trained on something else than it knows."""
+    found = {}
+    for method in ("lora", "prefix"):
+        found[method] = tmp_path_factory.mktemp("adapters") / method
+        train.fit(recipe.load({
+            "backbone": {"pretrained": str(chatty)}, "tuning": {"method": method}, "objective": "causal_lm",
+            "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(found[method]),
+            "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.1, "precision": "fp32"}}))
+    return found
+
+
+def test_adapters_are_served_beside_their_base(chatty, adapters, tmp_path):
+    words = [word for name, folder in adapters.items() for word in ("--adapter", f"{name}={folder}")]
+    with Server([str(chatty), *words], tmp_path / "said.log") as one:
+        told = {model.id: model for model in one.client.models.list()}
+        assert list(told) == ["chatty", "lora", "prefix"]
+        assert told["lora"].parent == told["prefix"].parent == "chatty" and not hasattr(told["chatty"], "parent")
+        names = ["chatty", *adapters] * 2
+
+        def answered(name: str) -> str:
+            return one.client.completions.create(model=name, prompt="the cat saw", max_tokens=12).choices[0].text
+
+        with ThreadPoolExecutor(6) as pool:
+            texts = list(pool.map(answered, names))
+        expected = {}
+        for name, folder in {"chatty": chatty, **adapters}.items():
+            alone = generate("the cat saw", str(folder), Options(max_new_tokens=12), raw=True)
+            expected[name] = alone.completions[0].text
+        assert texts == [expected[name] for name in names] and len(set(texts)) == 3
+        assert one.stop() == 0
+
+
+def test_adapters_share_their_bases_weights(chatty, adapters):
+    served = open_all({"chatty": chatty}, {name: (folder, "chatty") for name, folder in adapters.items()})
+    base = {parameter.data_ptr() for parameter in served["chatty"].writer.opened.model.parameters()}
+    for name in adapters:
+        own = [parameter for parameter in served[name].writer.opened.model.parameters()
+               if parameter.data_ptr() not in base]
+        assert own and sum(parameter.numel() for parameter in own) < 20_000 < 100_000 < sum(
+            parameter.numel() for parameter in served["chatty"].writer.opened.model.parameters())
+
+
+def test_an_encoder_decoder_writes_while_others_are_served(chatty, tmp_path):
+    torch.manual_seed(5)
+    model = T5ForConditionalGeneration(T5Config(
+        vocab_size=len(letters()), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0,
+        eos_token_id=1, pad_token_id=0, initializer_factor=2.0))
+    plain = letters().convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz"))
+    model.shared.weight.data[[i for i in range(len(letters())) if i not in plain]] = 0  # letters come, and no end
+    model.save_pretrained(tmp_path / "reader")
+    letters().save_pretrained(tmp_path / "reader")
+    with Server([str(tmp_path / "reader"), str(chatty), "--max-new-tokens", "16000"], tmp_path / "said.log") as one:
+        assert "reader: writes text; its texts wait for those before them to end" in one.said.read_text()
+        prompts = ["ab", "c" * 9, "def"]
+
+        def written(prompt: str) -> str:
+            return one.client.completions.create(model="reader", prompt=prompt, max_tokens=9).choices[0].text
+
+        with ThreadPoolExecutor(3) as pool:
+            texts = list(pool.map(written, prompts))
+        assert texts == [generate(prompt, str(tmp_path / "reader"), Options(max_new_tokens=9)).completions[0].text
+                         for prompt in prompts]
+        stream = one.client.completions.create(model="reader", prompt="a", max_tokens=16_000, stream=True)
+        next(iter(stream))
+        assert ask(one).choices[0].message.content == GREETING
+        assert gauge(one, "llmkit_texts_writing") == 1
+        stream.close()
+        wait_for(lambda: gauge(one, "llmkit_texts_writing") == 0)
+        assert one.stop() == 0
