@@ -45,7 +45,7 @@ def search(query: str, where: Where, model: str | Embedder = "minilm-l6", top: i
     """The passages of files, folders or built-in texts that are closest in meaning to a query, the closest first.
 
     >>> search("copy a file", "builtin:python-docs")[0].title      # doctest: +SKIP
-    'shutil.copyfile'
+    'distutils.file_util.copy_file'
 
     `model` is a run, a folder, a catalogue name or a hub id, or an `Embedder` that is open. For more than one query,
     keep a `Searcher`. DataError where there is nothing to search, RequestError where the model is no encoder.
