@@ -29,6 +29,7 @@ LANGUAGES: dict[str, dict[str, Any]] = {
     "Chinese": {"corpus": "cluecorpus_small/{bert}", "train": "chnsenticorp/train.tsv",
                 "validation": "chnsenticorp/dev.tsv", "fields": {"text": "text_a", "label": "label"}, "length": 64},
 }
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 SIZE = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 
 
@@ -38,7 +39,7 @@ def pretraining(language: str, objective: str, folder: Path, tokens: int, size: 
     if language == "Chinese" and chosen.get("whole_word"):
         chosen["segmenter"] = "jieba"
     still = chosen["name"] != "contrastive"  # whose two views are two dropouts
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0} if still else {}
+    dropout = dict.fromkeys(DROPOUT, 0.0) if still else {}
     return {
         "name": slug(language, objective), "backbone": {"family": "bert", "config": {**size, **dropout}},
         "tokenizer": {"train": {"vocab_size": 8192}},
@@ -53,7 +54,9 @@ def finetuning(language: str, base: str | None, seed: int, folder: Path, size: d
     """The recipe of a fine-tuning from a pretraining's folder, or from random weights."""
     about, name = LANGUAGES[language], f"{slug(language, base or 'scratch')}-{seed}"
     first = folder / slug(language, "masked_lm")
-    model = {"pretrained": str(folder / slug(language, base))} if base else {"family": "bert", "config": size}
+    # the same dropout for all: most of the pretrainings had none, and their configs say so
+    model = {"pretrained": str(folder / slug(language, base)), "config": DROPOUT} if base else {
+        "family": "bert", "config": {**size, **DROPOUT}}
     source = [{"source": str(root() / about[part]), "fields": about["fields"]} for part in ("train", "validation")]
     return {
         "name": name, "seed": seed, "backbone": model, "task": "classification",
