@@ -63,6 +63,7 @@ def visit(browser: Any) -> Iterator[Any]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
         page.goto(url)
+        page.bring_to_front()  # a window that opens while another closes may not have the keyboard
         return page
 
     yield visit
@@ -76,7 +77,7 @@ def ask(page: Any, text: str, model: str | None = None) -> None:
     if model is not None:
         page.locator("#model").select_option(model)
     page.get_by_label("Your message").fill(text)
-    page.keyboard.press("Enter")
+    page.get_by_label("Your message").press("Enter")
 
 
 def scripted(page: Any, text: str, status: int = 200) -> None:
