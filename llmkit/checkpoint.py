@@ -103,10 +103,7 @@ class Run:
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
-        with telling(self.folder):
-            staging = self.folder / f".{name}"
-            staging.write_text(text)
-            staging.rename(self.folder / name)
+        put(self.folder / name, text)
 
     # ---- metrics ----
 
@@ -227,6 +224,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file in one step: it is the old one or the new one, never half of it."""
+    with telling(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".{path.name}")
+        staging.write_text(text, encoding="utf-8")
+        staging.rename(path)
 
 
 @contextmanager

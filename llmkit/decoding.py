@@ -129,10 +129,17 @@ class Text:
         each = None
         if asked:
             each = tuple(
-                Scored(decoded(self.tokenizer, [token], False), logprob,
-                       tuple((decoded(self.tokenizer, [one], False), other) for one, other in likeliest))
+                scored(self.tokenizer, token, logprob, likeliest)
                 for token, logprob, likeliest in zip(self.ids[:kept], self.logprobs, self.likeliest, strict=False))
         return Completion(text, kept, self.reason, mean, each, tuple(self.ids[:kept]))
+
+
+def scored(
+    tokenizer: PreTrainedTokenizerBase, token: int, logprob: float, likeliest: Sequence[tuple[int, float]],
+) -> Scored:
+    """A token and the likeliest ones, by what they read as."""
+    return Scored(decoded(tokenizer, [token], False), logprob,
+                  tuple((decoded(tokenizer, [one], False), other) for one, other in likeliest))
 
 
 class Until:

@@ -14,8 +14,9 @@ from typing import Any
 
 from llmkit import models, prompted, registry
 from llmkit import recipe as recipes
+from llmkit.checkpoint import put
 from llmkit.data.sources import open_source
-from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, nearest
+from llmkit.errors import CheckpointError, LlmkitError, RequestError, nearest
 from llmkit.evaluation import open_scorer
 from llmkit.prompting.base import Kit, Prompting, generator
 from llmkit.scoring import Scorer
@@ -103,7 +104,7 @@ class Prompts:
                 if outcome is None:
                     scorer = scorer or open_scorer(self.model)
                     outcome = self.one(label, seed, one, scorer, labels[label], examples, rows)
-                    keep(path, key, outcome)
+                    put(path, json.dumps({"key": key, "outcome": asdict(outcome)}, ensure_ascii=False))
                 self.outcomes.append(outcome)
             self.write()
 
@@ -241,13 +242,3 @@ def kept(path: Path, key: str) -> Outcome | None:
                               "--output-dir.")
     return outcome
 
-
-def keep(path: Path, key: str, outcome: Outcome) -> None:
-    """Leave what was measured, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".part")
-        half.write_text(json.dumps({"key": key, "outcome": asdict(outcome)}, ensure_ascii=False), encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        raise PlaceError(f"{path.parent}: {error.strerror}.") from error

@@ -13,13 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from llmkit import models, prediction, registry
 from llmkit.data.sources import open_source
-from llmkit.embedding import Embedder, Vectors
+from llmkit.embedding import Embedder
 from llmkit.errors import RequestError, nearest
 from llmkit.evaluation import recipe_of
+from llmkit.indexing import unit
 from llmkit.recipe import Source
 from llmkit.tasks._untrained import QUESTION, Reading
 from llmkit.tasks._writing import Writing
@@ -244,19 +243,14 @@ def _compared(
     texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, document: str,
 ) -> Iterator[tuple[Row, Prediction]]:
     """Each text beside the label whose sentence has the highest cosine with it."""
-    sentences = _unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
+    sentences = unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
     with prediction.opened(texts, lambda path: open_source(Source(path), document)) as reader:
         stream = Classification().stream(reader, answered=False)
         while chunk := [row for row, _ in islice(stream, prediction.CHUNK)]:
-            found = _unit(embedder.embed([row["text"] for row in chunk])) @ sentences.T  # (texts, labels)
+            found = unit(embedder.embed([row["text"] for row in chunk])) @ sentences.T  # (texts, labels)
             for row, cosines in zip(chunk, found, strict=True):
                 scores = dict(zip(labels, map(float, cosines), strict=True))
                 yield row, {"label": max(scores, key=lambda label: scores[label]), "cosines": scores}
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    made: Vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return made
 
 
 def _kind(model: str) -> str:

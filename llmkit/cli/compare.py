@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from llmkit.comparison import Comparison
+    from llmkit.prompts import Prompts
 
 
 def register(app: typer.Typer) -> None:
@@ -39,13 +43,20 @@ def compare(
     made = comparison.Comparison(
         recipe, variants.variants(methods, "tuning", "--methods"), range(1, seeds + 1),
         Path(output_dir) if output_dir else None, set_, metric, tune is not None)
+    return carry_out(made, "compare", json_)
+
+
+def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
+    """Make what isn't there yet, show the table, and leave NAME.md, NAME.json and NAME.png; 0 where something came."""
+    from llmkit import report
+
     made.run()
     made.write()
     if json_:
         print(json.dumps(made.as_json()))
     else:
         report.table(made.sheet.cells())
-        print(f"\n{made.folder}: compare.md, compare.json, compare.png")
+        print(f"\n{made.folder}: {name}.md, {name}.json, {name}.png")
     if all(one.exit_status for one in made.outcomes):
         raise made.failure()
     return 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from llmkit.cli.compare import carry_out
 
 
 def register(app: typer.Typer) -> None:
@@ -39,13 +40,4 @@ def prompts(
     made = Prompts(
         recipe, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
         Path(output_dir) if output_dir else None, set_, metric, limit)
-    made.run()
-    made.write()
-    if json_:
-        print(json.dumps(made.as_json()))
-    else:
-        report.table(made.sheet.cells())
-        print(f"\n{made.folder}: prompts.md, prompts.json, prompts.png")
-    if all(one.exit_status for one in made.outcomes):
-        raise made.failure()
-    return 0
+    return carry_out(made, "prompts", json_)

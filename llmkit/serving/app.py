@@ -362,7 +362,7 @@ class _Told:
         self.name, self.id, self.created = name, identifier(self.kind), now()
         self.texts = ["" for _ in range(texts)]
         self.reasons: list[str] = [""] * texts
-        self.chosen: list[list[Any]] = [[] for _ in range(texts)]
+        self.chosen: list[list[Scored]] = [[] for _ in range(texts)]
 
     def frame(self, object_: str, choices: list[Any]) -> dict[str, Any]:
         """What surrounds choices."""
@@ -378,7 +378,12 @@ class _Told:
 
     def hear(self, number: int, event: Piece | End) -> None:
         """Keep an event for the whole."""
-        raise NotImplementedError
+        if isinstance(event, End):
+            self.reasons[number] = event.reason
+            return
+        self.texts[number] += event.text
+        if event.chosen:
+            self.chosen[number].append(event.chosen)
 
     def whole(self) -> dict[str, Any]:
         """The answer, all events heard."""
@@ -415,14 +420,6 @@ class _Chat(_Told):
             out.append(self._chunk(number, {"tool_calls": [{"index": i, **_call(call)}]}))
         return [*out, self._chunk(number, {}, "tool_calls" if found else event.reason)]
 
-    def hear(self, number: int, event: Piece | End) -> None:
-        if isinstance(event, End):
-            self.reasons[number] = event.reason
-            return
-        self.texts[number] += event.text
-        if event.chosen:
-            self.chosen[number].append(self._logprob(event.chosen))
-
     def whole(self) -> dict[str, Any]:
         choices = []
         for number, text in enumerate(self.texts):
@@ -432,7 +429,7 @@ class _Chat(_Told):
                 message["tool_calls"] = [_call(call) for call in found]
             choices.append({
                 "index": number, "message": message, "finish_reason": "tool_calls" if found else self.reasons[number],
-                "logprobs": {"content": self.chosen[number]} if self.asks else None})
+                "logprobs": {"content": [self._logprob(one) for one in self.chosen[number]]} if self.asks else None})
         return {**self.frame("chat.completion", choices), **self.notes}
 
     def _chunk(
@@ -468,14 +465,6 @@ class _Completion(_Told):
             return [self._choice(number, "", event.reason)]
         logprobs = self._logprobs(number, [event.chosen]) if event.chosen else None
         return [self._choice(number, event.text, None, logprobs)] if event.text or logprobs else []
-
-    def hear(self, number: int, event: Piece | End) -> None:
-        if isinstance(event, End):
-            self.reasons[number] = event.reason
-            return
-        self.texts[number] += event.text
-        if event.chosen:
-            self.chosen[number].append(event.chosen)
 
     def whole(self) -> dict[str, Any]:
         return self.frame("text_completion", [

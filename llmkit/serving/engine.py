@@ -13,7 +13,6 @@ penalty for each text.
 from __future__ import annotations
 
 import inspect
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,13 +24,12 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from llmkit.decoding import Scored, decoded
+from llmkit.decoding import Scored, logprobs_of, scored
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, choose
 from llmkit.writing import Options, base_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
     from llmkit.models import Opened
 
@@ -94,7 +92,6 @@ class Job:
     hear: Hear
     gone: bool = False
     """Set by any thread once nobody listens any more."""
-    since: float = field(default_factory=time.monotonic)
     left: int = field(init=False)
     """Texts that haven't ended."""
 
@@ -123,7 +120,10 @@ class Text:
         self.written.append(token)
         self.seen = torch.cat([self.seen, torch.tensor([token])])
         top = wish.options.logprobs
-        chosen = None if top is None else scored(logits, token, top, self.pieces.tokenizer)
+        chosen = None
+        if top is not None:
+            (logprob,), (likeliest,) = logprobs_of(logits[None], self.seen[-1:], top)
+            chosen = scored(self.pieces.tokenizer, token, logprob, likeliest)
         self.job.hear(self.number, Piece(self.pieces.add(token), chosen))
         if self.pieces.stopped:
             return self.end("stop")
@@ -138,15 +138,6 @@ class Text:
         self.job.left -= 1
         self.job.hear(self.number, End(reason, len(self.written), error))
         return False
-
-
-def scored(logits: Tensor, token: int, count: int, tokenizer: PreTrainedTokenizerBase) -> Scored:
-    """A token's log probability, and so many of the likeliest ones. logits (vocabulary)"""
-    logprobs = logits.log_softmax(0)
-    values, ids = logprobs.topk(min(count, len(logits)))
-    top = zip(ids.tolist(), values.tolist(), strict=True)
-    return Scored(decoded(tokenizer, [token], False), float(logprobs[token]),
-                  tuple((decoded(tokenizer, [one], False), value) for one, value in top))
 
 
 # --- keys and values ---
