@@ -170,12 +170,11 @@ def open_scorer(model: str | Path) -> Scorer:
     from llmkit import report
 
     report.quiet_libraries()
-    opened = models.open_model(model)
-    folder = models.resolve(model)
-    learned = recipe_of(model)
-    name = _family(folder) if learned is None else str(learned.backbone.family)
+    opened, learned = models.open_model(model), recipe_of(model)
+    name = _family(opened.folder) if learned is None else str(learned.backbone.family)
     gpu = torch.cuda.is_available()
-    return Scorer(opened, family_named(name, folder), device="cuda" if gpu else "cpu", at_once=16_384 if gpu else 1024)
+    return Scorer(opened, family_named(name, opened.folder), device="cuda" if gpu else "cpu",
+                  at_once=16_384 if gpu else 1024)
 
 
 def untuned(ready: Ready, model: str | Path) -> Learner:
