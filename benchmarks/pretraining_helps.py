@@ -4,7 +4,8 @@
     LLMKIT_DATA=folder python benchmarks/pretraining_helps.py --folder runs/helps --table    # what is there so far
 
 English: TinyStories, then sst2. Chinese: CLUECorpusSmall, then ChnSentiCorp. Every run is a folder: stop it whenever
-you like, the same command goes on. `--tokens` is what each pretraining sees.
+you like, the same command goes on. `--tokens` is what each pretraining sees. The first seed is fine-tuned at each of
+`--rates`, the others at the rate that was best for it: what one start bears ruins another.
 """
 
 import argparse
@@ -50,9 +51,11 @@ def pretraining(language: str, objective: str, folder: Path, tokens: int, size: 
         "output_dir": str(folder / slug(language, objective))}
 
 
-def finetuning(language: str, base: str | None, seed: int, folder: Path, size: dict[str, Any]) -> dict[str, Any]:
+def finetuning(
+    language: str, base: str | None, seed: int, rate: float, folder: Path, size: dict[str, Any]
+) -> dict[str, Any]:
     """The recipe of a fine-tuning from a pretraining's folder, or from random weights."""
-    about, name = LANGUAGES[language], f"{slug(language, base or 'scratch')}-{seed}"
+    about, name = LANGUAGES[language], f"{slug(language, base or 'scratch')}-{seed}-{rate:g}"
     first = folder / slug(language, "masked_lm")
     # the same dropout for all: most of the pretrainings had none, and their configs say so
     model = {"pretrained": str(folder / slug(language, base)), "config": DROPOUT} if base else {
@@ -62,7 +65,7 @@ def finetuning(language: str, base: str | None, seed: int, folder: Path, size: d
         "name": name, "seed": seed, "backbone": model, "task": "classification",
         **({} if base else {"tokenizer": {"pretrained": str(first)}}),
         "data": {"train": source[:1], "validation": source[1:], "max_length": about["length"]},
-        "training": {"max_steps": 432, "global_batch_size": 32, "learning_rate": 3e-4, "warmup_steps": 0.1,
+        "training": {"max_steps": 432, "global_batch_size": 32, "learning_rate": rate, "warmup_steps": 0.1,
                      "logging_steps": 50, "save_steps": 1000},
         "output_dir": str(folder / "fine" / name)}
 
@@ -81,18 +84,40 @@ def slug(language: str, what: str) -> str:
     return f"{language}-{what}".lower().replace(", ", "-").replace(" ", "-")
 
 
-def table(folder: Path, seeds: list[int]) -> str:
-    """A Markdown table of the accuracies that are there: mean, and the lowest and highest of the seeds."""
+def accuracies(folder: Path, language: str, base: str | None) -> dict[float, dict[int, float]]:
+    """By rate and seed, what the finished fine-tunings of a start reached."""
+    found: dict[float, dict[int, float]] = {}
+    start = slug(language, base or "scratch")
+    for path in (folder / "fine").glob(f"{start}-[0-9]*/summary.json"):
+        seed, rate = path.parent.name.removeprefix(f"{start}-").split("-", 1)
+        done = json.loads(path.read_text())
+        if done["status"] == "completed":
+            found.setdefault(float(rate), {})[int(seed)] = done["evaluation"]["accuracy"]
+    return found
+
+
+def best_rate(found: dict[float, dict[int, float]], first: int) -> float:
+    """The rate at which the first seed did best; of equals, the lowest."""
+    return max(sorted(found), key=lambda rate: found[rate].get(first, 0.0))
+
+
+def table(folder: Path, first: int) -> str:
+    """A Markdown table of the accuracies that are there: mean, lowest and highest of the seeds at the best rate."""
     lines = [f"| pretrained by | {' | '.join(f'{name}: accuracy' for name in LANGUAGES)} |",
              f"|---|{'---|' * len(LANGUAGES)}"]
     for base in (None, *OBJECTIVES):
         cells = []
         for language in LANGUAGES:
-            paths = [folder / "fine" / f"{slug(language, base or 'scratch')}-{seed}" / "summary.json" for seed in seeds]
-            done = [json.loads(path.read_text()) for path in paths if path.is_file()]
-            found = [one["evaluation"]["accuracy"] for one in done if one["status"] == "completed"]
-            spread = f"{statistics.mean(found):.3f} ({min(found):.3f} to {max(found):.3f})" if found else ""
-            cells.append(spread + (f", {len(found)} seeds" if found and len(found) < len(seeds) else ""))
+            found = accuracies(folder, language, base)
+            if not found:
+                cells.append("")
+                continue
+            rate = best_rate(found, first)
+            some = found[rate].values()
+            others = ", ".join(f"{one[first]:.3f} at {at:g}" for at, one in sorted(found.items())
+                               if at != rate and first in one)
+            cells.append(f"{statistics.mean(some):.3f} ({min(some):.3f} to {max(some):.3f}; {len(some)} at {rate:g})"
+                         + (f"; {others}" if others else ""))
         lines.append(f"| {base or 'nothing (random weights)'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -103,6 +128,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=5_000_000)
     options.add_argument("--width", type=int, default=256)
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4])
     options.add_argument("--languages", nargs="+", default=list(LANGUAGES), choices=list(LANGUAGES))
     options.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     options.add_argument("--table", action="store_true", help="print what is there and end")
@@ -116,8 +142,11 @@ def main() -> None:
                 train.fit(recipe.load(pretraining(language, objective, given.folder, given.tokens, size)))
             for seed in given.seeds:
                 for base in (None, *given.objectives):
-                    train.fit(recipe.load(finetuning(language, base, seed, given.folder, size)))
-    print(table(given.folder, given.seeds))
+                    first = seed == given.seeds[0]
+                    for rate in given.rates if first else [
+                            best_rate(accuracies(given.folder, language, base), given.seeds[0])]:
+                        train.fit(recipe.load(finetuning(language, base, seed, rate, given.folder, size)))
+    print(table(given.folder, given.seeds[0]))
 
 
 if __name__ == "__main__":

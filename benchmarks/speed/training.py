@@ -1,0 +1,87 @@
+"""Training on text by llmkit and by the stock way: what the modules for objectives share."""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+SKIPPED = 10
+"""Steps that aren't timed: caches fill, allocators settle."""
+
+
+def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
+    """Train by a recipe; the same figures as `trainer` gives."""
+    from llmkit import recipe as recipes
+    from llmkit import train
+
+    plan = {"logging_steps": skipped, "save_steps": 10**6, **recipe["training"]}
+    summary = train.fit(recipes.load({**recipe, "training": plan}))
+    lines = [json.loads(line) for line in (Path(recipe["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["event"] == "train"]
+    tokens = [after["tokens"] - before["tokens"] for before, after in itertools.pairwise(lines)]
+    seconds = sum(some / line["tokens_per_second"] for some, line in zip(tokens, lines[1:], strict=True))
+    return {"tokens_per_second": sum(tokens) / seconds, "step_seconds": seconds / (lines[-1]["step"] - skipped),
+            "loss": lines[-1]["loss"], "curve": [[line["step"], line["loss"]] for line in lines],
+            "precision": summary["precision"]}
+
+
+def trainer(
+    model: Any, rows: Any, collator: Any, folder: Path, tokens: Any = None, skipped: int = SKIPPED, **plan: Any,
+) -> dict[str, Any]:
+    """Train by transformers' Trainer with its defaults, but for `plan`; save the model.
+
+    `tokens` says how many tokens a batch holds that aren't padding; by default, those that the attention mask lets in.
+    """
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    ends: list[tuple[int, float, float]] = []
+    seen = [0.0]
+
+    def collate(some: Any) -> Any:
+        batch = collator(some)
+        seen[0] += float(batch["attention_mask"].sum() if tokens is None else tokens(batch))
+        return batch
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            ends.append((state.global_step, time.perf_counter(), seen[0]))
+
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"), logging_steps=skipped, save_strategy="no", report_to=[],
+        disable_tqdm=True, **plan)
+    made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Clock()])
+    made.train()
+    model.save_pretrained(folder)
+    (first, began, before), (last, ended, after) = ends[skipped - 1], ends[-1]
+    curve = [[entry["step"], entry["loss"]] for entry in made.state.log_history if "loss" in entry]
+    return {"tokens_per_second": (after - before) / (ended - began), "step_seconds": (ended - began) / (last - first),
+            "loss": curve[-1][1], "curve": curve}
+
+
+def blocks(path: Path, tokenizer: Any, length: int, special: bool = True) -> Any:
+    """Text to rows of `length` tokens, by `map` and `group_texts` of transformers' own examples (run_mlm, run_clm)."""
+    from datasets import load_dataset
+
+    text = load_dataset("text", data_files=str(path), split="train")
+    tokenized = text.map(
+        lambda some: tokenizer(some["text"], return_special_tokens_mask=special), batched=True,
+        remove_columns=["text"], load_from_cache_file=False)
+
+    def group_texts(examples: Any) -> Any:
+        joined = {name: [token for part in examples[name] for token in part] for name in examples}
+        total = len(joined["input_ids"]) // length * length
+        return {name: [ids[i : i + length] for i in range(0, total, length)] for name, ids in joined.items()}
+
+    return tokenized.map(group_texts, batched=True, load_from_cache_file=False)
+
+
+def judged(models: dict[str, Path], recipe: dict[str, Any]) -> dict[str, Any]:
+    """The loss of each model on the recipe's validation rows, the same masks for all."""
+    from llmkit import recipe as recipes
+    from llmkit import train
+
+    return {name: train.fit(recipes.load({
+        **recipe, "backbone": {"pretrained": str(folder)}, "output_dir": str(folder.parent / f"judged-{folder.name}"),
+        "training": {**recipe["training"], "max_steps": 1, "learning_rate": 0.0}}))["evaluation"]["loss"]
+        for name, folder in models.items()}
