@@ -7,6 +7,7 @@
 >>> llmkit.search("copy a file", "builtin:python-docs")       # doctest: +SKIP
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,9 @@ __all__ = ["evaluate", "export", "fit", "generate", "load_recipe", "search"]
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("train", "fit"), "generate": ("generation", "generate"),
            "evaluate": ("evaluation", "evaluate"), "export": ("exporting", "export"),
            "search": ("searching", "search")}
+
+# torch's own switch, which it reads at its first tensor: large tensors in huge pages, a fifth off a step (Linux only)
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -17,6 +17,7 @@ from llmkit.errors import RequestError, nearest
 
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
+Shortcut: TypeAlias = Literal["target_heads", "chunked_loss", "fast_dropout", "short_attention"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 """What accelerate calls the trackers that it knows."""
@@ -139,6 +140,12 @@ class Training:
     """Numbers of the forward pass; weights and optimizer stay in fp32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
+    shortcuts: list[Shortcut] = field(default_factory=lambda: list(get_args(Shortcut)))
+    """Cheaper ways to the same numbers that may be taken; [] takes none, and trains as transformers does it.
+
+    target_heads: logits where something is predicted only; chunked_loss: never all of them at once; fast_dropout: 16
+    random bits an element; short_attention: plain products where torch's tiled attention is slower. The last two: CPU.
+    """
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0: the training process itself."""
     logging_steps: Positive = 10

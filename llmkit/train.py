@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmkit import recipe as recipes
-from llmkit import registry, report
+from llmkit import registry, report, shortcuts
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
@@ -53,6 +53,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
         idle = recipe.learning.idle or (recipe.task is not None and settled.family.idle)
         accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=idle)
+        held.enter_context(shortcuts.only(plan.shortcuts))
         main = accelerator.is_main_process
         if main:
             held.enter_context(run.locked())
@@ -254,7 +255,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(state) * self.objective.pace(state.step)
         self.wrapped.train()
-        sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
+        with shortcuts.step(accelerator.device.type):
+            sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
         for head in weight:
             self.pending[head] = self.pending.get(head, 0.0) + sums[head]
         turn = self.objective.turn(state.step)

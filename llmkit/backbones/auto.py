@@ -24,6 +24,7 @@ class Auto(Family):
     layers = ()
     feed_forward = ()
     heads = {}
+    plain = False
     mixes = "nothing is known of its attention"
 
     @classmethod

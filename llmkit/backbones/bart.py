@@ -38,6 +38,7 @@ class Bart(Family):
         "AutoModelForSequenceClassification": "classification_head",
         "AutoModelForQuestionAnswering": "qa_outputs",
     }
+    logits_bias = "final_logits_bias"
     mixes = "its positions count from the start of the row, not of each document"
 
     @classmethod

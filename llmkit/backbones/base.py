@@ -38,6 +38,10 @@ class Family:
     """Parts of a layer that are feed-forward."""
     heads: ClassVar[dict[str, str]]
     """Auto class to the part that turns hidden states into its logits."""
+    plain: ClassVar[bool] = True
+    """Whether its logits over words are what its last linear layer makes, and perhaps `logits_bias`."""
+    logits_bias: ClassVar[str | None] = None
+    """What is added to them after that layer: the name of a buffer (1, vocabulary)."""
     poolers: ClassVar[tuple[str, ...]] = ()
     """Parts that only a head over whole texts reads: they train with it where it is new."""
     pairs: ClassVar[str] = ""

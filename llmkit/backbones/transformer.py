@@ -35,6 +35,7 @@ class Transformer(Family):
     projections = ("q_proj", "v_proj")
     feed_forward = ("fc1", "fc2")
     heads = {"AutoModelForSeq2SeqLM": "lm_head"}
+    logits_bias = "final_logits_bias"
     mixes = "its positions count from the start of the row, not of each document"
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
@@ -21,6 +21,8 @@ from llmkit.errors import DataError, RequestError
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from llmkit.likelihood import Guesses
 
 Sums: TypeAlias = "dict[str, Tensor]"
 """By the name of a head: a loss summed over its targets."""
@@ -202,18 +204,13 @@ class Objective:
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """The loss of each head, summed over its targets."""
-        from torch.nn.functional import cross_entropy
+        return {"loss": self.at_targets(model, batch, family).loss()}
 
-        return {"loss": cross_entropy(*self.at_targets(model, batch, family), reduction="sum")}
-
-    def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Tensor, Tensor]:
-        """Logits (targets, vocabulary) and labels (targets,): no others are computed."""
+    def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> Guesses:
+        """What the model says at the targets: no other logits are computed."""
         inputs = dict(batch)
         labels = inputs.pop("labels")
-        wanted = labels != -100
-        with only_at(model, family.heads[self.head_for(family)], wanted):
-            logits: Tensor = family.outputs(model, inputs).logits
-        return logits.float(), labels[wanted]
+        return guesses(model, inputs, labels, family, self.head_for(family))[0]
 
     def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """Where `whole`: what the loss compares, (rows, …)."""
@@ -270,6 +267,56 @@ def join(parts: Sequence[Features]) -> Features:
     if "decoder_input_ids" in joined:
         joined["decoder_documents"] = np.repeat(np.arange(len(parts)), [len(part["labels"]) for part in parts])
     return joined
+
+
+def guesses(
+    model: nn.Module, inputs: dict[str, Any], labels: Tensor, family: type[Family], head: str,
+) -> tuple[Guesses, Any]:
+    """What a model says where labels (batch, length) aren't -100, and its outputs, with logits that are nobody's.
+
+    Its head sees these positions only; where its last layer is a plain one, the loss does what that layer would do.
+    """
+    from llmkit import shortcuts
+    from llmkit.likelihood import Linear, Logits
+
+    wanted = labels != -100
+    few = shortcuts.on("target_heads")
+    last = plain_last(model, family) if shortcuts.on("chunked_loss") else None
+    with only_at(model, family.heads[head], wanted) if few else nullcontext():
+        if last is None:
+            outputs = family.outputs(model, inputs)
+            logits = outputs["prediction_logits" if "prediction_logits" in outputs else "logits"]
+            return Logits(logits if few else logits[wanted], labels[wanted]), outputs
+        with called_with(last) as seen:
+            outputs = family.outputs(model, inputs)
+    hidden, bias = seen[0] if few else seen[0][wanted], last.bias
+    if family.logits_bias is not None:
+        bias = getattr(model, family.logits_bias)[0]
+    return Linear(hidden, last.weight, bias, labels[wanted]), outputs
+
+
+def plain_last(model: nn.Module, family: type[Family]) -> nn.Linear | None:
+    """The linear layer that makes a model's logits, where these are what it makes; None under an adapter of its own."""
+    from torch import nn
+
+    table = model.get_output_embeddings() if family.plain else None  # type: ignore[operator]
+    return table if type(table) is nn.Linear else None
+
+
+@contextmanager
+def called_with(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Keep what a layer is called with, (…, width), and let it make nothing of it."""
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        seen.append(inputs[0])
+        return (inputs[0][..., :0, :],)
+
+    hook = layer.register_forward_pre_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -139,11 +139,8 @@ class MaskedLM(Objective):
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and one pair a batch: (hidden tokens told right, hidden tokens)."""
-        from torch.nn.functional import cross_entropy
-
-        logits, hidden = self.at_targets(model, batch, family)
-        right = int((logits.argmax(-1) == hidden).sum())
-        return {"loss": cross_entropy(logits, hidden, reduction="sum")}, [(right, len(hidden))]
+        found = self.at_targets(model, batch, family)
+        return {"loss": found.loss()}, [(found.right(), len(found.labels))]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity at hidden tokens, and the share of them that is told right."""

@@ -23,13 +23,15 @@ from llmkit.objectives._pairs import (
     relation,
     told,
 )
-from llmkit.objectives.base import Sets, Setup, Sums, only_at, token
+from llmkit.objectives.base import Sets, Setup, Sums, guesses, token
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.registry import OPTIONS
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+    from llmkit.likelihood import Guesses
 
 
 @dataclass(config=OPTIONS)
@@ -82,23 +84,20 @@ class MaskedLMNextSentence(MaskedLM):
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, (predicted, true) labels of pairs, and at the end of a batch (right, hidden tokens) in a pair."""
         sums, words, relations = self.both(model, batch, family)
-        hidden = batch["labels"][batch["labels"] != -100]
         pairs: list[tuple[Any, Any]] = list(
             zip(relations.argmax(-1).tolist(), batch["next_sentence_label"].tolist(), strict=True))
-        return sums, [*pairs, ("hidden", (int((words.argmax(-1) == hidden).sum()), len(hidden)))]
+        return sums, [*pairs, ("hidden", (words.right(), len(words.labels)))]
 
-    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, Any, Any]:
-        """The losses, the logits of hidden tokens (targets, vocabulary), and of the pairs (rows, 2)."""
+    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, Guesses, Any]:
+        """The losses, what is said of hidden tokens, and the logits of the pairs (rows, 2)."""
         from torch.nn.functional import cross_entropy
 
         inputs = dict(batch)
         labels, following = inputs.pop("labels"), inputs.pop("next_sentence_label")
-        wanted = labels != -100
-        with only_at(model, family.heads[self.head_for(family)], wanted):
-            outputs = family.outputs(model, inputs)
-        words, relations = outputs["prediction_logits"].float(), relation(outputs)
-        return {"masked_lm": cross_entropy(words, labels[wanted], reduction="sum"),
-                "next_sentence": cross_entropy(relations, following, reduction="sum")}, words, relations
+        words, outputs = guesses(model, inputs, labels, family, self.head_for(family))
+        relations = relation(outputs)
+        return {"masked_lm": words.loss(), "next_sentence": cross_entropy(relations, following, reduction="sum")}, (
+            words), relations
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity and accuracy of hidden tokens; accuracy, F1 and the more frequent label's share of pairs."""

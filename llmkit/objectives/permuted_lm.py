@@ -14,7 +14,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sums, token
+from llmkit.objectives.base import Objective, Sums, guesses, token
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -83,18 +83,16 @@ class PermutedLM(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy of the targets; logits exist at these only."""
-        return self.judge(model, batch, family)[0]
+        inputs: dict[str, Any] = {**batch, "use_mems": False}
+        labels = inputs.pop("labels")
+        return {"loss": guesses(model, inputs, labels, family, self.head_for(family))[0].loss()}
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and (targets told right, targets) of a batch."""
-        from torch.nn.functional import cross_entropy
-
         inputs: dict[str, Any] = {**batch, "use_mems": False}
         labels = inputs.pop("labels")
-        wanted = labels != -100
-        logits = family.outputs(model, inputs).logits[wanted].float()
-        right = int((logits.argmax(-1) == labels[wanted]).sum())
-        return {"loss": cross_entropy(logits, labels[wanted], reduction="sum")}, [(right, int(wanted.sum()))]
+        found = guesses(model, inputs, labels, family, self.head_for(family))[0]
+        return {"loss": found.loss()}, [(found.right(), len(found.labels))]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity of the targets, and how many were the likeliest token."""

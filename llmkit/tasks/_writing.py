@@ -162,11 +162,8 @@ class Writing(Task):
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy of the answers, smoothed while training; an evaluation's loss is of the words themselves."""
-        from torch.nn.functional import cross_entropy
-
         smoothing = self.label_smoothing_factor if model.training else 0.0
-        return {"loss": cross_entropy(*self.at_targets(model, batch, family), reduction="sum",
-                                      label_smoothing=smoothing)}
+        return {"loss": self.at_targets(model, batch, family).loss(smoothing)}
 
     # ---- predictions ----
 

@@ -149,11 +149,10 @@ class Preference(Task):
     def likely(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """Log-probabilities of the answers: (2, rows), chosen before rejected; a token's, on average, for ipo."""
         import torch
-        from torch.nn.functional import cross_entropy
 
         inputs = {name: tensor for name, tensor in batch.items() if name != "reference"}
         wanted = batch["labels"] != -100
-        each = -cross_entropy(*self.at_targets(model, inputs, family), reduction="none")
+        each = -self.at_targets(model, inputs, family).each()
         whole = torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
         if self.loss_type == "ipo":
             whole = whole / wanted.sum(1)

@@ -1,0 +1,166 @@
+"""How likely a model finds the right tokens: a loss over a vocabulary whose logits never exist all at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELD = 32 * 1024**2
+"""Logits that exist at once, in the numbers of the forward pass: 1,024 rows of a vocabulary of 32,768."""
+FP32 = 4 * 1024**2
+"""Of those, the logits that are turned to fp32 at once: they should fit a processor's cache."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model said at some targets: logits (targets, vocabulary), and labels (targets,)."""
+
+    logits: Tensor
+    labels: Tensor
+
+    def loss(self, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy, summed over the targets; `smoothing` of a label's share goes to all tokens alike."""
+        return cross_entropy(self.logits.float(), self.labels, reduction="sum", label_smoothing=smoothing)
+
+    def each(self) -> Tensor:
+        """Cross-entropy of each target, (targets,)."""
+        return cross_entropy(self.logits.float(), self.labels, reduction="none")
+
+    def right(self) -> int:
+        """Targets whose token is the likeliest."""
+        return int((self.logits.argmax(-1) == self.labels).sum())
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The same before its last layer: hidden states (targets, width), a table (vocabulary, width), a bias or None."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    labels: Tensor
+
+    def loss(self, smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy, summed over the targets. With gradients, these are made on the way, from the same logits."""
+        found: Tensor = _Sum.apply(self.hidden, self.weight, self.bias, self.labels, smoothing)  # type: ignore[no-untyped-call]
+        return found
+
+    def each(self) -> Tensor:
+        """Cross-entropy of each target, (targets,). The logits are made again for its gradient."""
+        found: Tensor = _Each.apply(self.hidden, self.weight, self.bias, self.labels)  # type: ignore[no-untyped-call]
+        return found
+
+    @torch.no_grad()
+    def right(self) -> int:
+        """Targets whose token is the likeliest."""
+        work = _Work(self.hidden, self.weight, self.bias, self.labels)
+        return sum(int((some.argmax(-1) == self.labels[rows]).sum()) for rows, some in work.logits())
+
+
+Guesses = Logits | Linear
+"""What a model said at some targets."""
+
+
+class _Work:
+    """Goes through logits by chunks of targets, in the numbers of the forward pass, and adds gradients up in fp32."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        self.hidden, self.weight, self.labels = hidden.to(dtype), weight.to(dtype), labels
+        self.bias = None if bias is None else bias.to(dtype)
+        self.words = len(weight)
+
+    def logits(self) -> Any:
+        """(which targets, their logits), chunk by chunk."""
+        step = max(1, HELD // self.words)
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            for start in range(0, len(self.hidden), step):
+                rows = slice(start, min(start + step, len(self.hidden)))
+                yield rows, linear(self.hidden[rows], self.weight, self.bias)
+
+    def losses(self, rows: slice, logits: Tensor, smoothing: float, slope: Tensor | None, keep: bool) -> Tensor:
+        """Cross-entropy of each of some targets; with `keep`, the logits become the gradient of loss · slope."""
+        step, out = max(1, FP32 // self.words), []
+        for start in range(0, len(logits), step):
+            part = logits[start : start + step]
+            labels = self.labels[rows][start : start + step, None]
+            some = part.float()
+            own, mean = some.gather(1, labels), some.mean(1, keepdim=True) if smoothing else 0.0
+            most = some.amax(1, keepdim=True)
+            chances = torch.softmax(some, 1)
+            # the likeliest token's chance is exp(most) over the softmax's sum, and never 0
+            out.append((most - chances.amax(1, keepdim=True).log() - (1 - smoothing) * own - smoothing * mean)[:, 0])
+            if keep:
+                if smoothing:
+                    chances -= smoothing / self.words
+                chances.scatter_add_(1, labels, torch.full_like(own, smoothing - 1))
+                if slope is not None:
+                    chances *= slope[rows][start : start + step, None]
+                part.copy_(chances)
+        return torch.cat(out) if out else logits.new_zeros(0, dtype=torch.float32)
+
+    def gradients(self, slope: Tensor | None, smoothing: float, needs: tuple[bool, ...]) -> tuple[Any, ...]:
+        """(each target's loss, and the gradients of hidden states, table and bias that are needed)."""
+        hidden = torch.empty_like(self.hidden) if needs[0] else None
+        table = torch.zeros(self.weight.shape, dtype=torch.float32, device=self.weight.device) if needs[1] else None
+        bias = torch.zeros(self.words, dtype=torch.float32, device=self.weight.device) if needs[2] else None
+        losses = []
+        for rows, some in self.logits():
+            losses.append(self.losses(rows, some, smoothing, slope, keep=any(needs)))
+            with torch.autocast(some.device.type, enabled=False):
+                if hidden is not None:
+                    torch.mm(some, self.weight, out=hidden[rows])
+                if table is not None:
+                    table += some.T @ self.hidden[rows]
+                if bias is not None:
+                    bias += (some.new_ones(1, len(some)) @ some)[0]
+        return torch.cat(losses) if losses else self.hidden.new_zeros(0, dtype=torch.float32), hidden, table, bias
+
+
+class _Sum(torch.autograd.Function):
+    """Linear layer and summed cross-entropy in one: the gradient is ready when the loss is, but for a factor."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float
+    ) -> Tensor:
+        needs = ctx.needs_input_grad[:3]
+        losses: Tensor
+        losses, *ctx.ready = _Work(hidden, weight, bias, labels).gradients(None, smoothing, needs)
+        ctx.dtypes = [None if one is None else one.dtype for one in (hidden, weight, bias)]
+        return losses.sum()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        ready, ctx.ready = ctx.ready, None  # used up: they are scaled where they lie
+        found = [None if one is None else one.mul_(slope).to(dtype)
+                 for one, dtype in zip(ready, ctx.dtypes, strict=True)]
+        return (*found, None, None)
+
+
+class _Each(torch.autograd.Function):
+    """The same with a loss for each target: its gradient waits for what each counts."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight, bias, labels)
+        kind = hidden.device.type
+        ctx.numbers = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        losses: Tensor = _Work(hidden, weight, bias, labels).gradients(None, 0.0, (False, False, False))[0]
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, labels = ctx.saved_tensors
+        kind, dtype, on = ctx.numbers
+        with torch.autocast(kind, dtype, on):
+            _, *found = _Work(hidden, weight, bias, labels).gradients(slope.float(), 0.0, ctx.needs_input_grad[:3])
+        dtypes = [None if one is None else one.dtype for one in (hidden, weight, bias)]
+        return (*(None if one is None else one.to(dtype) for one, dtype in zip(found, dtypes, strict=True)), None)

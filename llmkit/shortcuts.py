@@ -1,0 +1,179 @@
+"""Cheaper ways to the same numbers in a step of a training: each can be turned off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from llmkit.recipe import Shortcut
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
+
+ALL: frozenset[str] = frozenset(get_args(Shortcut))
+LEVELS = 2**16
+"""How finely a dropout's share is divided."""
+SHORT = 256
+"""Keys up to which plain products in bf16 beat torch's tiled attention on a CPU, gradient included."""
+SCORES = 4 * 1024**2
+"""Attention scores that exist at once in fp32."""
+_on: set[str] = set(ALL)
+
+
+def on(shortcut: str) -> bool:
+    """Whether a shortcut may be taken."""
+    return shortcut in _on
+
+
+@contextmanager
+def only(wanted: Collection[str]) -> Iterator[None]:
+    """Take these shortcuts only."""
+    before = set(_on)
+    _on.clear()
+    _on.update(wanted)
+    try:
+        yield
+    finally:
+        _on.clear()
+        _on.update(before)
+
+
+def step(device: str) -> AbstractContextManager[Any]:
+    """What a step's forward and backward pass run in; a GPU has kernels of its own for all of this."""
+    ours: dict[Any, Callable[..., Any]] = {}
+    if device == "cpu" and on("fast_dropout"):
+        ours[functional.dropout] = dropout
+    if device == "cpu" and (on("fast_dropout") or on("short_attention")):
+        ours[functional.scaled_dot_product_attention] = attention
+    return _Instead(ours) if ours else nullcontext()
+
+
+class _Instead(TorchFunctionMode):
+    """Calls other functions in the place of some of torch's, whoever calls them."""
+
+    def __init__(self, ours: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.ours = ours
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.ours.get(func, func)(*args, **(kwargs or {}))
+
+
+# ---- dropout ------------------------------------------------------------------------------------------------------
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """Dropout with 16 random bits an element where torch draws 64: the share is kept to 1 / 65,536.
+
+    What stays is divided by the share that stays, to the last bit of it.
+    """
+    level = round(p * LEVELS)
+    if not training or not 0 < level < LEVELS or inplace:
+        return functional.dropout(input, p, training, inplace)
+    found: Tensor = _Dropout.apply(input, level)  # type: ignore[no-untyped-call]
+    return found
+
+
+def stays(shape: torch.Size, level: int) -> Tensor:
+    """Which elements stay: each with a chance of 1 - level / 65,536, by torch's own random numbers; bool."""
+    count = math.prod(shape)
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    return bits.view(torch.int16)[:count].view(shape) >= level - LEVELS // 2
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, level: int) -> Tensor:
+        keep, ctx.scale = stays(input.shape, level), LEVELS / (LEVELS - level)
+        ctx.save_for_backward(keep)
+        return (input * keep.to(input.dtype)).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return (slope * keep.to(slope.dtype)).mul_(ctx.scale), None
+
+
+# ---- attention ----------------------------------------------------------------------------------------------------
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:
+    """Torch's scaled dot product attention, (batch, heads, length, width); by plain products where these are faster.
+
+    They are with dropout, for which torch has nothing better on a CPU, and for short rows in bf16.
+    """
+    level = round(dropout_p * LEVELS)
+    short = on("short_attention") and query.dtype is torch.bfloat16 and key.shape[-2] <= SHORT
+    plain = (short if level == 0 else on("fast_dropout")) and level < LEVELS and query.dim() == 4
+    if not plain or enable_gqa or not query.requires_grad or (attn_mask is not None and attn_mask.requires_grad):
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        attn_mask = torch.zeros(attn_mask.shape).masked_fill_(~attn_mask, torch.finfo(torch.float32).min)
+    found: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, attn_mask, level, query.shape[-1] ** -0.5 if scale is None else scale)
+    return found
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scale · Q Kᵀ + mask), dropout, times V: a few rows of the batch at a time, softmax in fp32 at least."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, level: int, scale: float
+    ) -> Tensor:
+        (rows, heads, length), keys = query.shape[:3], key.shape[-2]
+        keep = stays(torch.Size((rows, heads, length, keys)), level) if level else None
+        share = LEVELS / (LEVELS - level)
+        chances = query.new_empty(rows, heads, length, keys)
+        out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
+        step = max(1, SCORES // (heads * length * keys))
+        for start in range(0, rows, step):
+            some = slice(start, min(start + step, rows))
+            scores = torch.matmul(query[some] * scale, key[some].transpose(-1, -2)).to(precise(query))
+            if mask is not None:
+                scores += mask if mask.dim() < 4 or mask.shape[0] == 1 else mask[some]
+            part = torch.softmax(scores, -1)
+            chances[some] = part
+            left = chances[some] if keep is None else (chances[some] * keep[some].to(query.dtype)).mul_(share)
+            out[some] = torch.matmul(left, value[some])
+        ctx.save_for_backward(query, key, value, chances, keep)
+        ctx.numbers = scale, share, step
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, chances, keep = ctx.saved_tensors
+        scale, share, step = ctx.numbers
+        found = [torch.empty_like(one) for one in (query, key, value)]
+        for start in range(0, len(query), step):
+            some = slice(start, min(start + step, len(query)))
+            part, towards = chances[some], torch.matmul(slope[some], value[some].transpose(-1, -2))
+            left = part
+            if keep is not None:
+                stayed = keep[some].to(part.dtype)
+                left, towards = (part * stayed).mul_(share), towards.mul_(stayed).mul_(share)
+            found[2][some] = torch.matmul(left.transpose(-1, -2), slope[some])
+            towards = torch._softmax_backward_data(
+                towards.to(precise(query)), part.to(precise(query)), -1, precise(query)).to(part.dtype)
+            found[0][some] = torch.matmul(towards, key[some]).mul_(scale)
+            found[1][some] = torch.matmul(towards.transpose(-1, -2), query[some]).mul_(scale)
+        return (*found, None, None, None)
+
+
+def precise(tensor: Tensor) -> torch.dtype:
+    """fp32, or a tensor's own type where that is finer."""
+    return torch.promote_types(tensor.dtype, torch.float32)
