@@ -46,6 +46,9 @@ class XLNet(Family):
         """Documents that share a row are kept apart by the mask of the permutation; positions are relative anyway."""
         import torch
 
+        from llmkit.backbones._relative_attention import quicken
+
+        quicken(model)
         inputs = dict(batch)
         documents = inputs.pop("documents", None)
         if documents is not None:
