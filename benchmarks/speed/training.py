@@ -76,6 +76,35 @@ def blocks(path: Path, tokenizer: Any, length: int, special: bool = True) -> Any
     return tokenized.map(group_texts, batched=True, load_from_cache_file=False)
 
 
+def stories(name: str = "train") -> list[str]:
+    """The stories of a file of tinystories: `train` has a line between two of them, `validation` one a line."""
+    from benchmarks.speed import pairs
+
+    text = pairs.data(f"tinystories/{name}.txt").read_text(encoding="utf-8")
+    parts = (part.strip() for part in text.split("<|endoftext|>" if name == "train" else "\n"))
+    return [part for part in parts if part]
+
+
+def unigram(special: str, size: int) -> Any:
+    """A tokenizer of pieces, trained on the stories, with the special tokens of a family (t5, xlnet)."""
+    from llmkit.data import tokenizer
+
+    return tokenizer.train(stories(), "unigram", size, special=special)
+
+
+def held_out(folder: Path, count: int) -> Path:
+    """The first stories that nobody trains on, in a file in `folder`: as many as a benchmark has time for."""
+    path = folder / "held.txt"
+    path.write_text("\n".join(stories("validation")[:count]) + "\n", encoding="utf-8")
+    return path
+
+
+def saved(folder: Path) -> dict[str, Path]:
+    """The model of every turn, by the turn's name: `ours-0`, `stock-0` …"""
+    return {path.name: path / "model" if path.name.startswith("ours") else path
+            for path in sorted(folder.iterdir()) if path.name.startswith(("ours-", "stock-"))}
+
+
 def judged(models: dict[str, Path], recipe: dict[str, Any]) -> dict[str, Any]:
     """The loss of each model on the recipe's validation rows, the same masks for all."""
     from llmkit import recipe as recipes
