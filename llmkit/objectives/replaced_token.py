@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
+BLOCK = 128
+"""Tokens whose probabilities are added up at once when one is drawn."""
+
+
 @dataclass(config=OPTIONS)
 class ReplacedToken(Objective):
     """Generator and discriminator, trained together (Clark et al. 2020); the discriminator is what is kept."""
@@ -118,8 +122,10 @@ class ReplacedToken(Objective):
         """Cross-entropy of the hidden tokens, binary cross-entropy of every token."""
         return self.both(model, batch, family)[0]
 
-    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[int]]:
-        """The losses, and the counts that metrics are made from."""
+    def both(
+        self, model: nn.Module, batch: Batch, family: type[Family], count: bool = False,
+    ) -> tuple[Sums, list[int]]:
+        """The losses, and with `count` the counts that metrics are made from."""
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
         inputs = dict(batch)
@@ -135,14 +141,17 @@ class ReplacedToken(Objective):
         doubt = family.outputs(model.discriminator, {**inputs, "input_ids": replaced}).logits  # type: ignore[arg-type]
         doubt = doubt.float().reshape(known.shape)[known]
         found = binary_cross_entropy_with_logits(doubt, made_up.float(), reduction="sum")
+        sums = {"generator": told, "discriminator": found}
+        if not count:
+            return sums, []
         said = doubt > 0
         counts = [(logits.argmax(-1) == labels[wanted]).sum(), wanted.sum(), (said & made_up).sum(), said.sum(),
                   made_up.sum(), (said == made_up).sum(), known.sum()]
-        return {"generator": told, "discriminator": found}, [int(count) for count in counts]
+        return sums, [int(one) for one in counts]
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, and a batch's counts as one pair."""
-        losses, counts = self.both(model, batch, family)
+        losses, counts = self.both(model, batch, family, count=True)
         return losses, [(counts, None)]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
@@ -217,6 +226,27 @@ def sample(logits: Tensor, counts: Tensor, seeds: Tensor, way: str) -> Tensor:
     if way == "gumbel":
         gumbel: Tensor = (logits.double() - torch.log(-torch.log(noise.clamp_min(1e-300)))).argmax(-1)
         return gumbel
-    ladder = logits.double().softmax(-1).cumsum(-1)
-    drawn: Tensor = (ladder < noise * ladder[:, -1:]).sum(-1).clamp_max(logits.shape[-1] - 1)
-    return drawn
+    return on_ladder(logits, noise)
+
+
+def on_ladder(logits: Tensor, heights: Tensor) -> Tensor:
+    """The token at which the probabilities, added up, reach a height between 0 and 1: (targets, 1) -> (targets,).
+
+    The sums of BLOCK tokens at a time are added up first, in fp64, then what is inside the block that is reached.
+    """
+    import torch
+
+    words = logits.shape[-1]
+    even = words // BLOCK * BLOCK
+    weights = logits.float().softmax(-1)
+    whole = weights[:, :even].reshape(len(weights), even // BLOCK, BLOCK)
+    rest = weights[:, even:]
+    sums = torch.cat([whole.sum(-1), rest.sum(-1, keepdim=True)], 1).double()
+    ladder = sums.cumsum(-1)
+    left = heights * ladder[:, -1:]
+    block = (ladder < left).sum(-1, keepdim=True).clamp_max(sums.shape[-1] - 1)
+    left = left - (ladder - sums).gather(-1, block)
+    places = block * BLOCK + torch.arange(BLOCK, device=logits.device)
+    inside = weights.gather(-1, places.clamp_max(words - 1)).double().masked_fill(places >= words, 0.0).cumsum(-1)
+    step = (inside < left).sum(-1, keepdim=True).clamp_max(BLOCK - 1)
+    return (block * BLOCK + step)[:, 0].clamp_max(words - 1)

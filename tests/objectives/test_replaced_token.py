@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.objectives.base import Setup, Text
-from llmkit.objectives.replaced_token import ReplacedToken, real, sample, smaller
+from llmkit.objectives.replaced_token import ReplacedToken, on_ladder, real, sample, smaller
 
 calm = settings(deadline=None, max_examples=40)  # a busy machine is no defect
 ELECTRA = registry.find("backbones", "electra")
@@ -79,6 +79,17 @@ def test_a_number_between_0_and_1_chooses_a_token():
     ladder = logits[0].double().softmax(-1).cumsum(-1)
     expected = [int((ladder < number).sum()) for number in torch.cat(numbers)[:, 0]]
     assert sample(logits, torch.tensor([2, 1]), seeds, "multinomial").tolist() == expected
+
+
+@pytest.mark.parametrize("words", [5, 127, 128, 129, 256, 1000])
+def test_a_token_is_found_in_blocks_as_on_one_long_ladder(words):
+    logits = 3 * torch.randn(400, words, generator=torch.Generator().manual_seed(words))
+    heights = torch.rand(400, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    heights[:2] = torch.tensor([[0.0], [1.0]])
+    ladder = logits.double().softmax(-1).cumsum(-1)
+    plain = (ladder < heights * ladder[:, -1:]).sum(-1)
+    assert (on_ladder(logits, heights) == plain).float().mean() > 0.995  # an edge may fall to the other side
+    assert on_ladder(logits[:2], heights[:2]).tolist() == [0, words - 1]
 
 
 # ---- properties -------------------------------------------------------------------------------------------------
