@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch.nn.functional import cross_entropy, linear
@@ -17,6 +18,10 @@ FP32 = 4 * 1024**2
 """Of those, the logits that are turned to fp32 at once: they should fit a processor's cache."""
 
 
+Watch: TypeAlias = "Callable[[slice, Tensor], None]"
+"""Is shown the probabilities (some targets, vocabulary) of every target once, and which these are."""
+
+
 @dataclass(frozen=True)
 class Logits:
     """What a model said at some targets: logits (targets, vocabulary), and labels (targets,)."""
@@ -24,8 +29,15 @@ class Logits:
     logits: Tensor
     labels: Tensor
 
-    def loss(self, smoothing: float = 0.0) -> Tensor:
+    @property
+    def words(self) -> int:
+        """The size of the vocabulary."""
+        return self.logits.shape[-1]
+
+    def loss(self, smoothing: float = 0.0, watch: Watch | None = None) -> Tensor:
         """Cross-entropy, summed over the targets; `smoothing` of a label's share goes to all tokens alike."""
+        if watch is not None:
+            watch(slice(0, len(self.labels)), self.logits.detach().float().softmax(-1))
         return cross_entropy(self.logits.float(), self.labels, reduction="sum", label_smoothing=smoothing)
 
     def each(self) -> Tensor:
@@ -46,9 +58,14 @@ class Linear:
     bias: Tensor | None
     labels: Tensor
 
-    def loss(self, smoothing: float = 0.0) -> Tensor:
+    @property
+    def words(self) -> int:
+        """The size of the vocabulary."""
+        return len(self.weight)
+
+    def loss(self, smoothing: float = 0.0, watch: Watch | None = None) -> Tensor:
         """Cross-entropy, summed over the targets. With gradients, these are made on the way, from the same logits."""
-        found: Tensor = _Sum.apply(self.hidden, self.weight, self.bias, self.labels, smoothing)  # type: ignore[no-untyped-call]
+        found: Tensor = _Sum.apply(self.hidden, self.weight, self.bias, self.labels, smoothing, watch)  # type: ignore[no-untyped-call]
         return found
 
     def each(self) -> Tensor:
@@ -70,7 +87,10 @@ Guesses = Logits | Linear
 class _Work:
     """Goes through logits by chunks of targets, in the numbers of the forward pass, and adds gradients up in fp32."""
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> None:
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, watch: Watch | None = None,
+    ) -> None:
+        self.watch = watch
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         self.hidden, self.weight, self.labels = hidden.to(dtype), weight.to(dtype), labels
@@ -95,6 +115,8 @@ class _Work:
             own, mean = some.gather(1, labels), some.mean(1, keepdim=True) if smoothing else 0.0
             most = some.amax(1, keepdim=True)
             chances = torch.softmax(some, 1)
+            if self.watch is not None:
+                self.watch(slice(rows.start + start, rows.start + start + len(part)), chances)
             # the likeliest token's chance is exp(most) over the softmax's sum, and never 0
             out.append((most - chances.amax(1, keepdim=True).log() - (1 - smoothing) * own - smoothing * mean)[:, 0])
             if keep:
@@ -129,11 +151,12 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float,
+        watch: Watch | None,
     ) -> Tensor:
         needs = ctx.needs_input_grad[:3]
         losses: Tensor
-        losses, *ctx.ready = _Work(hidden, weight, bias, labels).gradients(None, smoothing, needs)
+        losses, *ctx.ready = _Work(hidden, weight, bias, labels, watch).gradients(None, smoothing, needs)
         ctx.dtypes = [None if one is None else one.dtype for one in (hidden, weight, bias)]
         return losses.sum()
 
@@ -142,7 +165,7 @@ class _Sum(torch.autograd.Function):
         ready, ctx.ready = ctx.ready, None  # used up: they are scaled where they lie
         found = [None if one is None else one.mul_(slope).to(dtype)
                  for one, dtype in zip(ready, ctx.dtypes, strict=True)]
-        return (*found, None, None)
+        return (*found, None, None, None)
 
 
 class _Each(torch.autograd.Function):

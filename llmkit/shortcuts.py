@@ -116,7 +116,7 @@ def attention(
     level = round(dropout_p * LEVELS)
     short = on("short_attention") and query.dtype is torch.bfloat16 and key.shape[-2] <= SHORT
     plain = (short if level == 0 else on("fast_dropout")) and level < LEVELS and query.dim() == 4
-    if not plain or enable_gqa or not query.requires_grad or (attn_mask is not None and attn_mask.requires_grad):
+    if not plain or enable_gqa or not query.requires_grad:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if is_causal:
@@ -152,6 +152,7 @@ class _Attention(torch.autograd.Function):
             out[some] = torch.matmul(left, value[some])
         ctx.save_for_backward(query, key, value, chances, keep)
         ctx.numbers = scale, share, step
+        ctx.mask = None if mask is None or not ctx.needs_input_grad[3] else (mask.shape, mask.dtype)
         return out
 
     @staticmethod
@@ -159,6 +160,7 @@ class _Attention(torch.autograd.Function):
         query, key, value, chances, keep = ctx.saved_tensors
         scale, share, step = ctx.numbers
         found = [torch.empty_like(one) for one in (query, key, value)]
+        bias = None if ctx.mask is None else torch.zeros(ctx.mask[0], dtype=precise(query))  # of relative positions
         for start in range(0, len(query), step):
             some = slice(start, min(start + step, len(query)))
             part, towards = chances[some], torch.matmul(slope[some], value[some].transpose(-1, -2))
@@ -167,11 +169,16 @@ class _Attention(torch.autograd.Function):
                 stayed = keep[some].to(part.dtype)
                 left, towards = (part * stayed).mul_(share), towards.mul_(stayed).mul_(share)
             found[2][some] = torch.matmul(left.transpose(-1, -2), slope[some])
-            towards = torch._softmax_backward_data(
-                towards.to(precise(query)), part.to(precise(query)), -1, precise(query)).to(part.dtype)
+            fine = torch._softmax_backward_data(
+                towards.to(precise(query)), part.to(precise(query)), -1, precise(query))
+            if bias is not None:
+                whole = bias.dim() < 4 or bias.shape[0] == 1
+                own = bias if whole else bias[some]
+                own += fine.sum_to_size(own.shape)
+            towards = fine.to(part.dtype)
             found[0][some] = torch.matmul(towards, key[some]).mul_(scale)
             found[1][some] = torch.matmul(towards.transpose(-1, -2), query[some]).mul_(scale)
-        return (*found, None, None, None)
+        return (*found, None if bias is None else bias.to(ctx.mask[1]), None, None)
 
 
 def precise(tensor: Tensor) -> torch.dtype:

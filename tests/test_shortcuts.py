@@ -55,6 +55,19 @@ def test_attention_with_dropout_has_the_gradient_of_what_it_computes() -> None:
     assert torch.autograd.gradcheck(same_chance, inputs)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 5, 5), (3, 2, 5, 5), (3, 1, 5, 5), (2, 5, 5), (5, 5)])
+def test_what_is_added_to_scores_has_its_gradient_too(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "SCORES", 2 * 2 * 5 * 5)  # two rows at a time
+    inputs = [*(random(3, 2, 5, 4, dtype=torch.float64, seed=seed) for seed in range(3)),
+              random(*shape, dtype=torch.float64, seed=3)]
+
+    def same_chance(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return shortcuts.attention(query, key, value, bias, dropout_p=0.3)
+
+    assert torch.autograd.gradcheck(same_chance, inputs)
+
+
 def test_attention_with_dropout_is_the_mean_of_attention_without() -> None:
     query, key, value = (random(1, 2, 6, 4, seed=seed) for seed in range(3))
     torch.manual_seed(0)

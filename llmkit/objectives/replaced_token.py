@@ -16,7 +16,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, only_at
+from llmkit.objectives.base import Objective, Sums, guesses
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
 from llmkit.registry import OPTIONS
@@ -126,17 +126,22 @@ class ReplacedToken(Objective):
         self, model: nn.Module, batch: Batch, family: type[Family], count: bool = False,
     ) -> tuple[Sums, list[int]]:
         """The losses, and with `count` the counts that metrics are made from."""
-        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+        from torch.nn.functional import binary_cross_entropy_with_logits
 
         inputs = dict(batch)
         labels, seed = inputs.pop("labels"), inputs.pop("seed")
         wanted, known = labels != -100, real(batch)
-        with only_at(model.generator, family.heads["AutoModelForMaskedLM"], wanted):  # type: ignore[arg-type]
-            logits = family.outputs(model.generator, inputs).logits.float()  # type: ignore[arg-type]
-        told = cross_entropy(logits, labels[wanted], reduction="sum")
+        guess, _ = guesses(model.generator, inputs, labels, family, "AutoModelForMaskedLM")  # type: ignore[arg-type]
+        drawn = guess.labels.clone()
+        noise = numbers(wanted.sum(1), seed, 1 if self.sampling == "multinomial" else guess.words)
+
+        def draw(rows: slice, chances: Tensor) -> None:
+            drawn[rows] = choose(chances, noise[rows])
+
+        told = guess.loss(watch=draw)
         original = inputs["input_ids"].where(~wanted, labels)
         replaced = original.clone()
-        replaced[wanted] = sample(logits.detach(), wanted.sum(1), seed, self.sampling)
+        replaced[wanted] = drawn
         made_up = (replaced != original)[known]
         doubt = family.outputs(model.discriminator, {**inputs, "input_ids": replaced}).logits  # type: ignore[arg-type]
         doubt = doubt.float().reshape(known.shape)[known]
@@ -145,7 +150,7 @@ class ReplacedToken(Objective):
         if not count:
             return sums, []
         said = doubt > 0
-        counts = [(logits.argmax(-1) == labels[wanted]).sum(), wanted.sum(), (said & made_up).sum(), said.sum(),
+        counts = [guess.right(), wanted.sum(), (said & made_up).sum(), said.sum(),
                   made_up.sum(), (said == made_up).sum(), known.sum()]
         return sums, [int(one) for one in counts]
 
@@ -217,28 +222,37 @@ def sample(logits: Tensor, counts: Tensor, seeds: Tensor, way: str) -> Tensor:
     Chance is of the row alone: the `counts[i]` targets of row i get numbers from `seeds[i]`, whatever stands beside
     it. Inverse transform sampling takes one number a target; the Gumbel-max trick one a logit.
     """
+    return choose(logits.float().softmax(-1), numbers(counts, seeds, 1 if way == "multinomial" else logits.shape[-1]))
+
+
+def numbers(counts: Tensor, seeds: Tensor, width: int) -> Tensor:
+    """(targets, width) numbers between 0 and 1, for the targets of each row from a generator of its own; fp64."""
     import torch
 
-    shape = (1,) if way == "multinomial" else (logits.shape[-1],)
-    numbers = [torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-               for count, seed in zip(counts.tolist(), seeds[:, 0].tolist(), strict=True)]
-    noise = torch.cat(numbers).to(logits.device)
-    if way == "gumbel":
-        gumbel: Tensor = (logits.double() - torch.log(-torch.log(noise.clamp_min(1e-300)))).argmax(-1)
-        return gumbel
-    return on_ladder(logits, noise)
+    made = [torch.rand((count, width), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            for count, seed in zip(counts.tolist(), seeds[:, 0].tolist(), strict=True)]
+    return torch.cat(made).to(counts.device)
 
 
-def on_ladder(logits: Tensor, heights: Tensor) -> Tensor:
-    """The token at which the probabilities, added up, reach a height between 0 and 1: (targets, 1) -> (targets,).
+def choose(chances: Tensor, noise: Tensor) -> Tensor:
+    """The token that each target's numbers choose: one number by inverse transform, one a token by the Gumbel trick."""
+    import torch
+
+    if noise.shape[1] == 1:
+        return on_ladder(chances, noise)
+    gumbel: Tensor = (chances.double().log() - torch.log(-torch.log(noise.clamp_min(1e-300)))).argmax(-1)
+    return gumbel
+
+
+def on_ladder(weights: Tensor, heights: Tensor) -> Tensor:
+    """The token at which probabilities (targets, vocabulary), added up, reach heights (targets, 1) -> (targets,).
 
     The sums of BLOCK tokens at a time are added up first, in fp64, then what is inside the block that is reached.
     """
     import torch
 
-    words = logits.shape[-1]
+    words = weights.shape[-1]
     even = words // BLOCK * BLOCK
-    weights = logits.float().softmax(-1)
     whole = weights[:, :even].reshape(len(weights), even // BLOCK, BLOCK)
     rest = weights[:, even:]
     sums = torch.cat([whole.sum(-1), rest.sum(-1, keepdim=True)], 1).double()
@@ -246,7 +260,7 @@ def on_ladder(logits: Tensor, heights: Tensor) -> Tensor:
     left = heights * ladder[:, -1:]
     block = (ladder < left).sum(-1, keepdim=True).clamp_max(sums.shape[-1] - 1)
     left = left - (ladder - sums).gather(-1, block)
-    places = block * BLOCK + torch.arange(BLOCK, device=logits.device)
+    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, places.clamp_max(words - 1)).double().masked_fill(places >= words, 0.0).cumsum(-1)
     step = (inside < left).sum(-1, keepdim=True).clamp_max(BLOCK - 1)
     return (block * BLOCK + step)[:, 0].clamp_max(words - 1)
