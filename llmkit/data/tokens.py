@@ -10,23 +10,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit import cache
 from llmkit.data import tokenizer as tokenizers
+from llmkit.data.encoder import Encoder
+from llmkit.data.encoder import Ids as Ids
+from llmkit.data.encoder import encode as encode
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
-from llmkit.data.words import bare, check, encode_words
+from llmkit.data.words import bare, check
 from llmkit.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Ids = NDArray[Any]
-"""Token ids, one-dimensional, of an unsigned type."""
 
 FORMAT = "1"  # part of every key: raise it when what is written changes
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
@@ -124,37 +124,31 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
 
 def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 and words is None else np.uint32)
-    lengths: list[int] = []
-    digests: list[bytes] = []
-    starts = array("q")  # of sentences
-    written = 0
+    encoder = Encoder(tokenizer, words)
+    offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
     with (folder / "ids.bin").open("wb") as out:
         for texts in _batches(reader):
             parts = [(i, part) for i, text in enumerate(texts)
                      for part in ([text] if way is None else sentences(text, way))]
             pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
-            some = [piece for _, piece, _ in pieces]
-            encoded: Sequence[Sequence[int] | Ids] = (
-                encode(tokenizer, some) if words is None else encode_words(tokenizer, some, words))
-            sizes = [0] * len(texts)
-            for (i, _, first), ids in zip(pieces, encoded, strict=True):
-                if way is not None and first and len(ids):
-                    starts.append(written)
-                sizes[i] += len(ids)
-                written += len(ids)
-            out.write(np.fromiter((token for ids in encoded for token in ids), dtype=dtype).tobytes())
-            lengths += sizes
-            digests += [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "digests.npy", np.frombuffer(b"".join(digests), dtype=np.uint64))
+            ids, sizes = encoder([piece for _, piece, _ in pieces])
+            ends, of = offsets[-1] + np.cumsum(sizes), np.array([i for i, *_ in pieces], np.int64)
+            if way is not None:
+                opens = np.array([first for *_, first in pieces], np.bool_) & (sizes > 0)
+                starts.frombytes((ends - sizes)[opens].tobytes())
+            lengths = np.bincount(of, sizes, len(texts)).astype(np.int64)
+            offsets.frombytes((offsets[-1] + np.cumsum(lengths)).tobytes())
+            ids.tofile(out)
+            for text in texts:
+                digests += hashlib.blake2b(text.encode(), digest_size=8).digest()
+    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
+    np.save(folder / "digests.npy", np.frombuffer(digests, np.uint64))
     if way is not None:
-        np.save(folder / "sentences.npy", np.frombuffer(starts, dtype=np.int64))
-    (folder / "about.json").write_text(json.dumps({"dtype": dtype.name, "tokens": int(offsets[-1])}))
+        np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
+    (folder / "about.json").write_text(json.dumps({"dtype": encoder.dtype.name, "tokens": offsets[-1]}))
 
 
-def _batches(reader: Reader, size: int = 4_000_000) -> Iterator[list[str]]:
+def _batches(reader: Reader, size: int = 1_000_000) -> Iterator[list[str]]:
     """Documents in groups of about `size` characters."""
     texts: list[str] = []
     held = 0
@@ -166,16 +160,6 @@ def _batches(reader: Reader, size: int = 4_000_000) -> Iterator[list[str]]:
             texts, held = [], 0
     if texts:
         yield texts
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens, truncation or padding."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
-    if backend is None:
-        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-    backend.no_truncation()
-    backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def shortened(

@@ -1,0 +1,178 @@
+"""Texts to token ids at the cost of their distinct words: what a tokenizer cuts apart at spaces, it need see but once.
+
+English has some five characters a word, and most words of a text stand in it many times. Tokenizers that look at each
+word by itself are told by their parts; any other is given whole texts. The ids are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.words import encode_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Ids: TypeAlias = "NDArray[Any]"
+"""Token ids, one-dimensional, of an unsigned type."""
+Split: TypeAlias = "Callable[[str], list[str]]"
+
+MOST_WORDS, MOST_CHARACTERS = 2**17, 2**22  # remembered at once: some 25 MB
+GROUP = 256  # words that the tokenizer is given in one piece
+
+SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
+IDEOGRAPHS = ("\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
+              "\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f")  # what BertNormalizer puts spaces around
+
+
+class Encoder:
+    """Encodes texts without special tokens, truncation or padding; remembers the words that it has seen."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None) -> None:
+        self.tokenizer, self.marks = tokenizer, marks
+        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 and marks is None else np.uint32)
+        self.split = None if marks == "jieba" else splitter(tokenizer)  # jieba's words reach across spaces
+        self._forget()
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
+        """(ids of all texts, one after the other; how many each text has)."""
+        if self.split is None:
+            return self._whole(list(texts))
+        words: list[str] = []
+        counts = []
+        for text in texts:
+            found = self.split(text)
+            words += found
+            counts.append(len(found))
+        which = np.fromiter(map(self.known.__getitem__, words), np.int64, len(words))
+        if self.known.fresh:
+            self._learn(self.known.fresh)
+        sizes = self.sizes[which]
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        ids = self.ids[np.repeat(self.starts[which] - ends[:-1], sizes) + np.arange(ends[-1])]
+        if len(self.known) > MOST_WORDS or self.characters > MOST_CHARACTERS:
+            self._forget()
+        return ids, np.diff(ends[np.cumsum(counts, dtype=np.int64)], prepend=0)
+
+    def _forget(self) -> None:
+        self.known, self.characters = Numbers(), 0
+        self.ids: Ids = np.zeros(0, self.dtype)
+        self.starts = self.sizes = np.zeros(0, np.int64)
+
+    def _learn(self, words: list[str]) -> None:
+        ids, sizes = self._whole(words) if self.marks is not None else self._words(words)
+        self.starts = np.concatenate([self.starts, len(self.ids) + np.cumsum(sizes) - sizes])
+        self.sizes, self.ids = np.concatenate([self.sizes, sizes]), np.concatenate([self.ids, ids])
+        self.characters += sum(map(len, words))
+        words.clear()
+
+    def _words(self, words: list[str]) -> tuple[Ids, NDArray[np.int64]]:
+        """Many short texts; the tokenizer takes them in groups, and says of each token which it is from."""
+        groups = [words[i : i + GROUP] for i in range(0, len(words), GROUP)]
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        encodings = backend.encode_batch(groups, is_pretokenized=True, add_special_tokens=False)
+        sizes = [np.bincount(np.array(encoding.word_ids, np.int64), minlength=len(group))
+                 for encoding, group in zip(encodings, groups, strict=True)]
+        return np.concatenate([np.array(encoding.ids, self.dtype) for encoding in encodings]), np.concatenate(sizes)
+
+    def _whole(self, texts: list[str]) -> tuple[Ids, NDArray[np.int64]]:
+        found: Sequence[Sequence[int] | Ids] = (
+            encode(self.tokenizer, texts) if self.marks is None else encode_words(self.tokenizer, texts, self.marks))
+        sizes = np.fromiter(map(len, found), np.int64, len(found))
+        return np.fromiter(chain.from_iterable(found), self.dtype, int(sizes.sum())), sizes
+
+
+class Numbers(dict[str, int]):
+    """Words to the order in which they were first seen; `fresh` are those that came since it was cleared."""
+
+    def __init__(self) -> None:
+        self.fresh: list[str] = []
+
+    def __missing__(self, word: str) -> int:
+        self.fresh.append(word)
+        number = self[word] = len(self)
+        return number
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens, truncation or padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # slow tokenizers have none
+    if backend is None:
+        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    backend.no_truncation()
+    backend.no_padding()
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def splitter(tokenizer: PreTrainedTokenizerBase) -> Split | None:
+    r"""What cuts a text into pieces whose ids, one after the other, are those of the text; None where none is known.
+
+    Two kinds of tokenizers are known to work piece by piece.
+
+    Those that drop the space between words (BERT's, T5's): a piece is what stands between two spaces or newlines, and
+    where the tokenizer sets ideographs apart, so is each of these.
+
+    Those that keep it (byte-level BPE, characters): a piece is a run of spaces with what follows, for no token of
+    theirs has something else before a space, and none of their patterns looks back. GPT-2's is
+    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+
+    Tokens that were added are looked for before all that. They are within one piece where they have no space, look at
+    no neighbour and take no space that follows.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ not in ("WordPiece", "BPE", "Unigram", "WordLevel"):
+        return None
+    if getattr(backend.model, "dropout", None):  # merges left out by chance
+        return None
+    for token in backend.get_added_tokens_decoder().values():
+        plain = token.content.isascii() and token.content.isprintable() and " " not in token.content
+        if not plain or token.single_word or token.rstrip:
+            return None
+    normalizer, cutter = _state(backend.normalizer), _state(backend.pre_tokenizer)
+    if normalizer.get("type") not in (None, "Lowercase", "BertNormalizer"):
+        return None
+    if _drops_spaces(cutter):
+        if normalizer.get("handle_chinese_chars"):
+            found = re.compile(f"[{IDEOGRAPHS}]|[^ \n{IDEOGRAPHS}]+").findall
+            return lambda text: _between_spaces(text) if text.isascii() else found(text)
+        return _between_spaces
+    if _keeps_spaces(cutter) and normalizer.get("type") != "BertNormalizer":
+        return re.compile(f"[{SPACES}]*[^{SPACES}]+|[{SPACES}]+").findall
+    return None
+
+
+def _between_spaces(text: str) -> list[str]:
+    return text.replace("\n", " ").split(" ")
+
+
+def _drops_spaces(cutter: dict[str, Any]) -> bool:
+    if cutter.get("type") == "BertPreTokenizer":
+        return True
+    parts = cutter.get("pretokenizers", ())
+    return ([part["type"] for part in parts] == ["WhitespaceSplit", "Metaspace"]
+            and parts[1]["prepend_scheme"] == "always")
+
+
+def _keeps_spaces(cutter: dict[str, Any]) -> bool:
+    parts = cutter.get("pretokenizers", [cutter])
+    if parts[0].get("type") == "Digits":  # cuts digits out, then leaves the rest to the other part
+        parts = parts[1:]
+    if len(parts) != 1:
+        return False
+    if parts[0].get("type") == "Split":
+        return bool(parts[0]["pattern"] == {"Regex": r"[\s\S]"} and parts[0]["behavior"] == "Isolated")
+    return bool(parts[0].get("type") == "ByteLevel" and parts[0]["use_regex"] and not parts[0]["add_prefix_space"])
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """A part of the pipeline as `tokenizers` writes it; empty where there is none."""
+    return {} if part is None else dict(json.loads(part.__getstate__()))
