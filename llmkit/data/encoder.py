@@ -56,7 +56,7 @@ class Encoder:
             self._learn(self.known.fresh)
         sizes = self.sizes[which]
         ends = np.concatenate([[0], np.cumsum(sizes)])
-        ids = self.ids[np.repeat(self.starts[which] - ends[:-1], sizes) + np.arange(ends[-1])]
+        ids = self.ids[places(self.starts[which], sizes)]
         if len(self.known) > MOST_WORDS or self.characters > MOST_CHARACTERS:
             self._forget()
         return ids, np.diff(ends[np.cumsum(counts, dtype=np.int64)], prepend=0)
@@ -101,6 +101,16 @@ class Numbers(dict[str, int]):
         self.fresh.append(word)
         number = self[word] = len(self)
         return number
+
+
+def places(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions of several slices, one after the other.
+
+    >>> places(np.array([7, 2]), np.array([2, 3])).tolist()
+    [7, 8, 2, 3, 4]
+    """
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -125,24 +125,35 @@ def pack(sizes: Counts, room: int) -> Counts:
     >>> pack(np.array([5, 3, 4, 4]), 8).tolist()
     [0, 0, 1, 1]
     """
-    rows = np.zeros(len(sizes), dtype=np.int64)
-    waiting: list[list[int]] = [[] for _ in range(room + 1)]  # rows by the room that is left in them
+    order, rows = np.argsort(-sizes, kind="stable"), np.zeros(len(sizes), dtype=np.int64)
+    waiting: list[list[Counts]] = [[] for _ in range(room + 1)]  # rows by the room that is left; last in, first out
     open_ = 0  # bit r is set where some row has r left: its lowest set bit above a size is the best fit
-    count = 0
-    for i in np.argsort(-sizes, kind="stable").tolist():
-        size = int(sizes[i])
-        fits = open_ >> size
-        if fits:
-            left = size + (fits & -fits).bit_length() - 1
-            row = waiting[left].pop()
-            if not waiting[left]:
-                open_ &= ~(1 << left)
-        else:
-            left, row, count = room, count, count + 1
-        rows[i] = row
-        if left > size:
-            waiting[left - size].append(row)
-            open_ |= 1 << (left - size)
+    count = placed = 0
+    for size, many in zip(*(part[::-1].tolist() for part in np.unique(sizes, return_counts=True)), strict=True):
+        end = placed + many
+        while placed < end:  # all segments of one size that go to rows with the same room
+            fits = open_ >> size
+            left = size + (fits & -fits).bit_length() - 1 if fits else room
+            # a row takes so many, for with one of them in it, it is still the best fit for the next
+            each = max(1, left // size)
+            used = -(-(end - placed) // each)
+            if fits:
+                stack = np.concatenate(waiting[left])
+                some = stack[::-1][:used]
+                waiting[left] = [stack[:-used]] if used < len(stack) else []
+                open_ ^= 0 if waiting[left] else 1 << left
+            else:
+                some = np.arange(count, count + used)
+                count += used
+            taken = np.repeat(some, each)[: end - placed]
+            rows[order[placed : placed + len(taken)]] = taken
+            placed += len(taken)
+            last = len(taken) - each * (len(some) - 1)  # segments in the last of the rows
+            for full, those in ((each, some[:-1]), (last, some[-1:])):
+                rest = left - full * size
+                if rest > 0 and len(those):
+                    waiting[rest].append(those)
+                    open_ |= 1 << rest
     return rows
 
 

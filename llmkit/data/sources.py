@@ -9,16 +9,18 @@ import io
 import json
 import os
 import re
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+from llmkit import cache
 from llmkit.data import builtin, squad
 from llmkit.data.builtin import Place as Place
 from llmkit.errors import DataError, RequestError, nearest
@@ -54,6 +56,10 @@ FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv"
 _KNOWN = {word for name, others in ALIASES.items() for word in (name, *others)}
 _CHUNK = 1 << 20
 _SPACE = re.compile(r"[ \t\r\n]*")
+_SEPARATOR = re.compile(rf"\n{re.escape(SEPARATOR)}\r?\n")
+LARGE = 2**26  # bytes of text from which on it is remembered what a document is in it
+TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system in use
+_GAP = re.compile(r"\n[^\S\n]*\n")
 
 
 @dataclass
@@ -82,17 +88,37 @@ class Reader:
         texts = [path for path in self.files if format_of(path) == "text" and self.source.target is None]
         if not texts or self.asked != "auto":
             return self.asked if texts else None
+        if sum(path.stat().st_size for path in texts) < LARGE:
+            return self._auto(texts)
+
+        def write(folder: Path) -> None:
+            (folder / "kind").write_text(self._auto(texts))
+
+        about = json.dumps([self.source.encoding, [_digest(path) for path in texts]])
+        return (cache.once("documents", hashlib.sha256(about.encode()).hexdigest(), write) / "kind").read_text()
+
+    def _auto(self, texts: Sequence[Path]) -> str:
         gaps = False
         for path in texts:
-            filled = blank = False
-            for _, line in self._lines(path):
-                if line == SEPARATOR:
+            for text in self._stretches(path):
+                if SEPARATOR in text and _SEPARATOR.search(text):
                     return "endoftext"
-                if not gaps:
-                    empty = not line or line.isspace()
-                    gaps = filled and blank and not empty
-                    filled, blank = filled or not empty, empty
+                gaps = gaps or _GAP.search(text.strip()) is not None
         return "paragraph" if gaps else "line"
+
+    def _stretches(self, path: Path) -> Iterator[str]:
+        """A file's text, about a million characters at a time, each from within the last one's last line that has some.
+
+        So a separator, or a gap between two lines, is whole in one of them; a line end is added at both of its ends.
+        """
+        held = "\n"
+        with self._open(path) as file:
+            while piece := file.read(_CHUNK):
+                text = held + (piece.removeprefix("\ufeff") if held == "\n" else piece)
+                yield text
+                filled = len(text.rstrip())
+                held = text[max(0, min(filled - 1 if filled else len(text), len(text) - len(SEPARATOR) - 2)) :]
+        yield f"{held}\n"
 
     @property
     def name(self) -> str:
@@ -549,11 +575,24 @@ def _bytes(path: Path) -> io.BufferedReader:
 
 
 def _digest(path: Path) -> str:
+    """SHA-256 (hex) of a file; read again where its size or times have changed, or are too new to tell."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        about = path.stat()
+        if max(about.st_mtime_ns, about.st_ctime_ns) > time.time_ns() - TICK:
+            return _hash(path)
+        return _hashed(path.absolute(), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+@lru_cache(maxsize=65_536)
+def _hashed(path: Path, *about: int) -> str:
+    return _hash(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

@@ -151,8 +151,8 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     Padding and truncation are left out: every call of a tokenizer may change them.
     """
     if tokenizer.is_fast:
-        pipeline: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-        pipeline |= {"padding": None, "truncation": None}
+        written: str = tokenizer.backend_tokenizer.to_str()
+        pipeline: Any = written[written.index('"added_tokens":') :]  # padding and truncation stand before it
     else:
         pipeline = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from llmkit import cache
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.encoder import Encoder
+from llmkit.data.encoder import Encoder, places
 from llmkit.data.encoder import Ids as Ids
 from llmkit.data.encoder import encode as encode
 from llmkit.data.sentences import sentences
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMAT = "1"  # part of every key: raise it when what is written changes
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
+STRETCH = 1_000_000  # tokens counted at once
 LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
 
 
@@ -66,7 +67,7 @@ class Documents:
     def _where(self, chosen: NDArray[np.bool_]) -> Documents:
         return replace(self, starts=self.starts[chosen], stops=self.stops[chosen], digests=self.digests[chosen])
 
-    def entropy(self, most: int = 50_000_000) -> float:
+    def entropy(self, most: int = 10_000_000) -> float:
         """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
         return entropy([self], most)
 
@@ -197,22 +198,30 @@ def cut(text: str, most: int) -> list[str]:
     return [*pieces, text[start:]] if start < len(text) else pieces
 
 
-def entropy(sets: list[Documents], most: int = 50_000_000) -> float:
-    """Entropy, in nats a token, of the unigram distribution of several sets of documents, of about `most` tokens."""
+def entropy(sets: list[Documents], most: int = 10_000_000) -> float:
+    """Entropy, in nats a token, of the unigram distribution of several sets of documents.
+
+    Of more than `most` tokens, about so many are counted, in stretches that lie evenly over the text.
+    """
+    every = max(1, -(-sum(int(documents.lengths.sum()) for documents in sets) // most))
     counts = np.zeros(0, dtype=np.int64)
-    seen = 0
     for documents in sets:
-        step = max(1, len(documents) * 1_000_000 // max(1, int(documents.lengths.sum())))
-        for first in range(0, len(documents), step):
-            spans = zip(documents.starts[first : first + step], documents.stops[first : first + step], strict=True)
-            some = np.bincount(bare(np.concatenate([documents.ids[start:stop] for start, stop in spans])))
+        ends = np.cumsum(documents.lengths)
+        for start in range(0, int(ends[-1]) if len(ends) else 0, every * STRETCH):
+            some = np.bincount(bare(_stretch(documents, ends, start, min(start + STRETCH, int(ends[-1])))))
             counts = np.pad(counts, (0, max(0, len(some) - len(counts))))
             counts[: len(some)] += some
-            seen = int(counts.sum())
-            if seen > most:
-                break
-    share = counts[counts > 0] / max(1, seen)
+    share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log(share)).sum())
+
+
+def _stretch(documents: Documents, ends: NDArray[np.int64], start: int, stop: int) -> Ids:
+    """Tokens start to stop of all documents, one after the other; `ends` says where each ends there."""
+    some = slice(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
+    first, last = np.array(documents.starts[some]), np.array(documents.stops[some])
+    last[-1] -= ends[some][-1] - stop
+    first[0] = documents.stops[some][0] - (ends[some][0] - start)
+    return documents.ids[places(first, last - first)]
 
 
 def total(sets: list[Documents], what: str) -> int:

@@ -169,6 +169,30 @@ def test_no_row_is_overfull_and_every_segment_has_one(sizes):
     assert (loads[:-1] + loads[1:] > 30).all()  # two neighbours never fit into one: first fit
 
 
+def one_by_one(sizes, room):
+    """Best fit decreasing as it is told: each segment, the longest first, into the fullest row that has room for it."""
+    rows, free = np.zeros(len(sizes), np.int64), []
+    touched = []  # of equally full rows, the one that was filled last
+    for i in np.argsort(-sizes, kind="stable"):
+        fit = min((row for row in range(len(free)) if free[row] >= sizes[i]),
+                  key=lambda row: (free[row], -touched.index(row)), default=None)
+        if fit is None:
+            fit = len(free)
+            free.append(room)
+        else:
+            touched.remove(fit)
+        touched.append(fit)
+        rows[i], free[fit] = fit, free[fit] - sizes[i]
+    return rows
+
+
+@calm
+@given(st.integers(1, 40).flatmap(lambda room: st.tuples(st.just(room), st.lists(st.integers(1, room), max_size=60))))
+def test_segments_of_one_size_at_once_go_where_they_would_go_one_by_one(asked):
+    room, sizes = asked[0], np.array(asked[1], np.int64)
+    assert pack(sizes, room).tolist() == one_by_one(sizes, room).tolist()
+
+
 def test_random_lengths_fill_nine_tenths():
     rng = np.random.default_rng(0)
     for sizes in (rng.integers(1, 129, 3000), np.minimum(128, 1 + rng.geometric(1 / 40, 3000)),

@@ -2,14 +2,17 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from llmkit.data import builtin
+from llmkit.data import builtin, sources
 from llmkit.data.sources import Place, Reader, find_fields, open_source
 from llmkit.errors import DataError, LlmkitError, RequestError
 from llmkit.recipe import Source
@@ -398,6 +401,54 @@ def test_a_fingerprint_is_of_content_and_reading_not_of_paths() -> None:
         opened("a.csv", "a\n\nb\n").fingerprint(),
         opened("a.csv", "a\n\nb\n", fields={"text": "a"}).fingerprint(),
     }) == 6
+
+
+def test_a_file_is_hashed_anew_when_it_may_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = opened("a.txt", "one\n")
+    before, hashed = reader.fingerprint(), []
+    inner = sources._hash
+    monkeypatch.setattr(sources, "_hash", lambda path: (hashed.append(path), inner(path))[1])
+    assert reader.fingerprint() == before and len(hashed) == 1  # too new: a write within the clock's tick wouldn't show
+    monkeypatch.setattr(sources, "TICK", -10**12)
+    assert [reader.fingerprint() for _ in range(3)] == [before] * 3 and len(hashed) == 2
+    stamp = Path("a.txt").stat()
+    Path("a.txt").write_text("two\n")
+    os.utime("a.txt", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert reader.fingerprint() != before and len(hashed) == 3
+    Path("b.txt").write_text("one\n")
+    Path("b.txt").rename("a.txt")
+    assert reader.fingerprint() == before
+
+
+def line_by_line(path: Path) -> str:
+    """What auto means, as the documentation says it."""
+    lines = path.read_text().split("\n")
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    if any(line.removesuffix("\r") == sources.SEPARATOR for line in lines):
+        return "endoftext"
+    gap = any(not line.strip() for line in lines[filled[0] : filled[-1]]) if filled else False
+    return "paragraph" if gap else "line"
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["a", " ", "\n", "\n\n", "\r\n", "\u3000", "\x1c", "<|endoftext|>",
+                                 "\n<|endoftext|>\n", "<|endof", "text|>"]), max_size=20).map("".join),
+       st.integers(1, 40))
+def test_auto_is_what_the_lines_say_wherever_the_file_is_cut(
+    monkeypatch: pytest.MonkeyPatch, content: str, size: int,
+) -> None:
+    monkeypatch.setattr(sources, "_CHUNK", size)
+    Path("a.txt").write_bytes(content.encode())
+    assert open_source(Source("a.txt")).document == line_by_line(Path("a.txt"))
+
+
+def test_what_auto_is_in_large_files_is_remembered_by_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMKIT_CACHE", "cache")
+    monkeypatch.setattr(sources, "LARGE", 4)
+    assert opened("a.txt", "a\n\nb\n").document == "paragraph"
+    monkeypatch.setattr(Reader, "_auto", lambda self, texts: "read again")
+    assert opened("b.txt", "a\n\nb\n").document == "paragraph"
+    assert opened("b.txt", "a\n\nc\n").document == "read again"
 
 
 def test_where_one_file_ends_and_the_next_begins_is_part_of_the_fingerprint() -> None:

@@ -190,6 +190,29 @@ def test_entropy_counts_all_documents_of_all_sources():
     assert entropy(parts) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("stretch", [1, 7, 100, 4999, 5000])
+def test_entropy_counts_every_token_once_however_it_is_stretched(monkeypatch, stretch):
+    monkeypatch.setattr(tokens, "STRETCH", stretch)
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 50, 5000).astype(np.uint16)
+    edges = np.concatenate([[0, 0, 0], np.unique(rng.integers(1, 5000, 40)), [5000, 5000]])  # some documents are empty
+    documents = Documents(whole, edges[:-1], edges[1:], np.arange(len(edges) - 1, dtype=np.uint64))
+    share = np.bincount(whole) / 5000
+    assert documents.entropy() == pytest.approx(float(-(share * np.log(share)).sum()))
+    held = documents.split(0.5, 0)[1]
+    some = np.concatenate([whole[a:b] for a, b in zip(held.starts, held.stops, strict=True)])
+    share = np.bincount(some)[np.bincount(some) > 0] / len(some)
+    assert held.entropy() == pytest.approx(float(-(share * np.log(share)).sum()))
+
+
+def test_entropy_of_much_text_is_counted_in_stretches_all_over_it(monkeypatch):
+    monkeypatch.setattr(tokens, "STRETCH", 10)
+    ids = np.repeat(np.arange(1000), 10).astype(np.uint16)  # each token ten times, one after the other
+    documents = Documents(ids, np.array([0]), np.array([10_000]), np.zeros(1, np.uint64))
+    assert documents.entropy(most=1000) == pytest.approx(math.log(100))
+    assert documents.entropy(most=10_000) == pytest.approx(math.log(1000))
+
+
 # ---- long documents ---------------------------------------------------------------------------------------------
 
 
