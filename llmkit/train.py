@@ -108,6 +108,8 @@ class State:
     tokens: int = 0
     seconds: float = 0.0
     """Time in the step loop: waiting for data included, evaluation and saving not."""
+    waited: float = 0.0
+    """Of that, what the main process waited for data."""
     agreed: float = 0.0
     """That time as all processes know it."""
     wall: float = 0.0
@@ -246,7 +248,10 @@ class Loop:
         plan, state, accelerator, weight = self.recipe.training, self.state, self.accelerator, self.objective.weights
         assert isinstance(plan.micro_batch_size, int)
         count = plan.global_batch_size // plan.micro_batch_size // accelerator.num_processes
+        asked = time.monotonic()
         parts = [next(batches) for _ in range(count)]
+        self.add("waited", time.monotonic() - asked)
+        state.waited += time.monotonic() - asked
         if self.objective.turn(state.step) is not None:
             parts = [{**part, "step": torch.tensor(state.step)} for part in parts]
         totals, tokens = self.agree(parts)
@@ -381,7 +386,8 @@ class Loop:
         parts = {head: mean for head, mean in means.items() if window[f"count/{head}"]} if len(means) > 1 else {}
         self.event({
             "event": "train", "step": state.step, "epoch": self.length.epochs(state), "tokens": state.tokens,
-            "loss": loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed})
+            "loss": loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed,
+            "data_wait": window.get("waited", 0.0) / max(window["seconds"], 1e-9)})
         state.window = {}
         return {"loss": loss, "tokens/s": speed}
 
@@ -447,7 +453,8 @@ class Loop:
             "trainable_parameters": sum(p.numel() for name, p in self.learner.trained.items()
                                         if self.learner.wakes.get(name, 0) < max(1, state.step)),
             "wall_seconds": time.monotonic() - self.began,
-            "tokens_per_second": state.tokens / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
+            "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+            "data_wait": state.waited / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
             "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
             "processes": self.accelerator.num_processes, "device": str(self.accelerator.device),
             "precision": recipe.training.precision, "adapter": recipe.tuning.adapter,

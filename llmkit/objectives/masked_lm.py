@@ -17,7 +17,7 @@ from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
 from llmkit.data.words import WORD, bare
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sets, Setup, Sums, token
+from llmkit.objectives.base import Objective, Sets, Setup, Sums, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -93,8 +93,8 @@ class MaskedLM(Objective):
 
         the cat sat on the mat  ->  [CLS] the [MASK] [MASK] [MASK] the mat [SEP], labels at cat sat on
         """
-        cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
-        ids = np.concatenate([[cls], segment, [sep]]).astype(np.int64)
+        known = vocabulary(tokenizer)
+        ids = np.concatenate([[known.cls], segment, [known.sep]]).astype(np.int64)
         return self.hide(ids, self.chance(segment, rng), tokenizer)
 
     def chance(self, segment: Ids, rng: np.random.Generator) -> np.random.Generator:
@@ -106,13 +106,14 @@ class MaskedLM(Objective):
 
     def hide(self, ids: NDArray[np.int64], rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Hide a share of a row's tokens, special ones aside; where words are hidden, the ids have their marks."""
-        special = np.array(sorted(tokenizer.all_special_ids))
-        mask, words, together = tokenizer.mask_token_id, len(tokenizer), None
+        known, words, together = vocabulary(tokenizer), len(tokenizer), None
+        mask, special = known.mask, known.special
+        assert mask is not None  # the layout saw to it
         if self.words is None:
-            chosen = choose(~np.isin(ids, special), self.mlm_probability, rng)
+            chosen = choose(known.plain(ids), self.mlm_probability, rng)
         else:
             starts, ids = ids >= WORD, bare(ids)
-            plain = ~np.isin(ids, special)
+            plain = known.plain(ids)
             if self.spans:
                 chosen, together = choose_spans(
                     starts, plain, self.mlm_probability, self.span_probability, self.max_span_length, rng)

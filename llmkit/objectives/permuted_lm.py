@@ -14,7 +14,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sums, guesses, token
+from llmkit.objectives.base import Objective, Sums, guesses, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -55,8 +55,9 @@ class PermutedLM(Objective):
 
         the cat sat on  ->  the cat sat on <sep> <cls>, order -1 3 -1 -1 -1 -1, labels · cat · · · ·
         """
-        ids = np.append(segment, [tokenizer.sep_token_id, tokenizer.cls_token_id]).astype(np.int64)
-        plain = ~np.isin(ids, tokenizer.all_special_ids)
+        known = vocabulary(tokenizer)
+        ids = np.append(segment, [known.sep, known.cls]).astype(np.int64)
+        plain = known.plain(ids)
         chosen = targets(len(ids), self.plm_probability, self.max_span_length, rng) & plain
         if not chosen.any() and plain.any():  # a row too short for its spans still asks for one token
             chosen[rng.choice(np.flatnonzero(plain))] = True

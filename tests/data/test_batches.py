@@ -1,13 +1,17 @@
 """Which rows a step sees is a function of its position, however the work is divided."""
 
+import json
+import time
 from collections import Counter
 from itertools import islice
 
 import numpy as np
 import pytest
+from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmkit import recipe, train
 from llmkit.data.batches import EVALUATION, Drawn, Micro, Order, in_order, load, positions, stack
 from llmkit.objectives.base import join
 
@@ -225,3 +229,17 @@ def test_rows_of_one_length_go_together_and_a_step_keeps_its_rows() -> None:
     shared = [list(islice(Micro(order, 8, 2, rank, 2, 0, lengths), 2)) for rank in (0, 1)]
     assert [shared[0][0], shared[1][0], shared[0][1], shared[1][1]] == [
         sorted_[0][:2], sorted_[0][2:], sorted_[1][:2], sorted_[1][2:]]
+
+
+def test_a_run_says_how_long_it_waited_for_data(text, tmp_path, monkeypatch):
+    drawn = Drawn.__getitem__
+    monkeypatch.setattr(Drawn, "__getitem__", lambda self, key: (time.sleep(0.02), drawn(self, key))[1])
+    slow = train.fit(recipe.load(tiny("bert", text, tmp_path / "slow", max_steps=3)))
+    monkeypatch.undo()
+    plain = train.fit(recipe.load(tiny("bert", text, tmp_path / "plain", max_steps=3)))
+    metrics = (tmp_path / "slow" / "metrics.jsonl").read_text()
+    shares = [json.loads(line)["data_wait"] for line in metrics.splitlines()]
+    assert all(0 < share < 1 for share in (*shares, slow["data_wait"], plain["data_wait"]))
+    seconds = slow["data_wait"] * slow["tokens"] / slow["tokens_per_second"]
+    assert seconds >= 3 * 0.02  # a row a step at least
+    assert slow["data_wait"] > plain["data_wait"]

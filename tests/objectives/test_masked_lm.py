@@ -15,7 +15,7 @@ from llmkit.data.sources import open_source
 from llmkit.data.tokens import tokenize
 from llmkit.data.words import mark
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Setup, Text
+from llmkit.objectives.base import Setup, Text, Vocabulary, vocabulary
 from llmkit.objectives.masked_lm import MaskedLM, choose, random_words
 from llmkit.recipe import Source
 
@@ -119,6 +119,18 @@ def test_an_example_by_hand():
     row = MaskedLM(mlm_probability=0.5).draw(np.array([11, 12, 13, 14], np.uint16), Chance(), Words())
     assert {name: ids.tolist() for name, ids in row.items()} == {
         "input_ids": [2, 12, 12, 4, 14, 3], "labels": [-100, 11, -100, 13, -100, -100]}
+
+
+def test_special_tokens_are_told_from_others_and_found_anew_when_some_are_added():
+    tokenizer = tokenizers.train(stories(20), "wordpiece", 90)
+    ids = np.random.default_rng(0).integers(0, len(tokenizer), 500)
+    for special in ([], [0], [2, 5, 9], list(range(40, 60))):
+        known = Vocabulary(None, None, None, np.array(special, np.int64))
+        assert known.plain(ids).tolist() == (~np.isin(ids, special)).tolist()
+    assert vocabulary(tokenizer).plain(np.array([0, 4, 5])).tolist() == [False, False, True]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
+    new = tokenizer.convert_tokens_to_ids("<new>")
+    assert vocabulary(tokenizer).plain(np.array([new, 5])).tolist() == [False, True]
 
 
 @pytest.fixture(scope="module")

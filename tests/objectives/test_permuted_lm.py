@@ -22,8 +22,11 @@ SEP, CLS, PAD = 4, 3, 5
 class Words:
     """A tokenizer of which only ids are needed."""
 
-    sep_token_id, cls_token_id, pad_token_id = SEP, CLS, PAD
+    sep_token_id, cls_token_id, pad_token_id, mask_token_id = SEP, CLS, PAD, None
     all_special_ids = tuple(range(7))
+
+    def __len__(self):
+        return 100
 
 
 @pytest.fixture(scope="module")
