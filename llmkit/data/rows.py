@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.tokens import Documents, Ids
 
-Counts = NDArray[np.int64]
+Counts = NDArray[np.integer[Any]]
 
 
 class Rows(Protocol):
@@ -94,29 +94,32 @@ class Segments:
     """Rows of whole documents, each apart from its neighbours; a document too long for a row makes several segments."""
 
     def __init__(self, documents: Documents, layout: Layout, packed: bool) -> None:
-        self.wrapped = Wrapped(documents, layout)
+        self.wrapped, self.length = Wrapped(documents, layout), layout.length
         step = layout.length - layout.overlap
         counts = np.maximum(1, -(-(self.wrapped.lengths - layout.overlap) // step))
-        self.document = np.repeat(np.arange(len(documents)), counts)
-        nth = np.arange(len(self.document)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.start = nth * step
-        self.stop = np.minimum(self.start + layout.length, self.wrapped.lengths[self.document])
-        self._keep(self.stop - self.start >= layout.shortest)
-        sizes = layout.positions(self.stop - self.start)
-        rows = pack(sizes, layout.room) if packed else np.arange(len(sizes))
-        self.order = np.argsort(rows, kind="stable")
+        most = max(self.wrapped.lengths.sum(), counts.sum())
+        small: type[np.signedinteger[Any]] = np.int32 if most < 2**31 else np.int64  # the index is long
+        document = np.repeat(np.arange(len(documents), dtype=small), counts)
+        first = np.repeat((np.cumsum(counts) - counts).astype(small), counts)
+        start: Counts = step * (np.arange(len(document), dtype=small) - first)
+        del first
+        sizes = np.minimum(layout.length, self.wrapped.lengths[document] - start).astype(small)
+        kept = sizes >= layout.shortest
+        self.document, self.start, sizes = document[kept], start[kept], layout.positions(sizes[kept])
+        rows = pack(sizes, layout.room) if packed else np.arange(len(sizes), dtype=small)
+        self.order = np.argsort(rows, kind="stable").astype(small)
         self.edges = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
         self.filled = float(sizes.sum() / max(1, len(self) * layout.room))
-
-    def _keep(self, kept: NDArray[np.bool_]) -> None:
-        self.document, self.start, self.stop = self.document[kept], self.start[kept], self.stop[kept]
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def __getitem__(self, row: int) -> list[Ids]:
         chosen = self.order[self.edges[row] : self.edges[row + 1]]
-        return [self.wrapped.part(int(self.document[i]), int(self.start[i]), int(self.stop[i])) for i in chosen]
+        return [self._segment(int(self.document[i]), int(self.start[i])) for i in chosen]
+
+    def _segment(self, document: int, start: int) -> Ids:
+        return self.wrapped.part(document, start, min(start + self.length, int(self.wrapped.lengths[document])))
 
 
 def pack(sizes: Counts, room: int) -> Counts:
@@ -125,7 +128,7 @@ def pack(sizes: Counts, room: int) -> Counts:
     >>> pack(np.array([5, 3, 4, 4]), 8).tolist()
     [0, 0, 1, 1]
     """
-    order, rows = np.argsort(-sizes, kind="stable"), np.zeros(len(sizes), dtype=np.int64)
+    order, rows = np.argsort(-sizes, kind="stable"), np.zeros(len(sizes), sizes.dtype)
     waiting: list[list[Counts]] = [[] for _ in range(room + 1)]  # rows by the room that is left; last in, first out
     open_ = 0  # bit r is set where some row has r left: its lowest set bit above a size is the best fit
     count = placed = 0
