@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -173,25 +173,63 @@ class Feed:
         """Why it ended, only the caller knows."""
 
 
+class Forward(Protocol):
+    """What computes the logits of a batch of texts, one token after the other."""
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The logits (rows, vocabulary) behind the prompts, (rows, length)."""
+
+    def step(self, ids: Tensor) -> Tensor:
+        """The logits (rows, vocabulary) behind all that stands in each row, (rows, length): a token more each time."""
+
+    def keep(self, rows: Tensor, count: int) -> None:
+        """Go on with some of the `count` rows."""
+
+
+class Prepared:
+    """A model's own forward, with what transformers' `generate` carries from step to step."""
+
+    def __init__(self, model: Any, config: Any, inputs: dict[str, Any]) -> None:
+        self.model, self.config, self.inputs = model, config, inputs
+
+    def read(self, ids: Tensor) -> Tensor:
+        """The logits behind the prompts; what a cache already holds isn't read again."""
+        return self._behind(self.model._prefill(ids, self.config, self.inputs))
+
+    def step(self, ids: Tensor) -> Tensor:
+        """The logits behind the last token of each row."""
+        following = self.model.prepare_inputs_for_generation(
+            ids, next_sequence_length=1 if self.inputs["use_cache"] else None, **self.inputs)
+        return self._behind(self.model(**following, return_dict=True))
+
+    def _behind(self, outputs: Any) -> Tensor:
+        self.inputs = self.model._update_model_kwargs_for_generation(
+            outputs, self.inputs, is_encoder_decoder=self.model.config.is_encoder_decoder)
+        logits: Tensor = outputs.logits[:, -1].clone()  # the prompt's logits may be large
+        return logits
+
+    def keep(self, rows: Tensor, count: int) -> None:
+        """Go on with some of the `count` rows."""
+        self.inputs = _only(self.inputs, rows, count)
+
+
 def steps(
     model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any, *,
     texts: Sequence[Text], chance: Sequence[np.random.Generator] | None, top: int,
-    stopped: Callable[[], bool] | None, **inputs: Any,
+    stopped: Callable[[], bool] | None, forward: Forward | None, **inputs: Any,
 ) -> Tensor:
     """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
 
     It differs from transformers' own in that each row draws from a chance of its own, that log probabilities are the
-    raw ones, and that a row that has ended is no longer computed.
+    raw ones, and that a row that has ended is no longer computed. `forward` stands in for the model's own.
     """
     import torch
 
-    reads = model.config.is_encoder_decoder
     ids, rows = input_ids, list(range(len(texts)))  # the rows that are still written
-    outputs = model._prefill(ids, generation_config, inputs)
+    forward = forward or Prepared(model, generation_config, inputs)
+    logits = forward.read(ids)
     while True:
-        inputs = model._update_model_kwargs_for_generation(outputs, inputs, is_encoder_decoder=reads)
-        raw = outputs.logits[:, -1].to(copy=True, dtype=torch.float32)  # (rows, vocabulary)
-        del outputs  # the prompt's logits may be large
+        raw = logits.float()  # (rows, vocabulary)
         scores = raw
         if logits_processor:  # these know every row from the start
             every = raw.new_zeros(len(texts), raw.shape[1])
@@ -208,11 +246,9 @@ def steps(
         if not going or (stopped is not None and stopped()):
             break
         if len(going) < len(rows):
-            inputs = _only(inputs, torch.tensor(going, device=ids.device), len(rows))
+            forward.keep(torch.tensor(going, device=ids.device), len(rows))
             rows = [rows[i] for i in going]
-        following = model.prepare_inputs_for_generation(
-            ids[rows], next_sequence_length=1 if inputs["use_cache"] else None, **inputs)
-        outputs = model(**following, return_dict=True)
+        logits = forward.step(ids[rows])
     for row in rows:
         texts[row].close("stopped")
     return ids

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+    from llmkit.decoder import Decoder
     from llmkit.models import Opened
 
 WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
@@ -140,23 +141,19 @@ class Memory:
 
     ids: list[int] = field(default_factory=list)
     cache: Any = None
-    """Keys and values of these tokens in all layers, as transformers keeps them."""
+    """Keys and values of these tokens in all layers, as the model's own forward or the decoder keeps them."""
 
-    def shared(self, prompt: Sequence[int], model: Any) -> Any:
+    def shared(self, prompt: Sequence[int], empty: Callable[[], Any]) -> Any:
         """The cache of as much of a prompt as is known, without its last token, which has to be read for what follows.
 
-        None where the model keeps anything but all keys and values: what it forgets can't be taken back.
+        `empty` makes one that holds nothing: None where the model keeps anything but all keys and values, for what it
+        forgets can't be taken back.
         """
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
         same = next((i for i, (one, other) in enumerate(zip(self.ids, prompt)) if one != other),
                     min(len(self.ids), len(prompt)))
         same = min(same, len(prompt) - 1)
         if self.cache is None or same == 0:
-            self.cache = DynamicCache(config=model.config)
-            if model.config.is_encoder_decoder or any(type(layer) is not DynamicLayer for layer in self.cache.layers):
-                self.cache = None
+            self.cache = empty()
         elif same < self.cache.get_seq_length():
             self.cache.crop(same - self.cache.get_seq_length())
         self.ids = []  # unknown, until it is written to the end
@@ -176,6 +173,8 @@ class Writer:
     device: str = "cpu"
     assistant: Opened | None = None
     """A smaller model that guesses ahead; this one checks its guesses, several in one step (Leviathan et al. 2023)."""
+    decoder: Decoder | None = None
+    """The model's forward pass written out, where it is one of those that llmkit.decoder knows."""
 
     @classmethod
     def open(cls, name: str, assistant: str | None = None, dtype: str | None = None) -> Writer:
@@ -195,6 +194,10 @@ class Writer:
                                "assistant is a smaller model of the same kind.")
         fast, device = numbers(folder)
         writer = cls(name, open_model(folder, dtype=dtype or fast), device)
+        if not writer.reads:
+            from llmkit.decoder import Decoder
+
+            writer.decoder = Decoder.of(writer.opened.model)
         if helper is not None:
             writer.assistant = open_model(helper, dtype=dtype or fast)
             writer._check_assistant(str(assistant))
@@ -346,10 +349,17 @@ class Writer:
         chance = [np.random.default_rng(seed) for seed in seeds] if config.do_sample else None
         config.max_new_tokens = max(text.room for text in texts)
         # an adapter of virtual tokens brings keys and values of its own
-        cache = memory.shared(prompts[0], self.opened.model) if memory and not self.opened.virtual_tokens else None
+        cache = memory.shared(prompts[0], self._empty) if memory and not self.opened.virtual_tokens else None
+        forward = None
+        if self.decoder is not None:
+            from llmkit.decoder import Reading
+
+            count = len(texts) // len(prompts)
+            forward, cache = Reading(self.decoder, [one for one in prompts for _ in range(count)], cache), None
         written = self.opened.model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache,
-            custom_generate=partial(steps, texts=texts, chance=chance, top=top or 0, stopped=stopped))
+            custom_generate=partial(
+                steps, texts=texts, chance=chance, top=top or 0, stopped=stopped, forward=forward))
         if memory is not None:
             memory.keep(written[0].tolist())
 
@@ -408,6 +418,18 @@ class Writer:
         if not self.reads:
             logits = logits[-len(text.ids) - 1:-1]
         text.logprobs, text.likeliest = logprobs_of(logits, torch.tensor(text.ids, device=logits.device), top or 0)
+
+    def _empty(self) -> Any:
+        """What the model remembers of nothing, to be filled; None where it can't be cut to what is wanted."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        if self.decoder is not None:
+            return self.decoder.states()
+        config: Any = self.opened.model.config
+        cache = DynamicCache(config=config)
+        plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+        return cache if plain and not config.is_encoder_decoder else None
 
     def _batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (batch, length); padded on the left of what is gone on with, on the right of what is read."""

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "llmkit"
 LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"],
           ["data", "backbones", "models", "likelihood", "shortcuts"],
           ["objectives", "tuning", "prompting", "variants"], ["tasks"],
-          ["settle", "checkpoint", "report", "jsonlines", "decoding", "scoring", "sheet"],
+          ["settle", "checkpoint", "report", "jsonlines", "decoder", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],
           ["evaluation", "exporting", "generation", "indexing", "inspection", "launch"],
           ["prediction", "comparison", "searching", "chatting", "serving"], ["prompts", "verbs"], ["cli"]]

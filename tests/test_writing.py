@@ -26,6 +26,7 @@ from transformers import (
 from llmkit import registry
 from llmkit.decoding import Text
 from llmkit.errors import RequestError
+from llmkit.models import open_model
 from llmkit.tuning.base import Setting
 from llmkit.writing import Options, Writer
 
@@ -287,7 +288,7 @@ def tuned(family: str, method: str, folder: Path) -> Writer:
     options = {"lora": {"r": 2, "init_lora_weights": False}, "prefix": {"num_virtual_tokens": 3},
                "prompt": {"num_virtual_tokens": 3}}[method]
     how = registry.find("tuning", method)(**options)
-    model = how.apply(base.opened.model, setting)
+    model = how.apply(open_model(base.name).model, setting)  # the writer's own is packed
     torch.manual_seed(7)
     if method != "lora":
         for weight in (one for one in model.parameters() if one.requires_grad):
