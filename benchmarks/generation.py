@@ -1,12 +1,11 @@
-"""What generation gives beside transformers' pipeline, and what keeping keys and values saves: one run, as ratios.
+"""What keeping keys and values saves: the next turn of a long conversation, and labels by a prompt with 8 examples.
 
-    OMP_NUM_THREADS=1 python benchmarks/generation.py            # minutes; --tokens 100 --rounds 3
+    OMP_NUM_THREADS=1 python benchmarks/generation.py
 
-SmolLM2, greedy, both sides in the numbers that llmkit opens it in, and neither may end early. Then the next turn of a
-long conversation, and labels by a prompt with 8 examples, each with and without what was read before.
+Each with and without what was read before, in one run. `benchmarks/speed/generate.py` has generation beside
+transformers' pipeline.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -15,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 THINGS = ("cats", "the sea", "a small red house in the country", "stars", "bread", "rivers of Africa", "music", "Paris")
-PROMPTS = [f"Tell me {count} facts about {thing}." for count in (2, 3, 4, 5) for thing in THINGS]
 MODEL = "smollm2-135m-instruct"
 
 
@@ -23,39 +21,6 @@ def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_coun
     start = clock()
     work()
     return clock() - start
-
-
-def beside_the_pipeline(tokens: int, rounds: int) -> dict[str, Any]:
-    """Tokens a second: of one prompt, and of 32."""
-    from transformers import pipeline
-
-    from llmkit.models import resolve
-    from llmkit.writing import Options, Writer
-
-    writer = Writer.open(MODEL)
-    pipe: Any = pipeline("text-generation", model=str(resolve(MODEL)), dtype=writer.opened.model.dtype)
-    pipe.tokenizer.padding_side = "left"
-    for model in (writer.opened.model, pipe.model):
-        model.generation_config.eos_token_id = 0
-    options = Options(max_new_tokens=tokens, do_sample=False)
-    talks = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-
-    def ours(some: list[Any]) -> None:
-        writer.write([writer.ids(talk) for talk in some], options)
-
-    def theirs(some: list[Any], **how: Any) -> None:
-        pipe(some, max_new_tokens=tokens, do_sample=False, return_full_text=False, **how)
-
-    ours(talks[:1])
-    theirs(talks[:1])
-    ways = {"one prompt": (1, {}), "32 prompts": (32, {}), "32 prompts, batch_size=32": (32, {"batch_size": 32})}
-    found: dict[str, Any] = {"dtype": str(writer.opened.model.dtype)}
-    for name, (count, how) in ways.items():
-        pairs = [(seconds(lambda: ours(talks[:count])), seconds(lambda: theirs(talks[:count], **how)))  # noqa: B023
-                 for _ in range(rounds if count == 1 else 1)]
-        mine, other = (count * tokens / statistics.median(pair[i] for pair in pairs) for i in (0, 1))
-        found[name] = {"llmkit": round(mine, 1), "pipeline": round(other, 1), "ratio": round(mine / other, 2)}
-    return found
 
 
 def next_turn() -> dict[str, Any]:
@@ -104,12 +69,7 @@ def shared_examples() -> dict[str, Any]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--tokens", type=int, default=100)
-    options.add_argument("--rounds", type=int, default=3)
-    given = options.parse_args()
-    print(json.dumps({"pipeline": beside_the_pipeline(given.tokens, given.rounds), "next_turn": next_turn(),
-                      "shared_examples": shared_examples()}, indent=1))
+    print(json.dumps({"next_turn": next_turn(), "shared_examples": shared_examples()}, indent=1))
 
 
 if __name__ == "__main__":

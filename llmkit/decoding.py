@@ -231,7 +231,9 @@ def steps(
     while True:
         raw = logits.float()  # (rows, vocabulary)
         scores = raw
-        if logits_processor:  # these know every row from the start
+        if logits_processor and len(rows) == len(texts):
+            scores = logits_processor(ids, raw)
+        elif logits_processor:  # these know every row from the start
             every = raw.new_zeros(len(texts), raw.shape[1])
             every[rows] = raw
             scores = logits_processor(ids, every)[rows]

@@ -194,10 +194,7 @@ class Writer:
                                "assistant is a smaller model of the same kind.")
         fast, device = numbers(folder)
         writer = cls(name, open_model(folder, dtype=dtype or fast), device)
-        if not writer.reads:
-            from llmkit.decoder import Decoder
-
-            writer.decoder = Decoder.of(writer.opened.model)
+        writer.pack()
         if helper is not None:
             writer.assistant = open_model(helper, dtype=dtype or fast)
             writer._check_assistant(str(assistant))
@@ -207,6 +204,13 @@ class Writer:
         if self.opened.kind not in WRITERS:
             raise RequestError(unwritten(self.name, self.opened.kind))
         self.opened.model.to(self.device)  # type: ignore[arg-type]
+
+    def pack(self) -> None:
+        """Lay the model's weights out for writing, where llmkit.decoder knows it: they aren't read or trained again."""
+        if not self.reads:
+            from llmkit.decoder import Decoder
+
+            self.decoder = Decoder.of(self.opened.model)
 
     @property
     def reads(self) -> bool:

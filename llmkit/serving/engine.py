@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
+from llmkit.decoder import Decoder, States
 from llmkit.decoding import Scored, logprobs_of, scored
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, choose
@@ -184,14 +185,15 @@ class Table(Cache):
         self.rows = self.places = torch.empty(0, dtype=torch.long)
         self.width = 0
 
-    def join(self, read: DynamicCache, copies: int) -> None:
+    def join(self, read: DynamicCache | States, copies: int) -> None:
         """Put what was read of a prompt into new rows."""
         length = read.get_seq_length()
         first = len(self.filled)
-        self._reserve(first + copies, length + 1, read)
-        for layer, source in zip(self.parts, map(vars, read.layers), strict=True):
-            layer.keys[first : first + copies, :, :length] = source["keys"]
-            layer.values[first : first + copies, :, :length] = source["values"]
+        sources = pairs_of(read)
+        self._reserve(first + copies, length + 1, sources)
+        for layer, (keys, values) in zip(self.parts, sources, strict=True):
+            layer.keys[first : first + copies, :, :length] = keys
+            layer.values[first : first + copies, :, :length] = values
         self.filled += [length] * copies
 
     def leave(self, row: int, clean: bool = False) -> None:
@@ -226,17 +228,30 @@ class Table(Cache):
         self.rows, self.places = torch.arange(len(self.filled)), torch.tensor(self.filled)
         self.filled = [length + 1 for length in self.filled]
 
-    def _reserve(self, rows: int, places: int, like: DynamicCache | None = None) -> None:
+    def states(self) -> States:
+        """The rows as they stood before the step that has begun, for a decoder to write into."""
+        keys, values = [layer.keys for layer in self.parts], [layer.values for layer in self.parts]
+        return States(keys, values, [length - 1 for length in self.filled])
+
+    def _reserve(self, rows: int, places: int, like: list[tuple[Tensor, Tensor]] | None = None) -> None:
         for i, layer in enumerate(self.parts):
-            for name in ("keys", "values"):
+            for which, name in enumerate(("keys", "values")):
                 old = vars(layer)[name]
                 if old is not None and old.shape[0] >= rows and old.shape[2] >= places:
                     continue
-                there = old if old is not None else vars(like.layers[i])[name][:0, :, :0]  # type: ignore[union-attr]
+                there = old if old is not None else like[i][which][:0, :, :0]  # type: ignore[index]
                 size = max(rows, there.shape[0]), max(-(-places // ROOM) * ROOM, there.shape[2])
                 new = there.new_zeros(size[0], there.shape[1], size[1], there.shape[3])  # a mask hides no NaN
                 new[: there.shape[0], :, : there.shape[2]] = there
                 setattr(layer, name, new)
+
+
+def pairs_of(read: DynamicCache | States) -> list[tuple[Tensor, Tensor]]:
+    """The keys and values of each layer, (1, heads, places, width), of one prompt that was read."""
+    if isinstance(read, States):
+        here = slice(None), slice(None), slice(read.get_seq_length())
+        return [(keys[here], values[here]) for keys, values in zip(read.keys, read.values, strict=True)]
+    return [(layer["keys"], layer["values"]) for layer in map(vars, read.layers)]
 
 
 # --- the engine ---
@@ -244,7 +259,7 @@ class Table(Cache):
 class Reading:
     """A job whose prompt is being read."""
 
-    def __init__(self, job: Job, cache: DynamicCache, done: int = 0) -> None:
+    def __init__(self, job: Job, cache: DynamicCache | States, done: int = 0) -> None:
         self.job, self.cache = job, cache
         self.done = done
         """Tokens that are read."""
@@ -265,23 +280,27 @@ class Kept:
 
 
 class Engine:
-    """Writes the texts of one decoder's jobs together. One thread calls it."""
+    """Writes the texts of one decoder's jobs together. One thread calls it.
 
-    def __init__(self, opened: Opened) -> None:
+    `decoder` is the model's forward pass written out, where llmkit.decoder knows it.
+    """
+
+    def __init__(self, opened: Opened, decoder: Decoder | None = None) -> None:
+        self.decoder = decoder
         self.model = base_of(opened.model)  # peft's own forward adds nothing to the layers that it changed
         self.tokenizer = opened.tokenizer
         self.config = self.model.config
         self.keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
         self.reading: deque[Reading] = deque()
         self.texts: list[Text] = []
-        self.table = Table(len(self._cache().layers))
+        self.table = Table(len(DynamicCache(config=self.config).layers))
         self.virtual = 0
         """Places before each row's first token: an adapter's prompt."""
         self.kept: list[Kept] = []
         """The latest last."""
 
-    def _cache(self) -> DynamicCache:
-        return DynamicCache(config=self.config)
+    def _cache(self) -> DynamicCache | States:
+        return DynamicCache(config=self.config) if self.decoder is None else self.decoder.states()
 
     @property
     def busy(self) -> bool:
@@ -299,9 +318,13 @@ class Engine:
         if best is None:
             self.reading.append(Reading(job, cache))
             return
-        for layer, (keys, values) in enumerate(best.states):
-            places = self.virtual + shared
-            cache.update(keys[:, :, :places], values[:, :, :places], layer)
+        places = self.virtual + shared
+        known = [(keys[:, :, :places], values[:, :, :places]) for keys, values in best.states]
+        if isinstance(cache, States):
+            cache = States([keys.clone() for keys, _ in known], [values.clone() for _, values in known], [places])
+        else:
+            for layer, (keys, values) in enumerate(known):
+                cache.update(keys, values, layer)
         self.reading.append(Reading(job, cache, shared))
 
     @torch.inference_mode()
@@ -363,6 +386,9 @@ class Engine:
 
     def _read(self, reading: Reading, part: list[int]) -> Tensor:
         """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""
+        if self.decoder is not None and isinstance(reading.cache, States):
+            reading.done += len(part)
+            return self.decoder.read([reading.job.prompt[: reading.done]], reading.cache)[0].float()
         few = {"logits_to_keep": 1} if self.keeps else {}
         out = self.model(input_ids=torch.tensor([part]), past_key_values=reading.cache, use_cache=True, **few)
         reading.done += len(part)
@@ -390,6 +416,8 @@ class Engine:
         """The logits (rows, vocabulary) behind one more token of each row."""
         table = self.table
         table.begin_step()
+        if self.decoder is not None:
+            return self.decoder.step(tokens, table.states()).float()
         places = table.places - self.virtual  # (rows): how many tokens stand before this one
         hidden = torch.arange(table.width - self.virtual) > places[:, None]  # (rows, keys)
         dtype = self.model.dtype

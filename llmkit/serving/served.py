@@ -140,8 +140,9 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
             continue
         freed = weights.share(opened.model)
         writer = Writer(name, opened, device)
-        together = suits(opened)
-        found[name] = Writing(name, writer, Engine(opened) if together else Window(writer), base)
+        writer.pack()
+        together = writer.decoder is not None or suits(opened)
+        found[name] = Writing(name, writer, Engine(opened, writer.decoder) if together else Window(writer), base)
         log.info("%s: writes text%s%s", name, "" if together else "; its texts wait for those before them to end",
                  f"; shares {freed / 1e6:.0f} MB of weights" if freed > 1e6 else "")
     return found

@@ -1,5 +1,6 @@
 """The engine: texts that come and go between steps, against plain transformers."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +39,7 @@ from transformers.generation.logits_process import (
 )
 
 from llmkit import models, recipe, train
+from llmkit.decoder import Decoder
 from llmkit.models import Opened
 from llmkit.serving import engine as engines
 from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits
@@ -74,6 +76,12 @@ def opened(family: str) -> Opened:
     model = TINY[family]().eval()
     kind = "AutoModelForSeq2SeqLM" if family == "t5" else "AutoModelForCausalLM"
     return Opened(model, letters(), Path(family), kind)
+
+
+def engine_of(family: str, written_out: bool = True) -> Engine:
+    """An engine whose decoder, where the family is known, works on a packed copy of the model."""
+    one = opened(family)
+    return Engine(one, Decoder.of(copy.deepcopy(one.model)) if written_out else None)
 
 
 def said(tokenizer: Any, row: list[int]) -> str:
@@ -137,12 +145,15 @@ def run(engine: Engine, asked: list[Asked], apart: int = 0) -> list[Asked]:
 
 @pytest.mark.parametrize("apart", [0, 1, 3])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gpt2", "opt"])
-def test_texts_written_together_are_those_that_transformers_writes_alone(family, apart):
+@pytest.mark.parametrize("forward", ["written out", "transformers"])
+def test_texts_written_together_are_those_that_transformers_writes_alone(family, apart, forward):
     assert suits(opened(family))
+    engine = engine_of(family, forward == "written out")
+    assert (engine.decoder is not None) == (forward == "written out" and family in ("llama", "qwen3", "gpt2"))
     prompts = [ids(text) for text in PROMPTS]
     expected = [plain(opened(family).model, prompt, 24) for prompt in prompts]
     assert len({tuple(row) for row in expected}) == len(prompts)
-    for one, row in zip(run(Engine(opened(family)), [Asked(prompt) for prompt in prompts], apart), expected):
+    for one, row in zip(run(engine, [Asked(prompt) for prompt in prompts], apart), expected):
         assert one.texts[0] == said(letters(), row)
         assert (one.ends[0].reason, one.ends[0].tokens) == ("length" if len(row) == 24 else "stop", len(row))
 
@@ -190,7 +201,7 @@ def base_of_engine(text, tmp_path_factory):
 def test_a_long_prompt_is_read_in_parts_while_others_are_written(monkeypatch):
     monkeypatch.setattr(engines, "READ", 8)
     long, short = Asked(ids("y" * 60)), Asked(ids("z"), Options(max_new_tokens=24, logprobs=0))
-    engine = Engine(opened("llama"))
+    engine = engine_of("llama")
     engine.admit(short.job)
     engine.turn()
     engine.admit(long.job)
@@ -203,7 +214,7 @@ def test_a_long_prompt_is_read_in_parts_while_others_are_written(monkeypatch):
 
 
 def test_a_text_that_nobody_listens_to_is_gone_by_the_next_step():
-    engine = Engine(opened("llama"))
+    engine = engine_of("llama")
     asked = [Asked(ids(text)) for text in PROMPTS[:4]]
     jobs = [one.job for one in asked]
     for job in jobs:
@@ -231,11 +242,11 @@ def test_a_seeded_text_is_the_same_in_any_company_and_from_the_writer():
     assert (choosing.temperature, choosing.top_k) == (1.3, 50)
     written = [one.text for one in writer.write([ids("the cat")], options)[0]]
     assert written[0] != written[1]
-    alone, = run(Engine(opened("llama")), [Asked(ids("the cat"), options, choosing, 7)])
+    alone, = run(engine_of("llama"), [Asked(ids("the cat"), options, choosing, 7)])
     others = [Asked(ids(text), Options(max_new_tokens=9), Choosing(True, temperature=2.0), i)
               for i, text in enumerate(PROMPTS)]
     again = Asked(ids("the cat"), options, choosing, 7)
-    run(Engine(opened("llama")), [*others[:3], again, *others[3:]], 1)
+    run(engine_of("llama"), [*others[:3], again, *others[3:]], 1)
     assert [alone.texts[0], alone.texts[1]] == [again.texts[0], again.texts[1]] == written
 
 
@@ -274,7 +285,7 @@ def test_log_probabilities_are_the_models_own():
     asked = Asked(prompt, Options(max_new_tokens=6, logprobs=2), Choosing(repetition_penalty=1.7))
     job = asked.job
     job.hear = lambda number, event: heard.append(event) if isinstance(event, Piece) and event.chosen else None
-    engine = Engine(opened("llama"))
+    engine = engine_of("llama")
     engine.admit(job)
     while engine.busy:
         engine.turn()
@@ -289,11 +300,13 @@ def test_log_probabilities_are_the_models_own():
         assert [value for _, value in piece.chosen.likeliest] == pytest.approx(likeliest, abs=1e-4)
 
 
-def test_a_number_that_isnt_finite_ends_its_text_alone():
+@pytest.mark.parametrize("forward", ["written out", "transformers"])
+def test_a_number_that_isnt_finite_ends_its_text_alone(forward):
     torch.manual_seed(2)
     model = TINY["llama"]().eval()
     bad, short, long = Asked(ids("x" * 60)), Asked(ids("the cat")), Asked(ids("y" * 30))
-    engine = Engine(Opened(model, letters(), Path("x"), "AutoModelForCausalLM"))
+    decoder = Decoder.of(copy.deepcopy(model)) if forward == "written out" else None
+    engine = Engine(Opened(model, letters(), Path("x"), "AutoModelForCausalLM"), decoder)
     for one in (bad, short, long):
         engine.admit(one.job)
     engine.turn()
@@ -309,7 +322,7 @@ def test_a_number_that_isnt_finite_ends_its_text_alone():
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_conversation_that_comes_back_isnt_read_anew(family):
-    model, engine = opened(family).model, Engine(opened(family))
+    model, engine = opened(family).model, engine_of(family)
     first, = run(engine, [Asked(ids("you are a machine that writes. one two"))])
     row = plain(model, first.prompt, 24)
     talk = first.prompt + row[:20] + ids(" and then?")
@@ -327,7 +340,7 @@ def test_a_conversation_that_comes_back_isnt_read_anew(family):
 
 
 def test_what_is_remembered_has_its_limits(monkeypatch):
-    engine = Engine(opened("llama"))
+    engine = engine_of("llama")
     run(engine, [Asked(ids(letter * 30)) for letter in "abcd"])
     assert len(engine.kept) == 4
     monkeypatch.setattr(engines, "KEPT", engine.kept[-1].bytes * 2 + 100)
