@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from transformers import XLNetModel
 from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 
+from llmkit import shortcuts
+
 UNSEEN = -1e30
 """The score of a key that isn't seen, as transformers has it: where none is, all weigh the same."""
 
 
 def quicken(model: nn.Module) -> None:
-    """Let a model's attention run this module's way; its weights and what it computes are as before.
+    """Let a model's attention run this module's way, where `two_streams` is on; it computes what it did before.
 
     One thing is drawn differently in training: dropout hides the same parts of the encoding of positions from all rows
     of a batch, as in Transformer-XL's own code (Dai et al. 2019).
@@ -36,7 +38,7 @@ def quicken(model: nn.Module) -> None:
 def positions(self: XLNetModel, qlen: int, klen: int, bsz: int | None = None, device: Any = None) -> Tensor:
     """The encoding of relative positions, (klen + qlen, 1, width): one for all rows, unless their directions differ."""
     return XLNetModel.relative_positional_encoding(  # type: ignore[no-any-return,no-untyped-call]
-        self, qlen, klen, bsz if self.bi_data else None, device)
+        self, qlen, klen, None if shortcuts.on("two_streams") and not self.bi_data else bsz, device)
 
 
 def attend(
@@ -50,7 +52,8 @@ def attend(
     `target_mapping` (targets, length, batch) has a single 1 for each target, and none for padding.
     """
     remembers = mems is not None and mems.dim() > 1
-    if seg_mat is not None or remembers or output_attentions or (g is not None and target_mapping is None):
+    other = seg_mat is not None or remembers or output_attentions or (g is not None and target_mapping is None)
+    if other or not shortcuts.on("two_streams"):
         r = r.expand(-1, h.shape[1], -1)
         return XLNetRelativeAttention.forward(  # type: ignore[no-untyped-call]
             self, h, g, attn_mask_h, attn_mask_g, r, seg_mat, mems, target_mapping, output_attentions)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import profile
 
-from llmkit import registry
+from llmkit import registry, shortcuts
 from llmkit.backbones._relative_attention import quicken, shifted, shifted_at
 from llmkit.objectives.base import join
 from llmkit.objectives.permuted_lm import PermutedLM
@@ -16,7 +16,7 @@ from llmkit.objectives.permuted_lm import PermutedLM
 class Words:
     """A tokenizer of which only ids are needed."""
 
-    sep_token_id, cls_token_id, pad_token_id, eos_token_id, bos_token_id = 4, 3, 5, 2, 1
+    sep_token_id, cls_token_id, pad_token_id, mask_token_id, eos_token_id, bos_token_id = 4, 3, 5, 6, 2, 1
     all_special_ids = tuple(range(7))
 
     def __len__(self):
@@ -67,6 +67,20 @@ def test_two_streams_give_transformers_own_loss_and_gradients(texts, fields):
     for name, parameter in ours.named_parameters():
         if there[name].grad is not None:
             torch.testing.assert_close(parameter.grad, there[name].grad, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_without_the_shortcut_a_model_runs_as_transformers_has_it():
+    batch, family, objective = rows((14,), (9,)), registry.find("backbones", "xlnet"), PermutedLM()
+    ours = model()
+    with torch.no_grad():
+        on = objective.loss(ours, batch, family)["loss"]
+        with shortcuts.only([name for name in shortcuts.ALL if name != "two_streams"]):
+            off = objective.loss(ours, batch, family)["loss"]
+            shape = ours.transformer.relative_positional_encoding(4, 4, bsz=3).shape
+    torch.testing.assert_close(on, off, rtol=2e-5, atol=1e-4)
+    assert on != off  # the last bits: other sums
+    assert shape == (8, 3, 32)
+    assert ours.transformer.relative_positional_encoding(4, 4, bsz=3).shape == (8, 1, 32)
 
 
 @pytest.mark.parametrize("inputs", [{}, {"attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3])},
