@@ -18,7 +18,7 @@ PLAIN: dict[str, list[float]] = {
 GOLDEN: dict[str, list[float]] = {
     "bert": [4.797392, 4.776309, 4.759405, 4.750504, 4.714701],
     "gpt2": [5.696371, 5.664332, 5.631411, 5.602624, 5.574447],
-    "t5": [5.478448, 5.155588, 5.013046, 5.050626, 5.110006],
+    "t5": [5.415007, 5.247928, 5.010917, 4.947948, 4.949638],
 }
 """With all of them: dropout draws other numbers, and nothing else is different."""
 
