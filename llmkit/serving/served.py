@@ -140,7 +140,8 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
             continue
         freed = weights.share(opened.model)
         writer = Writer(name, opened, device)
-        writer.pack()
+        if name not in bases.values():  # adapters share their base's weights, which nobody reads once they are packed
+            writer.pack()
         together = writer.decoder is not None or suits(opened)
         found[name] = Writing(name, writer, Engine(opened, writer.decoder) if together else Window(writer), base)
         log.info("%s: writes text%s%s", name, "" if together else "; its texts wait for those before them to end",
