@@ -138,6 +138,10 @@ class Training:
     """Gradients are scaled down to this global norm."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers of the forward pass; weights and optimizer stay in fp32."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the model's layers (torch.compile); auto: on GPUs, for runs long enough to earn the time it takes."""
+    tf32: bool = True
+    """On GPUs, products of fp32 matrices may round their factors to 10 bits (TF32)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     shortcuts: list[Shortcut] = field(default_factory=lambda: list(get_args(Shortcut)))

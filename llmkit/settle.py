@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import models, recipe, registry
+from llmkit import choices, machine, models, recipe, registry
 from llmkit.backbones.base import Family
+from llmkit.choices import Size
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
 from llmkit.errors import RequestError, nearest
@@ -40,6 +41,10 @@ class Settled:
     validation: Sequence[Reader] | float | None
     base: Path | None
     """The pretrained model's folder."""
+    size: Size
+    """What the model takes, by its config."""
+    chosen: Mapping[str, str]
+    """Of the training fields that were auto: why they became what they are."""
 
     @property
     def head(self) -> str:
@@ -77,8 +82,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     family.check_config(spec.config)
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
-    if base is None:
-        _built(config, head)
+    size = choices.size(_built(config, head), family, _words(asked))
     asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
@@ -90,13 +94,20 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     if training.global_batch_size % processes:
         raise RequestError(f"training.global_batch_size: {training.global_batch_size} can't be shared by {processes} "
                            "processes.")
-    share = training.global_batch_size // processes
-    micro = training.micro_batch_size
+    share, chosen = training.global_batch_size // processes, {}
+    micro, precision, compiled = training.micro_batch_size, training.precision, training.compile
     if micro == "auto":
-        micro = max(n for n in range(1, share + 1) if share % n == 0 and (n == 1 or n * length <= _at_once()))
+        micro, chosen["micro_batch_size"] = choices.micro_batch_size(
+            share, length, size, asked.tuning.adapter, machine.memory_each())
     elif share % micro:
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {training.global_batch_size}, {processes} processes).")
+    if precision == "auto":
+        precision, chosen["precision"] = choices.precision(size.width)
+    choices.check_precision(precision, family)
+    if compiled == "auto":
+        compiled, chosen["compile"] = choices.compiled(training, family)
+    choices.check_compiled(compiled, family)
     _schedule(training)
     for metric in training.metrics:
         if asked.task is None:
@@ -112,11 +123,11 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     done = replace(
         asked, tokenizer=spoken, backbone=replace(spec, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name), document=document),
-        training=replace(training, micro_batch_size=micro, precision=_precision(asked, family, config),
+        training=replace(training, micro_batch_size=micro, precision=precision, compile=compiled,
                          learning_rate=usual_rate(asked), head_learning_rate=_head_rate(asked),
                          metric_for_best_model=training.metric_for_best_model or _best(asked)),
         output_dir=str(asked.folder))
-    return Settled(done, family, train, validation, base)
+    return Settled(done, family, train, validation, base, size, chosen)
 
 
 def prompted(asked: Recipe) -> Recipe:
@@ -183,6 +194,12 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> P
     return AutoConfig.for_model(family.model_type, **{**sizes, **spec.config})
 
 
+def _words(asked: Recipe) -> int | None:
+    """How many tokens a tokenizer that isn't there yet is asked to have."""
+    new = asked.tokenizer is not None and asked.tokenizer.train is not None and asked.backbone.pretrained is None
+    return asked.tokenizer.train.vocab_size if new else None  # type: ignore[union-attr]
+
+
 def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
     """A model without weights; RequestError where none can be made of a config."""
     import torch
@@ -211,38 +228,6 @@ def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
         raise RequestError(f"data.packing: with {registry.name_of(asked.tuning)}, documents that share a row of a "
                            f"{name} would share what is learned between them; use blocks or none.")
     return packing
-
-
-def _at_once() -> int:
-    """Tokens that a process holds at once where `micro_batch_size` is auto."""
-    import torch
-
-    return 16_384 if torch.cuda.is_available() else 4_096
-
-
-def _precision(asked: Recipe, family: type[Family], config: PretrainedConfig) -> Any:
-    """bf16 where the machine multiplies it faster than fp32 and the model is wide enough to gain; fp32 elsewhere."""
-    import torch
-
-    precision = asked.training.precision
-    gpu = torch.cuda.is_available()
-    if precision == "fp16" and not gpu:
-        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
-                           "Use bf16 or fp32.")
-    if precision == "fp16" and family.model_type == "t5":
-        raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
-    if precision != "auto":
-        return precision
-    if gpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if config.hidden_size >= 256 and cpu_multiplies_bf16() else "fp32"
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for bf16 products (AVX512-BF16 or AMX); without them fp32 is faster."""
-    import torch
-
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def usual_rate(asked: Recipe) -> float:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,8 @@ from llmkit import recipe as recipes
 from llmkit import registry, report, shortcuts
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
+from llmkit.choices import divisors
+from llmkit.compiling import compile_layers
 from llmkit.data.batches import Batch, Drawn, Micro, Order, in_order, load, positions
 from llmkit.errors import CheckpointError, DataError, NumberError, PlaceError, RequestError, nearest
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, more_is_better
@@ -49,10 +51,9 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
     began = time.monotonic()
     with stopping() as stop, ExitStack() as held:
         report.quiet_libraries()
-        settled = settle(asked, int(os.environ.get("WORLD_SIZE", "1")))
+        settled = settle(asked, world())
         recipe, plan, run = settled.recipe, settled.recipe.training, Run(asked.folder)
-        idle = recipe.learning.idle or (recipe.task is not None and settled.family.idle)
-        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idle=idle)
+        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idles(settled), plan.tf32)
         held.enter_context(shortcuts.only(plan.shortcuts))
         main = accelerator.is_main_process
         if main:
@@ -61,36 +62,14 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         start, done = shared(accelerator, lambda: pick_up(run, asked, recipe, resume))
         if done is not None:
             return dict(done)
-
-        with accelerator.main_process_first():  # the others find its caches
-            tokenizer = speak(settled)
-            setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                          metrics=tuple(plan.metrics))
-            setup = with_prompt(setup, recipe.prompting, recipe.learning)
-            sets = recipe.learning.prepare(settled.train, settled.validation, setup)
-            setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
-                            problem=sets.facts.get("problem"))
-            data = {reader.label: reader.fingerprint() for reader in settled.readers}
-        state = State() if start is None else restored(start, data, accelerator.num_processes)
-
-        torch.manual_seed(recipe.seed)
-        learner = learn(settled, accelerator, sets, setup, run)
-        wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan, recipe.tuning.undecayed))
-        if start is not None:
-            bring_back(start, learner, optimizer)
-            recipe.tuning.restore(learner.tuned, kept(start))
-        best = None if start is None else best_of(start)
+        loop = ready(settled if start is None else as_before(settled, run), accelerator, run, stop, began, start)
         if main:
-            describe(settled, sets, learner, start)
-            sets = with_floors(sets, recipe.learning)
-            run.rewind(state.step if start is not None else -1)
-            run.write_recipe(recipe)
+            describe(loop.settled, loop.sets, loop.learner, start)
+            loop.sets = with_floors(loop.sets, recipe.learning)
+            run.rewind(loop.state.step if start is not None else -1)
+            run.write_recipe(loop.recipe)
         if plan.report_to:
             accelerator.init_trackers(recipe.name)
-
-        loop = Loop(
-            accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state, began - state.wall,
-            best)
         try:
             loop.train()
         except BaseException as error:
@@ -98,6 +77,37 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
                 loop.conclude("failed" if stop.by is None else "stopped", str(error))
             raise
         return loop.finish()
+
+
+def ready(
+    settled: Settled, accelerator: Accelerator, run: Run, stop: Stopping, began: float, start: Checkpoint | None = None,
+    refers: bool = True,
+) -> Loop:
+    """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
+
+    `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
+    but the model that an adapter goes on, where no other folder holds it. `refers`: whether the untuned model is asked
+    about each row, where the task needs that; it may take long.
+    """
+    recipe, plan = settled.recipe, settled.recipe.training
+    with accelerator.main_process_first():  # the others find its caches
+        tokenizer = speak(settled)
+        setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
+                      metrics=tuple(plan.metrics))
+        setup = with_prompt(setup, recipe.prompting, recipe.learning)
+        sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+        setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
+                        problem=sets.facts.get("problem"))
+        data = {reader.label: reader.fingerprint() for reader in settled.readers}
+    state = State() if start is None else restored(start, data, accelerator.num_processes)
+    torch.manual_seed(recipe.seed)
+    learner = learn(settled, accelerator, sets, setup, run, refers)
+    wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan, recipe.tuning.undecayed))
+    if start is not None:
+        bring_back(start, learner, optimizer)
+        recipe.tuning.restore(learner.tuned, kept(start))
+    return Loop(accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
+                began - state.wall, None if start is None else best_of(start))
 
 
 @dataclass
@@ -199,7 +209,10 @@ class Loop:
         with report.progress(self.accelerator.is_main_process) as progress:
             clock = time.monotonic()
             while not self.over:
-                rate, norm = self.rate, self.step(batches)
+                rate, norm = self.rate, self.tried(batches)
+                if norm is None:
+                    batches = self.smaller()
+                    continue
                 state.step += 1
                 state.seconds += time.monotonic() - clock
                 self.add("seconds", time.monotonic() - clock)
@@ -282,6 +295,37 @@ class Loop:
         self.add("tokens", tokens)
         state.tokens += int(tokens)
         return norm
+
+    def tried(self, batches: Iterator[Batch]) -> float | None:
+        """The same; None where a GPU's memory is too small for it: then nothing of the step stays."""
+        pending = dict(self.pending)
+        with suppress(torch.OutOfMemoryError):  # its traceback holds the step's tensors: both go here
+            return self.step(batches)
+        self.optimizer.zero_grad()
+        self.pending = pending
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def smaller(self) -> Iterator[Batch]:
+        """The batches from the current step on in smaller micro-batches, as a GPU's memory was too small for it.
+
+        Neither rows nor losses change by it. RequestError where the recipe says how large micro-batches are, where they
+        can't be smaller, and where other processes are in the middle of the same step.
+        """
+        plan = self.recipe.training
+        rows = plan.micro_batch_size
+        assert isinstance(rows, int)
+        if "micro_batch_size" not in self.settled.chosen or rows == 1 or self.accelerator.num_processes > 1:
+            raise RequestError(f"training.micro_batch_size: {rows} rows of {self.recipe.data.max_length} tokens don't "
+                               "fit in this device's memory. Use fewer, gradient_checkpointing, or tune fewer weights.")
+        less = max(divisors(plan.global_batch_size, rows // 2))
+        log.warning("step %d: micro-batches of %d rows don't fit in memory; going on with %d, which changes no loss",
+                    self.state.step + 1, rows, less)
+        self.recipe = replace(self.recipe, training=replace(plan, micro_batch_size=less))
+        self.settled = replace(self.settled, recipe=self.recipe)
+        self.run.write_recipe(self.recipe)
+        return self.batches()
 
     def added(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The losses of the step's micro-batches, one after the other, and their gradients."""
@@ -601,20 +645,46 @@ def lengths(sets: Sequence[Any]) -> list[int] | None:
 # ---- setting up ---------------------------------------------------------------------------------------------------
 
 
-def accelerate(precision: str, log_with: Sequence[str], folder: Path, idle: bool = False) -> Accelerator:
+def accelerate(
+    precision: str, log_with: Sequence[str], folder: Path, idle: bool = False, tf32: bool = False,
+) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available():  # a CPU would take the same word for bf16
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # accelerate keeps the first run's precision for the whole process; each run has its own
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if idle else None)
-    if accelerator.num_processes != world:
-        raise RequestError(f"{world} processes were asked for and {accelerator.num_processes} started.")
+    if accelerator.num_processes != world():
+        raise RequestError(f"{world()} processes were asked for and {accelerator.num_processes} started.")
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
     return accelerator
+
+
+def world() -> int:
+    """Processes of this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def idles(settled: Settled) -> bool:
+    """Whether some trained weights may have no part in a step's loss."""
+    return bool(settled.recipe.learning.idle or (settled.recipe.task is not None and settled.family.idle))
+
+
+def as_before(settled: Settled, run: Run) -> Settled:
+    """The same with the micro-batches that an earlier run in this folder had: bit for bit, dropout depends on them."""
+    path, plan = run.folder / "recipe.yaml", settled.recipe.training
+    if "micro_batch_size" not in settled.chosen or not path.is_file():
+        return settled
+    size = recipes.load(path).training.micro_batch_size
+    if not isinstance(size, int) or (plan.global_batch_size // world()) % size:
+        return settled
+    return replace(
+        settled, recipe=replace(settled.recipe, training=replace(plan, micro_batch_size=size)),
+        chosen={**settled.chosen, "micro_batch_size": "as many as before"})
 
 
 def shared(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
@@ -638,6 +708,8 @@ def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Check
     differ = run.compare(recipe)
     if asked.training.micro_batch_size == "auto":
         differ.pop("training.micro_batch_size", None)
+    if differ.get("training.compile") == (False, "auto"):  # left by a version that knew no such field
+        del differ["training.compile"]
     longer = bool(differ) and is_longer(recipe, differ)
     if differ and not longer:
         what = "; ".join(f"{name} is {ours}, there {theirs}" for name, (ours, theirs) in differ.items())
@@ -677,13 +749,15 @@ def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
         for name, (ours, theirs) in differ.items())
 
 
-def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: Run) -> Learner:
+def learn(
+    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: Run, refers: bool = True,
+) -> Learner:
     """The model as the recipe wants it tuned, with its objective."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
     order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
     rows, steps = order.epoch_rows, Length(recipe.training, order.epoch_rows).steps
-    if isinstance(recipe.learning, Task) and recipe.learning.reference:
+    if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
         refer_all(accelerator, untuned, sets, setup, recipe.training, order, steps)
     base = net.base
@@ -700,6 +774,8 @@ def learn(settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, 
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
         steps=steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
     tuned = tuning.apply(net.model, setting)
+    if recipe.training.compile:
+        compile_layers(net.model, settled.family)
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
@@ -856,5 +932,7 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
         log.info("%s", note)
     log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
              recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
+    for name, why in settled.chosen.items():
+        log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
     if start is not None:
         log.info("resumed after step %d", start.step)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-LAYERS = [["errors"], ["registry", "cache", "signals"], ["recipe"], ["likelihood", "shortcuts"],
+LAYERS = [["errors"], ["registry", "cache", "signals", "machine"], ["recipe"], ["likelihood", "shortcuts"],
           ["data", "backbones", "models"],
-          ["objectives", "tuning", "prompting", "variants"], ["tasks"],
+          ["objectives", "tuning", "prompting", "variants", "choices"], ["tasks", "compiling"],
           ["settle", "checkpoint", "report", "jsonlines", "decoder", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],
           ["evaluation", "exporting", "generation", "indexing", "inspection", "launch"],

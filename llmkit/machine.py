@@ -1,0 +1,76 @@
+"""What this machine has: memory, and room on its disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
+
+
+def memory() -> int:
+    """Bytes that the processes of this machine may use together: of its GPU where it has one, else of the main memory.
+
+    In a container, what the container may use.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in _limits())])
+
+
+def memory_each() -> int:
+    """Bytes that each process of a run may use: a GPU of its own, or its share of the main memory."""
+    return memory() // sharing()
+
+
+def sharing() -> int:
+    """Processes of this run that share a memory."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def free_memory() -> int:
+    """Bytes of the memory that nothing uses now."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return min([_available(), *(max(0, limit - used) for limit, used in _limits())])
+
+
+def _available(path: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that could be had without swapping; where the system doesn't say, half of all."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        lines = []
+    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return memory() // 2 if found is None else 1024 * int(found.split()[1])
+
+
+def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
+    """(limit, used) in bytes, where this process is in a group that has a limit."""
+    found = []
+    for limit, used in LIMITS:
+        try:
+            most, now = (root / limit).read_text().strip(), (root / used).read_text().strip()
+        except OSError:
+            continue
+        if most.isdigit() and now.isdigit():  # `max` is no limit
+            found.append((int(most), int(now)))
+    return found
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes that can be written into a folder, be it there already or not."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
