@@ -3,10 +3,15 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from llmkit.errors import PlaceError
+
+_NOTES: ContextVar[set[Path] | None] = ContextVar("notes", default=None)
+"""Where the folders that are used are written down."""
 
 
 def root() -> Path:
@@ -17,12 +22,25 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmkit"
 
 
+@contextmanager
+def noted() -> Iterator[set[Path]]:
+    """The folders of the cache that are made or used while the block runs."""
+    used: set[Path] = set()
+    token = _NOTES.set(used)
+    try:
+        yield used
+    finally:
+        _NOTES.reset(token)
+
+
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder `<root>/<kind>/<key>`; if it isn't there yet, `make` fills a new one that appears by one rename.
 
     Two processes may make the same folder at once: both make the same thing, and the first rename stays.
     """
     place = root() / kind / key
+    if (notes := _NOTES.get()) is not None:
+        notes.add(place)
     if place.is_dir():
         return place
     try:

@@ -49,8 +49,9 @@ class Size:
         return length * (self.activations + self.attention * length)
 
 
-def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = None) -> Size:
+def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = None, chunked: bool = True) -> Size:
     """The size of a model; one without weights (on torch's meta device) will do. `vocabulary`: if it will be another.
+    `chunked`: whether the loss is made in chunks, so that no logits are kept where the family's head allows it.
 
     A layer keeps what goes into its linear layers and what comes out of them, and little more: Korthikanti et al. 2022,
     "Reducing Activation Recomputation in Large Transformer Models", eq. 1, count 34 bytes a token and unit of width in
@@ -73,8 +74,9 @@ def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = 
                 and words not in weight.shape:  # a head's logits are counted below
             numbers += sum(weight.shape) * repeated
     vocabulary = vocabulary or words
-    # of an encoder's positions few are targets; a logit is kept twice, as it is and as its softmax
-    numbers += 2 * vocabulary * (0.15 if family.shape == "encoder" else 1.0) * (output is not None)
+    if output is not None and not (chunked and family.plain):
+        # of an encoder's positions few are targets; a logit is kept twice, as it is and as its softmax
+        numbers += 2 * vocabulary * (0.15 if family.shape == "encoder" else 1.0)
     kept = 0
     if family.attention == "eager":
         kept = 8  # scores of content and of position, their sum, and what is made of it

@@ -103,6 +103,21 @@ def table(cells: Sequence[Sequence[str]]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
+def figures(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Print figures on stdout: what, how much, and what there is to say of it; a row without words parts them."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(justify="right", no_wrap=True)
+    shown.add_column(style="dim", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(shown)
+
+
 def clock(seconds: float) -> str:
     """Seconds as 1:02:03 or 02:03."""
     whole = max(0, int(seconds))

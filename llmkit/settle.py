@@ -82,7 +82,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     family.check_config(spec.config)
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
-    size = choices.size(_built(config, head), family, _words(asked))
+    size = choices.size(_built(config, head), family, _words(asked), "chunked_loss" in training.shortcuts)
     asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)

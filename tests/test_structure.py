@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-LAYERS = [["errors"], ["registry", "cache", "signals", "machine"], ["recipe"], ["likelihood", "shortcuts"],
+LAYERS = [["errors"], ["registry", "cache", "signals", "machine", "flops"], ["recipe"], ["likelihood", "shortcuts"],
           ["data", "backbones", "models"],
           ["objectives", "tuning", "prompting", "variants", "choices"], ["tasks", "compiling"],
           ["settle", "checkpoint", "report", "jsonlines", "decoder", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],
-          ["evaluation", "exporting", "generation", "indexing", "inspection", "launch"],
+          ["evaluation", "exporting", "generation", "indexing", "inspection", "launch", "planning"],
           ["prediction", "comparison", "searching", "chatting", "serving"], ["prompts", "verbs"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from llmkit.cli import catalogue, chat, compare, generate, prompts, search, serve, tasks, train, use
+from llmkit.cli import catalogue, chat, compare, generate, plan, prompts, search, serve, tasks, train, use
 from llmkit.errors import LlmkitError, RequestError
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
@@ -20,7 +20,7 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the cop
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
-for group in (train, compare, use, generate, chat, tasks, search, prompts, serve, catalogue):
+for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, catalogue):
     group.register(app)
 
 

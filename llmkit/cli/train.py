@@ -23,7 +23,13 @@ Processes = Annotated[int, typer.Option(
     "--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
 Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Tuning method: full, lora, prefix …")]
-LAUNCHED = ("pretrain", "finetune")
+Task = Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task: classification, instruction …")]
+Model = Annotated[str | None, typer.Option(
+    "--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")]
+Rows = Annotated[str | None, typer.Option(
+    "--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")]
+Held = Annotated[str | None, typer.Option("--validation", metavar="FILE", help="Rows to evaluate on instead.")]
+LAUNCHED = ("pretrain", "finetune", "plan")
 """Commands that may run in several processes: what follows their `--` is for accelerate's launcher."""
 
 
@@ -57,23 +63,24 @@ def finetune(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(
         metavar="[RECIPE]", help="A path or a packaged name; the task's own example where none is given.")] = None,
-    method: Method = None,
-    task: Annotated[str | None, typer.Option(
-        "--task", metavar="NAME", help="Task: classification, instruction …")] = None,
-    model: Annotated[str | None, typer.Option(
-        "--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")] = None,
-    data: Annotated[str | None, typer.Option(
-        "--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")] = None,
-    validation: Annotated[str | None, typer.Option(
-        "--validation", metavar="FILE", help="Rows to evaluate on instead.")] = None,
+    method: Method = None, task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     set_: Set = [], output_dir: Folder = None, seed: Seed = None,  # noqa: B006
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
 ) -> int:
     """Tune a pretrained model for a task: with a recipe, or with a model and data of your own."""
+    request = tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
+    return run(*request, set_, resume, processes, context.obj, json_, True)
+
+
+def tuned(
+    recipe: str | None, given: Mapping[str, Any], method: str | None, task: str | None, model: str | None,
+    data: str | None, validation: str | None,
+) -> tuple[str, dict[str, str | None], dict[str, Any]]:
+    """(recipe, blocks, fields) that finetune's options ask for, with the fields that are given anyway."""
     from llmkit import recipe as recipes
     from llmkit.errors import RequestError, nearest
 
-    fields: dict[str, Any] = {"output_dir": output_dir, "seed": seed}
+    fields = dict(given)
     blocks = {"method": method, "task": task}
     if recipe is None:
         recipe = task or "classification"
@@ -96,7 +103,7 @@ def finetune(
         fields["data.validation"] = [{"source": validation}]
     if model is not None:
         fields["backbone"], fields["tokenizer"] = {"pretrained": model}, None
-    return run(recipe, blocks, fields, set_, resume, processes, context.obj, json_, tuned=True)
+    return recipe, blocks, fields
 
 
 def run(
@@ -104,21 +111,9 @@ def run(
     processes: int, words: Words, as_json: bool, tuned: bool = False,
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
-    from llmkit import launch, registry, report
-    from llmkit import recipe as recipes
-    from llmkit.errors import RequestError
+    from llmkit import launch, report
 
-    launch.check(processes)
-    cleared = ("tokenizer", "data.max_length")
-    given = {name: value for name, value in fields.items() if value is not None or name in cleared}
-    asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
-    if asked.training.global_batch_size % processes:
-        raise RequestError(f"--processes {processes}: training.global_batch_size {asked.training.global_batch_size} "
-                           "can't be shared by so many.")
-    if tuned and asked.output_dir is None:
-        task = registry.name_of(asked.learning)
-        name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"
-        asked = replace(asked, output_dir=f"runs/{name}-{registry.name_of(asked.tuning)}")
+    asked = checked(recipe, blocks, fields, settings, processes, tuned)
     if (processes > 1 or words.launcher) and not launch.is_worker():
         return launch.launch(words.own, processes, words.launcher)
     main = int(os.environ.get("RANK", "0")) == 0
@@ -130,6 +125,32 @@ def run(
     if main:
         say(summary, asked, as_json)
     return 0
+
+
+def checked(
+    recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str], processes: int,
+    tuned: bool | None = None,
+) -> Any:
+    """The recipe that a command line asks for; where it is `tuned`, in a folder of its task and method.
+
+    None: a recipe with a task is one to tune.
+    """
+    from llmkit import launch, registry
+    from llmkit import recipe as recipes
+    from llmkit.errors import RequestError
+
+    launch.check(processes)
+    cleared = ("tokenizer", "data.max_length")
+    given = {name: value for name, value in fields.items() if value is not None or name in cleared}
+    asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
+    if asked.training.global_batch_size % processes:
+        raise RequestError(f"--processes {processes}: training.global_batch_size {asked.training.global_batch_size} "
+                           "can't be shared by so many.")
+    if asked.output_dir is None and (asked.task is not None if tuned is None else tuned):
+        task = registry.name_of(asked.learning)
+        name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"
+        asked = replace(asked, output_dir=f"runs/{name}-{registry.name_of(asked.tuning)}")
+    return asked
 
 
 def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:

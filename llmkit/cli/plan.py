@@ -1,0 +1,145 @@
+"""`llmkit plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from llmkit.cli import train
+from llmkit.cli.train import Folder, Held, Method, Model, Processes, Rows, Seed, Set, Task
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="What follows `--` goes to accelerate's launcher, as for pretrain.")(plan)
+
+
+def plan(
+    context: typer.Context,
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", help="A path or a packaged name; the task's own example where --task is given.")] = None,
+    set_: Set = [], method: Method = None, task: Task = None, model: Model = None, data: Rows = None,  # noqa: B006
+    validation: Held = None, output_dir: Folder = None, seed: Seed = None, processes: Processes = 1,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> int:
+    """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept."""
+    from llmkit import launch, report
+    from llmkit.errors import RequestError
+
+    if recipe is None and task is None:
+        raise RequestError("plan: give a RECIPE, or a --task.")
+    words = context.obj
+    request = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
+    asked = train.checked(*request, set_, processes)
+    if (processes > 1 or words.launcher) and not launch.is_worker():
+        return launch.launch(words.own, processes, words.launcher)
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main:
+        report.to_stderr()
+    from llmkit import planning
+
+    found = planning.plan(asked)
+    if main and json_:
+        print(json.dumps(found))
+    elif main:
+        show(found)
+    return 0
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """The plan as a table; what stands in the way of the run follows on stderr."""
+    import sys
+
+    from llmkit import report
+
+    print(headline(found) + "\n")
+    report.figures(lines(found))
+    for note in found["notes"]:
+        print(note, file=sys.stderr)
+    for warning in found["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """`bert_mlm: masked_lm with full, bert-mini, bf16, 2 threads`."""
+    each = f"{found['processes']} processes of {found['threads']}" if found["processes"] > 1 else str(found["threads"])
+    where = "GPU" if found["device"] == "cuda" else f"{each} thread{'s' if found['threads'] > 1 else ''}"
+    compiled = ", compiled" if found["compile"] else ""
+    return (f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, "
+            f"{found['precision']}{compiled}, {where}")
+
+
+def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows of the table: (what, figure, what there is to say of it); an empty one before each part."""
+    from llmkit.planning import size
+    from llmkit.report import clock
+
+    memory, data, length, speed, time, disk = (
+        found[part] for part in ("memory", "data", "length", "speed", "time", "disk"))
+    trained = found["trainable_parameters"]
+    share = "all of them train" if trained == found["parameters"] else f"{trained or 0:,} train"
+    out = [("parameters", f"{found['parameters']:,}", share if trained else "")]
+    state = f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}, optimizer " \
+            f"{size(memory['optimizer'])}, activations {size(memory['activations'])}"
+    if speed is None:
+        needed = sum(memory[part] for part in ("weights", "gradients", "optimizer", "activations"))
+        return [*out, ("memory", size(needed), f"of {size(memory['available'])}"), ("", "", state)]
+    about = "" if data["counted"] else "about "
+    held = f"; {data['validation_rows']:,} rows held out" if data["validation_rows"] else ""
+    out += [
+        ("data", f"{data['rows']:,} rows", f"{about}{data['tokens']:,} tokens{held}"),
+        ("a step", f"{found['global_batch_size']:,} rows", f"about {length['tokens_per_step']:,} tokens; "
+         f"{found['micro_batch_size']:,} rows at once, of at most {found['max_length']:,} tokens, packing "
+         f"{found['packing']}"),
+        ("the run", f"{'' if length['exact'] else 'about '}{length['steps']:,} steps",
+         f"{words(length['tokens'])} tokens, {length['epochs']:.3g} passes over the data{end(length)}"),
+        ("", "", "")]
+    seconds = speed["seconds_per_step"]
+    mean = sum(seconds) / len(seconds)
+    out += [
+        ("speed", f"{speed['tokens_per_second']:,.0f} tokens/s",
+         f"{mean:.3g} s a step ({min(seconds):.3g} to {max(seconds):.3g} in {len(seconds)} steps)"),
+        ("MFU", f"{100 * speed['mfu']:.0f} %", f"of the {words(speed['matrix_flops_per_second'])}FLOP/s that "
+         f"products of large matrices reach here; a step is {words(speed['flops_per_step'])}FLOP"),
+        ("time", clock(time["total"]), f"training {clock(time['training'])}, {counted(time, 'evaluation')}, "
+         f"{counted(time, 'checkpoint')}"
+         + (f", asking the untuned model {clock(time['reference'])}" if time["reference"] else "")),
+        ("", "", ""),
+        ("memory", size(memory["peak"]), f"at its peak, with Python and the libraries, of {size(memory['available'])}"),
+        ("", "", state),
+        ("disk", size(disk["total"]), f"of {size(disk['free'])} free; {size(disk['at_most'])} while a checkpoint is "
+         "written"),
+        ("", "", f"{disk['checkpoints_kept']} checkpoint{'s' if disk['checkpoints_kept'] > 1 else ''} of "
+         f"{size(disk['checkpoint'])}, model {size(disk['model'])}"
+         + (f", beside it {size(disk['others'])}" if disk["others"] else "") + f", tokens {size(disk['token_cache'])}")]
+    if found["chosen"]:
+        out.append(("", "", ""))
+        out += [(name, str(found[name]).lower(), why) for name, why in found["chosen"].items()]
+    return out
+
+
+def end(length: Mapping[str, Any]) -> str:
+    """How sure the end of a run is."""
+    if length["may_end_earlier"]:
+        return "; early stopping may end it before"
+    return {"max_minutes": "; the clock ends it", "max_tokens": "; these tokens end it"}.get(length["ends_by"], "")
+
+
+def counted(time: Mapping[str, Any], what: str) -> str:
+    """`3 evaluations 00:12`."""
+    from llmkit.report import clock
+
+    count = time[f"{what}_count"]
+    return f"{count:,} {what}{'' if count == 1 else 's'} {clock(time[f'{what}s'])}"
+
+
+def words(count: float) -> str:
+    """A large number to three digits: 983 k, 1.5 G."""
+    for unit, one in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= one:
+            return f"{count / one:.3g} {unit}"
+    return f"{count:.3g} "
