@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix slow docs clean
+.PHONY: help setup demo test check matrix reliability chaos slow docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,12 @@ check: setup  ## ruff and mypy --strict
 
 matrix: setup  ## every family x objective or task x method; `make test` runs cells that cover every pair
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
+
+reliability: setup  ## faults, bad input and kills through the command line, in less than 30 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability tests/reliability
+
+chaos: setup  ## 200 kills at random moments, every run resumed to the end and compared (CHAOS="--kills 20 --seed 1")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.chaos $(CHAOS)
 
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py

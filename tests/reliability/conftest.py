@@ -1,0 +1,73 @@
+"""What the reliability tests share: a server of commands, recipes that train in a second, and what they end as."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny
+from test_exact import LEARNING, ROWS
+
+from reliability import runs
+from reliability.commands import Server
+
+Tree = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, _cache: None) -> Iterator[Server]:
+    """Starts commands in processes of their own; see commands.py."""
+    made = Server(tmp_path_factory.mktemp("said"), {"LLMKIT_CACHE": os.environ["LLMKIT_CACHE"]})
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def llmkit(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """`llmkit.run("pretrain", path)` in an empty folder: the command's status, outputs and last line."""
+    monkeypatch.chdir(tmp_path)
+    return server
+
+
+@pytest.fixture
+def tree(text: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., Tree]:
+    """`tree("masked_lm", "name", max_steps=3)`: a tiny recipe of 12 steps over one and a half epochs, dropout on.
+
+    It saves every 5 steps, evaluates every 4, and leaves its run in the folder `name` of the test's own.
+    """
+    def make(case: str = "masked_lm", name: str = "run", still: bool = False, **training: Any) -> Tree:
+        family, block = LEARNING[case]
+        data = request.getfixturevalue(ROWS[case]) if case in ROWS else text
+        plan = {"max_steps": 12, "save_steps": 5, "eval_steps": 4, "global_batch_size": 16, "micro_batch_size": 8}
+        made = tiny(family, data, tmp_path / name, still, **{**plan, **training})
+        del made["objective"]
+        made["data"]["validation"] = 0.2
+        return {**made, "task" if data is not text else "objective": block}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that nothing disturbed, by their recipe."""
+    return {"": tmp_path_factory.mktemp("wholes")}
+
+
+@pytest.fixture
+def whole(llmkit: Server, wholes: dict[str, Path]) -> Callable[..., Path]:
+    """`whole(tree)`: the folder of the same recipe's run that nothing disturbed."""
+    def make(tree: Tree, processes: int = 1) -> Path:
+        key = json.dumps([{**tree, "output_dir": ""}, processes], sort_keys=True)
+        if key not in wholes:
+            folder = wholes[""] / f"{len(wholes):04d}"
+            path = runs.write({**tree, "output_dir": str(folder)})
+            done = llmkit.run_all("pretrain", path, processes=processes)
+            assert done.status == 0, done.err
+            wholes[key] = folder
+        return wholes[key]
+
+    return make

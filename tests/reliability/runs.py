@@ -1,0 +1,71 @@
+"""What a run's folder holds, and whether two runs are the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TIMED = ("tokens_per_second",)
+"""What may differ between two runs of one recipe."""
+
+
+def write(tree: Mapping[str, Any], folder: Path | None = None) -> Path:
+    """A recipe's file beside the folder of its run, or in `folder`."""
+    out = Path(tree["output_dir"])
+    path = (out if folder is None else folder / out.name).with_suffix(".yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(tree), sort_keys=False))
+    return path
+
+
+def events(run: Path, kind: str | None = "train") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, of one kind or all."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [event for event in found if kind in (None, event["event"])]
+
+
+def steps(run: Path) -> int:
+    """How many training steps are in metrics.jsonl so far."""
+    path = run / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints, the oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """summary.json."""
+    found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Hashes of all that must not depend on how often a run was killed.
+
+    The weights of model/ and of other networks, weights and optimizer of the last checkpoint, and every event without
+    its timings.
+    """
+    files = [*run.glob("*/*.safetensors"), *checkpoints(run)[-1].glob("*.safetensors"),
+             checkpoints(run)[-1] / "optimizer.pt"]
+    found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    said = [{name: value for name, value in event.items() if name not in TIMED} for event in events(run, None)]
+    return {**found, "metrics.jsonl": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Names of what differs between two runs; empty where they are the same."""
+    a, b = digests(one), digests(other)
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def trees(run: Path) -> dict[str, str]:
+    """The hash of every file of a folder but its lock, by path: whether anything was touched."""
+    return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
