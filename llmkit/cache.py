@@ -52,11 +52,23 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     try:
         make(staging)
         staging.chmod(0o755)
+        for path in [*staging.rglob("*"), staging]:
+            sync(path)
         try:
             staging.rename(place)
         except OSError:
             if not place.is_dir():
                 raise
+        sync(place.parent)
         return place
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

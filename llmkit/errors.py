@@ -1,5 +1,7 @@
 """What can go wrong for a user, each kind with the exit status that it ends the program with."""
 
+import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -40,12 +42,24 @@ class PlaceError(LlmkitError):
     status = 6
 
 
-class Stopped(LlmkitError):
-    """A signal asked the program to stop."""
+class Stopped(BaseException):
+    """A signal asked the program to stop. No `except Exception` of a library swallows it."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """What the file system said where an exception comes from a full disk, however libraries wrap that; else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error.strerror
+        found = re.search(r"([\w ]+) \(os error (\d+)\)", str(error))  # Rust's: safetensors, tokenizers
+        if found and int(found[2]) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return found[1].strip()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

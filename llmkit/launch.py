@@ -14,7 +14,7 @@ from types import FrameType
 from typing import IO
 
 from llmkit.errors import RequestError
-from llmkit.signals import STATUS
+from llmkit.signals import STATUS, end_with_parent
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
 
@@ -55,8 +55,12 @@ def _variables(rank: int, processes: int, port: int) -> dict[str, str]:
 
 
 def start(command: Sequence[str], variables: dict[str, str], said: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own; what it says on both outputs goes to `said`, if given."""
-    return subprocess.Popen(command, env=variables, start_new_session=True, stdout=said, stderr=said)
+    """Start a process in a session of its own; what it says on both outputs goes to `said`, if given.
+
+    It ends when this process does, even when that is killed: else it would hold the run's folder on.
+    """
+    return subprocess.Popen(
+        command, env=variables, start_new_session=True, stdout=said, stderr=said, preexec_fn=end_with_parent)
 
 
 def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -69,6 +73,7 @@ def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
             _signal(child, signal.Signals(number))
 
     before = {number: signal.signal(number, forward) for number in STATUS}
+    watched = signal.set_wakeup_fd(-1)  # whoever listens would end this process while the children save
     deadline: float | None = None
     first: int | None = None
     try:
@@ -89,6 +94,7 @@ def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(watched)
         for child in children:
             _signal(child, signal.SIGKILL)
     statuses = [child.returncode for child in children]

@@ -136,6 +136,8 @@ class Training:
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global norm."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """Where a loss or a gradient isn't finite: stop with exit status 5, or skip the step, say so and count it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers of the forward pass; weights and optimizer stay in fp32."""
     compile: bool | Literal["auto"] = "auto"

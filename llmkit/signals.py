@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +15,10 @@ from types import FrameType
 from llmkit.errors import Stopped
 
 STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130}
+PATIENCE = 3.0
+"""Seconds that the program has to end by itself where a signal ends it at once; a long call into a library doesn't."""
+SAME = 0.5
+"""Seconds in which a repeated signal is the same one: schedulers send theirs to a launcher and to its children too."""
 
 
 class Stopping:
@@ -20,6 +28,8 @@ class Stopping:
         self.by: signal.Signals | None = None
         self.at_once = True
         """While nothing is there to be saved, a signal ends the program where it is."""
+        self.since = 0.0
+        self.over = threading.Event()
 
     def error(self, message: str, by: int) -> Stopped:
         """What ends the program, with the exit status of the signal."""
@@ -27,9 +37,34 @@ class Stopping:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler: the first signal is noted, the second ends the program."""
-        first, self.by = self.by is None, signal.Signals(number)
+        first = self.by is None or (self.by == number and time.monotonic() - self.since < SAME)
+        if self.by is None:
+            self.by, self.since = signal.Signals(number), time.monotonic()
         if self.at_once or not first:
-            raise self.error(f"stopped by {self.by.name}" + (" before the first step" if first else " at once"), number)
+            raise self.error(self.said(number, first), number)
+
+    def said(self, number: int, first: bool) -> str:
+        """What the last line says of it."""
+        return f"stopped by {signal.Signals(number).name}" + (" before the first step" if first else " at once")
+
+    def train(self) -> None:
+        """From here on the first signal is only noted. Stopped, if one came that some library swallowed."""
+        if self.by is not None:
+            raise self.error(self.said(self.by, first=True), self.by)
+        self.at_once = False
+
+    def watch(self, signals: socket.socket) -> None:
+        """End the program where its main thread doesn't: Python's handlers wait until a call into a library returns."""
+        first: tuple[int, float] | None = None
+        while number := signals.recv(1)[0]:
+            if number not in STATUS:
+                continue
+            now = time.monotonic()
+            again = first is not None and (number != first[0] or now - first[1] >= SAME)
+            first = first or (number, now)
+            if (self.at_once or again) and not self.over.wait(PATIENCE):
+                print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
+                os._exit(STATUS[signal.Signals(number)])
 
 
 @contextmanager
@@ -39,9 +74,39 @@ def stopping() -> Iterator[Stopping]:
     if threading.current_thread() is not threading.main_thread():
         yield state
         return
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    old = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, state) for number in STATUS}
+    watcher = threading.Thread(target=state.watch, args=(ear,), daemon=True)
+    watcher.start()
     try:
         yield state
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(old)
+        state.over.set()
+        mouth.setblocking(True)
+        mouth.send(b"\0")  # no number of a signal; workers that were forked may keep the socket open
+        watcher.join()
+        mouth.close()
+        ear.close()
+
+
+def deaf(worker: int = 0) -> None:
+    """For a process that a run forks: signals are the run's affair, and with the run it ends.
+
+    A group of its own keeps a terminal's or a launcher's signals from it.
+    """
+    signal.set_wakeup_fd(-1)
+    os.setpgid(0, 0)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however that ends; only Linux can."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG

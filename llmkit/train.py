@@ -43,6 +43,12 @@ from llmkit.tuning.base import Setting
 log = logging.getLogger("llmkit")
 
 
+MOST_SKIPPED = 20
+"""Steps in a row that may be skipped before a run gives up."""
+MOST_LOSSES, FEWEST_LOSSES, JUMP = 128, 16, 6.0
+"""Losses that a new one is compared with, at most and at least, and the standard deviations above them of a jump."""
+
+
 def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
     """Train as the recipe says, going on where an earlier run of it stopped; return the summary.
 
@@ -64,6 +70,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             return dict(done)
         loop = ready(settled if start is None else as_before(settled, run), accelerator, run, stop, began, start)
         if main:
+            enough_room(run, loop.learner, loop.length, loop.state, plan, recipe.tuning.adapter)
             describe(loop.settled, loop.sets, loop.learner, start)
             loop.sets = with_floors(loop.sets, recipe.learning)
             run.rewind(loop.state.step if start is not None else -1)
@@ -72,11 +79,12 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
             accelerator.init_trackers(recipe.name)
         try:
             loop.train()
+            return loop.finish()
         except BaseException as error:
             if main:
-                loop.conclude("failed" if stop.by is None else "stopped", str(error))
+                with suppress(PlaceError):  # what went wrong first is what is told
+                    loop.conclude("failed" if stop.by is None else "stopped", str(error))
             raise
-        return loop.finish()
 
 
 def ready(
@@ -135,6 +143,22 @@ class State:
     """Of these, the one whose weights are kept."""
     ended: str | None = None
     """Why the run ends before its length."""
+    due: bool = False
+    """Whether the evaluation after this step is still to be made: a signal came in it."""
+    skipped: int = 0
+    """Steps that weren't made because a number wasn't finite."""
+    skipped_last: int = 0
+    """Those of them in a row up to here."""
+    losses: list[float] = field(default_factory=list)
+    """Of the last lines of metrics.jsonl, by which a jump is told."""
+
+
+class Interrupted(Exception):
+    """A signal came in an evaluation."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(by.name)
+        self.by = by
 
 
 class Learner(nn.Module):
@@ -205,33 +229,43 @@ class Loop:
             self.evaluate()
             state.before = state.evaluation
         batches = self.batches()
-        self.stop.at_once = False
+        self.stop.train()
         with report.progress(self.accelerator.is_main_process) as progress:
             clock = time.monotonic()
-            while not self.over:
-                rate, norm = self.rate, self.tried(batches)
-                if norm is None:
-                    batches = self.smaller()
-                    continue
-                state.step += 1
-                state.seconds += time.monotonic() - clock
-                self.add("seconds", time.monotonic() - clock)
+            while state.due or not self.over:
+                if not state.due:
+                    rate = self.rate
+                    if not self.tried(batches):
+                        batches = self.smaller()
+                        continue
+                    state.step += 1
+                    state.seconds += time.monotonic() - clock
+                    self.add("seconds", time.monotonic() - clock)
+                    over = self.over
+                    if state.step % plan.logging_steps == 0 or over:
+                        figures = self.log(rate)
+                        share = self.length.share(state)
+                        progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
+                    wanted = over or (plan.eval_steps and state.step % plan.eval_steps == 0)
+                    state.due = bool(self.sets.validation and wanted)
                 over = self.over
-                if state.step % plan.logging_steps == 0 or over:
-                    figures = self.log(norm, rate)
-                    share = self.length.share(state)
-                    progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
-                if self.sets.validation and (over or (plan.eval_steps and state.step % plan.eval_steps == 0)):
+                if state.due:
                     self.evaluate()
                     if self.over and not over:
                         log.info("%s after step %d", state.ended, state.step)
                     over = self.over
+                if self.accelerator.num_processes == 1:  # several must agree on it, at the next step
+                    self.asked_to_stop = self.stop.by
                 if state.step % plan.save_steps == 0 or over or self.asked_to_stop:
                     self.save()
-                if self.asked_to_stop and not over:
-                    raise self.stop.error(f"stopped by {self.asked_to_stop.name} after step {state.step}, which is "
-                                          "saved; the same command goes on from there", self.asked_to_stop)
+                if self.asked_to_stop:
+                    self.halt(self.asked_to_stop)
                 clock = time.monotonic()
+
+    def halt(self, by: signal.Signals) -> None:
+        """End the run after a step that is saved."""
+        raise self.stop.error(f"stopped by {by.name} after step {self.state.step}, which is saved; the same command "
+                              "goes on from there", by)
 
     @property
     def over(self) -> bool:
@@ -253,12 +287,12 @@ class Loop:
         """Rows to a batch, as the objective does it."""
         return self.objective.collate(rows, self.setup.tokenizer)
 
-    def step(self, batches: Iterator[Batch]) -> float:
-        """One optimizer step; return the gradient's norm before clipping.
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step.
 
         The loss is divided once, by the targets of all micro-batches on all processes: splitting changes nothing.
         """
-        plan, state, accelerator, weight = self.recipe.training, self.state, self.accelerator, self.objective.weights
+        plan, state, accelerator = self.recipe.training, self.state, self.accelerator
         assert isinstance(plan.micro_batch_size, int)
         count = plan.global_batch_size // plan.micro_batch_size // accelerator.num_processes
         asked = time.monotonic()
@@ -275,37 +309,61 @@ class Loop:
         self.wrapped.train()
         with shortcuts.step(accelerator.device.type):
             sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
-        for head in weight:
-            self.pending[head] = self.pending.get(head, 0.0) + sums[head]
+        self.add("tokens", tokens)
+        state.tokens += int(tokens)
         turn = self.objective.turn(state.step)
         wakes = self.learner.wakes
         for name, parameter in self.learner.trained.items() if turn is not None or wakes else ():
             if (turn is not None and not name.startswith(f"model.{turn}")) or wakes.get(name, 0) > state.step:
                 parameter.grad = None  # waits: AdamW moves what has a gradient, be it 0
         norm = float(accelerator.clip_grad_norm_(self.learner.trained.values(), plan.max_grad_norm or math.inf))
-        if not math.isfinite(norm) and accelerator.scaler is None:
-            raise NumberError(f"step {state.step + 1}: the gradient is {norm}, in rows {self.rows()} …; no checkpoint "
-                              "holds it. A lower training.learning_rate, or training.precision: fp32, may help.")
+        loss = float(self.everywhere(torch.stack([*sums.values()]).sum()))
+        if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
+            self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
+            return
+        state.skipped_last = 0
         self.optimizer.step()
         if not accelerator.optimizer_step_was_skipped:  # fp16 skips those that overflow
             self.recipe.tuning.after_step(self.learner.tuned, state.step + 1)
         self.optimizer.zero_grad()
         for head, total in totals.items():
+            self.pending[head] = self.pending.get(head, 0.0) + sums[head]
             self.add(f"count/{head}", total)
-        self.add("tokens", tokens)
-        state.tokens += int(tokens)
-        return norm
+        if math.isfinite(norm):  # fp16: the scaler skips the others, and finds a better scale
+            state.window["norm"] = norm
 
-    def tried(self, batches: Iterator[Batch]) -> float | None:
-        """The same; None where a GPU's memory is too small for it: then nothing of the step stays."""
+    def everywhere(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a number over all processes."""
+        alone = self.accelerator.num_processes == 1
+        summed: torch.Tensor = value if alone else self.accelerator.reduce(value, "sum")
+        return summed
+
+    def not_finite(self, what: str) -> None:
+        """Skip the step, where the recipe says so; else, or where all steps are so, NumberError."""
+        state, step = self.state, self.state.step + 1
+        where = f"step {step}: {what}, in rows {self.rows()}"
+        if self.recipe.training.on_nonfinite == "stop":
+            raise NumberError(f"{where}; no checkpoint holds it. A lower training.learning_rate, training.precision: "
+                              "fp32 or training.on_nonfinite: skip may help.")
+        state.skipped += 1
+        state.skipped_last += 1
+        if state.skipped_last >= MOST_SKIPPED:
+            raise NumberError(f"{where}: {state.skipped_last} steps in a row were skipped; no checkpoint holds them.")
+        self.optimizer.zero_grad()
+        log.warning("%s; skipped, %d so far", where, state.skipped)
+        self.event({"event": "skipped", "step": step, "why": what, "rows": self.row_numbers()})
+
+    def tried(self, batches: Iterator[Batch]) -> bool:
+        """Do a step; False where a GPU's memory is too small for it: then nothing of it stays."""
         pending = dict(self.pending)
         with suppress(torch.OutOfMemoryError):  # its traceback holds the step's tensors: both go here
-            return self.step(batches)
+            self.step(batches)
+            return True
         self.optimizer.zero_grad()
         self.pending = pending
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return None
+        return False
 
     def smaller(self) -> Iterator[Batch]:
         """The batches from the current step on in smaller micro-batches, as a GPU's memory was too small for it.
@@ -389,7 +447,7 @@ class Loop:
         *totals, tokens, self.state.agreed, terminated, interrupted = self.accelerator.reduce(shared, "sum").tolist()
         self.asked_to_stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
         if not any(totals):
-            raise DataError(f"step {self.state.step + 1}: rows {self.rows()} … have nothing to predict.")
+            raise DataError(f"step {self.state.step + 1}: rows {self.rows()} have nothing to predict.")
         return dict(zip(heads, totals, strict=True)), tokens
 
     @property
@@ -398,10 +456,15 @@ class Loop:
         most = float(self.recipe.training.learning_rate or 0.0)
         return most * self.factor(self.state) * self.objective.pace(self.state.step)
 
+    def row_numbers(self) -> list[int]:
+        """The rows of the current step."""
+        size = self.recipe.training.global_batch_size
+        return [self.order.at(self.state.step * size + i)[1] for i in range(size)]
+
     def rows(self) -> str:
-        """The first rows of the current step, for a message."""
-        start = self.state.step * self.recipe.training.global_batch_size
-        return ", ".join(str(self.order.at(position)[1]) for position in range(start, start + 8))
+        """The first of them, for a message."""
+        numbers = self.row_numbers()
+        return ", ".join(map(str, numbers[:16])) + (" …" if len(numbers) > 16 else "")
 
     # ---- what is written ----
 
@@ -417,21 +480,28 @@ class Loop:
                 self.add(f"sum/{head}", value)
             self.pending.clear()
 
-    def log(self, norm: float, rate: float) -> dict[str, float]:
-        """Write a train event; return what the progress bar shows."""
+    def log(self, rate: float) -> dict[str, float]:
+        """Write a train event; return what the progress bar shows. Where every step was skipped, there is none."""
         self.close_window()
         state, window, weight = self.state, self.state.window, self.objective.weights
+        if not any(window.get(f"count/{head}") for head in weight):
+            state.window = {}
+            return {}
         means = {head: window[f"sum/{head}"] / max(1.0, window[f"count/{head}"]) for head in weight}
         loss = sum(weight[head] * mean for head, mean in means.items())
-        if not math.isfinite(loss):
-            raise NumberError(f"step {state.step}: the loss is {loss}; no checkpoint holds it.")
         state.train_loss = loss
         speed = window["tokens"] / max(window["seconds"], 1e-9)
         parts = {head: mean for head, mean in means.items() if window[f"count/{head}"]} if len(means) > 1 else {}
         self.event({
             "event": "train", "step": state.step, "epoch": self.length.epochs(state), "tokens": state.tokens,
-            "loss": loss, **parts, "learning_rate": rate, "grad_norm": norm, "tokens_per_second": speed,
+            "loss": loss, **parts, "learning_rate": rate,
+            **({"grad_norm": window["norm"]} if "norm" in window else {}), "tokens_per_second": speed,
             "data_wait": window.get("waited", 0.0) / max(window["seconds"], 1e-9)})
+        if (jump := deviations(loss, state.losses)) is not None:
+            log.warning("step %d: the loss jumped to %.4g, %.0f standard deviations above its usual %.4g",
+                        state.step, loss, jump, float(np.mean(state.losses)))
+            self.event({"event": "spike", "step": state.step, "loss": loss, "deviations": jump})
+        state.losses = [*state.losses, loss][-MOST_LOSSES:]
         state.window = {}
         return {"loss": loss, "tokens/s": speed}
 
@@ -444,13 +514,21 @@ class Loop:
             self.accelerator.log(figures, event["step"])
 
     def evaluate(self) -> None:
-        """Losses and metrics over all validation rows, each seen once, with masks that never change."""
+        """Losses and metrics over all validation rows, each seen once, with masks that never change.
+
+        A signal cuts it short: it stays due, and is made anew when the run goes on.
+        """
         state, plan = self.state, self.recipe.training
         assert isinstance(plan.micro_batch_size, int)
         # the best of a run is found among evaluations of the same rows
         last = self.over and plan.metric_for_best_model is None
-        found = evaluate(self.accelerator, self.learner, self.sets.validation, self.setup, plan.micro_batch_size, last)
-        state.evaluation = found
+        try:
+            found = evaluate(self.accelerator, self.learner, self.sets.validation, self.setup, plan.micro_batch_size,
+                             last, self.stop)
+        except Interrupted as signalled:
+            self.asked_to_stop = signalled.by
+            return
+        state.evaluation, state.due = found, False
         self.event({"event": "evaluate", "step": state.step, **found})
         state.evaluations.append({"step": state.step, **found})
         state.ended = self.objective.verdict(state.evaluations)
@@ -467,13 +545,18 @@ class Loop:
         """A checkpoint of what trains, of the optimizer, and of what the loop counts."""
         self.close_window()
         if self.accelerator.is_main_process:
+            for name, parameter in self.learner.trained.items():
+                if not bool(parameter.isfinite().all()):
+                    raise NumberError(f"step {self.state.step}: {name} isn't finite any more; no checkpoint holds it. "
+                                      "A lower training.learning_rate may help.")
             self.state.wall = time.monotonic() - self.began
             manifest = {"state": asdict(self.state), "data": self.data, "processes": self.accelerator.num_processes}
 
             def write(folder: Path) -> None:
                 save_file({name: parameter.detach().contiguous() for name, parameter in self.learner.trained.items()},
                           folder / "trained.safetensors")
-                torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+                with (folder / "optimizer.pt").open("wb") as file:  # by a path, torch doesn't say that the disk is full
+                    torch.save(self.optimizer.state_dict(), file)
                 if more := self.recipe.tuning.state(self.learner.tuned):
                     save_file({name: value.contiguous() for name, value in more.items()}, folder / "tuning.safetensors")
                 if self.best is not None:
@@ -490,7 +573,7 @@ class Loop:
         summary = {
             "status": status, "why": why,
             "weights": "last" if state.best is None else f"best {recipe.training.metric_for_best_model}",
-            "best": state.best, "steps": state.step, "tokens": state.tokens,
+            "best": state.best, "steps": state.step, "skipped_steps": state.skipped, "tokens": state.tokens,
             "train_loss": state.train_loss,
             "evaluation_before": state.before, "evaluation": state.evaluation, **self.sets.facts,
             "parameters": sum(p.numel() for p in parameters),
@@ -528,6 +611,8 @@ class Loop:
                 tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
                 self.setup.tokenizer.save_pretrained(folder)
                 self.objective.describe(folder)
+                if self.stop.by is not None:
+                    self.halt(self.stop.by)
 
             def beside(network: Any) -> Callable[[Path], None]:
                 return lambda folder: (network.save_pretrained(folder), self.setup.tokenizer.save_pretrained(folder))[0]
@@ -546,22 +631,28 @@ class Loop:
 
 def evaluate(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
+    stop: Stopping | None = None,
 ) -> dict[str, float]:
-    """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes."""
+    """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
+
+    Interrupted, on all of them, where `stop` heard a signal on one.
+    """
     objective = learner.objective
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
     judged: list[Judged] = []
     written = objective.to_write(sum(map(len, sets)), last)
     with torch.inference_mode(), accelerator.autocast():
-        for rows, batch in visited(accelerator, learner, sets, setup, size):
+        for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop):
             losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
                                  for part in (losses, counts)])
             if some is not None:
                 judged.append((rows, some))
-        for rows, batch in visited(accelerator, learner, sets, setup, size, written) if written else ():
+        for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
             judged.append((rows, learner(batch, "predict")))
+    if stop is not None and (by := heard(accelerator, stop)) is not None:
+        raise Interrupted(by)
     total, count = accelerator.reduce(sums, "sum").tolist()
     if not any(count):
         raise DataError("data.validation: its rows have nothing to predict.")
@@ -571,11 +662,21 @@ def evaluate(
     return objective.figures(means, sorted(everyone, key=lambda one: one[0]), sets, setup)
 
 
+def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
+    """The signal that any of the processes got."""
+    flags = torch.tensor([float(stop.by is number) for number in (signal.SIGTERM, signal.SIGINT)],
+                         device=accelerator.device)
+    terminated, interrupted = accelerator.reduce(flags, "sum").tolist()
+    return signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+
+
 def visited(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
-    chosen: Sequence[int] | None = None,
+    chosen: Sequence[int] | None = None, stop: Stopping | None = None,
 ) -> Iterator[tuple[list[int], Batch]]:
     """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
+
+    Where `stop` heard a signal, there are no more.
 
     The learner is without dropout while they are gone through.
     """
@@ -588,6 +689,8 @@ def visited(
     learner.eval()
     batches = load(drawn, keys, lambda rows: learner.objective.collate(rows, setup.tokenizer))
     for rows, batch in zip(keys, batches, strict=True):
+        if stop is not None and stop.by is not None:
+            break
         yield [row for _, row in rows], {name: part.to(accelerator.device) for name, part in batch.items()}
     learner.train(was)
 
@@ -791,26 +894,29 @@ def learn(
 
 def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
     """Put a checkpoint's weights and optimizer state where they were."""
-    saved = load_file(start.folder / "trained.safetensors")
+    weights, moments = start.file("trained.safetensors"), start.file("optimizer.pt")
+    if weights is None or moments is None:
+        raise CheckpointError(f"{start.folder}: its manifest names no trained.safetensors and optimizer.pt.")
+    saved = load_file(weights)
     wanted = learner.trained
     if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
         raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(start.folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+    optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
 
 
 def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
     """What the tuning method keeps beside what trains."""
-    path = start.folder / "tuning.safetensors"
-    return load_file(path) if path.is_file() else {}
+    path = start.file("tuning.safetensors")
+    return {} if path is None else load_file(path)
 
 
 def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
     """The best weights up to a checkpoint, where it has them."""
-    path = start.folder / "best.safetensors"
-    return load_file(path) if path.is_file() else None
+    path = start.file("best.safetensors")
+    return None if path is None else load_file(path)
 
 
 def better(
@@ -834,7 +940,10 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
                               "Choose another --output-dir.")
     if start.manifest["processes"] != processes:
         log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
-    return State(**start.state)
+    try:
+        return State(**start.state)
+    except TypeError as error:
+        raise CheckpointError(f"{start.folder}: was written by another version of llmkit.") from error
 
 
 def adamw(learner: Learner, training: recipes.Training, vectors: Sequence[str] = ()) -> torch.optim.Optimizer:
@@ -911,6 +1020,29 @@ def weights(recipe: Recipe) -> list[float] | None:
 def mixed(seed: int, step: int, process: int) -> int:
     """One seed from three numbers; near numbers give seeds that have nothing in common."""
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def deviations(loss: float, before: Sequence[float]) -> float | None:
+    """How many standard deviations a loss is above those before it, where that is a jump; None where it isn't.
+
+    Six over the last 128, as OLMo's trainer counts a step as an outlier.
+    """
+    if len(before) < FEWEST_LOSSES:
+        return None
+    above = loss - float(np.mean(before))
+    spread = max(float(np.std(before)), 1e-3 * abs(float(np.mean(before))), 1e-12)
+    return above / spread if above > JUMP * spread else None
+
+
+def enough_room(
+    run: Run, learner: Learner, length: Length, state: State, plan: recipes.Training, adapter: bool
+) -> None:
+    """PlaceError where the disk can't hold the checkpoints that are to come, and the model."""
+    trained = sum(p.numel() * p.element_size() for p in learner.trained.values())
+    whole = trained if adapter else sum(p.numel() * p.element_size() for p in learner.parameters())
+    size = trained * (3 if plan.metric_for_best_model is None else 4)  # with AdamW's two moments, and the best weights
+    saves = None if length.steps is None else math.ceil((length.steps - state.step) / plan.save_steps)
+    run.room(size, whole, saves, plan.save_total_limit)
 
 
 def peak_memory() -> int:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,8 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, generate, plan, prompts, search, serve, tasks, train, use
-from llmkit.errors import LlmkitError, RequestError
+from llmkit.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
+from llmkit.signals import stopping
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
@@ -54,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not any(word in words for word in train.LAUNCHED):
         words += given[end:]  # here `--` only says that what follows is no option
     logging.captureWarnings(True)
+    trains = any(word in words[:1] for word in train.LAUNCHED)
     try:
-        status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)
+        with stopping() if trains else nullcontext():  # the libraries' imports take seconds
+            status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)
         return status if isinstance(status, int) else 0
     except UsageError as error:
         return _fail(_usage(error, words), 2, debug)
-    except LlmkitError as error:
+    except (LlmkitError, Stopped) as error:
         return _fail(str(error), error.status, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped by SIGINT", 130, debug)
@@ -67,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the last place that can say it in one line
+        if full := no_room(error):
+            return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"unforeseen: {said[:500]} (--debug shows where)", 1, debug)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.signals import deaf
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import DataLoader
@@ -126,7 +128,7 @@ def load(
 
     return DataLoader(
         drawn, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pin,  # type: ignore[arg-type]
-        generator=torch.Generator())
+        generator=torch.Generator(), worker_init_fn=deaf)
 
 
 def in_order(
