@@ -138,8 +138,8 @@ class Server:
 
         own     as a process of its own from the interpreter on; else forked from the server
         limits  of forked ones: uid (the user it runs as), file_size (bytes that a file may have: RLIMIT_FSIZE),
-                kill_at (n, folder): SIGKILL at the n-th time that it opens, renames, makes or removes something in a
-                folder; signal_after (n, number): that signal as soon as step n stands in metrics.jsonl
+                signal_at (n, folder, number): that signal at the n-th time that it opens, renames, makes or removes
+                something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl
         """
         self.count += 1
         said = self.folder / f"{self.count:04d}"
@@ -172,6 +172,17 @@ class Server:
         """Run a command as a launch of several processes; what the first says, and the worst status."""
         done = [one.wait() for one in self.start_all(*words, processes=processes, **more)]
         return Done(next((one.status for one in done if one.status), 0), done[0].out, done[0].err)
+
+    def left(self, command: Command, mark: str) -> list[int]:
+        """Processes that a command left behind: of its session, or with `mark` in their words."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+                words = (path / "cmdline").read_bytes().decode(errors="replace")
+                if state != "Z" and int(path.name) != os.getpid() and (int(session) == command.pid or mark in words):
+                    found.append(int(path.name))
+        return found
 
     def stop(self) -> None:
         """End the server, and what it started."""
@@ -257,7 +268,7 @@ def _reap(running: dict[int, Path]) -> None:
 
 def _child(
     words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], folder: str, uid: int | None = None,
-    file_size: int | None = None, kill_at: tuple[int, str] | None = None,
+    file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
     signal_after: tuple[int, int] | None = None,
 ) -> None:
     """Be `llmkit WORDS`; doesn't return."""
@@ -275,8 +286,8 @@ def _child(
         os.environ.update(env)
         _watch(said)
         _limit(uid, file_size)
-        if kill_at is not None:
-            _kill_at(*kill_at)
+        if signal_at is not None:
+            _signal_at(*signal_at)
         if signal_after is not None:
             _signal_after(*signal_after)
         from llmkit.cli import main
@@ -315,8 +326,8 @@ def _limit(uid: int | None, file_size: int | None) -> None:
         os.setuid(uid)
 
 
-def _kill_at(count: int, folder: str) -> None:
-    """End this process at the count-th file that is opened, renamed, made or removed in a folder."""
+def _signal_at(count: int, folder: str, number: int) -> None:
+    """Signal this process at the count-th file that is opened, renamed, made or removed in a folder."""
     left = [count]
     pid = os.getpid()
 
@@ -329,7 +340,7 @@ def _kill_at(count: int, folder: str) -> None:
         if isinstance(where, str | Path) and str(where).startswith(folder):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, number)
 
     sys.addaudithook(hook)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from test_exact import LEARNING
 
+from llmkit import registry
 from reliability import runs
 from reliability.commands import Server
 
@@ -22,8 +23,6 @@ pytestmark = pytest.mark.reliability
 Tree = dict[str, Any]
 ALL = os.environ.get("LLMKIT_MATRIX") == "all"
 OBJECTIVES = ("masked_lm", "next_sentence", "causal_lm", "span_corruption", "permuted_lm", "replaced_token")
-QUICK = ("masked_lm", "replaced_token")
-ONE = {"masked_lm", "causal_lm", "span_corruption"}
 
 
 def cases(*ids: Any, quick: tuple[str, ...] = ()) -> list[Any]:
@@ -81,3 +80,57 @@ def test_a_killed_run_ends_as_one_that_nobody_disturbed(
     reference = tree(learning)
     recipe = tree(learning, dataloader_num_workers=workers)
     the_same(killed_and_resumed(llmkit, recipe, step, processes), whole(reference, processes))
+
+
+@pytest.mark.parametrize("workers", cases(("R04", 0), ("R04-workers", 2)))
+def test_a_run_over_weighted_sources_that_is_killed_in_its_third_pass_ends_the_same(
+    workers: int, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path], labelled: Path, text: Path
+) -> None:
+    """Tokens are mapped, not streamed: a pass is never read through to find the place where a run stopped."""
+    recipe = tree(max_steps=40, save_steps=9, eval_steps=20, dataloader_num_workers=workers)
+    recipe["data"]["train"] = [{"source": str(text), "weight": 3}, {"source": str(labelled), "weight": 1}]
+    run = killed_and_resumed(llmkit, recipe, 33)
+    the_same(run, whole(recipe))
+    assert runs.events(run)[-1]["epoch"] > 2
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    **{name: {"method": name} for name in registry.names("tuning") if name != "peft"},
+    "peft": {"method": "peft", "peft_type": "LOHA", "config": {"r": 2, "target_modules": ["query", "value"]}},
+    "gradual": {"method": "layers", "unfreeze_every": 3, "rest": "all"},
+    "slower_below": {"method": "full", "layer_learning_rate_decay": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", cases(*((f"R05-{name}", name) for name in METHODS), quick=("R05-gradual",)))
+def test_every_tuning_method_goes_on_where_it_was_killed(
+    method: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """With accumulation: four micro-batches a step."""
+    recipe = {**tree("classification", micro_batch_size=4), "tuning": METHODS[method]}
+    the_same(killed_and_resumed(llmkit, recipe, 7, command="finetune"), whole(recipe))
+
+
+@pytest.mark.parametrize("case", cases(
+    ("R02-best", "best"), ("R02-epochs", "epochs"), ("R02-gradient_checkpointing", "recompute")))
+def test_other_ways_to_train_go_on_where_they_were_killed(
+    case: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """The best weights of an earlier evaluation; a kill right after an epoch's end; activations computed again."""
+    plan = {"best": {"metric_for_best_model": "accuracy", "learning_rate": 0.1}, "epochs": {"save_steps": 6},
+            "recompute": {"gradient_checkpointing": True}}[case]
+    recipe = tree("classification", **plan)
+    the_same(killed_and_resumed(llmkit, recipe, 7, command="finetune"), whole(recipe))
+
+
+def test_the_program_itself_killed_and_started_again_ends_the_same(
+    llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    recipe = tree("causal_lm", max_steps=60, save_steps=9, eval_steps=None)
+    path, run = runs.write(recipe), Path(recipe["output_dir"])
+    first = llmkit.start("pretrain", path, own=True)
+    assert first.until(lambda: runs.steps(run) >= 20)
+    first.send(signal.SIGKILL)
+    assert first.wait().status == -signal.SIGKILL
+    assert llmkit.run("pretrain", path, own=True).status == 0
+    the_same(run, whole(recipe))
