@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FORMAT = "1"  # part of every key: raise it when what is written changes
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
 STRETCH = 1_000_000  # tokens counted at once
+AT_ONCE = 1000  # texts that a tokenizer gets together
 LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
 
 
@@ -168,7 +169,9 @@ def shortened(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of each text with special tokens, at most `most`; and how many too many each longer text had."""
-    found: list[list[int]] = list(tokenizer(list(texts))["input_ids"]) if texts else []
+    found: list[list[int]] = []
+    for start in range(0, len(texts), AT_ONCE):  # what a tokenizer says of a token takes a hundred times its id's room
+        found += tokenizer(list(texts[start : start + AT_ONCE]))["input_ids"]
     over = []
     for i, ids in enumerate(found):
         if len(ids) > most:

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader
+from llmkit.data.tokens import AT_ONCE
 from llmkit.errors import DataError, RequestError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
@@ -169,7 +170,8 @@ class Classification(Task):
                 if label not in numbers:
                     raise DataError(f"{place}: the label {label!r} is not among those of the training rows."
                                     f"{nearest(label, numbers)}")
-        encoded = self.features([row for row, _ in rows], setup.tokenizer, setup.max_length, cut)
+        encoded = [features for start in range(0, len(rows), AT_ONCE) for features in self.features(
+            [row for row, _ in rows[start : start + AT_ONCE]], setup.tokenizer, setup.max_length, cut)]
         for features, (row, _) in zip(encoded, rows, strict=True):
             if "label" in row:
                 features["labels"] = self.target(row["label"], numbers)
@@ -204,8 +206,8 @@ class Classification(Task):
         names = ["input_ids", *(["token_type_ids"] if "text_pair" in rows[0] and "token_type_ids" in whole else [])]
         out: list[Features] = []
         for i in range(len(rows)):
-            features = {name: np.array(whole[name][i], dtype=np.int64) for name in names}
-            features["documents"] = np.zeros_like(features["input_ids"])
+            features: Features = {name: np.array(whole[name][i], dtype=np.int32) for name in names}
+            features["documents"] = np.zeros(len(features["input_ids"]), dtype=np.int8)
             out.append(features)
         return out
 

@@ -112,7 +112,7 @@ class Chaos:
             shutil.rmtree(run)
 
     def kill(self, name: str, run: Path, several: list[Command]) -> bool:
-        """Kill the first process, at any moment or, one time in three, while something is saved; False if it was over."""
+        """Kill the first process, at any moment or, one time in three, while it saves something; False: it was over."""
         first = several[0]
         if self.rng.random() < 1 / 3:
             seen = self.saving(run)

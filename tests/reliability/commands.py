@@ -72,7 +72,8 @@ class Command:
     @property
     def err(self) -> str:
         """What it said on stderr so far."""
-        return self.said.with_suffix(".err").read_text(errors="replace")
+        path = self.said.with_suffix(".err")
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""

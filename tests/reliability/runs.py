@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 TIMED = ("tokens_per_second",)
@@ -52,11 +53,22 @@ def digests(run: Path) -> dict[str, str]:
     The weights of model/ and of other networks, weights and optimizer of the last checkpoint, and every event without
     its timings.
     """
-    files = [*run.glob("*/*.safetensors"), *checkpoints(run)[-1].glob("*.safetensors"),
-             checkpoints(run)[-1] / "optimizer.pt"]
+    newest = checkpoints(run)[-1]
+    files = [*run.glob("*/*.safetensors"), *newest.glob("*.safetensors")]
     found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    found["optimizer"] = hashlib.sha256(repr(plain(torch.load(newest / "optimizer.pt", weights_only=True))).encode()
+                                        ).hexdigest()
     said = [{name: value for name, value in event.items() if name not in TIMED} for event in events(run, None)]
     return {**found, "metrics.jsonl": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+
+
+def plain(value: Any) -> Any:
+    """Nested tensors as bytes, mappings in the order of their keys: the order in which parameters woke up is nothing."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(value, Mapping):
+        return [(key, plain(value[key])) for key in sorted(value, key=str)]
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def differences(one: Path, other: Path) -> list[str]:

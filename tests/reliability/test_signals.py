@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import random
 import signal
 import string
@@ -102,8 +102,6 @@ def test_a_killed_process_takes_the_others_with_it(
     assert first.until(lambda: runs.steps(run) >= 40)
     ranks = sorted(pid for pid in llmkit.left(first, str(path)) if pid != first.pid)
     assert len(ranks) == 2
-    import os
-
     os.kill(ranks[1] if killed == "rank" else first.pid, signal.SIGKILL)
     done = first.wait(60)
     assert done.status not in (0, 75)
@@ -117,8 +115,6 @@ def test_a_killed_loader_worker_ends_the_run_and_it_can_go_on(
     llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:
     """S05, of the workers that prepare batches."""
-    import os
-
     recipe = tree(max_steps=300, save_steps=10, eval_steps=None, dataloader_num_workers=2)
     path, run = runs.write(recipe), Path(recipe["output_dir"])
     first = llmkit.start("pretrain", path)
@@ -217,7 +213,7 @@ def test_a_signal_in_an_evaluation_cuts_it_short_and_it_is_made_anew(
 
 
 @pytest.mark.parametrize("number", BOTH)
-@pytest.mark.parametrize("nth", cases(*((f"S04-save-{n}", n) for n in (1, 4, 9, 14))))
+@pytest.mark.parametrize("nth", cases(*((f"S04-save-{n}", n) for n in (1, 3, 6, 9))))
 def test_a_signal_in_a_save_lets_it_end(
     nth: int, number: signal.Signals, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:
@@ -248,14 +244,11 @@ def test_a_signal_while_the_model_is_written_leaves_none(
 
 @pytest.mark.parametrize("number", BOTH)
 def test_a_second_signal_stops_at_once(number: signal.Signals, llmkit: Server, tree: Callable[..., Tree]) -> None:
-    """S03: of a step that takes many seconds; older checkpoints stay whole."""
-    recipe = tree(max_steps=4, save_steps=1, eval_steps=None)
-    path, run = runs.write(recipe), Path(recipe["output_dir"])
-    more = {"max_steps": 4, "save_steps": 1, "global_batch_size": 65536}
-    slow = runs.write({**recipe, "training": {**recipe["training"], **more}})
-    del path
-    first = llmkit.start("pretrain", slow)
-    assert first.until(lambda: runs.steps(run) >= 1 or "rows a step" in first.err)
+    """S03: in a step that takes a minute."""
+    recipe = tree(max_steps=4, save_steps=1, eval_steps=None, global_batch_size=65536)
+    run = Path(recipe["output_dir"])
+    first = llmkit.start("pretrain", runs.write(recipe))
+    assert first.until(lambda: "rows a step" in first.err)
     time.sleep(2)
     first.send(number)
     time.sleep(1.5)
@@ -266,8 +259,8 @@ def test_a_second_signal_stops_at_once(number: signal.Signals, llmkit: Server, t
     assert done.status == STATUS[number], done.err
     assert done.error == f"stopped by {number.name} at once"
     assert time.monotonic() - began < 30
-    assert all(map(is_whole, runs.checkpoints(run)))
-    assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
+    assert runs.checkpoints(run) == []
+    assert runs.summary(run)["status"] == "stopped"
 
 
 def test_the_same_signal_from_two_sides_is_one(llmkit: Server, tree: Callable[..., Tree]) -> None:
