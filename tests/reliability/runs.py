@@ -63,7 +63,7 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """Nested tensors as bytes, mappings in the order of their keys: the order in which parameters woke up is nothing."""
+    """Nested tensors as bytes, mappings in the order of their keys: which parameter woke up first is no difference."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(value, Mapping):
