@@ -63,7 +63,8 @@ class Stopping:
             again = first is not None and (number != first[0] or now - first[1] >= SAME)
             first = first or (number, now)
             if (self.at_once or again) and not self.over.wait(PATIENCE):
-                print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
+                if os.environ.get("RANK", "0") == "0":
+                    print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
                 os._exit(STATUS[signal.Signals(number)])
 
 
