@@ -126,7 +126,9 @@ class Chaos:
         if not there or first.poll() is not None:
             return False
         first.send(signal.SIGUSR1)
-        time.sleep(0.001)
+        where, until = first.said.with_suffix(".where"), time.monotonic() + 0.5
+        while time.monotonic() < until and not (where.exists() and where.stat().st_size):
+            time.sleep(0.0002)
         first.send(signal.SIGKILL)
         if first.wait().status != -signal.SIGKILL:
             return False
@@ -143,9 +145,10 @@ class Chaos:
 
     def phase(self, command: Command) -> str:
         """What a killed command was at."""
-        said = command.said.with_suffix(".where").read_text()
+        path = command.said.with_suffix(".where")
+        said = path.read_text() if path.exists() else ""
         where = said.partition("Current thread")[2] if "in fit" in said.partition("Current thread")[2] else said
-        return next((name for name, pattern in PHASES.items() if re.search(pattern, where, re.M)), "imports")
+        return next((name for name, pattern in PHASES.items() if re.search(pattern, where, re.M)), "start")
 
 
 def main() -> int:
@@ -155,6 +158,7 @@ def main() -> int:
     about.add_argument("--seed", type=int, default=0)
     asked = about.parse_args()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="chaos-") as place:
         folder = Path(place)
         server = Server(folder / "said", {"LLMKIT_CACHE": str(folder / "cache")})
@@ -164,7 +168,10 @@ def main() -> int:
             while chaos.kills < asked.kills and len(chaos.bad) < 5:
                 name = names[chaos.whole % len(names)]
                 chaos.one(name, min(12, asked.kills - chaos.kills))
-                print(f"{chaos.kills:4d} kills, {chaos.whole} runs ended, last {name}", file=sys.stderr, flush=True)
+                print(f"{chaos.kills:4d} kills {dict(chaos.phases)}, {chaos.starts} starts, {chaos.whole} runs ended, "
+                      f"{len(chaos.bad)} wrong; last {name}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print("stopped: these are the figures so far", file=sys.stderr)
         finally:
             server.stop()
     print(yaml.safe_dump({
