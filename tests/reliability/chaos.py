@@ -166,8 +166,10 @@ def main() -> int:
         try:
             names = list(chaos.trees)
             while chaos.kills < asked.kills and len(chaos.bad) < 5:
-                name = names[chaos.whole % len(names)]
+                name, wrong = names[chaos.whole % len(names)], len(chaos.bad)
                 chaos.one(name, min(12, asked.kills - chaos.kills))
+                for line in chaos.bad[wrong:]:
+                    print(line, file=sys.stderr)
                 print(f"{chaos.kills:4d} kills {dict(chaos.phases)}, {chaos.starts} starts, {chaos.whole} runs ended, "
                       f"{len(chaos.bad)} wrong; last {name}", file=sys.stderr, flush=True)
         except KeyboardInterrupt:
