@@ -23,15 +23,17 @@ def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     seconds = sum(some / line["tokens_per_second"] for some, line in zip(tokens, lines[1:], strict=True))
     return {"tokens_per_second": sum(tokens) / seconds, "step_seconds": seconds / (lines[-1]["step"] - skipped),
             "loss": lines[-1]["loss"], "curve": [[line["step"], line["loss"]] for line in lines],
-            "precision": summary["precision"]}
+            "precision": summary["precision"], "evaluation": summary["evaluation"]}
 
 
 def trainer(
-    model: Any, rows: Any, collator: Any, folder: Path, tokens: Any = None, skipped: int = SKIPPED, **plan: Any,
+    model: Any, rows: Any, collator: Any, folder: Path, tokens: Any = None, skipped: int = SKIPPED, held: Any = None,
+    metrics: Any = None, **plan: Any,
 ) -> dict[str, Any]:
     """Train by transformers' Trainer with its defaults, but for `plan`; save the model.
 
     `tokens` says how many tokens a batch holds that aren't padding; by default, those that the attention mask lets in.
+    Where rows are `held` out, the `metrics` of their predictions are among what is found.
     """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -50,13 +52,16 @@ def trainer(
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"), logging_steps=skipped, save_strategy="no", report_to=[],
         disable_tqdm=True, **plan)
-    made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Clock()])
+    made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Clock()],
+                   compute_metrics=metrics)
     made.train()
     model.save_pretrained(folder)
+    figures = made.evaluate(held) if held is not None else {}
     (first, began, before), (last, ended, after) = ends[skipped - 1], ends[-1]
     curve = [[entry["step"], entry["loss"]] for entry in made.state.log_history if "loss" in entry]
     return {"tokens_per_second": (after - before) / (ended - began), "step_seconds": (ended - began) / (last - first),
-            "loss": curve[-1][1], "curve": curve}
+            "loss": curve[-1][1], "curve": curve,
+            **{name.removeprefix("eval_"): value for name, value in figures.items() if name != "eval_loss"}}
 
 
 def blocks(path: Path, tokenizer: Any, length: int, special: bool = True) -> Any:
