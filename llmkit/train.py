@@ -27,6 +27,7 @@ from torch import nn
 
 from llmkit import recipe as recipes
 from llmkit import registry, report, shortcuts
+from llmkit.backbones._unpadded import unpad
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
 from llmkit.choices import divisors
@@ -872,13 +873,17 @@ def learn(
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
+    # layers that are computed anew in the backward pass wouldn't find the batch that they are of
+    unpadded = shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
     setting = Setting(
-        settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing,
+        settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
         packed=recipe.data.packing == "documents" or recipe.learning.masks,
         steps=steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
     tuned = tuning.apply(net.model, setting)
     if recipe.training.compile:
         compile_layers(net.model, settled.family)
+    elif unpadded:
+        unpad(net.model, settled.family)
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)

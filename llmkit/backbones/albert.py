@@ -13,6 +13,7 @@ class Albert(Family):
 
     model_type = "albert"
     shape = "encoder"
+    unpads = True
     tokenizer = "unigram"
     special = "bert"
     sizes = {

@@ -52,6 +52,8 @@ class Family:
     """Whether it has weights that no task reads."""
     attention: ClassVar[str] = "sdpa"
     """The implementation of attention that transformers has for it."""
+    unpads: ClassVar[bool] = False
+    """Whether its layers can do without padding: they see hidden states and an attention mask, no other rows."""
     mixes: ClassVar[str] = ""
     """Why documents that share a row would see each other; "" where they don't."""
 

@@ -13,6 +13,7 @@ class Bert(Family):
 
     model_type = "bert"
     shape = "encoder"
+    unpads = True
     tokenizer = "wordpiece"
     special = "bert"
     sizes = {

@@ -13,6 +13,7 @@ class Electra(Family):
 
     model_type = "electra"
     shape = "encoder"
+    unpads = True
     tokenizer = "wordpiece"
     special = "bert"
     sizes = {

@@ -8,6 +8,7 @@ class GPT2(Family):
 
     model_type = "gpt2"
     shape = "decoder"
+    unpads = True
     tokenizer = "bpe"
     special = "gpt2"
     sizes = {

@@ -8,6 +8,7 @@ class Llama(Family):
 
     model_type = "llama"
     shape = "decoder"
+    unpads = True
     tokenizer = "bpe"
     special = "gpt2"
     sizes = {

@@ -21,6 +21,7 @@ class ModernBert(Family):
 
     model_type = "modernbert"
     shape = "encoder"
+    unpads = True
     tokenizer = "bpe"
     special = "bert"
     sizes = {

@@ -14,6 +14,7 @@ class Qwen3(Family):
 
     model_type = "qwen3"
     shape = "decoder"
+    unpads = True
     tokenizer = "bpe"
     special = "gpt2"
     sizes = {

@@ -22,6 +22,7 @@ class Roberta(Family):
 
     model_type = "roberta"
     shape = "encoder"
+    unpads = True
     tokenizer = "bpe"
     special = "roberta"
     sizes = {

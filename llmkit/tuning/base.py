@@ -36,6 +36,8 @@ class Setting:
     base: str = ""
     """What the saved adapter says it belongs to: a folder or a hub id."""
     gradient_checkpointing: bool = False
+    unpadded: bool = False
+    """Whether layers get the tokens of all rows in one, without padding."""
     packed: bool = False
     """Whether several documents share a row, each seeing only itself."""
     steps: int | None = None

@@ -151,6 +151,8 @@ def why_not_peft(model: PreTrainedModel, setting: Setting) -> str:
 
     if checkpoints(model) or setting.gradient_checkpointing:
         return "peft's prefix doesn't work with gradient checkpointing"
+    if setting.unpadded:
+        return "peft's prefix needs padded rows"
     if setting.packed:
         return "peft's prefix doesn't know the mask of packed rows"
     if setting.family.shape == "encoder" and setting.head in DROPS_TOKEN_TYPES:

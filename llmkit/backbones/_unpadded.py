@@ -1,0 +1,219 @@
+"""Rows without their padding: the layers see the tokens of all rows as one long row, attention sees rows again.
+
+What is done to each token alone (linear layers, normalisation, activation: nearly all of the work on short texts) is
+done to tokens only. Before the first layer and after the last, and for all that reads the model, nothing changes.
+
+    rows of 2, 4 and 1 tokens: 12 positions   ->   7 tokens in the layers, rows of 4, 2 and 1 within each attention
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from llmkit.backbones.base import Family
+
+WORTH = 0.9
+"""The share of positions that are tokens from which padding is cheaper than leaving it out."""
+ALIKE = 0.8
+"""The share of the longest row of a group that each of its rows has at least; on a GPU, all rows are one group."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of like length, which attend together."""
+
+    first: int
+    rows: int
+    longest: int
+    places: Tensor
+    """(tokens,): row x longest + column, in this group."""
+
+
+class Layout:
+    """Where the tokens of a batch stand in its padded rows: the longest row first."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.rows, self.longest = mask.shape
+        ends = (mask * torch.arange(1, self.longest + 1, device=mask.device)).amax(1)  # padding may be on any side
+        self.order = ends.argsort(descending=True, stable=True)
+        """(rows,): the rows in the order that the layers see them."""
+        held, lengths = mask[self.order].bool(), ends[self.order].tolist()
+        row, column = held.nonzero().unbind(1)
+        self.places = self.order[row] * self.longest + column
+        """(tokens,): row x longest + column, in that order."""
+        begins = grouped(lengths, ALIKE if mask.device.type == "cpu" else 0.0)
+        edges = [0, *(i for i, more in enumerate(begins) if more), self.rows]
+        self.groups = [
+            Group(first, last - first, lengths[first],
+                  held[first:last, : lengths[first]].flatten().nonzero()[:, 0])
+            for first, last in itertools.pairwise(edges)]
+        self.sizes = [len(group.places) for group in self.groups]
+
+    def flat(self, padded: Tensor) -> Tensor:
+        """(rows, longest, ...) -> (1, tokens, ...); a single row stands for all."""
+        if len(padded) != self.rows:
+            padded = padded.expand(self.rows, *padded.shape[1:])
+        return taken(padded, self.places)[None]
+
+    def padded(self, flat: Tensor) -> Tensor:
+        """(1, tokens, ...) -> (rows, longest, ...), 0 in padding."""
+        return put(flat[0], self.places, self.rows, self.longest)
+
+
+def grouped(lengths: Sequence[int], alike: float) -> list[bool]:
+    """Whether a group begins with a row, of lengths that fall: 9 8 4 4 -> no no yes no."""
+    longest, found = lengths[0], []
+    for length in lengths:
+        found.append(length < alike * longest)
+        longest = length if found[-1] else longest
+    return found
+
+
+def taken(padded: Tensor, places: Tensor) -> Tensor:
+    """(rows, longest, ...) -> (tokens, ...)"""
+    some: Tensor = _Taken.apply(padded.flatten(0, 1), places)  # type: ignore[no-untyped-call]
+    return some
+
+
+def put(tokens: Tensor, places: Tensor, rows: int, longest: int) -> Tensor:
+    """(tokens, ...) -> (rows, longest, ...), 0 elsewhere."""
+    whole: Tensor = _Put.apply(tokens, places, rows * longest)  # type: ignore[no-untyped-call]
+    return whole.view(rows, longest, *tokens.shape[1:])
+
+
+class _Taken(torch.autograd.Function):
+    """Rows of a matrix, each at most once: unlike indexing, its gradient is put down, not added up."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(matrix)
+        return matrix.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return slope.new_zeros(ctx.size, *slope.shape[1:]).index_copy_(0, places, slope), None
+
+
+class _Put(torch.autograd.Function):
+    """The other way round: rows to their places in a larger matrix of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return slope.index_select(0, places), None, None
+
+
+class Unpadding:
+    """Leaves padding out of a model's layers, from batch to batch."""
+
+    def __init__(self, attend: Callable[..., tuple[Tensor, Any]]) -> None:
+        self.attend = attend
+        """How the model attends to padded rows."""
+        self.layout: Layout | None = None
+        """Of the batch that is on its way through the model; None where it stays padded."""
+
+    def begin(self, body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        """Before the body: find the tokens, where the batch can do without padding."""
+        self.layout = None
+        mask = given.get("attention_mask")
+        inputs = next((given[name] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None),
+                      args[0] if args else None)
+        whole = ("use_cache", "output_hidden_states", "output_attentions")
+        if mask is None or inputs is None or mask.shape != inputs.shape[:2] or any(map(given.get, whole)) or (
+                given.get("past_key_values") is not None):
+            return
+        tokens = mask.sum(1)
+        if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
+            self.layout = Layout(mask)
+
+    def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
+        """After the body."""
+        self.layout = None
+
+    def enter(self, layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Before the first layer: hidden states (rows, longest, width) -> (1, tokens, width)."""
+        if self.layout is None:
+            return None
+        if args:
+            return (self.layout.flat(args[0]), *args[1:]), given
+        return args, {**given, "hidden_states": self.layout.flat(given["hidden_states"])}
+
+    def turn(self, layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Before each layer: the same for rotary positions, a pair of (1 or rows, longest, width)."""
+        if self.layout is None or given.get("position_embeddings") is None:
+            return None
+        return args, {**given, "position_embeddings": tuple(map(self.layout.flat, given["position_embeddings"]))}
+
+    def leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """After the last layer: hidden states (1, tokens, width) -> (rows, longest, width)."""
+        if self.layout is None:
+            return None
+        if isinstance(output, Tensor):
+            return self.layout.padded(output)
+        return (self.layout.padded(output[0]), *output[1:])
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Any]:
+    """Attend as the model does, in rows: (1, heads, tokens, width) -> (1, tokens, heads, width)."""
+    unpadding: Unpadding = module.llmkit_unpadding  # type: ignore[assignment]
+    layout = unpadding.layout
+    if layout is None:
+        return unpadding.attend(module, query, key, value, attention_mask, **options)
+    if attention_mask is not None and len(attention_mask) > 1:
+        attention_mask = attention_mask[layout.order]
+    parts = [torch.split(some[0].transpose(0, 1), layout.sizes)  # (tokens, heads, width) of each group
+             for some in (query, key, value)]
+    found = []
+    for group, *some in zip(layout.groups, *parts, strict=True):
+        rows = [put(part, group.places, group.rows, group.longest).transpose(1, 2) for part in some]
+        mask = attention_mask
+        if mask is not None:
+            mask = mask[group.first : group.first + group.rows] if len(mask) > 1 else mask
+            mask = mask[:, :, : group.longest, : group.longest]
+        found.append(taken(unpadding.attend(module, *rows, mask, **options)[0], group.places))
+    return torch.cat(found)[None], None
+
+
+def unpad(model: PreTrainedModel, family: type[Family]) -> None:
+    """Let a model leave padding out of its layers wherever it is called with a mask of it, but not while it generates.
+
+    The family `unpads`: its layers take hidden states first, and attend through transformers' attention interface.
+    """
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+    way = model.config._attn_implementation
+    name = f"llmkit_unpadded_{way}"
+    AttentionInterface.register(name, attend)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])
+    model.set_attn_implementation(name)
+    unpadding, body = Unpadding(ALL_ATTENTION_FUNCTIONS[way]), model.base_model
+    stack = list(body.get_submodule(family.layers[0].partition(".")[2]).children())
+    for part in (part for layer in stack for part in layer.modules()):
+        part.llmkit_unpadding = unpadding  # type: ignore[assignment]
+    body.register_forward_pre_hook(unpadding.begin, with_kwargs=True)
+    body.register_forward_hook(unpadding.end, always_call=True)
+    for layer in stack:
+        layer.register_forward_pre_hook(unpadding.turn, with_kwargs=True)
+    for layer in stack if family.shares else stack[:1]:  # shared layers may come in any order
+        layer.register_forward_pre_hook(unpadding.enter, with_kwargs=True)
+    for layer in stack if family.shares else stack[-1:]:
+        layer.register_forward_hook(unpadding.leave)
