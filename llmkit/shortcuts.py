@@ -113,6 +113,8 @@ def attention(
 
     They are with dropout, for which torch has nothing better on a CPU, and for short rows in bf16.
     """
+    if torch.is_autocast_enabled(query.device.type):  # a prefix's keys come in fp32
+        query, key, value = (one.to(torch.get_autocast_dtype(query.device.type)) for one in (query, key, value))
     level = round(dropout_p * LEVELS)
     short = on("short_attention") and query.dtype is torch.bfloat16 and key.shape[-2] <= SHORT
     plain = (short if level == 0 else on("fast_dropout")) and level < LEVELS and query.dim() == 4

@@ -45,6 +45,17 @@ def test_short_attention_is_as_near_to_the_exact_one_as_torchs(
         assert (mine - right).norm() <= 1.2 * (theirs - right).norm() + 2e-3 * right.norm()
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_keys_and_values_in_fp32_are_cast_like_the_query(share: float) -> None:
+    query, key, value = random(2, 2, 5, 4, dtype=torch.bfloat16), random(2, 2, 7, 4), random(2, 2, 7, 4, seed=1)
+    with torch.autocast("cpu", torch.bfloat16), shortcuts.step("cpu"):
+        out = functional.scaled_dot_product_attention(query, key, value, None, share)
+    out.sum().backward()  # as in training, where autocast is over by then
+    assert out.dtype is torch.bfloat16
+    assert key.grad is not None
+    assert key.grad.dtype is torch.float32
+
+
 def test_attention_with_dropout_has_the_gradient_of_what_it_computes() -> None:
     inputs = [random(2, 2, 5, 4, dtype=torch.float64, seed=seed) for seed in range(3)]
 
