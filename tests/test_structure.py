@@ -12,8 +12,9 @@ LAYERS = [["errors"], ["registry", "cache", "signals", "machine", "flops"], ["re
           ["objectives", "tuning", "prompting", "variants", "choices"], ["tasks", "compiling"],
           ["settle", "checkpoint", "report", "jsonlines", "decoder", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],
-          ["evaluation", "exporting", "generation", "indexing", "inspection", "launch", "planning"],
-          ["prediction", "comparison", "searching", "chatting", "serving"], ["prompts", "verbs"], ["cli"]]
+          ["evaluation", "exporting", "generation", "indexing", "inspection", "launch", "planning",
+           "doctor"],
+          ["prediction", "comparison", "searching", "chatting", "serving", "selftest"], ["prompts", "verbs"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
 

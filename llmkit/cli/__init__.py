@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from llmkit.cli import catalogue, chat, compare, generate, plan, prompts, search, serve, tasks, train, use
+from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
 from llmkit.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.signals import stopping
 
@@ -22,7 +22,7 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the cop
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
-for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, catalogue):
+for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, doctor, catalogue):
     group.register(app)
 
 

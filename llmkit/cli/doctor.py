@@ -1,0 +1,53 @@
+"""`llmkit doctor`: what this machine has, what is wrong with it, and a self-test."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(
+    selftest: Annotated[bool, typer.Option(
+        "--selftest", help="Also train tiny models, kill them, resume them, and compare; takes a minute.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Look at versions, cores, memory, disks, the hub and models, and say what to do about what is wrong."""
+    from llmkit import doctor as doctors
+
+    found = []
+    for finding in doctors.examine():
+        found.append(finding)
+        if not json_:
+            say(finding)
+    if selftest and doctors.problem(found) is None:
+        from llmkit import selftest as selftests
+
+        if not json_:
+            print("self-test: tiny models are trained, killed, resumed and compared …", file=sys.stderr, flush=True)
+        for finding in selftests.examine():
+            found.append(finding)
+            if not json_:
+                say(finding)
+    wrong = doctors.problem(found)
+    if json_:
+        print(json.dumps({"status": "problem" if wrong else "ok", "findings": [one.plain() for one in found]}))
+    if wrong is not None:
+        raise wrong
+
+
+def say(finding: object) -> None:
+    """One line, and below it what to do."""
+    from llmkit.doctor import Finding
+
+    assert isinstance(finding, Finding)
+    print(f"{finding.state:<9}{finding.about:<14}{finding.said}", flush=True)
+    if finding.way_out:
+        print(f"{'':<23}{finding.way_out}", flush=True)
