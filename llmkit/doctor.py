@@ -224,7 +224,7 @@ def processors() -> Iterator[Finding]:
                       "Install torch for its CUDA: https://pytorch.org/get-started/locally.")
     else:
         yield Finding("gpu", "ok", "none; the CPU trains")
-    from llmkit.settle import cpu_multiplies_bf16
+    from llmkit.choices import cpu_multiplies_bf16
 
     fast = cpu_multiplies_bf16()
     yield Finding("bf16", "ok", "this CPU multiplies it faster than fp32; models from width 256 on use it" if fast

@@ -102,6 +102,8 @@ class Data:
     """Tokens the model sees in a row; 128 where nothing is said, or fewer if the model has fewer positions."""
     packing: Literal["auto", "documents", "blocks", "none"] = "auto"
     """How rows are filled; auto is the best that objective and family can do."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """What a row that can't be read or learned from does: end the run, or be left out, counted and listed."""
 
 
 @dataclass(config=registry.OPTIONS)

@@ -66,9 +66,9 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     asked = prompted(asked)
     spec, training = asked.backbone, asked.training
     # sources first: a missing file is told before a model is downloaded
-    train = [open_source(source, asked.data.document) for source in asked.data.train]
-    held = asked.data.validation
-    validation = [open_source(source, asked.data.document) for source in held] if isinstance(held, list) else held
+    how, held = (asked.data.document, asked.data.on_bad_row == "skip"), asked.data.validation
+    train = [open_source(source, *how) for source in asked.data.train]
+    validation = [open_source(source, *how) for source in held] if isinstance(held, list) else held
     base = None if spec.pretrained is None else models.resolve(spec.pretrained)
     if base is not None and (base / "adapter_config.json").is_file():
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "

@@ -73,6 +73,7 @@ def fit(asked: Recipe, resume: str = "auto") -> dict[str, Any]:
         if main:
             enough_room(run, loop.learner, loop.length, loop.state, plan, recipe.tuning.adapter)
             describe(loop.settled, loop.sets, loop.learner, start)
+            list_bad_rows(loop.settled, run)
             loop.sets = with_floors(loop.sets, recipe.learning)
             run.rewind(loop.state.step if start is not None else -1)
             run.write_recipe(loop.recipe)
@@ -593,6 +594,8 @@ class Loop:
                 "kind": "objective" if recipe.task is None else "task", "learning": registry.name_of(recipe.learning),
                 "tuning": registry.name_of(recipe.tuning), "data": [reader.label for reader in self.settled.train]},
             "output_dir": str(self.run.folder)}
+        if recipe.data.on_bad_row == "skip":
+            summary["bad_rows"] = sum(len(reader.bad) for reader in self.settled.readers)
         self.run.write("summary.json", json.dumps(summary, indent=1))
         return summary
 
@@ -1055,6 +1058,15 @@ def peak_memory() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + held
+
+
+def list_bad_rows(settled: Settled, run: Run) -> None:
+    """Say how many rows were left out, and list all of them in bad_rows.txt."""
+    bad = [what for reader in settled.readers for what in reader.bad]
+    if bad:
+        log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
+                    run.folder / "bad_rows.txt", bad[0])
+        run.write("bad_rows.txt", "".join(f"{what}\n" for what in bad))
 
 
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:

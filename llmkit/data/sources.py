@@ -60,6 +60,8 @@ _SEPARATOR = re.compile(rf"\n{re.escape(SEPARATOR)}\r?\n")
 LARGE = 2**26  # bytes of text from which on it is remembered what a document is in it
 TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system in use
 _GAP = re.compile(r"\n[^\S\n]*\n")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""Bytes that a decoder couldn't read."""
 
 
 @dataclass
@@ -81,6 +83,10 @@ class Reader:
     """Tables whose first row is data: which column holds which field."""
     held: Iterable[Mapping[str, Any]] | None = None
     """Rows that are in memory, not in a file."""
+    spares: bool = False
+    """Whether a bad row is left out and noted, where it is an error otherwise."""
+    bad: dict[str, None] = field(default_factory=dict)
+    """What is wrong with each row that was left out, in the order of the file."""
 
     @cached_property
     def document(self) -> str | None:
@@ -136,7 +142,15 @@ class Reader:
             about["hub"] = self.dataset._fingerprint
         elif not self.files:
             about["builtin"] = builtin.fingerprint(self.label.removeprefix("builtin:"))
+        if self.spares:
+            about["on_bad_row"] = "skip"
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def spare(self, error: DataError, cause: Exception | None = None) -> None:
+        """Raise what is wrong with a row; only note it where such rows are left out."""
+        if not self.spares:
+            raise error from cause
+        self.bad.setdefault(str(error))
 
     def documents(self) -> Iterator[tuple[str, Place]]:
         """The text of each document that isn't empty.
@@ -146,19 +160,27 @@ class Reader:
         file, column, empty = None, "text", True
         for row, place in self._all():
             if place.file != file:  # each file of a glob has columns of its own
-                file, exact = place.file, format_of(Path(place.file)) in ("json", "jsonl")
+                exact = format_of(Path(place.file)) in ("json", "jsonl")
                 where = place if exact and self.files else Place(place.file, None)
-                column = find_fields(list(row), {"text": ALIASES["text"]}, {}, self, where)["text"]
+                try:
+                    column = find_fields(list(row), {"text": ALIASES["text"]}, {}, self, where)["text"]
+                except DataError as error:
+                    if not exact:  # the columns are those of all rows
+                        raise
+                    self.spare(error)
+                    continue
+                file = place.file
             if column not in row:
-                raise DataError(f"{place}: the field {column!r} is missing; this row has {_listed(row)}.")
+                self.spare(DataError(f"{place}: the field {column!r} is missing; this row has {_listed(row)}."))
+                continue
             text = row[column]
             if not isinstance(text, str):
-                raise DataError(f"{place}: {column!r} must be text, not {_shown(text)}.")
-            if text and not text.isspace():
+                self.spare(DataError(f"{place}: {column!r} must be text, not {_shown(text)}."))
+            elif text and not text.isspace():
                 empty = False
                 yield text, place
         if empty:
-            raise DataError(f"{self.name}: is empty.")
+            raise self._empty()
 
     def rows(self) -> Rows:
         """One dict a row; of text files, {"text": …} a document. Raises DataError with file and line."""
@@ -167,7 +189,13 @@ class Reader:
             empty = False
             yield row
         if empty:
-            raise DataError(f"{self.name}: is empty.")
+            raise self._empty()
+
+    def _empty(self) -> DataError:
+        if self.bad:
+            first = next(iter(self.bad))
+            return DataError(f"{self.name}: no row is left; {len(self.bad):,} are bad, the first: {first}")
+        return DataError(f"{self.name}: is empty.")
 
     def _all(self) -> Rows:
         if self.held is not None:
@@ -187,14 +215,17 @@ class Reader:
     # ---- text --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _open(self, path: Path) -> Iterator[io.TextIOWrapper]:
-        r"""Decoded text; only \n ends a line. What goes wrong while reading is told with file and line."""
+    def _open(self, path: Path, spares: bool = False) -> Iterator[io.TextIOWrapper]:
+        r"""Decoded text; only \n ends a line. What goes wrong while reading is told with file and line.
+
+        `spares`: bytes that aren't of the encoding become lone surrogates, for the reader to look at.
+        """
         encoding = self.source.encoding
         try:
             with _bytes(path) as raw:
                 if codecs.lookup(encoding).name.startswith("utf-8"):
                     _no_wide_mark(raw.peek(4)[:4], path, self.label)
-                with io.TextIOWrapper(raw, encoding, newline="\n") as file:
+                with io.TextIOWrapper(raw, encoding, "surrogateescape" if spares else "strict", newline="\n") as file:
                     yield file
         except UnicodeError as error:
             raise self._undecodable(path, error) from error
@@ -225,12 +256,17 @@ class Reader:
 
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
-        with self._open(path) as file:
+        with self._open(path, self.spares) as file:
             for number, line in enumerate(file, 1):
                 if number == 1:
                     line = line.removeprefix("\ufeff")
                 if "\0" in line:
-                    raise DataError(f"{path}:{number}: a NUL byte; this is no {self.source.encoding} text.")
+                    self.spare(DataError(f"{path}:{number}: a NUL byte; this is no {self.source.encoding} text."))
+                    continue
+                if self.spares and not line.isascii() and (strange := _ESCAPED.search(line)):
+                    byte = ord(strange[0]) - 0xDC00
+                    self.spare(DataError(f"{path}:{number}: not {self.source.encoding}: byte 0x{byte:02x}."))
+                    continue
                 if line.endswith("\n"):
                     line = line[:-2] if line.endswith("\r\n") else line[:-1]
                 yield number, line
@@ -274,15 +310,26 @@ class Reader:
                     row = json.loads(line, object_pairs_hook=_object)
                 except json.JSONDecodeError as error:
                     hint = "; .json is an array of objects, or one object a line" if format_of(path) == "json" else ""
-                    raise DataError(f"{place}: bad JSON: {error.msg} at column {error.colno}{hint}.") from error
+                    self.spare(DataError(f"{place}: bad JSON: {error.msg} at column {error.colno}{hint}."), error)
+                    continue
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{place}: bad JSON: {error}.") from error
-                yield _row(row, line, place), place
+                    self.spare(DataError(f"{place}: bad JSON: {error}."), error)
+                    continue
+                yield from self._whole(row, line, place)
+
+    def _whole(self, row: Any, written: str, place: Place) -> Rows:
+        """A row that was decoded; none where it is bad and bad ones are left out."""
+        try:
+            made = _row(row, written, place)
+        except DataError as error:
+            self.spare(error)
+            return
+        yield made, place
 
     def _json(self, path: Path) -> Rows:
         """An array of objects, JSON lines, or SQuAD's articles: the first characters that are no space tell."""
         head = ""
-        with self._open(path) as file:
+        with self._open(path, self.spares) as file:
             while not head and (piece := file.read(_CHUNK)):
                 head = piece.lstrip("\ufeff \t\r\n")
         if squad.opens(head):
@@ -320,7 +367,7 @@ class Reader:
                     raise DataError(f"{place}: a row must be an object {{…}}, not {text[at : at + 30]!r}.")
                 else:
                     row, text, at, end = _decoded(decoder, file, text, at, place)
-                    yield _row(row, text[at:end], place), place
+                    yield from self._whole(row, text[at:end], place)
                     line, at, awaited = line + text.count("\n", at, end), end, ","
 
     # ---- tables ------------------------------------------------------------------------------------------------
@@ -332,7 +379,8 @@ class Reader:
             if not first:
                 width, first = len(cells), number
             if len(cells) != width:
-                raise DataError(f"{path}:{number}: {len(cells)} cells, where line {first} has {width}.")
+                self.spare(DataError(f"{path}:{number}: {len(cells)} cells, where line {first} has {width}."))
+                continue
             yield number, cells
 
     def _csv(self, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -407,8 +455,10 @@ _READ = {"text": Reader._text, "jsonl": Reader._jsonl, "json": Reader._json, "cs
 # ---- opening ---------------------------------------------------------------------------------------------------
 
 
-def open_source(source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto") -> Reader:
-    """Find what a source names; nothing is read but the first rows of a table.
+def open_source(
+    source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto", spares: bool = False,
+) -> Reader:
+    """Find what a source names; nothing is read but the first rows of a table. `spares`: bad rows are left out.
 
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
     says the format: .jsonl, .ndjson, .json, .csv, .tsv, .parquet, and text for any other; .gz may follow.
@@ -421,13 +471,13 @@ def open_source(source: Source, document: Literal["auto", "line", "paragraph", "
         if len(files) != 2 or {format_of(path) for path in files} != {"text"} or source.fields:
             raise RequestError(f"{label}: target is for parallel text, a text file on each side, read line by line; of "
                                "a table or JSON, name both columns in fields.")
-        return Reader(source, f"{label}, {source.target}", tuple(files))
+        return Reader(source, f"{label}, {source.target}", tuple(files), spares=spares)
     if label.startswith("builtin:"):
         builtin.describe(label.removeprefix("builtin:"))  # refuses a misspelt name
-        return Reader(source, label)
+        return Reader(source, label, spares=spares)
     if label.startswith("hub:"):
-        return Reader(source, label, dataset=_load(source))
-    reader = Reader(source, label, files_of(label), document)
+        return Reader(source, label, dataset=_load(source), spares=spares)
+    reader = Reader(source, label, files_of(label), document, spares=spares)
     formats = {format_of(path) for path in reader.files}
     numbered = [isinstance(column, int) for column in source.fields.values()]
     if any(numbered) and not (all(numbered) and formats <= {"csv", "tsv"}):

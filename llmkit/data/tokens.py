@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,7 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
     about = json.loads((folder / "about.json").read_text())
+    reader.bad.update(dict.fromkeys(about.get("bad", ())))
     ids: Ids = np.zeros(0, about["dtype"])
     if about["tokens"]:  # no file of 0 bytes can be mapped
         ids = np.asarray(np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r"))
@@ -148,7 +149,10 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     np.save(folder / "digests.npy", np.frombuffer(digests, np.uint64))
     if way is not None:
         np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
-    (folder / "about.json").write_text(json.dumps({"dtype": encoder.dtype.name, "tokens": offsets[-1]}))
+    about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1]}
+    if reader.spares:
+        about["bad"] = list(reader.bad)
+    (folder / "about.json").write_text(json.dumps(about))
 
 
 def _batches(reader: Reader, size: int = 1_000_000) -> Iterator[list[str]]:

@@ -85,10 +85,15 @@ class Task(Objective):
         """The same one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
         for row, place in reader.rows():
-            if not columns:
-                columns = self.columns(row, reader, answered)
-            fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
-            yield self.check(fields, columns, place), place
+            try:
+                if not columns:
+                    columns = self.columns(row, reader, answered)
+                fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
+                checked = self.check(fields, columns, place)
+            except DataError as error:
+                reader.spare(error)
+            else:
+                yield checked, place
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Which column of a file each field is; those of the answers only where rows have some."""

@@ -82,7 +82,12 @@ class Classification(Task):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
         if "label" not in row or self.problem == "auto":
             return row
-        return {**row, "label": answer(row["label"], self.problem, self.separator, place)}
+        row = {**row, "label": answer(row["label"], self.problem, self.separator, place)}
+        wrong = [label for label in each(row["label"]) if label not in self.labels] if self.labels else []
+        if wrong:
+            raise DataError(f"{place}: the label {wrong[0]!r} is not among task.labels."
+                            f"{nearest(wrong[0], self.labels or ())}")
+        return row
 
     def settled(self, rows: Sequence[Row], setup: Setup) -> Classification:
         """The task with its problem no longer open: what the trained model says, else what its rows look like."""
@@ -98,6 +103,8 @@ class Classification(Task):
         """Also say what the problem is, and which labels there are."""
         rows = [pair for reader in train for pair in self.read(reader)]
         task = self.settled([row for row, _ in rows], setup)
+        if any(reader.spares for reader in train):  # what an answer must be is known now
+            rows = [pair for reader in train for pair in task.read(reader)]
         facts: dict[str, Any] = {"problem": PROBLEMS[task.problem]}  # type: ignore[index]  # no longer auto
         notes = []
         if task.problem != self.problem and task.problem != "single_label" and setup.problem is None:

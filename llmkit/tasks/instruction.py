@@ -84,9 +84,10 @@ class Instruction(Writing):
             who = "assistant" if answered else "user"
             while messages and messages[-1]["role"] != who:
                 messages = messages[:-1]
-            if not messages:
-                raise DataError(f"{place}: the {who} says nothing in this conversation.")
-            yield {"messages": messages}, place
+            if messages:
+                yield {"messages": messages}, place
+            else:
+                reader.spare(DataError(f"{place}: the {who} says nothing in this conversation."))
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What is said."""

@@ -68,11 +68,12 @@ class Tagging(Task):
             return
         for row, place in blocks.rows():
             columns = [line.split() for line in row["text"].splitlines()]
-            for number, line in enumerate(columns if answered else ()):
-                if len(line) < 2:
-                    where = Place(place.file, (place.line or 1) + number)
-                    raise DataError(f"{where}: {' '.join(line)!r} has no tag; a line is `word TAG`, and a blank one "
-                                    "stands between two sentences.")
+            bare = [number for number, line in enumerate(columns) if len(line) < 2] if answered else []
+            if bare:
+                where, line = Place(place.file, (place.line or 1) + bare[0]), " ".join(columns[bare[0]])
+                reader.spare(DataError(f"{where}: {line!r} has no tag; a line is `word TAG`, and a blank one stands "
+                                       "between two sentences."))
+                continue
             if columns == [["-DOCSTART-", *columns[0][1:]]]:  # CoNLL-2003 opens a document so
                 continue
             tags = {"tags": [line[-1] for line in columns]} if answered else {}
@@ -86,7 +87,9 @@ class Tagging(Task):
                 if names is None:
                     names = self.labels or tag_names(reader)
                 if names and not all(isinstance(tag, str) or 0 <= tag < len(names) for tag in row["tags"]):
-                    raise DataError(f"{place}: a tag is none of the {len(names)} that there are: {row['tags']}.")
+                    reader.spare(DataError(
+                        f"{place}: a tag is none of the {len(names)} that there are: {row['tags']}."))
+                    continue
                 row = {**row, "tags": [str(tag) if isinstance(tag, str) or not names else names[tag]
                                        for tag in row["tags"]]}
             yield row, place
