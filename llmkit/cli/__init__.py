@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -18,6 +19,9 @@ from llmkit.errors import LlmkitError, PlaceError, RequestError, Stopped, no_roo
 from llmkit.signals import stopping
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
+
+LONG = re.compile(r"[^\s/\\]{200,}")
+"""A word that no message needs whole: a value of thousands of characters, not a path."""
 
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
@@ -90,11 +94,15 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     return message + ("" if message.endswith((".", "?")) else ".") + more
 
 
+def _cut(word: re.Match[str]) -> str:
+    return f"{word[0][:80]}…"
+
+
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         import traceback
 
         traceback.print_exc()
     if int(os.environ.get("RANK", "0")) == 0 or status not in (75, 130):
-        print(f"llmkit: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"llmkit: error: {re.sub(LONG, _cut, ' '.join(message.split()))}", file=sys.stderr)
     return status
