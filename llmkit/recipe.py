@@ -56,7 +56,7 @@ class TrainTokenizer:
 
     kind: Literal["wordpiece", "bpe", "unigram", "characters"] | None = None
     """How text is cut; the family's own kind where nothing is said."""
-    vocab_size: Annotated[int, Field(gt=1)] = 8192
+    vocab_size: Annotated[int, Field(gt=1, le=2_000_000)] = 8192
     """Tokens in the vocabulary, special ones included."""
     lowercase: bool | None = None
     """Lower-case the text first; wordpiece does where nothing is said, as bert-base-uncased."""
@@ -118,7 +118,7 @@ class Training:
     """Model input positions that aren't padding."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Minutes of training; the schedule follows the clock."""
-    global_batch_size: Positive = 32
+    global_batch_size: Annotated[int, Field(gt=0, le=2**20)] = 32
     """Rows that an optimizer step learns from, whatever the number of processes."""
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows that a process holds at once; accumulation follows."""
@@ -157,7 +157,7 @@ class Training:
     two_streams: XLNet's second stream at its targets only, and one encoding of positions for all rows of a batch;
     unpadded: layers that see no padding, in all families but DeBERTa, XLNet and encoder-decoders.
     """
-    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that prepare batches; 0: the training process itself."""
     logging_steps: Positive = 10
     """Steps between two lines of metrics.jsonl."""

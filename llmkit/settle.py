@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +83,10 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     family.check_config(spec.config)
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
-    size = choices.size(_built(config, head), family, _words(asked), "chunked_loss" in training.shortcuts)
+    empty = _built(config, head)
+    if base is None:
+        _fits_memory(empty)
+    size = choices.size(empty, family, _words(asked), "chunked_loss" in training.shortcuts)
     asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
@@ -211,6 +215,15 @@ def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
     except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise RequestError(f"backbone.config: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     return model
+
+
+def _fits_memory(model: PreTrainedModel) -> None:
+    """RequestError where a model without weights would need more memory for them than the machine has."""
+    needed = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in (*model.parameters(), *model.buffers()))
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > has:
+        raise RequestError(f"backbone: the weights of this model alone take {needed / 2**30:,.0f} GiB; this machine "
+                           f"has {has / 2**30:,.0f} GiB of memory. Choose a smaller backbone.size or backbone.config.")
 
 
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmkit.errors import RequestError, nearest
@@ -9,6 +10,10 @@ from llmkit.errors import RequestError, nearest
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+MOST_LAYERS = 1000
+"""Layers of a stack: to build more takes minutes before anything is known of them."""
 
 
 class Family:
@@ -92,6 +97,8 @@ class Family:
         for name, value in fields.items():
             if name not in known:
                 raise RequestError(f"backbone.config.{name}: no such field of {cls.model_type}.{nearest(name, known)}")
+            if re.search("layer|group", name) and type(value) is int and value > MOST_LAYERS:
+                raise RequestError(f"backbone.config.{name}: {value} is more than the {MOST_LAYERS:,} that are built.")
             usual = getattr(default, name, None)
             if type(usual) is int and usual > 0 and (type(value) is not int or value <= 0):
                 raise RequestError(f"backbone.config.{name}: {value!r} must be a whole number above 0.")

@@ -20,6 +20,8 @@ from llmkit.signals import stopping
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
+NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
+"""What torch says where the system gives it no memory."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
 
@@ -77,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last place that can say it in one line
         if full := no_room(error):
             return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            return _fail(f"not enough memory: {_memory(error)}", 2, debug)
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"unforeseen: {said[:500]} (--debug shows where)", 1, debug)
 
@@ -92,6 +96,13 @@ def _usage(error: Any, words: Sequence[str]) -> str:
                 message = f"{option} {values[-1]}: {error.message.removeprefix('Input ')}"
     more = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
     return message + ("" if message.endswith((".", "?")) else ".") + more
+
+
+def _memory(error: Exception) -> str:
+    """How much was asked for, and what to make smaller."""
+    asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+    size = f"{int(asked[1]) / 2**30:,.1f} GiB at once were asked for; " if asked else ""
+    return (size + "make the model, what the tuning method adds, training.micro_batch_size or data.max_length smaller")
 
 
 def _cut(word: re.Match[str]) -> str:

@@ -500,10 +500,14 @@ def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
 
 def files_of(label: str) -> tuple[Path, ...]:
     """The files of a path or a glob, sorted; DataError where there is none."""
-    path = Path(label).expanduser()
+    try:
+        path = Path(label).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home that nobody has
+        raise DataError(f"{label}: can't be read: {getattr(error, 'strerror', None) or error}.") from error
     if path.is_dir():
         raise DataError(f"{label}: is a folder; say which files: {label.rstrip('/')}/*.txt.")
-    if path.exists():
+    if there:
         found = [path]
     elif glob.has_magic(str(path)):
         matched = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
@@ -512,8 +516,8 @@ def files_of(label: str) -> tuple[Path, ...]:
             folders = f" It matches folders only: {matched[0]}/* would match what is in one." if matched else ""
             raise DataError(f"{label}: no file matches.{folders}")
     else:
-        there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
-        near = get_close_matches(path.name, there, n=1)
+        others = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+        near = get_close_matches(path.name, others, n=1)
         hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
         raise DataError(f"{label}: no such file or folder.{hint}")
     for each in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,12 @@ def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known:
             raise RequestError(f"tuning.target_modules: {asked!r} matches the whole name of no layer of "
                                f"{type(model).__name__}.{nearest(asked, leaf)}")
     return asked
+
+
+def check_named(asked: Targets, make: Callable[[], PreTrainedModel], family: type[Family]) -> None:
+    """Raise RequestError for a name that no layer of the model that `make` makes has."""
+    if asked is not None:
+        targets(make(), asked, family, ())
 
 
 def where(asked: Targets) -> str:

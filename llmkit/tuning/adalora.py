@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +62,10 @@ class AdaLora(Tuning):
         if self.target_r >= self.init_r:
             raise RequestError(f"tuning.target_r: {self.target_r} must be less than init_r, {self.init_r}; for a fixed "
                                "rank use lora.")
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """The layers that are named are there."""
+        _adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 12 to 8 on q_proj, v_proj`."""

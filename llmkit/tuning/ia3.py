@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,10 @@ class IA3(Tuning):
                 if name not in self.target_modules:
                     raise RequestError(f"tuning.feedforward_modules: {name!r} must be one of the target_modules "
                                        f"({', '.join(self.target_modules)}).")
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """The layers that are named are there."""
+        _adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`scales k_proj, v_proj`; nothing where the choice isn't the recipe's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -84,6 +85,10 @@ class Lora(Tuning):
         if start == "olora" and family.model_type in TRANSPOSED:
             raise RequestError(f"tuning.init_lora_weights: {start} takes the weights of {family.model_type}, which are "
                                "stored transposed, for something else. Use pissa or true instead.")
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """The layers that are named are there."""
+        _adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 8 on q_proj, v_proj`."""

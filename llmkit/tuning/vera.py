@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -43,6 +44,10 @@ class Vera(Tuning):
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
         _adapter.check(self.target_modules, family, KNOWN)
+
+    def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
+        """The layers that are named are there."""
+        _adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 256 on q_proj, v_proj`."""

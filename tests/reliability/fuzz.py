@@ -343,10 +343,12 @@ def recipes() -> list[Tree]:
 NASTY: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 0.5, -0.5, 7, 100, 2**31, 2**53, 2**63, 10**9, 10**12, 10**30, -(10**12), 1e308,
     1e-320, math.nan, math.inf, -math.inf, "", " ", "no", "1e5", "012", "12:30", "a" * 5000, "a\0b", "\ud7ff\u2028\x85",
-    "é", "../../x", "nothing/*.txt", "[", "**", "text.txt", "rows.jsonl", "hub:a/b", "builtin:x", "auto", "none", "null",
+    "é", "../../x", "nothing/*.txt", "[", "**", "text.txt", "rows.jsonl", "hub:a/b", "builtin:x", "auto", "none",
+    "null",
     "full", "gpt2", "bert", "masked_lm", "lora", [], {}, [[]], [None], ["a", 1], {"a": 1}, {"name": "full"}, [1, 2,
     3],
-    "os.system", "torch.nn.Linear", "${HOME}", "{{ 7 * 7 }}", "$(touch touched-by-a-payload)", "; touch x", "~", "~root",
+    "os.system", "torch.nn.Linear", "${HOME}", "{{ 7 * 7 }}", "$(touch touched-by-a-payload)", "; touch x", "~",
+    "~root",
     {"source": "text.txt"}, [{"source": "text.txt", "weight": -1}], "<|endoftext|>", "%s", "{0}", "<script>"]
 TEXT: list[str] = [
     f'!!python/object/apply:os.system ["touch {MARKER}"]', f"!!python/object/apply:pathlib.Path.touch [{MARKER}]",
