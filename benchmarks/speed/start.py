@@ -70,16 +70,17 @@ def waits(folder: Path, what: str, **_: Any) -> dict[str, Any]:
     from llmkit import train
 
     os.environ["LLMKIT_CACHE"] = str(folder / "cache")
-    asked: dict[str, Any] = {
-        "name": what, "output_dir": str(folder / what), "data": {"train": str(folder / "stories.txt")},
-        "tokenizer": {"pretrained": str(folder / "tokenizer")}, "objective": "masked_lm",
-        "backbone": {"family": "bert", "config": SIZE},
-        "training": {"max_steps": 20, "global_batch_size": 32, "save_steps": 1000}}
     if what == "shakespeare_char":
-        asked = {**asked, **recipes.dump(recipes.load("shakespeare_char")), "output_dir": asked["output_dir"]}
-        asked["training"] = {**asked["training"], "max_steps": 200, "num_train_epochs": None}
-        asked["data"] = {**asked["data"], "train": [{"source": str(pairs.data("tinyshakespeare/input.txt"))}]}
-    summary = train.fit(recipes.load(asked))
+        asked = recipes.load(what, fields={
+            "data.train": [{"source": str(pairs.data("tinyshakespeare/input.txt"))}], "data.validation": None,
+            "training.max_steps": 200, "output_dir": str(folder / what)})
+    else:
+        asked = recipes.load({
+            "name": what, "output_dir": str(folder / what), "data": {"train": str(folder / "stories.txt")},
+            "tokenizer": {"pretrained": str(folder / "tokenizer")}, "objective": "masked_lm",
+            "backbone": {"family": "bert", "config": SIZE},
+            "training": {"max_steps": 20, "global_batch_size": 32, "save_steps": 1000}})
+    summary = train.fit(asked)
     return {"percent": 100 * summary["data_wait"], "tokens_per_second": summary["tokens_per_second"]}
 
 

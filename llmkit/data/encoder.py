@@ -24,7 +24,7 @@ Ids: TypeAlias = "NDArray[Any]"
 """Token ids, one-dimensional, of an unsigned type."""
 Split: TypeAlias = "Callable[[str], list[str]]"
 
-MOST_WORDS, MOST_CHARACTERS = 2**17, 2**22  # remembered at once: some 25 MB
+MOST_WORDS, MOST_CHARACTERS = 2**16, 2**21  # remembered at once: some 12 MB
 GROUP = 256  # words that the tokenizer is given in one piece
 
 SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
