@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix reliability chaos slow docs clean
+.PHONY: help setup demo test check matrix reliability chaos slow bench bench-full docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ reliability: setup  ## faults, bad input and kills through the command line, in 
 
 chaos: setup  ## 200 kills at random moments, every run resumed to the end and compared (CHAOS="--kills 20 --seed 1")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.chaos $(CHAOS)
+
+bench: setup  ## speed and memory beside the stock way on reduced sizes, in less than 30 minutes; text from $$LLMKIT_DATA
+	$(BIN)/python -m benchmarks.speed
+
+bench-full: setup  ## the same at full size: hours
+	$(BIN)/python -m benchmarks.speed --full
 
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py
