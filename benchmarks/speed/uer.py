@@ -21,7 +21,8 @@ EVERY = 10
 """Steps between two of its reports; the first isn't counted."""
 MODEL = {
     "emb_size": 256, "feedforward_size": 1024, "hidden_size": 256, "hidden_act": "gelu", "heads_num": 4,
-    "layers_num": 4, "max_seq_length": 128, "dropout": 0.1, "data_processor": "mlm", "embedding": ["word", "pos", "seg"],
+    "layers_num": 4, "max_seq_length": 128, "dropout": 0.1, "data_processor": "mlm",
+    "embedding": ["word", "pos", "seg"],
     "encoder": "transformer", "mask": "fully_visible", "target": ["mlm"], "tie_weights": True}
 
 
