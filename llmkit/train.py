@@ -309,7 +309,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(state) * self.objective.pace(state.step)
         self.wrapped.train()
-        with shortcuts.step(accelerator.device.type):
+        # what gradient checkpointing computes again in the backward pass, it computes without the shortcuts
+        with nullcontext() if plan.gradient_checkpointing else shortcuts.step(accelerator.device.type):
             sums = self.compared(parts, totals) if self.objective.whole else self.added(parts, totals)
         self.add("tokens", tokens)
         state.tokens += int(tokens)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-TIMED = ("tokens_per_second",)
+TIMED = ("tokens_per_second", "data_wait")
 """What may differ between two runs of one recipe."""
 
 

@@ -60,7 +60,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_6_and_it_goes_on_when_there_is_r
     recipe = big(tree(eval_steps=None), disk / "run")
     path, run = runs.write(recipe, disk.parent), Path(recipe["output_dir"])
     first = llmkit.start("pretrain", path, signal_after=(6, signal.SIGSTOP))
-    assert first.until(lambda: runs.steps(run) == 6)
+    assert first.until(lambda: runs.steps(run) == 6), first.err
     assert is_whole(runs.checkpoints(run)[-1])
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     filler = disk / "filler"
