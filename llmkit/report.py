@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("llmkit")
+
+PLACE = re.compile(r"(?<![\w:./…*-])(?:~|[A-Z]:)?/(?:[^\s/`'\",|]+/)+")
+"""The folders of an absolute path."""
 
 
 def to_stderr(level: int = logging.INFO) -> None:
@@ -147,8 +151,8 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
 
 
 def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
-    """The model card of a run."""
-    return "\n".join([
+    """The model card of a run, for others: without the folders of this machine."""
+    return PLACE.sub("…/", "\n".join([
         "---", f"library_name: {'peft' if summary['adapter'] else 'transformers'}", "tags: [llmkit]", "---",
         f"# {name}", "", *facts(summary),
-        "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""])
+        "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -74,6 +73,8 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     if base is not None and (base / "adapter_config.json").is_file():
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
                            "name the model that it was trained on.")
+    if base is not None:
+        models.check_weights(base)
     name = family_of(base) if spec.family is None and base is not None else str(spec.family)
     family = family_named(name, base)
     recipe.fit_together(asked.learning, name, family)
@@ -165,7 +166,7 @@ def with_prompt(setup: Setup, mode: Prompting | None, task: Any) -> Setup:
 
 def family_of(base: Path) -> str:
     """Which family a pretrained model is of, by its config's model_type."""
-    kind = json.loads((base / "config.json").read_text()).get("model_type")
+    kind = models.read_json(base / "config.json").get("model_type")
     known = {registry.find("backbones", name).model_type: name for name in registry.names("backbones")}
     if kind not in known:
         raise RequestError(f"backbone.family: the model in {base} is a {kind!r}, which llmkit has no file for; "
@@ -175,14 +176,11 @@ def family_of(base: Path) -> str:
 
 def family_named(name: str, base: Path | None) -> type[Family]:
     """A family by its name; auto is what the pretrained model's config makes of it."""
-    from transformers import AutoConfig
-
     family: type[Family] = registry.find("backbones", name)
     if name != "auto":
         return family
     assert base is not None  # the recipe was checked for it
-    made: type[Family] = family.like(  # type: ignore[attr-defined]
-        AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True))
+    made: type[Family] = family.like(models.config_of(base))  # type: ignore[attr-defined]
     return made
 
 
@@ -190,7 +188,7 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Path | None) -> P
     from transformers import AutoConfig
 
     if base is not None:
-        config: PretrainedConfig = AutoConfig.from_pretrained(base, trust_remote_code=False, **spec.config)
+        config = models.config_of(base, **spec.config)
         if config.model_type != family.model_type:
             raise RequestError(f"backbone.family: {base} is a {config.model_type}, not a {family.model_type}.")
         return config
@@ -211,7 +209,7 @@ def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
 
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = getattr(transformers, head).from_config(config)
+            model: PreTrainedModel = getattr(transformers, head).from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise RequestError(f"backbone.config: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     return model
@@ -341,12 +339,12 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
                                f"{len(tokenizer)} tokens.")
         model = auto.from_config(config, **common)
         return Network(model, (family.heads[head],) if settled.recipe.task and head in family.heads else (), None)
-    config = transformers.AutoConfig.from_pretrained(settled.base, trust_remote_code=False, **extra)
+    config = models.config_of(settled.base, **extra)
     try:
         model, info = auto.from_pretrained(
-            settled.base, config=config, trust_remote_code=False, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, ignore_mismatched_sizes=True, **common)
-    except (OSError, SafetensorError) as error:
+            settled.base, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **models.NO_CODE,
+            **common)
+    except (*models.UNREADABLE, SafetensorError) as error:
         raise RequestError(f"backbone.pretrained: {settled.base}: {' '.join(str(error).split())[:300]}") from error
     other = [key for key, *_ in info["mismatched_keys"]]  # a head for other labels is made anew, nothing else is
     if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:

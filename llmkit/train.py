@@ -15,6 +15,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -906,26 +908,37 @@ def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
     weights, moments = start.file("trained.safetensors"), start.file("optimizer.pt")
     if weights is None or moments is None:
         raise CheckpointError(f"{start.folder}: its manifest names no trained.safetensors and optimizer.pt.")
-    saved = load_file(weights)
-    wanted = learner.trained
+    saved, wanted = tensors(weights), learner.trained
     if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
         raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
     with torch.no_grad():
         for name, parameter in wanted.items():
             parameter.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
+    try:
+        optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
+    except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{moments}: isn't the state of this optimizer: {said}") from error
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint's safetensors hold; CheckpointError where it is something else."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: holds no tensors: {' '.join(str(error).split())[:200]}") from error
 
 
 def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
     """What the tuning method keeps beside what trains."""
     path = start.file("tuning.safetensors")
-    return {} if path is None else load_file(path)
+    return {} if path is None else tensors(path)
 
 
 def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
     """The best weights up to a checkpoint, where it has them."""
     path = start.file("best.safetensors")
-    return None if path is None else load_file(path)
+    return None if path is None else tensors(path)
 
 
 def better(

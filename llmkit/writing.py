@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmkit import models, templates
 from llmkit.decoding import Completion, Feed, Text, Until, logprobs_of, padded, steps
 from llmkit.errors import RequestError
 
@@ -479,13 +480,12 @@ def numbers(folder: Path) -> tuple[str, str]:
     A token reads every weight once, so half the bytes is the gain; a narrow model fits in the cache and has none.
     """
     import torch
-    from transformers import AutoConfig
 
     if torch.cuda.is_available():
         return ("bfloat16" if torch.cuda.is_bf16_supported() else "float32"), "cuda"
     if not (folder / "config.json").is_file():
         return "float32", "cpu"
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = models.config_of(folder)
     wide = config.get_text_config().hidden_size >= 256
     return ("bfloat16" if wide and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"), "cpu"
 
@@ -546,8 +546,9 @@ def _templated(
         raise RequestError("messages: there is none.")
     going_on = talk[-1]["role"] == "assistant"
     try:
-        batch: Any = tokenizer.apply_chat_template(
-            [dict(message) for message in talk], tools=None if tools is None else [dict(tool) for tool in tools],
+        batch: Any = templates.apply(
+            tokenizer, [dict(message) for message in talk],
+            tools=None if tools is None else [dict(tool) for tool in tools],
             add_generation_prompt=not going_on, continue_final_message=going_on, return_dict=True)
     except (TemplateError, ValueError) as error:
         raise RequestError(f"messages: the chat template refuses them: {' '.join(str(error).split())}") from error

@@ -6,14 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmkit.errors import RequestError, nearest
+from llmkit.recipe import MOST_LAYERS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-
-MOST_LAYERS = 1000
-"""Layers of a stack: to build more takes minutes before anything is known of them."""
 
 
 class Family:
@@ -106,7 +103,7 @@ class Family:
                 raise RequestError(f"backbone.config.{name}: {value!r} must be a number, 0 or above.")
         try:
             AutoConfig.for_model(cls.model_type, **fields)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # what checks the fields' types raises errors of its own
             raise RequestError(f"backbone.config: {' '.join(str(error).split())}") from error
 
     @classmethod

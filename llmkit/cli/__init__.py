@@ -22,6 +22,8 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the cop
 
 NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
 """What torch says where the system gives it no memory."""
+PASSWORD = re.compile(r"://[^/\s@]+@")
+"""A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
 
@@ -115,5 +117,6 @@ def _fail(message: str, status: int, debug: bool) -> int:
 
         traceback.print_exc()
     if int(os.environ.get("RANK", "0")) == 0 or status not in (75, 130):
-        print(f"llmkit: error: {re.sub(LONG, _cut, ' '.join(message.split()))}", file=sys.stderr)
+        said = PASSWORD.sub("://…@", " ".join(message.split()))
+        print(f"llmkit: error: {LONG.sub(_cut, said)}", file=sys.stderr)
     return status

@@ -139,8 +139,8 @@ def load(folder: Path) -> "PreTrainedTokenizerBase":
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # tokenizers raises nothing more precise
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise CheckpointError(f"{folder}: the tokenizer can't be read: {reason}") from error
     return tokenizer
 

@@ -23,7 +23,7 @@ from llmkit.data.encoder import encode as encode
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
 from llmkit.data.words import bare, check
-from llmkit.errors import DataError
+from llmkit.errors import DataError, PlaceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,8 +114,19 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer))
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
+    try:
+        return _read(folder, reader)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise PlaceError(f"{folder}: these cached tokens are damaged ({said}); delete the folder.") from error
+
+
+def _read(folder: Path, reader: Reader) -> Documents:
+    """What `_write` wrote."""
     about = json.loads((folder / "about.json").read_text())
     reader.bad.update(dict.fromkeys(about.get("bad", ())))
+    if about["dtype"] not in ("uint16", "uint32"):
+        raise ValueError(f"ids of type {about['dtype']}")
     ids: Ids = np.zeros(0, about["dtype"])
     if about["tokens"]:  # no file of 0 bytes can be mapped
         ids = np.asarray(np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r"))
@@ -123,6 +134,8 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     offsets, digests = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("offsets", "digests"))
     path = folder / "sentences.npy"
     starts = np.asarray(np.load(path, mmap_mode="r")) if path.is_file() else None
+    if len(ids) != about["tokens"] or offsets[-1] != about["tokens"]:
+        raise ValueError(f"{len(ids):,} ids, where {about['tokens']:,} are said to be")
     return Documents(ids, offsets[:-1], offsets[1:], digests, starts)
 
 

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import registry
+from llmkit import registry, templates
 from llmkit.errors import RequestError
 from llmkit.exporting import example, pooling, safetensors
 from llmkit.exporting.card import python
@@ -383,7 +383,7 @@ OPEN = 'model = onnxruntime.InferenceSession("model.onnx")'
 def prompt_for(opened: Opened, origin: Origin) -> str:
     """The text that a writer goes on from: of a chat model, a question as its template writes it."""
     if opened.tokenizer.chat_template:
-        return str(opened.tokenizer.apply_chat_template(example.MESSAGES, tokenize=False, add_generation_prompt=True))
+        return str(templates.apply(opened.tokenizer, example.MESSAGES, tokenize=False, add_generation_prompt=True))
     return example.text_for(opened, origin)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit import registry
+from llmkit import models, registry
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
@@ -144,7 +144,7 @@ class Adversarial(Objective):
         both = nn.Module()
         both.generator, both.end = model, int(tokenizer.eos_token_id)  # type: ignore[assignment]
         if folder is not None and (folder / "discriminator").is_dir():
-            both.discriminator = Judge.from_pretrained(folder / "discriminator", local_files_only=True, **common)
+            both.discriminator = models.beside(Judge, folder / "discriminator", **common)
             return both
         words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         config = self.judging.config(

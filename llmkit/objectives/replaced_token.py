@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from llmkit import models
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
@@ -97,7 +98,7 @@ class ReplacedToken(Objective):
 
         common: dict[str, Any] = {"attn_implementation": family.attention, "dtype": torch.float32}
         if folder is not None and (folder / "generator").is_dir():
-            generator = AutoModelForMaskedLM.from_pretrained(folder / "generator", local_files_only=True, **common)
+            generator = models.beside(AutoModelForMaskedLM, folder / "generator", **common)
         else:
             small = smaller(model.config, self.generator_size)  # type: ignore[arg-type]
             generator = AutoModelForMaskedLM.from_config(small, **common)  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit import templates
 from llmkit.errors import RequestError
 
 Row = Mapping[str, str]
@@ -103,8 +104,8 @@ class Kit:
         from jinja2.exceptions import TemplateError
 
         try:
-            return str(self.tokenizer.apply_chat_template(
-                [dict(one) for one in messages], tokenize=False, add_generation_prompt=True))
+            return str(templates.apply(
+                self.tokenizer, [dict(one) for one in messages], tokenize=False, add_generation_prompt=True))
         except TemplateError as error:
             raise RequestError(f"the tokenizer's chat template refuses this prompt: {error}. Use raw: true, or "
                                "role: user.") from error

@@ -20,6 +20,8 @@ from llmkit.errors import nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 R = TypeVar("R", bound=BaseModel)
+LONG = re.compile(r"\S{200,}")
+"""A word that a message needn't have whole."""
 Stop = str | Annotated[list[str], Field(max_length=16)] | None
 
 
@@ -30,6 +32,7 @@ class ApiError(Exception):
         self, status: int, message: str, *, param: str | None = None, code: str | None = None,
         kind: str = "invalid_request_error", headers: dict[str, str] | None = None,
     ) -> None:
+        message = LONG.sub(lambda word: f"{word[0][:80]}…", message)
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.kind = status, message, param, code, kind
         self.headers = headers or {}

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from llmkit import templates
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
@@ -238,7 +239,7 @@ def spread(rows: int, most: int | None) -> Sequence[int]:
 def framed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text as what the user says, in the tokenizer's chat template."""
     turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    return str(templates.apply(tokenizer, turns, tokenize=False, add_generation_prompt=True))
 
 
 def go_on(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
+from llmkit import templates
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
@@ -199,6 +200,6 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, plac
     from jinja2.exceptions import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking))
+        return str(templates.apply(tokenizer, messages, tokenize=False, add_generation_prompt=asking))
     except TemplateError as error:
         raise DataError(f"{place}: the chat template refuses this conversation: {error}.") from error
