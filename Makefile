@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix reliability chaos slow bench bench-full docs clean
+.PHONY: help setup demo test check matrix reliability chaos fuzz slow bench bench-full docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,8 @@ bench: setup  ## speed and memory beside the stock way on reduced sizes, in less
 
 bench-full: setup  ## the same at full size: hours
 	$(BIN)/python -m benchmarks.speed --full
+fuzz: setup  ## 2,000 mutated recipes and 2,000 mutated data files, each ends in order (FUZZ="--recipes 100 --seed 3")
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.fuzz $(FUZZ)
 
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-LAYERS = [["errors"], ["registry", "cache", "signals", "machine", "flops", "templates"], ["recipe"], ["likelihood", "shortcuts"],
-          ["data", "backbones", "models"],
+LAYERS = [["errors"], ["registry", "cache", "signals", "machine", "flops", "templates"], ["recipe"],
+          ["likelihood", "shortcuts"], ["data", "backbones", "models"],
           ["objectives", "tuning", "prompting", "variants", "choices"], ["tasks", "compiling"],
           ["settle", "checkpoint", "report", "jsonlines", "decoder", "decoding", "scoring", "sheet"],
           ["train", "writing"], ["filling", "embedding"], ["prompted"],

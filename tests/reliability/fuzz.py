@@ -3,8 +3,8 @@
 python -m reliability.fuzz --recipes 2000 --files 2000 --seed 1
 
 What is wrong is a traceback, an unforeseen error (1), a second line of error, a signal, a file that a payload touched,
-more than 10 seconds of CPU, or more than 1 GB above what the libraries take. Many mutants run in one process; the
-process is a fork of this one, which has the libraries. A run ends after its first step.
+more than 10 seconds of CPU, or an error that took more than 1 GB beside the libraries. Many mutants run in one process,
+a fork of this one, which has the libraries. A run ends after its first step.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _ended(number: int, words: Sequence[str], place: Path, told: bool) -> Ended:
             (status != 0 and errors != 1, f"{errors} lines of error"), (status == 0 and errors, "an error, and 0"),
             (len(ended.said) > 2000, f"a line of {len(ended.said):,} characters"),
             (any(place.rglob(MARKER)), "a payload ran"), (ended.seconds > SECONDS, f"{ended.seconds:.1f} s of CPU"),
-            (ended.grown > BYTES, f"{ended.grown / 2**20:.0f} MB")):
+            (ended.grown > BYTES and status != 0, f"{ended.grown / 2**20:.0f} MB")):
         if bad:
             ended.wrong = ended.wrong or what
     return ended
