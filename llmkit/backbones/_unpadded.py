@@ -25,6 +25,8 @@ WORTH = 0.9
 """The share of positions that are tokens from which padding is cheaper than leaving it out."""
 ALIKE = 0.8
 """The share of the longest row of a group that each of its rows has at least; on a GPU, all rows are one group."""
+SAVED = 25_000
+"""Attention scores of padding, over all heads, that it takes to make one more group worth its calls."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Group:
 class Layout:
     """Where the tokens of a batch stand in its padded rows: the longest row first."""
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, heads: int) -> None:
         self.rows, self.longest = mask.shape
         ends = (mask * torch.arange(1, self.longest + 1, device=mask.device)).amax(1)  # padding may be on any side
         self.order = ends.argsort(descending=True, stable=True)
@@ -50,7 +52,7 @@ class Layout:
         row, column = held.nonzero().unbind(1)
         self.places = self.order[row] * self.longest + column
         """(tokens,): row x longest + column, in that order."""
-        begins = grouped(lengths, ALIKE if mask.device.type == "cpu" else 0.0)
+        begins = grouped(lengths, ALIKE if mask.device.type == "cpu" else 0.0, SAVED / heads)
         edges = [0, *(i for i, more in enumerate(begins) if more), self.rows]
         self.groups = [
             Group(first, last - first, lengths[first],
@@ -69,11 +71,16 @@ class Layout:
         return put(flat[0], self.places, self.rows, self.longest)
 
 
-def grouped(lengths: Sequence[int], alike: float) -> list[bool]:
-    """Whether a group begins with a row, of lengths that fall: 9 8 4 4 -> no no yes no."""
+def grouped(lengths: Sequence[int], alike: float, saved: float) -> list[bool]:
+    """Whether a group begins with a row, of lengths that fall: 9 8 4 4 -> no no yes no.
+
+    It does where the row is shorter than `alike` of the group so far, and a group for it and all that follow has
+    `saved` scores less a head.
+    """
     longest, found = lengths[0], []
-    for length in lengths:
-        found.append(length < alike * longest)
+    for i, length in enumerate(lengths):
+        less = (len(lengths) - i) * (longest**2 - length**2)
+        found.append(length < alike * longest and less >= saved)
         longest = length if found[-1] else longest
     return found
 
@@ -122,9 +129,9 @@ class _Put(torch.autograd.Function):
 class Unpadding:
     """Leaves padding out of a model's layers, from batch to batch."""
 
-    def __init__(self, attend: Callable[..., tuple[Tensor, Any]]) -> None:
-        self.attend = attend
-        """How the model attends to padded rows."""
+    def __init__(self, attend: Callable[..., tuple[Tensor, Any]], heads: int) -> None:
+        self.attend, self.heads = attend, heads
+        """How the model attends to padded rows, and with how many heads."""
         self.layout: Layout | None = None
         """Of the batch that is on its way through the model; None where it stays padded."""
 
@@ -140,7 +147,7 @@ class Unpadding:
             return
         tokens = mask.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
-            self.layout = Layout(mask)
+            self.layout = Layout(mask, self.heads)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """After the body."""
@@ -205,7 +212,7 @@ def unpad(model: PreTrainedModel, family: type[Family]) -> None:
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])
     model.set_attn_implementation(name)
-    unpadding, body = Unpadding(ALL_ATTENTION_FUNCTIONS[way]), model.base_model
+    unpadding, body = Unpadding(ALL_ATTENTION_FUNCTIONS[way], model.config.num_attention_heads), model.base_model
     stack = list(body.get_submodule(family.layers[0].partition(".")[2]).children())
     for part in (part for layer in stack for part in layer.modules()):
         part.llmkit_unpadding = unpadding  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import transformers
 from conftest import SMALL, STILL, tiny
 
 from llmkit import recipe, registry, train
+from llmkit.backbones import _unpadded
 from llmkit.backbones._unpadded import Layout, grouped, unpad
 
 FAMILIES = [name for name in registry.names("backbones") if registry.find("backbones", name).unpads]
@@ -39,11 +40,13 @@ def learned(net: Any, mask: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_lengths_that_fall_make_groups_of_like_ones() -> None:
-    assert grouped([9, 8, 4, 4, 1], 0.8) == [False, False, True, False, True]
+    assert grouped([9, 8, 4, 4, 1], 0.8, 0) == [False, False, True, False, True]
+    assert grouped([9, 8, 4, 4, 1], 0.8, 16) == [False, False, True, False, False]  # one row of 1: 15 scores less
+    assert grouped([9, 8, 4, 4, 1], 0.8, 196) == [False] * 5  # three rows of 4: 195 less
 
 
 def test_a_layout_keeps_every_token_and_its_place() -> None:
-    layout = Layout(MASKS["right"].long())
+    layout = Layout(MASKS["right"].long(), heads=_unpadded.SAVED)
     padded = torch.arange(36).view(4, 9) + 1
     flat = layout.flat(padded)
     assert flat.tolist() == [[*range(10, 19), *range(28, 33), 1, 2, 3, 19]]  # rows of 9, 5, 3 and 1
@@ -56,7 +59,10 @@ def test_a_layout_keeps_every_token_and_its_place() -> None:
     ("AutoModelForTokenClassification", "right"), ("AutoModelForTokenClassification", "left"),
     ("AutoModelForSequenceClassification", "right")])  # on the left it would read an encoder's padding
 @pytest.mark.parametrize("name", FAMILIES)
-def test_outputs_and_gradients_are_those_of_padded_rows(name: str, head: str, side: str) -> None:
+def test_outputs_and_gradients_are_those_of_padded_rows(
+    name: str, head: str, side: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_unpadded, "SAVED", 0)  # groups however little they save
     net, mask = model(name, head), MASKS[side]
     right = learned(net, mask)
     unpad(net, registry.find("backbones", name))
