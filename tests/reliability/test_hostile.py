@@ -573,8 +573,7 @@ def test_a_template_does_not_get_out(
 
 
 @pytest.mark.parametrize("template", [
-    pytest.param("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", id="X8-loop",
-        marks=quick),
+    pytest.param("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", id="X8-loop"),
     pytest.param("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", id="X8-recursion", marks=quick),
     pytest.param("{% macro m(n) %}{% for i in range(9) %}{{ m(n) }}{% endfor %}{% endmacro %}{{ m(1) }}", id="X8-tree"),
     pytest.param("{% set n = namespace(s='a' * 1000) %}{% for a in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
