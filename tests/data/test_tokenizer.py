@@ -273,3 +273,17 @@ def test_the_module_imports_no_heavy_library():
     code = f"import sys, llmkit.data.tokenizer; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True, stdout=subprocess.PIPE)
     assert done.stdout.strip() == b"set()"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_a_word_without_end_takes_no_time(kind: str) -> None:
+    """300,000 letters: half a minute where merges are counted in one word; by CPU time, beside the same in words."""
+    import time
+
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        tokenizers.train([text, "the cat saw the moon . " * 50], kind, 400)
+        return time.process_time() - began
+
+    words = seconds("abcdefgh " * 40_000)
+    assert seconds("abcdefgh" * 40_000) < 10 * words + 3
