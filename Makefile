@@ -39,6 +39,7 @@ reliability: setup  ## faults, bad input and kills through the command line, in 
 
 chaos: setup  ## 200 kills at random moments, every run resumed to the end and compared (CHAOS="--kills 20 --seed 1")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.chaos $(CHAOS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.fuzz $(FUZZ)
 
 bench: setup  ## speed and memory beside the stock way on reduced sizes, in less than 30 minutes; text from $$LLMKIT_DATA
 	$(BIN)/python -m benchmarks.speed

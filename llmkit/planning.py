@@ -58,7 +58,7 @@ def plan(asked: Recipe) -> dict[str, Any]:
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
           shortcuts.only(asked.training.shortcuts)):
         report.quiet_libraries()
-        settled = settle(asked, world())
+        settled = settle(asked, world(), of_any_size=True)
         recipe, training = settled.recipe, settled.recipe.training
         accelerator = accelerate(
             training.precision, training.report_to, Path(away), idles(settled), training.tf32)
@@ -157,7 +157,7 @@ class Measured:
             done = 0
             while done < WARM + STEPS:
                 before, began = loop.state.tokens, time.monotonic()
-                if loop.tried(batches) is None:
+                if not loop.tried(batches):
                     batches = loop.smaller()
                     continue
                 if torch.cuda.is_available():

@@ -58,10 +58,11 @@ class Settled:
         return [*self.train, *(self.validation if isinstance(self.validation, Sequence) else [])]
 
 
-def settle(asked: Recipe, processes: int = 1) -> Settled:
+def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Settled:
     """Fill in every `auto` of a recipe for this machine and number of processes.
 
-    Raises RequestError where parts don't fit together, DataError where a source isn't there.
+    Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
+    but for `of_any_size`; DataError where a source isn't there.
     """
     asked = prompted(asked)
     spec, training = asked.backbone, asked.training
@@ -85,7 +86,7 @@ def settle(asked: Recipe, processes: int = 1) -> Settled:
     asked.tuning.check(family, head)
     config = _config(family, spec, base)
     empty = _built(config, head)
-    if base is None:
+    if base is None and not of_any_size:
         _fits_memory(empty)
     size = choices.size(empty, family, _words(asked), "chunked_loss" in training.shortcuts)
     asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))

@@ -116,9 +116,9 @@ def attention(
     if torch.is_autocast_enabled(query.device.type):  # a prefix's keys come in fp32
         query, key, value = (one.to(torch.get_autocast_dtype(query.device.type)) for one in (query, key, value))
     level = round(dropout_p * LEVELS)
-    short = on("short_attention") and query.dtype is torch.bfloat16 and key.shape[-2] <= SHORT
+    short = on("short_attention") and query.dtype is torch.bfloat16 and key.shape[-2] <= SHORT and query.requires_grad
     plain = (short if level == 0 else on("fast_dropout")) and level < LEVELS and query.dim() == 4
-    if not plain or enable_gqa or not query.requires_grad:
+    if not plain or enable_gqa:
         return functional.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if is_causal:
