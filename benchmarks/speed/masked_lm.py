@@ -41,6 +41,7 @@ def stock(folder: Path, steps: int, rows: int, length: int, turn: int, **_: Any)
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "start")
     data = training.blocks(pairs.data("tinystories/train.txt"), tokenizer, length)
+    tokenizer.save_pretrained(folder / f"stock-{turn}")
     model = BertForMaskedLM.from_pretrained(folder / "start")
     return training.trainer(
         model, data, DataCollatorForLanguageModeling(tokenizer), folder / f"stock-{turn}", max_steps=steps,
@@ -49,11 +50,9 @@ def stock(folder: Path, steps: int, rows: int, length: int, turn: int, **_: Any)
 
 def judge(folder: Path, steps: int, rows: int, length: int, **_: Any) -> dict[str, Any]:
     """Every model's loss on other stories."""
-    models = {path.name: path / "model" if path.name.startswith("ours") else path
-              for path in sorted(folder.iterdir()) if path.name.startswith(("ours-", "stock-"))}
     asked = recipe(folder, "judge", steps, rows, length)
     asked["data"]["validation"] = str(pairs.data("tinystories/validation.txt"))
-    return training.judged(models, asked)
+    return training.judged(training.saved(folder), asked)
 
 
 def run(full: bool) -> list[pairs.Row]:
