@@ -63,7 +63,7 @@ RATE = dict.fromkeys(("bias", "head", "layer_norm"), 2e-2)
 
 Who does it, the label, is at the start of a text, and the last position of a GPT-2 of one step knows little of that.
 """
-UNSEEN = {("gpt2", "classification", method) for method in RATE}
+UNSEEN = {("gpt2", "classification", method) for method in RATE} | {("bert", "classification", "head")}
 
 
 def why_not(family: str, learning: str, method: str) -> str | None:
