@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from llmkit import launch
+from llmkit import launch, machine
 from llmkit import recipe as recipes
 from llmkit.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
 from llmkit.recipe import Recipe
@@ -201,8 +201,8 @@ class Comparison:
                 "share": lambda row: f"{row['trained_share']:.2%}",
                 "time": lambda row: f"{row['wall_seconds']:.0f} s",
                 "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
-                "memory": lambda row: size(row["peak_memory_bytes"]),
-                "saved": lambda row: size(row["saved_bytes"])},
+                "memory": lambda row: machine.size(row["peak_memory_bytes"]),
+                "saved": lambda row: machine.size(row["saved_bytes"])},
             self.floors(), ("trainable_parameters", "parameters that train", "log"),
             f"{self.name}: {self.metric} by tuning method", f"{of_seeds(self.metric, len(self.seeds))} {how}")
 
@@ -218,12 +218,3 @@ def completed(place: Path) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return status == "completed" and (place / "model").is_dir()
-
-
-def size(count: float) -> str:
-    """Bytes in a unit that is easy to read: 1.5 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from llmkit import cache, models
+from llmkit import cache, machine, models
 from llmkit.errors import LlmkitError, PlaceError, RequestError
 
 MAIN = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "peft")
@@ -191,16 +190,8 @@ def _threads() -> int | None:
 
 def memory() -> Finding:
     """Memory that is there, and that is free."""
-    facts = {name: int(rest.split()[0]) << 10 for name, _, rest in (
-        line.partition(":") for line in _read("/proc/meminfo").splitlines())}
-    if not facts:
-        return Finding("memory", "ok", f"{size(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))}")
-    whole, free = facts["MemTotal"], facts.get("MemAvailable", facts["MemFree"])
-    limit, used = cgroup("memory.max"), cgroup("memory.current")
-    if limit and used and limit[0] != "max" and int(limit[0]) < whole:
-        whole = int(limit[0])
-        free = min(free, whole - int(used[0]))
-    said = f"{size(whole)}, of which {size(max(0, free))} are free"
+    free = machine.free_main_memory()
+    said = f"{machine.size(machine.main_memory())}, of which {machine.size(free)} are free"
     if free < LITTLE_MEMORY:
         return Finding("memory", "note", said,
                        "Small models only: training.micro_batch_size: 1, a shorter data.max_length.")
@@ -217,7 +208,7 @@ def processors() -> Iterator[Finding]:
         for number in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(number)
             bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: training.precision fp32 or fp16"
-            yield Finding(f"gpu {number}", "ok", f"{about.name}, {size(about.total_memory)}, {bf16}")
+            yield Finding(f"gpu {number}", "ok", f"{about.name}, {machine.size(about.total_memory)}, {bf16}")
         return
     if Path("/dev/nvidia0").exists():
         yield Finding("gpu", "note", f"there is one, but this torch ({torch.__version__}) can't use it",
@@ -250,8 +241,8 @@ def place(about: str, folder: Path, way_out: str) -> Finding:
     except OSError as error:
         return Finding(about, "problem", f"{folder.absolute()} can't be written: {error.strerror or error}", way_out,
                        PlaceError)
-    free = shutil.disk_usage(there).free
-    said = f"{folder.absolute()}, {size(free)} free"
+    free = machine.free_disk(there)
+    said = f"{folder.absolute()}, {machine.size(free)} free"
     if free < LITTLE_DISK:
         return Finding(about, "note", said, "A run needs room for training.save_total_limit + 1 checkpoints, each "
                        "three times the weights that train.")
@@ -304,22 +295,9 @@ def catalogue() -> Finding:
 # ---- pieces -------------------------------------------------------------------------------------------------------
 
 
-def size(count: float) -> str:
-    """Bytes in words.
-
-    >>> size(3 << 29)
-    '1.5 GiB'
-    """
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:.0f} MiB"
-
-
 def cgroup(name: str) -> list[str]:
     """The words of a file that says what a container may use; empty where there is none."""
-    return _read(f"/sys/fs/cgroup/{name}").split()
-
-
-def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(f"/sys/fs/cgroup/{name}").read_text().split()
     except OSError:
-        return ""
+        return []

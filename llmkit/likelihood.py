@@ -22,9 +22,38 @@ Watch: TypeAlias = "Callable[[slice, Tensor], None]"
 """Is shown the probabilities (some targets, vocabulary) of every target once, and which these are."""
 
 
+class Guesses:
+    """What a model says at some targets."""
+
+    labels: Tensor
+    """The right tokens, (targets,)."""
+
+    @property
+    def words(self) -> int:
+        """The size of the vocabulary."""
+        raise NotImplementedError
+
+    def loss(self, smoothing: float = 0.0, watch: Watch | None = None) -> Tensor:
+        """Cross-entropy, summed over the targets; `smoothing` of a label's share goes to all tokens alike."""
+        raise NotImplementedError
+
+    def each(self) -> Tensor:
+        """Cross-entropy of each target, (targets,)."""
+        raise NotImplementedError
+
+    def judged(self) -> tuple[Tensor, int]:
+        """(the loss, targets whose token is the likeliest)."""
+        right = []
+
+        def count(rows: slice, chances: Tensor) -> None:
+            right.append(int((chances.argmax(-1) == self.labels[rows]).sum()))
+
+        return self.loss(watch=count), sum(right)
+
+
 @dataclass(frozen=True)
-class Logits:
-    """What a model said at some targets: logits (targets, vocabulary), and labels (targets,)."""
+class Logits(Guesses):
+    """By logits (targets, vocabulary)."""
 
     logits: Tensor
     labels: Tensor
@@ -35,7 +64,7 @@ class Logits:
         return self.logits.shape[-1]
 
     def loss(self, smoothing: float = 0.0, watch: Watch | None = None) -> Tensor:
-        """Cross-entropy, summed over the targets; `smoothing` of a label's share goes to all tokens alike."""
+        """Cross-entropy, summed over the targets."""
         if watch is not None:
             watch(slice(0, len(self.labels)), self.logits.detach().float().softmax(-1))
         return cross_entropy(self.logits.float(), self.labels, reduction="sum", label_smoothing=smoothing)
@@ -44,14 +73,10 @@ class Logits:
         """Cross-entropy of each target, (targets,)."""
         return cross_entropy(self.logits.float(), self.labels, reduction="none")
 
-    def right(self) -> int:
-        """Targets whose token is the likeliest."""
-        return int((self.logits.argmax(-1) == self.labels).sum())
-
 
 @dataclass(frozen=True)
-class Linear:
-    """The same before its last layer: hidden states (targets, width), a table (vocabulary, width), a bias or None."""
+class Linear(Guesses):
+    """Before its last layer: by hidden states (targets, width), a table (vocabulary, width), a bias or None."""
 
     hidden: Tensor
     weight: Tensor
@@ -65,23 +90,14 @@ class Linear:
 
     def loss(self, smoothing: float = 0.0, watch: Watch | None = None) -> Tensor:
         """Cross-entropy, summed over the targets. With gradients, these are made on the way, from the same logits."""
-        found: Tensor = _Sum.apply(self.hidden, self.weight, self.bias, self.labels, smoothing, watch)  # type: ignore[no-untyped-call]
+        found: Tensor = _Sum.apply(  # type: ignore[no-untyped-call]
+            self.hidden, self.weight, self.bias, self.labels, smoothing, watch, torch.is_grad_enabled())
         return found
 
     def each(self) -> Tensor:
         """Cross-entropy of each target, (targets,). The logits are made again for its gradient."""
         found: Tensor = _Each.apply(self.hidden, self.weight, self.bias, self.labels)  # type: ignore[no-untyped-call]
         return found
-
-    @torch.no_grad()
-    def right(self) -> int:
-        """Targets whose token is the likeliest."""
-        work = _Work(self.hidden, self.weight, self.bias, self.labels)
-        return sum(int((some.argmax(-1) == self.labels[rows]).sum()) for rows, some in work.logits())
-
-
-Guesses = Logits | Linear
-"""What a model said at some targets."""
 
 
 class _Work:
@@ -152,9 +168,10 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float,
-        watch: Watch | None,
+        watch: Watch | None, slopes: bool,
     ) -> Tensor:
-        needs = ctx.needs_input_grad[:3]
+        # what an evaluation calls still needs a gradient by its own account
+        needs = tuple(slopes and one for one in ctx.needs_input_grad[:3])
         losses: Tensor
         losses, *ctx.ready = _Work(hidden, weight, bias, labels, watch).gradients(None, smoothing, needs)
         ctx.dtypes = [None if one is None else one.dtype for one in (hidden, weight, bias)]
@@ -165,7 +182,7 @@ class _Sum(torch.autograd.Function):
         ready, ctx.ready = ctx.ready, None  # used up: they are scaled where they lie
         found = [None if one is None else one.mul_(slope).to(dtype)
                  for one, dtype in zip(ready, ctx.dtypes, strict=True)]
-        return (*found, None, None, None)
+        return (*found, None, None, None, None)
 
 
 class _Each(torch.autograd.Function):

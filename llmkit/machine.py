@@ -11,14 +11,16 @@ LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "me
 
 
 def memory() -> int:
-    """Bytes that the processes of this machine may use together: of its GPU where it has one, else of the main memory.
-
-    In a container, what the container may use.
-    """
+    """Bytes that the processes of this machine may use together: of its GPU where it has one, else main memory."""
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return main_memory()
+
+
+def main_memory() -> int:
+    """Bytes of main memory; in a container, what that may use."""
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in _limits())])
 
 
@@ -40,6 +42,11 @@ def free_memory() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
+    return free_main_memory()
+
+
+def free_main_memory() -> int:
+    """The same of the main memory."""
     return min([_available(), *(max(0, limit - used) for limit, used in _limits())])
 
 
@@ -50,7 +57,7 @@ def _available(path: Path = Path("/proc/meminfo")) -> int:
     except OSError:
         lines = []
     found = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return memory() // 2 if found is None else 1024 * int(found.split()[1])
+    return main_memory() // 2 if found is None else 1024 * int(found.split()[1])
 
 
 def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
@@ -74,3 +81,15 @@ def free_disk(folder: Path) -> int:
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that is there."""
     return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+
+
+def size(count: float) -> str:
+    """Bytes in words.
+
+    >>> size(44_700_000), size(1.5e9), size(120)
+    ('44.7 MB', '1.5 GB', '0.12 kB')
+    """
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if count >= one:
+            return f"{count / one:,.3g} {unit}" if count < 100 * one else f"{count / one:,.0f} {unit}"
+    return f"{count / 1e3:,.3g} kB"

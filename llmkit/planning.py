@@ -24,6 +24,7 @@ from llmkit import cache, flops, machine, registry, report, shortcuts
 from llmkit.checkpoint import Run, telling
 from llmkit.data.batches import Drawn, positions
 from llmkit.errors import CheckpointError
+from llmkit.machine import size
 from llmkit.recipe import Recipe
 from llmkit.settle import Settled, settle
 from llmkit.signals import stopping
@@ -388,11 +389,3 @@ def warned(found: dict[str, Any], asked: Recipe, recipe: Recipe) -> list[str]:
     if start is not None:
         out.append(f"{asked.folder} holds a part of this run: it would go on after step {start.step:,}")
     return out
-
-
-def size(count: float) -> str:
-    """Bytes in words: 1.5 GB, 44.7 MB."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6)):
-        if count >= one:
-            return f"{count / one:,.3g} {unit}" if count < 100 * one else f"{count / one:,.0f} {unit}"
-    return f"{count / 1e3:,.3g} kB"

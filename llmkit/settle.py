@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,7 +88,7 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
     if base is None and not of_any_size:
         _fits_memory(empty)
     size = choices.size(empty, family, _words(asked), "chunked_loss" in training.shortcuts)
-    asked.tuning.check_parts(lambda: _built(config, head), Setting(family, head))
+    asked.tuning.check_parts(lambda: empty, Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
     if limit is not None and length + virtual > limit:
@@ -219,10 +218,10 @@ def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
 def _fits_memory(model: PreTrainedModel) -> None:
     """RequestError where a model without weights would need more memory for them than the machine has."""
     needed = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in (*model.parameters(), *model.buffers()))
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    has = machine.main_memory()
     if needed > has:
-        raise RequestError(f"backbone: the weights of this model alone take {needed / 2**30:,.0f} GiB; this machine "
-                           f"has {has / 2**30:,.0f} GiB of memory. Choose a smaller backbone.size or backbone.config.")
+        raise RequestError(f"backbone: the weights of this model alone take {machine.size(needed)}; this machine has "
+                           f"{machine.size(has)} of memory. Choose a smaller backbone.size or backbone.config.")
 
 
 def _packing(asked: Recipe, family: type[Family], name: str) -> Any:

@@ -22,7 +22,8 @@ ALL: frozenset[str] = frozenset(get_args(Shortcut))
 LEVELS = 2**16
 """How finely a dropout's share is divided."""
 SHORT = 256
-"""Keys up to which plain products in bf16 beat torch's tiled attention on a CPU, gradient included."""
+"""Keys up to which plain products stand for torch's tiled attention in bf16 on a CPU: gradient included, they take a
+fifth of its time at 64 and 0.6 at 256. They still gain at 512, but keep a number for each pair of positions."""
 SCORES = 4 * 1024**2
 """Attention scores that exist at once in fp32."""
 _on: set[str] = set(ALL)

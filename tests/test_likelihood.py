@@ -75,10 +75,26 @@ def test_what_is_frozen_gets_no_gradient_and_costs_none() -> None:
     assert weight.grad is None
 
 
-def test_right_counts_the_likeliest_tokens() -> None:
+def test_judged_counts_the_likeliest_tokens_beside_the_loss() -> None:
     table = torch.eye(4)
-    assert likelihood.Linear(table, table, None, torch.tensor([0, 1, 3, 3])).right() == 3
-    assert likelihood.Logits(table, torch.tensor([0, 1, 3, 3])).right() == 3
+    labels = torch.tensor([0, 1, 3, 3])
+    for said in (likelihood.Linear(table, table, None, labels), likelihood.Logits(table, labels)):
+        loss, right = said.judged()
+        assert right == 3
+        assert loss.item() == pytest.approx(cross_entropy(table, labels, reduction="sum").item())
+
+
+@pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
+def test_an_evaluation_makes_no_gradients(quiet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bool, ...]] = []
+    plain = likelihood._Work.gradients
+    monkeypatch.setattr(likelihood._Work, "gradients", lambda work, slope, smoothing, needs: (
+        asked.append(needs), plain(work, slope, smoothing, needs))[1])
+    weight = torch.nn.Parameter(torch.randn(9, 4))
+    with quiet():
+        likelihood.Linear(torch.randn(3, 4), weight, None, torch.tensor([1, 2, 3])).loss()
+    likelihood.Linear(torch.randn(3, 4), weight, None, torch.tensor([1, 2, 3])).loss()
+    assert asked == [(False, False, False), (False, True, False)]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -105,7 +121,8 @@ def test_every_family_with_words_has_a_plain_last_layer_and_the_same_loss_withou
         with shortcuts.only(ways):
             said = guesses(model, dict(inputs), labels, family, head)[0]
             assert isinstance(said, likelihood.Linear) is ("chunked_loss" in ways)
-            found.append((said.loss().item(), said.right(), said.each().sum().item()))
+            loss, right = said.judged()
+            found.append((loss.item(), right, said.each().sum().item()))
     plain = cross_entropy(model(**inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum")
     for loss, right, each in found:
         assert loss == pytest.approx(plain.item(), rel=1e-5)

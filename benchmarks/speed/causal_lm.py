@@ -20,11 +20,9 @@ RATE = 5e-4
 
 def recipe(folder: Path, name: str, steps: int, turn: int = 0) -> dict[str, Any]:
     """llmkit's recipe for it."""
-    return {
-        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
-        "data": {"train": str(pairs.data("tinystories/train.txt")), "max_length": LENGTH, "packing": "documents"},
-        "objective": "causal_lm", "output_dir": str(folder / f"{name}-{turn}"),
-        "training": {"max_steps": steps, "global_batch_size": ROWS, "learning_rate": RATE}}
+    return training.recipe(
+        folder, name, turn, "causal_lm", LENGTH, pairs.data("tinystories/train.txt"), "documents", max_steps=steps,
+        global_batch_size=ROWS, learning_rate=RATE)
 
 
 def prepare(folder: Path, **_: Any) -> dict[str, Any]:
@@ -61,19 +59,12 @@ def stock(folder: Path, steps: int, turn: int, **_: Any) -> dict[str, Any]:
 
 def judge(folder: Path, steps: int, held: int, **_: Any) -> dict[str, Any]:
     """Every model's loss on other stories, each by itself; that a story ends, the stock script doesn't teach."""
-    asked = recipe(folder, "judge", steps)
-    asked["data"]["validation"] = str(training.held_out(folder, held))
-    asked["objective"] = {"name": "causal_lm", "add_eos_token": False}
-    return training.judged(training.saved(folder), asked)
+    asked = {**recipe(folder, "judge", steps), "objective": {"name": "causal_lm", "add_eos_token": False}}
+    return training.judged(folder, asked, training.held_out(folder, held))
 
 
 def run(full: bool) -> list[pairs.Row]:
-    with pairs.Bench(__name__, steps=200 if full else 30, held=500 if full else 100) as bench:
-        bench.run("prepare")
-        mine, theirs = bench.turns(("ours", "stock"), 3 if full else 1)
-        return [pairs.row(
-            "`causal_lm`, GPT-2 4×256", "tokens a second", "tokens_per_second", mine, theirs, goal=2.5,
-            memory_goal=0.5, reached=pairs.apart("validation loss", bench.run("judge").found))]
+    return training.compared(__name__, "`causal_lm`, GPT-2 4×256", full, 2.5, (30, 200), memory_goal=0.5)
 
 
 if __name__ == "__main__":

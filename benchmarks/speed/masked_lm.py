@@ -14,11 +14,9 @@ BASE = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, 
 
 def recipe(folder: Path, name: str, steps: int, rows: int, length: int, turn: int = 0) -> dict[str, Any]:
     """llmkit's recipe for it."""
-    return {
-        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
-        "data": {"train": str(pairs.data("tinystories/train.txt")), "max_length": length, "packing": "blocks"},
-        "objective": "masked_lm", "output_dir": str(folder / f"{name}-{turn}"),
-        "training": {"max_steps": steps, "global_batch_size": rows, "learning_rate": 5e-4}}
+    return training.recipe(
+        folder, name, turn, "masked_lm", length, pairs.data("tinystories/train.txt"), "blocks", max_steps=steps,
+        global_batch_size=rows, learning_rate=5e-4)
 
 
 def prepare(folder: Path, size: dict[str, int], **_: Any) -> dict[str, Any]:
@@ -50,9 +48,8 @@ def stock(folder: Path, steps: int, rows: int, length: int, turn: int, **_: Any)
 
 def judge(folder: Path, steps: int, rows: int, length: int, **_: Any) -> dict[str, Any]:
     """Every model's loss on other stories."""
-    asked = recipe(folder, "judge", steps, rows, length)
-    asked["data"]["validation"] = str(pairs.data("tinystories/validation.txt"))
-    return training.judged(training.saved(folder), asked)
+    return training.judged(
+        folder, recipe(folder, "judge", steps, rows, length), pairs.data("tinystories/validation.txt"))
 
 
 def run(full: bool) -> list[pairs.Row]:

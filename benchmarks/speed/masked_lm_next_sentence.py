@@ -20,11 +20,9 @@ RATE = 5e-4
 
 def recipe(folder: Path, name: str, steps: int, turn: int = 0) -> dict[str, Any]:
     """llmkit's recipe for it."""
-    return {
-        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
-        "data": {"train": str(folder / "sentences.txt"), "max_length": LENGTH},
-        "objective": "masked_lm_next_sentence", "output_dir": str(folder / f"{name}-{turn}"),
-        "training": {"max_steps": steps, "global_batch_size": ROWS, "learning_rate": RATE}}
+    return training.recipe(
+        folder, name, turn, "masked_lm_next_sentence", LENGTH, folder / "sentences.txt", max_steps=steps,
+        global_batch_size=ROWS, learning_rate=RATE)
 
 
 def prepare(folder: Path, held: int, **_: Any) -> dict[str, Any]:
@@ -91,18 +89,11 @@ def stock(folder: Path, steps: int, turn: int, **_: Any) -> dict[str, Any]:
 
 def judge(folder: Path, steps: int, **_: Any) -> dict[str, Any]:
     """Every model's loss on other stories, both heads' together; the same pairs and masks for all."""
-    asked = recipe(folder, "judge", steps)
-    asked["data"]["validation"] = str(folder / "held.txt")
-    return training.judged(training.saved(folder), asked)
+    return training.judged(folder, recipe(folder, "judge", steps), folder / "held.txt")
 
 
 def run(full: bool) -> list[pairs.Row]:
-    with pairs.Bench(__name__, steps=300 if full else 40, held=500 if full else 100) as bench:
-        bench.run("prepare")
-        mine, theirs = bench.turns(("ours", "stock"), 3 if full else 1)
-        return [pairs.row(
-            "`masked_lm_next_sentence`, BERT 4×256", "tokens a second", "tokens_per_second", mine, theirs, goal=2.0,
-            reached=pairs.apart("validation loss", bench.run("judge").found))]
+    return training.compared(__name__, "`masked_lm_next_sentence`, BERT 4×256", full, 2.0)
 
 
 if __name__ == "__main__":

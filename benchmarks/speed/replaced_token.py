@@ -23,12 +23,10 @@ WEIGHT = 50.0
 
 def recipe(folder: Path, name: str, steps: int, turn: int = 0) -> dict[str, Any]:
     """llmkit's recipe for it."""
-    return {
-        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
-        "data": {"train": str(pairs.data("tinystories/train.txt")), "max_length": LENGTH, "packing": "blocks"},
-        "objective": {"name": "replaced_token", "discriminator_weight": WEIGHT},
-        "output_dir": str(folder / f"{name}-{turn}"),
-        "training": {"max_steps": steps, "global_batch_size": ROWS, "learning_rate": RATE}}
+    objective = {"name": "replaced_token", "discriminator_weight": WEIGHT}
+    return training.recipe(
+        folder, name, turn, objective, LENGTH, pairs.data("tinystories/train.txt"), "blocks", max_steps=steps,
+        global_batch_size=ROWS, learning_rate=RATE)
 
 
 def prepare(folder: Path, **_: Any) -> dict[str, Any]:
@@ -113,12 +111,7 @@ def judge(folder: Path, held: int, **_: Any) -> dict[str, Any]:
 
 
 def run(full: bool) -> list[pairs.Row]:
-    with pairs.Bench(__name__, steps=300 if full else 40, held=500 if full else 100) as bench:
-        bench.run("prepare")
-        mine, theirs = bench.turns(("ours", "stock"), 3 if full else 1)
-        return [pairs.row(
-            "`replaced_token`, ELECTRA 4×256", "tokens a second", "tokens_per_second", mine, theirs, goal=2.0,
-            reached=pairs.apart("validation loss", bench.run("judge").found))]
+    return training.compared(__name__, "`replaced_token`, ELECTRA 4×256", full, 2.0)
 
 
 if __name__ == "__main__":

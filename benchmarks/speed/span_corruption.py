@@ -24,11 +24,9 @@ RATE = 1e-3
 
 def recipe(folder: Path, name: str, steps: int, turn: int = 0) -> dict[str, Any]:
     """llmkit's recipe for it."""
-    return {
-        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
-        "data": {"train": str(pairs.data("tinystories/train.txt")), "max_length": LENGTH, "packing": "blocks"},
-        "objective": "span_corruption", "output_dir": str(folder / f"{name}-{turn}"),
-        "training": {"max_steps": steps, "global_batch_size": ROWS, "learning_rate": RATE}}
+    return training.recipe(
+        folder, name, turn, "span_corruption", LENGTH, pairs.data("tinystories/train.txt"), "blocks", max_steps=steps,
+        global_batch_size=ROWS, learning_rate=RATE)
 
 
 def prepare(folder: Path, **_: Any) -> dict[str, Any]:
@@ -115,18 +113,11 @@ def stock(folder: Path, steps: int, turn: int, **_: Any) -> dict[str, Any]:
 
 def judge(folder: Path, steps: int, held: int, **_: Any) -> dict[str, Any]:
     """Every model's loss on other stories, the same spans for all."""
-    asked = recipe(folder, "judge", steps)
-    asked["data"]["validation"] = str(training.held_out(folder, held))
-    return training.judged(training.saved(folder), asked)
+    return training.judged(folder, recipe(folder, "judge", steps), training.held_out(folder, held))
 
 
 def run(full: bool) -> list[pairs.Row]:
-    with pairs.Bench(__name__, steps=300 if full else 40, held=500 if full else 100) as bench:
-        bench.run("prepare")
-        mine, theirs = bench.turns(("ours", "stock"), 3 if full else 1)
-        return [pairs.row(
-            "`span_corruption`, T5 4×256", "tokens a second", "tokens_per_second", mine, theirs, goal=2.0,
-            reached=pairs.apart("validation loss", bench.run("judge").found))]
+    return training.compared(__name__, "`span_corruption`, T5 4×256", full, 2.0)
 
 
 if __name__ == "__main__":

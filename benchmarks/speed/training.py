@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed import pairs
+
 SKIPPED = 10
 """Steps that aren't timed: caches fill, allocators settle."""
 
@@ -83,8 +85,6 @@ def blocks(path: Path, tokenizer: Any, length: int, special: bool = True) -> Any
 
 def stories(name: str = "train") -> list[str]:
     """The stories of a file of tinystories: `train` has a line between two of them, `validation` one a line."""
-    from benchmarks.speed import pairs
-
     text = pairs.data(f"tinystories/{name}.txt").read_text(encoding="utf-8")
     parts = (part.strip() for part in text.split("<|endoftext|>" if name == "train" else "\n"))
     return [part for part in parts if part]
@@ -104,18 +104,43 @@ def held_out(folder: Path, count: int) -> Path:
     return path
 
 
+def recipe(
+    folder: Path, name: str, turn: int, objective: Any, length: int, text: Path, packing: str = "auto", **plan: Any,
+) -> dict[str, Any]:
+    """llmkit's recipe for a turn, from the weights in start/; `plan` is its training."""
+    return {
+        "name": name, "seed": turn + 1, "backbone": {"pretrained": str(folder / "start")},
+        "data": {"train": str(text), "max_length": length, "packing": packing},
+        "objective": objective, "output_dir": str(folder / f"{name}-{turn}"), "training": plan}
+
+
+def compared(
+    module: str, work: str, full: bool, goal: float, steps: tuple[int, int] = (40, 300), **more: Any,
+) -> list[pairs.Row]:
+    """The row of an objective: tokens a second by turns, and the loss that both reached on stories held out.
+
+    `steps` are of the reduced and of the full size.
+    """
+    with pairs.Bench(module, steps=steps[full], held=500 if full else 100) as bench:
+        bench.run("prepare")
+        mine, theirs = bench.turns(("ours", "stock"), 3 if full else 1)
+        return [pairs.row(work, "tokens a second", "tokens_per_second", mine, theirs, goal=goal, **more,
+                          reached=pairs.apart("validation loss", bench.run("judge").found))]
+
+
 def saved(folder: Path) -> dict[str, Path]:
     """The model of every turn, by the turn's name: `ours-0`, `stock-0` …"""
     return {path.name: path / "model" if path.name.startswith("ours") else path
             for path in sorted(folder.iterdir()) if path.name.startswith(("ours-", "stock-"))}
 
 
-def judged(models: dict[str, Path], recipe: dict[str, Any]) -> dict[str, Any]:
-    """The loss of each model on the recipe's validation rows, the same masks for all."""
+def judged(folder: Path, recipe: dict[str, Any], held: Path) -> dict[str, Any]:
+    """The loss of every turn's model on a text that nobody trained on, the same masks for all."""
     from llmkit import recipe as recipes
     from llmkit import train
 
     return {name: train.fit(recipes.load({
-        **recipe, "backbone": {"pretrained": str(folder)}, "output_dir": str(folder.parent / f"judged-{folder.name}"),
+        **recipe, "backbone": {"pretrained": str(model)}, "output_dir": str(folder / f"judged-{name}"),
+        "data": {**recipe["data"], "validation": str(held)},
         "training": {**recipe["training"], "max_steps": 1, "learning_rate": 0.0}}))["evaluation"]["loss"]
-        for name, folder in models.items()}
+        for name, model in saved(folder).items()}

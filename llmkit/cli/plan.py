@@ -75,7 +75,7 @@ def headline(found: Mapping[str, Any]) -> str:
 
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The rows of the table: (what, figure, what there is to say of it); an empty one before each part."""
-    from llmkit.planning import size
+    from llmkit.machine import size
     from llmkit.report import clock
 
     memory, data, length, speed, time, disk = (

@@ -141,7 +141,8 @@ class MaskedLM(Objective):
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and one pair a batch: (hidden tokens told right, hidden tokens)."""
         found = self.at_targets(model, batch, family)
-        return {"loss": found.loss()}, [(found.right(), len(found.labels))]
+        loss, right = found.judged()
+        return {"loss": loss}, [(right, len(found.labels))]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity at hidden tokens, and the share of them that is told right."""

@@ -28,7 +28,7 @@ from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.registry import OPTIONS
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from llmkit.likelihood import Guesses
@@ -79,25 +79,23 @@ class MaskedLMNextSentence(MaskedLM):
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy of the hidden tokens, and of the pairs."""
-        return self.both(model, batch, family)[0]
+        words, relations = self.both(model, batch, family)
+        return {"masked_lm": words.loss(), "next_sentence": of_pairs(relations, batch)}
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, (predicted, true) labels of pairs, and at the end of a batch (right, hidden tokens) in a pair."""
-        sums, words, relations = self.both(model, batch, family)
+        words, relations = self.both(model, batch, family)
+        loss, right = words.judged()
         pairs: list[tuple[Any, Any]] = list(
             zip(relations.argmax(-1).tolist(), batch["next_sentence_label"].tolist(), strict=True))
-        return sums, [*pairs, ("hidden", (words.right(), len(words.labels)))]
+        return ({"masked_lm": loss, "next_sentence": of_pairs(relations, batch)},
+                [*pairs, ("hidden", (right, len(words.labels)))])
 
-    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, Guesses, Any]:
-        """The losses, what is said of hidden tokens, and the logits of the pairs (rows, 2)."""
-        from torch.nn.functional import cross_entropy
-
-        inputs = dict(batch)
-        labels, following = inputs.pop("labels"), inputs.pop("next_sentence_label")
-        words, outputs = guesses(model, inputs, labels, family, self.head_for(family))
-        relations = relation(outputs)
-        return {"masked_lm": words.loss(), "next_sentence": cross_entropy(relations, following, reduction="sum")}, (
-            words), relations
+    def both(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Guesses, Tensor]:
+        """What is said of hidden tokens, and the logits of the pairs (rows, 2)."""
+        inputs = {name: part for name, part in batch.items() if name != "next_sentence_label"}
+        words, outputs = guesses(model, inputs, inputs.pop("labels"), family, self.head_for(family))
+        return words, relation(outputs)
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity and accuracy of hidden tokens; accuracy, F1 and the more frequent label's share of pairs."""
@@ -107,3 +105,10 @@ class MaskedLMNextSentence(MaskedLM):
         return {**means, "perplexity": math.exp(min(700.0, means["masked_lm"])),
                 "masked_lm_accuracy": right / max(1, asked),
                 **{f"next_sentence_{name}": value for name, value in following.items()}}
+
+
+def of_pairs(relations: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the pairs, summed."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(relations, batch["next_sentence_label"], reduction="sum")

@@ -14,7 +14,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sums, guesses, token, vocabulary
+from llmkit.objectives.base import Objective, Sums, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from llmkit.likelihood import Guesses
 
 
 @dataclass(config=OPTIONS)
@@ -82,18 +84,15 @@ class PermutedLM(Objective):
             batch["labels"][row, : len(places)] = one[places]
         return batch
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
-        """Cross-entropy of the targets; logits exist at these only."""
-        inputs: dict[str, Any] = {**batch, "use_mems": False}
-        labels = inputs.pop("labels")
-        return {"loss": guesses(model, inputs, labels, family, self.head_for(family))[0].loss()}
+    def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> Guesses:
+        """What the second stream says at the targets; logits exist at these only."""
+        return super().at_targets(model, {**batch, "use_mems": False}, family)  # type: ignore[dict-item]
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and (targets told right, targets) of a batch."""
-        inputs: dict[str, Any] = {**batch, "use_mems": False}
-        labels = inputs.pop("labels")
-        found = guesses(model, inputs, labels, family, self.head_for(family))[0]
-        return {"loss": found.loss()}, [(found.right(), len(found.labels))]
+        found = self.at_targets(model, batch, family)
+        loss, right = found.judged()
+        return {"loss": loss}, [(right, len(found.labels))]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity of the targets, and how many were the likeliest token."""

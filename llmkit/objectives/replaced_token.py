@@ -136,8 +136,12 @@ class ReplacedToken(Objective):
         drawn = guess.labels.clone()
         noise = numbers(wanted.sum(1), seed, 1 if self.sampling == "multinomial" else guess.words)
 
+        right = []
+
         def draw(rows: slice, chances: Tensor) -> None:
             drawn[rows] = choose(chances, noise[rows])
+            if count:
+                right.append(int((chances.argmax(-1) == guess.labels[rows]).sum()))
 
         told = guess.loss(watch=draw)
         original = inputs["input_ids"].where(~wanted, labels)
@@ -151,7 +155,7 @@ class ReplacedToken(Objective):
         if not count:
             return sums, []
         said = doubt > 0
-        counts = [guess.right(), wanted.sum(), (said & made_up).sum(), said.sum(),
+        counts = [sum(right), wanted.sum(), (said & made_up).sum(), said.sum(),
                   made_up.sum(), (said == made_up).sum(), known.sum()]
         return sums, [int(one) for one in counts]
 
