@@ -26,10 +26,12 @@ log = logging.getLogger("llmkit")
 
 
 def evaluate(
-    model: str | Path, data: str | Path, *, task: str | None = None, objective: str | None = None,
-    max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
+    model: str | Path, data: str | Path, *, target: str | Path | None = None, task: str | None = None,
+    objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id or a catalogue model on a file; all of the file counts.
+
+    target   of parallel text, the file whose lines are the translations of those of `data`
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -39,10 +41,10 @@ def evaluate(
     from llmkit.train import accelerate, refer
     from llmkit.train import evaluate as all_figures
 
-    if prompt is not None and asks_for_words(model, task):
+    if prompt is not None and target is None and asks_for_words(model, task):
         return by_prompt(model, data, prompt)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-    sets = ready.learner.objective.prepare([ready.source(str(data))], None, ready.setup)
+    sets = ready.learner.objective.prepare([ready.source(str(data), target=target)], None, ready.setup)
     accelerator = accelerate("fp32", (), Path())
     if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, batch_size)
@@ -62,13 +64,14 @@ class Ready:
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
 
-    def source(self, data: str, document: str = "auto") -> Reader:
-        """A file, read as the run read its own: the same names of fields, the same encoding."""
+    def source(self, data: str, document: str = "auto", target: str | Path | None = None) -> Reader:
+        """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it."""
+        beside = None if target is None else str(target)
         if self.learned is None:
-            return open_source(Source(data), document)
+            return open_source(Source(data, beside), document)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
-        return open_source(Source(data, fields=first.fields if same else {}, encoding=first.encoding), document)
+        return open_source(Source(data, beside, fields=first.fields if same else {}, encoding=first.encoding), document)
 
 
 def make_ready(

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import IO
 
 from llmkit.errors import RequestError
-from llmkit.signals import STATUS, end_with_parent
+from llmkit.signals import STATUS, end_with_parent, leave_terminal, listened
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
 
@@ -64,15 +64,16 @@ def start(command: Sequence[str], variables: dict[str, str], said: IO[bytes] | N
 
 
 def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for every child; pass SIGTERM and SIGINT on; when one fails, end the others. No child is left behind."""
+    """Wait for every child; pass signals on; when one fails, end the others. No child is left behind."""
     got: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         got.append(number)
+        leave_terminal()
         for child in children:
             _signal(child, signal.Signals(number))
 
-    before = {number: signal.signal(number, forward) for number in STATUS}
+    before = {number: signal.signal(number, forward) for number in listened()}
     watched = signal.set_wakeup_fd(-1)  # whoever listens would end this process while the children save
     deadline: float | None = None
     first: int | None = None

@@ -1,20 +1,22 @@
-"""SIGTERM and SIGINT end a run in order: at once while it is set up, after a checkpoint once it trains."""
+"""SIGTERM, SIGINT and SIGHUP end a run in order: at once while it is set up, after a checkpoint once it trains."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from llmkit.errors import Stopped
 
-STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130}
+STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 75}
+"""The signals that end a run, and its exit status then; SIGHUP comes when a terminal is closed."""
 PATIENCE = 3.0
 """Seconds that the program has to end by itself where a signal ends it at once; a long call into a library doesn't."""
 SAME = 0.5
@@ -37,6 +39,7 @@ class Stopping:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler: the first signal is noted, the second ends the program."""
+        leave_terminal()
         first = self.by is None or (self.by == number and time.monotonic() - self.since < SAME)
         if self.by is None:
             self.by, self.since = signal.Signals(number), time.monotonic()
@@ -46,6 +49,10 @@ class Stopping:
     def said(self, number: int, first: bool) -> str:
         """What the last line says of it."""
         return f"stopped by {signal.Signals(number).name}" + (" before the first step" if first else " at once")
+
+    def flags(self) -> list[float]:
+        """1 for the signal that came, 0 for the others: what processes sum up, for `heard`."""
+        return [float(self.by is number) for number in STATUS]
 
     def train(self) -> None:
         """From here on the first signal is only noted. Stopped, if one came that some library swallowed."""
@@ -64,8 +71,30 @@ class Stopping:
             first = first or (number, now)
             if (self.at_once or again) and not self.over.wait(PATIENCE):
                 if os.environ.get("RANK", "0") == "0":
-                    print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
+                    with suppress(OSError):  # the terminal is gone
+                        print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
                 os._exit(STATUS[signal.Signals(number)])
+
+
+def heard(flags: Sequence[float]) -> signal.Signals | None:
+    """The signal that any of the processes got, by the sum of their flags."""
+    return next((number for number, flag in zip(STATUS, flags, strict=True) if flag), None)
+
+
+def listened() -> list[signal.Signals]:
+    """The signals that end a run here: `nohup` has SIGHUP ignored."""
+    return [number for number in STATUS
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def leave_terminal() -> None:
+    """Let nothing be said to a terminal that was closed: writing to it fails."""
+    for output in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, output)
+                os.close(nowhere)
 
 
 @contextmanager
@@ -78,7 +107,7 @@ def stopping() -> Iterator[Stopping]:
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
     old = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-    before = {number: signal.signal(number, state) for number in STATUS}
+    before = {number: signal.signal(number, state) for number in listened()}
     watcher = threading.Thread(target=state.watch, args=(ear,), daemon=True)
     watcher.start()
     try:

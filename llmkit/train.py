@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmkit import recipe as recipes
-from llmkit import registry, report, shortcuts
+from llmkit import registry, report, shortcuts, signals
 from llmkit.backbones._unpadded import unpad
 from llmkit.backbones.base import Family
 from llmkit.checkpoint import Checkpoint, Run, verify
@@ -445,12 +445,12 @@ class Loop:
         heads = list(self.objective.weights)
         counts = [self.objective.targets(part) for part in parts]
         main = self.accelerator.is_main_process
-        signals = [float(self.stop.by is number) for number in (signal.SIGTERM, signal.SIGINT)]
         mine = [*(sum(float(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
-                self.state.seconds if main else 0.0, *signals]
+                self.state.seconds if main else 0.0, *self.stop.flags()]
         shared = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device)
-        *totals, tokens, self.state.agreed, terminated, interrupted = self.accelerator.reduce(shared, "sum").tolist()
-        self.asked_to_stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+        found = self.accelerator.reduce(shared, "sum").tolist()
+        totals, (tokens, self.state.agreed, *flags) = found[:len(heads)], found[len(heads):]
+        self.asked_to_stop = signals.heard(flags)
         if not any(totals):
             raise DataError(f"step {self.state.step + 1}: rows {self.rows()} have nothing to predict.")
         return dict(zip(heads, totals, strict=True)), tokens
@@ -671,10 +671,8 @@ def evaluate(
 
 def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
     """The signal that any of the processes got."""
-    flags = torch.tensor([float(stop.by is number) for number in (signal.SIGTERM, signal.SIGINT)],
-                         device=accelerator.device)
-    terminated, interrupted = accelerator.reduce(flags, "sum").tolist()
-    return signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+    flags = torch.tensor(stop.flags(), device=accelerator.device)
+    return signals.heard(accelerator.reduce(flags, "sum").tolist())
 
 
 def visited(

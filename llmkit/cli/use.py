@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="Text, or rows of the run's task.")],
+    target: Annotated[str | None, typer.Option(
+        "--target", metavar="FILE", help="Of parallel text, the translations of the lines of --data.")] = None,
     task: Annotated[str | None, typer.Option(
         "--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
     objective: Annotated[str | None, typer.Option(
@@ -39,7 +41,8 @@ def evaluate(
     report.to_stderr()
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
-        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode)
+        model, data, target=target, task=task, objective=objective, max_length=max_length, batch_size=batch_size,
+        prompt=mode)
     if json_:
         print(json.dumps(result))
     else:

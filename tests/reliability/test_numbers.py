@@ -182,3 +182,105 @@ def test_memory_does_not_grow_with_the_text_that_a_language_model_is_measured_on
             assert done.status == 0, done.err
         peaks.append(done.peak)
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+# ---- numbers that must be the same --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", cases(*((f"N05-{name}", name) for name in ("gpt2", "llama", "qwen3"))))
+def test_documents_that_share_a_row_give_the_loss_that_each_gives_alone(
+    family: str, llmkit: Server, tree: Callable[..., Tree], tmp_path: Path
+) -> None:
+    """N05, before anything is learned, and with every shortcut off."""
+    losses = []
+    for packing in ("documents", "none"):
+        for shortcuts in (None, []):
+            recipe = tree("causal_lm", f"{packing}{shortcuts}", max_steps=1, seed=3)
+            recipe["backbone"]["family"] = family
+            recipe["data"]["packing"] = packing
+            if shortcuts is not None:
+                recipe["training"]["shortcuts"] = shortcuts
+            done = llmkit.run("pretrain", runs.write(recipe))
+            assert done.status == 0, done.err
+            losses.append(runs.events(Path(recipe["output_dir"]), "evaluate")[0]["loss"])
+    assert losses == pytest.approx([losses[0]] * 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", cases(("N06-decoder", "instruction"), ("N06-encoder", "classification"),
+                                       ("N06-seq2seq", "translation")))
+def test_a_prefix_gets_its_gradient_with_gradient_checkpointing_too(
+    case: str, llmkit: Server, tree: Callable[..., Tree]
+) -> None:
+    """N06: the same run, or a refusal; never gradients of zero."""
+    found = []
+    for checkpointing in (False, True):
+        recipe = tree(case, f"{checkpointing}", still=True, max_steps=3, eval_steps=None)
+        recipe["tuning"] = {"method": "prefix", "num_virtual_tokens": 4}
+        recipe["training"]["gradient_checkpointing"] = checkpointing
+        done = llmkit.run("finetune", runs.write(recipe))
+        if checkpointing and done.status == 2:
+            assert "gradient_checkpointing" in done.error
+            return
+        assert done.status == 0, done.err
+        found.append([event["loss"] for event in runs.events(Path(recipe["output_dir"]))])
+        assert all(event["grad_norm"] > 0 for event in runs.events(Path(recipe["output_dir"])))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("family", cases(("N06-modernbert", "modernbert"), ("N06-xlnet", "xlnet")))
+def test_a_prefix_that_a_family_cannot_take_is_refused_at_once(
+    family: str, llmkit: Server, tree: Callable[..., Tree]
+) -> None:
+    recipe = tree("classification")
+    recipe["backbone"] = {"family": family, "size": "tiny"}
+    recipe["tuning"] = {"method": "prefix"}
+    done = llmkit.run("finetune", runs.write(recipe))
+    assert done.status == 2, done.err
+    assert family in done.error
+    assert "prefix" in done.error
+    assert not Path(recipe["output_dir"]).exists()
+
+
+@pytest.mark.parametrize("method", cases(*((f"N08-{name}", name) for name in (
+    "full", "feed_forward", "layers", "head", "bias", "layer_norm", "prefix", "prompt", "p_tuning", "lora", "ia3",
+    "vera", "adalora"))))
+def test_what_was_saved_gives_the_numbers_that_were_measured_in_training(
+    method: str, llmkit: Server, tree: Callable[..., Tree], labelled: Path
+) -> None:
+    """N08: by another process, from model/ alone."""
+    recipe = tree("classification", max_steps=6, save_steps=100)
+    recipe["tuning"] = {"method": method}
+    recipe["data"]["validation"] = [{"source": str(labelled)}]
+    run = Path(recipe["output_dir"])
+    done = llmkit.run("finetune", runs.write(recipe))
+    assert done.status == 0, done.err
+    measured = runs.events(run, "evaluate")[-1]
+    done = llmkit.run("evaluate", run, "--data", labelled, "--json")
+    assert done.status == 0, done.err
+    again = json.loads(done.out)
+    assert again["loss"] == pytest.approx(measured["loss"], rel=1e-5)
+    assert again["accuracy"] == measured["accuracy"]
+
+
+def test_the_end_of_a_text_is_learned_where_it_is_the_padding_too(
+    llmkit: Server, tree: Callable[..., Tree], tmp_path: Path
+) -> None:
+    """N10: GPT-2's tokenizer pads with its end; texts that were learned by heart end where they did."""
+    first = tree("causal_lm", "base", max_steps=1)
+    assert llmkit.run("pretrain", runs.write(first)).status == 0
+    base = tmp_path / "base" / "model"
+    about = json.loads((base / "tokenizer_config.json").read_text())
+    about["pad_token"] = about["eos_token"]
+    (base / "tokenizer_config.json").write_text(json.dumps(about))
+    answers = ("the moon", "a red ball , a hat and two stones")
+    rows = [{"prompt": f"{who} ?", "response": answer} for who, answer in zip(("one", "two"), answers)] * 8
+    recipe = tree("instruction", max_steps=150, save_steps=1000, eval_steps=None, learning_rate=1e-2, still=True)
+    recipe["backbone"] = {"pretrained": str(base)}
+    recipe.pop("tokenizer", None)
+    recipe["data"] = {"train": str(write_rows(tmp_path / "rows.jsonl", rows)), "max_length": 32}
+    done = llmkit.run("finetune", runs.write(recipe))
+    assert done.status == 0, done.err
+    for row in rows[:2]:
+        done = llmkit.run("generate", row["prompt"], "--model", tmp_path / "run", "--temperature", 0)
+        assert done.status == 0, done.err
+        assert done.out.strip().endswith(row["response"])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import random
 import signal
 import string
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +19,7 @@ from typing import Any
 import pytest
 
 from reliability import runs
-from reliability.commands import Command, Server
+from reliability.commands import PATIENCE, Command, Server
 from reliability.test_checkpoints import is_whole
 from reliability.test_resume import cases, the_same
 
@@ -237,6 +242,54 @@ def test_a_signal_while_the_model_is_written_leaves_none(
     assert saved_in_order(run, done.error, signal.SIGTERM) == 12
     assert llmkit.run("pretrain", path).status == 0
     the_same(run, whole(recipe))
+
+
+# ---- a closed terminal --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("processes", "kept"), cases(
+    ("S06-terminal", 1, False), ("S06-terminal-2", 2, False), ("S06-nohup", 1, True), quick=("S06-terminal",)))
+def test_a_closed_terminal_ends_the_run_in_order_but_with_nohup(
+    processes: int, kept: bool, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """Its SIGHUP is as SIGTERM; to a terminal that is gone nothing can be said, which ends no run."""
+    length = 60 if kept else 600
+    recipe = tree(max_steps=length, save_steps=1000, eval_steps=None, micro_batch_size=4)
+    path, run = runs.write(recipe), Path(recipe["output_dir"])
+    terminal, inside = pty.openpty()
+
+    def enter() -> None:
+        os.setsid()
+        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+        if kept:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with (path.parent / "nohup.out").open("wb") as said:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "llmkit", "pretrain", str(path), "--processes", str(processes)], stdin=inside,
+            stdout=said if kept else inside, stderr=said if kept else inside, preexec_fn=enter, env=llmkit.environment)
+    os.close(inside)
+    deadline = time.monotonic() + PATIENCE
+    while runs.steps(run) < 4 and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.set_blocking(terminal, False)
+    time.sleep(0.1)
+    heard = b"" if kept else os.read(terminal, 100_000)
+    os.close(terminal)
+    status = first.wait(PATIENCE)
+    if kept:
+        assert status == 0
+        assert runs.summary(run)["status"] == "completed"
+        return
+    assert b"parameters" in heard
+    assert status == 75
+    assert 4 <= runs.events(run)[-1]["step"] < length
+    assert is_whole(runs.checkpoints(run)[-1])
+    assert runs.summary(run)["status"] == "stopped"
+    assert not (run / "model").exists()
+    again = llmkit.start_all("pretrain", path, processes=processes)
+    assert [one.wait().status for one in again] == [0] * processes
+    the_same(run, whole(recipe, processes))
 
 
 # ---- twice -------------------------------------------------------------------------------------------------------

@@ -206,10 +206,18 @@ def test_a_run_translates_some_rows_then_all_and_predicts_what_generate_writes(p
     assert {"loss", "perplexity", "bleu", "chrf"} == set(summary["evaluation"])
     assert set(summary["floors"]) == {"the source copied"}
 
+    rows = list(map(json.loads, parallel.read_text().splitlines()))
+    sides = [tmp_path / f"lines.{name}" for name in ("en", "de")]
+    for side, name in zip(sides, ("source", "target"), strict=True):
+        side.write_text("".join(row[name] + "\n" for row in rows))
+    measured = evaluation.evaluate(tmp_path / "run", sides[0], target=sides[1])
+    assert measured["metrics"] == pytest.approx(summary["evaluation"], rel=1e-5)
+    assert measured["rows"] == 48
+
     said = list(prediction.predict(tmp_path / "run", parallel))
     ready = evaluation.make_ready(tmp_path / "run")
     tokenizer, model = ready.setup.tokenizer, ready.learner.model.eval()
-    for row, one in zip(map(json.loads, parallel.read_text().splitlines()[:4]), said, strict=False):
+    for row, one in zip(rows[:4], said, strict=False):
         ids = torch.tensor([[*tokenizer(row["source"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]])
         written = model.generate(input_ids=ids, max_new_tokens=5, num_beams=2, length_penalty=0.5, do_sample=False)
         assert one == {"text": tokenizer.decode(written[0], skip_special_tokens=True).strip()}
