@@ -18,7 +18,7 @@ from typing import Any
 
 USUAL = {"width": 256, "length": 128, "vocabulary": 8192, "rows a step": 16, "processes": 1}
 AXES: dict[str, list[int]] = {
-    "width": [64, 128, 256, 512], "length": [32, 64, 128, 256, 512], "vocabulary": [1024, 4096, 16384, 32768],
+    "width": [64, 128, 256, 512], "length": [32, 64, 128, 256, 512], "vocabulary": [1024, 8192, 16384, 32768],
     "rows a step": [4, 8, 16, 32, 64], "processes": [1, 2]}
 MEGABYTES = [2, 8, 32]
 
@@ -79,6 +79,7 @@ def draw(found: dict[str, dict[int, float]], path: Path) -> None:
         panel.plot(list(points), list(points.values()), marker="o", color="#2a6f97")
         panel.set_xscale("log", base=2)
         panel.set_xticks(list(points), [f"{x:,}" for x in points])
+        panel.tick_params(labelsize=8)
         panel.minorticks_off()
         panel.set_ylim(0, 1.15 * max(points.values()))
         panel.set_xlabel(name)

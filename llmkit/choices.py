@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = {"cpu": 4_096, "cuda": 16_384}
 """Tokens of a micro-batch where memory allows: more of them make no step faster."""
-WIDTH = 256
+WIDTH = 128
 """From this width on, what bf16 saves in products is more than what its conversions cost."""
 STEPS, TOKENS, MINUTES = 1_000, 50_000_000, 10
 """A run of so many steps, tokens or minutes earns the time that compiling takes on a GPU."""

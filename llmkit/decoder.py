@@ -31,21 +31,33 @@ READ = 4096
 
 
 class Packed(nn.Module):
-    """A linear layer whose weight only oneDNN can read, at twice the speed: it takes the place of the plain one."""
+    """Linear layers that read the same, as one whose weight only oneDNN can read, at twice the speed."""
 
-    def __init__(self, linear: Any) -> None:
+    def __init__(self, *linears: Any) -> None:
         super().__init__()
-        weight = linear.weight.detach()
-        if not isinstance(linear, nn.Linear):  # GPT-2's layers hold (in, out)
-            weight = weight.t().contiguous()
+        # GPT-2's layers hold (in, out)
+        weights = [one.weight.detach() if isinstance(one, nn.Linear) else one.weight.detach().t() for one in linears]
         few = 32  # a layout that is good for one row up to hundreds
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, few)
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(weights).contiguous(), few)
+        biases = [one.bias.detach() for one in linears if one.bias is not None]
+        self.bias = torch.cat(biases) if biases else None  # all have one, or none
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out of all)"""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
+        return out
+
+
+class Share(nn.Module):
+    """What one of packed layers gives: it takes the place of the plain one in its model."""
+
+    def __init__(self, packed: Packed, start: int, stop: int) -> None:
+        super().__init__()
+        self.packed, self.start, self.stop = packed, start, stop
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)"""
-        out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, self.packed, self.bias, "none", [], "")
-        return out
+        return self.packed.forward(x)[..., self.start : self.stop]
 
 
 @dataclass
@@ -121,14 +133,15 @@ class Layer:
     """One block: attention, then a feed-forward part, each behind a norm and added to what came in."""
 
     norms: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
-    qkv: tuple[Packed, ...]
-    """Queries, keys and values: three layers, or one that gives all of them."""
+    qkv: Packed
+    """Queries, keys and values."""
     normed: Callable[[Tensor], Tensor] | None
     """Of queries and keys (tokens, heads, width)."""
     scale: float
     out: Packed
-    gate: Packed | None
     up: Packed
+    gated: bool
+    """Whether `up` gives gates before what they are multiplied with (Shazeer 2020, "GLU Variants")."""
     activation: Callable[[Tensor], Tensor]
     down: Packed
 
@@ -137,9 +150,7 @@ class Layer:
     ) -> Tensor:
         """Tokens (tokens, width) in and out; `keys` and `values` of the layer get those of the tokens."""
         groups, width = keys.shape[1], keys.shape[3]
-        read = self.norms[0](x)
-        made = self.qkv[0](read) if len(self.qkv) == 1 else torch.cat([one(read) for one in self.qkv], -1)
-        heads = made.view(len(x), -1, width)  # (tokens, queries + keys + values, width)
+        heads = self.qkv.forward(self.norms[0](x)).view(len(x), -1, width)  # (tokens, queries + keys + values, width)
         asking, value = heads[:, :-groups], heads[:, -groups:]
         if self.normed is not None:
             asking = self.normed(asking)
@@ -148,18 +159,21 @@ class Layer:
         query, key = asking[:, :-groups], asking[:, -groups:]
         keys[plan.rows, :, plan.places] = key
         values[plan.rows, :, plan.places] = value
-        x = x + self.out(self._attend(query, plan, keys, values))
-        read = self.norms[1](x)
-        inner = self.activation(self.up(read) if self.gate is None else self.gate(read))
-        out: Tensor = x + self.down(inner if self.gate is None else inner * self.up(read))
-        return out
+        x = x + self.out.forward(self._attend(query, plan, keys, values))
+        inner = self.up.forward(self.norms[1](x))
+        if self.gated:
+            gate, inner = inner.chunk(2, -1)
+            inner = self.activation(gate) * inner
+        else:
+            inner = self.activation(inner)
+        return x + self.down.forward(inner)
 
     def _attend(self, query: Tensor, plan: Plan, keys: Tensor, values: Tensor) -> Tensor:
         """(tokens, heads, width) -> (tokens, heads * width)"""
         attention, count, groups = F.scaled_dot_product_attention, len(query), keys.shape[1]
         if not plan.parts:  # heads that share keys are the queries of one head: (rows, groups, heads / groups, width)
-            here = slice(count), slice(None), slice(plan.longest)
             shared = query.reshape(count, groups, -1, keys.shape[3])
+            here = slice(count), slice(None), slice(plan.longest)
             return attention(shared, keys[here], values[here], plan.mask, scale=self.scale).reshape(count, -1)
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         for row, start, end, seen in plan.parts:
@@ -284,10 +298,14 @@ def _plain(model: Any) -> bool:
             and model.config._attn_implementation in ("sdpa", "eager"))
 
 
-def _packed(part: nn.Module, name: str) -> Packed:
-    """Pack a layer of a part, in place."""
-    packed = Packed(getattr(part, name))
-    setattr(part, name, packed)
+def _packed(part: nn.Module, *names: str) -> Packed:
+    """Pack layers of a part that read the same, in place."""
+    linears = [getattr(part, name) for name in names]
+    packed, start = Packed(*linears), 0
+    for name, linear in zip(names, linears, strict=True):
+        stop = start + (linear.out_features if isinstance(linear, nn.Linear) else linear.nf)
+        setattr(part, name, packed if len(names) == 1 else Share(packed, start, stop))
+        start = stop
     return packed
 
 
@@ -295,10 +313,12 @@ class _RMS:
     """Llama's norm: divided by the root of the mean square, rounded, and times the weight (Zhang & Sennrich 2019)."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight, self.eps, self.width = weight, eps, (weight.shape[-1],)
+        self.weight, self.eps, self.width = weight, eps, weight.shape[-1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x, self.width, None, self.eps)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        normed: Tensor = x * length.square_().div_(self.width).add_(self.eps).rsqrt_()
+        return self.weight * normed.to(x.dtype)
 
 
 def _rms(norm: Any) -> _RMS:
@@ -320,10 +340,10 @@ def _llama(model: Any) -> Decoder | None:
             one, other = attention.q_norm, attention.k_norm
             weight = torch.cat([one.weight.expand(heads, -1), other.weight.expand(groups, -1)])
             normed = _RMS(weight, one.variance_epsilon)
-        qkv = tuple(_packed(attention, name) for name in ("q_proj", "k_proj", "v_proj"))
-        return Layer((_rms(block.input_layernorm), _rms(block.post_attention_layernorm)), qkv, normed,
-                     attention.scaling, _packed(attention, "o_proj"), _packed(feed, "gate_proj"),
-                     _packed(feed, "up_proj"), feed.act_fn, _packed(feed, "down_proj"))
+        return Layer((_rms(block.input_layernorm), _rms(block.post_attention_layernorm)),
+                     _packed(attention, "q_proj", "k_proj", "v_proj"), normed, attention.scaling,
+                     _packed(attention, "o_proj"), _packed(feed, "gate_proj", "up_proj"), True, feed.act_fn,
+                     _packed(feed, "down_proj"))
 
     layers = tuple(layer(block) for block in base.layers)
     return Decoder(base.embed_tokens, None, base.rotary_emb.inv_freq.float(), base.rotary_emb.attention_scaling, layers,
@@ -338,8 +358,8 @@ def _gpt2(model: Any) -> Decoder | None:
 
     def layer(block: Any) -> Layer:
         qkv, feed = _packed(block.attn, "c_attn"), block.mlp
-        return Layer((block.ln_1, block.ln_2), (qkv,), None, block.attn.scaling, _packed(block.attn, "c_proj"), None,
-                     _packed(feed, "c_fc"), feed.act, _packed(feed, "c_proj"))
+        return Layer((block.ln_1, block.ln_2), qkv, None, block.attn.scaling, _packed(block.attn, "c_proj"),
+                     _packed(feed, "c_fc"), False, feed.act, _packed(feed, "c_proj"))
 
     layers = tuple(layer(block) for block in base.h)
     return Decoder(base.wte, base.wpe, None, 1.0, layers, base.ln_f, _packed(model, "lm_head"), config.n_head,

@@ -215,11 +215,11 @@ def processors() -> Iterator[Finding]:
                       "Install torch for its CUDA: https://pytorch.org/get-started/locally.")
     else:
         yield Finding("gpu", "ok", "none; the CPU trains")
-    from llmkit.choices import cpu_multiplies_bf16
+    from llmkit.choices import WIDTH, cpu_multiplies_bf16
 
     fast = cpu_multiplies_bf16()
-    yield Finding("bf16", "ok", "this CPU multiplies it faster than fp32; models from width 256 on use it" if fast
-                  else "this CPU has no instructions for it; training.precision auto is fp32")
+    yield Finding("bf16", "ok", f"this CPU multiplies it faster than fp32; models from width {WIDTH} on use it"
+                  if fast else "this CPU has no instructions for it; training.precision auto is fp32")
 
 
 # ---- places -------------------------------------------------------------------------------------------------------

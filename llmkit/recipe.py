@@ -18,7 +18,8 @@ from llmkit.errors import RequestError, nearest
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Shortcut: TypeAlias = Literal[
-    "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded"]
+    "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded",
+    "fused_gelu"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 """What accelerate calls the trackers that it knows."""
@@ -157,7 +158,8 @@ class Training:
     target_heads: logits where something is predicted only; chunked_loss: never all of them at once; fast_dropout: 16
     random bits an element; short_attention: plain products where torch's tiled attention is slower (both on a CPU);
     two_streams: XLNet's second stream at its targets only, and one encoding of positions for all rows of a batch;
-    unpadded: layers that see no padding, in all families but DeBERTa, XLNet and encoder-decoders.
+    unpadded: layers that see no padding, in all families but DeBERTa, XLNet and encoder-decoders; fused_gelu: GPT-2's
+    GELU, which T5 v1.1, UMT5 and ALBERT use too, in one kernel and not in eight.
     """
     dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that prepare batches; 0: the training process itself."""

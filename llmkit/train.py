@@ -892,6 +892,8 @@ def learn(
     tensors = dict(tuned.named_parameters())
     whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
     learner = Learner(whole, recipe.learning, settled.family, net.new)
+    if shortcuts.on("fused_gelu"):
+        shortcuts.fuse(learner)
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
     learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}

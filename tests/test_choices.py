@@ -181,8 +181,8 @@ def test_a_precision_is_chosen_with_its_reason(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(choices, "cpu_multiplies_bf16", lambda: False)
     assert choices.precision(1024) == ("fp32", "this CPU has no instructions for bf16")
     monkeypatch.setattr(choices, "cpu_multiplies_bf16", lambda: True)
-    assert choices.precision(255)[0] == "fp32"
-    assert choices.precision(256)[0] == "bf16"
+    assert choices.precision(choices.WIDTH - 1)[0] == "fp32"
+    assert choices.precision(choices.WIDTH)[0] == "bf16"
 
 
 def test_what_was_chosen_is_said_once_each(text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

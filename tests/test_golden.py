@@ -39,7 +39,7 @@ def test_without_a_shortcut_they_are_those_of_transformers_own_way(family: str, 
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
-@pytest.mark.parametrize("shortcut", ["target_heads", "chunked_loss", "short_attention", "unpadded"])
+@pytest.mark.parametrize("shortcut", ["target_heads", "chunked_loss", "short_attention", "unpadded", "fused_gelu"])
 def test_a_shortcut_gives_the_same_losses(family: str, shortcut: str, text: Path, tmp_path: Path) -> None:
     others = [name for name in get_args(recipe.Shortcut) if name not in (shortcut, "fast_dropout")]
     on = losses(family, text, tmp_path / "on", shortcuts=[*others, shortcut])

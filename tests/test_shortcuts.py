@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional
+from transformers.activations import NewGELUActivation
 
 from llmkit import shortcuts
 
@@ -21,6 +22,23 @@ def attended(mask: Any, causal: bool, ours: bool, dtype: torch.dtype = torch.bfl
         out = functional.scaled_dot_product_attention(query, key, value, mask, 0.0, causal)
         (out * torch.arange(8)).sum().backward()
     return [out.detach(), *(one.grad for one in (query, key, value) if one.grad is not None)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gpt2s_gelu_in_one_kernel_is_as_near_to_the_formula_as_in_eight(dtype: torch.dtype) -> None:
+    class Part(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.ModuleList([NewGELUActivation()])
+
+    x = torch.linspace(-6, 6, 1001, dtype=torch.float64)
+    exact = x / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    model = Part()
+    theirs = model.inner[0](x.to(dtype)).double()
+    shortcuts.fuse(model)
+    assert isinstance(model.inner[0], torch.nn.GELU)
+    ours = model.inner[0](x.to(dtype)).double()
+    assert (ours - exact).abs().max() <= max((theirs - exact).abs().max(), 1e-6)
 
 
 MASKS = {"none": None, "of a batch": torch.rand(5, 1, 9, 9, generator=torch.Generator().manual_seed(1)) > 0.4,

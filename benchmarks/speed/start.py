@@ -73,7 +73,7 @@ def waits(folder: Path, what: str, **_: Any) -> dict[str, Any]:
     if what == "shakespeare_char":
         asked = recipes.load(what, fields={
             "data.train": [{"source": str(pairs.data("tinyshakespeare/input.txt"))}], "data.validation": None,
-            "training.max_steps": 200, "output_dir": str(folder / what)})
+            "training.max_steps": 600, "output_dir": str(folder / what)})
     else:
         asked = recipes.load({
             "name": what, "output_dir": str(folder / what), "data": {"train": str(folder / "stories.txt")},

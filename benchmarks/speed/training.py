@@ -13,19 +13,31 @@ SKIPPED = 10
 
 
 def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
-    """Train by a recipe; the same figures as `trainer` gives."""
+    """Train by a recipe; the same figures as `trainer` gives, and the share of the machine's matrix products (MFU)."""
+    from llmkit import flops, train
     from llmkit import recipe as recipes
-    from llmkit import train
 
+    operations: list[int] = []
+    step = train.Loop.step
+
+    def counted(loop: train.Loop, batches: Any) -> None:
+        if operations:
+            return step(loop, batches)
+        operations.append(flops.counted(lambda: step(loop, batches)))
+        return None
+
+    train.Loop.step = counted  # type: ignore[method-assign]
     plan = {"logging_steps": skipped, "save_steps": 10**6, **recipe["training"]}
     summary = train.fit(recipes.load({**recipe, "training": plan}))
     lines = [json.loads(line) for line in (Path(recipe["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["event"] == "train"]
     tokens = [after["tokens"] - before["tokens"] for before, after in itertools.pairwise(lines)]
     seconds = sum(some / line["tokens_per_second"] for some, line in zip(tokens, lines[1:], strict=True))
-    return {"tokens_per_second": sum(tokens) / seconds, "step_seconds": seconds / (lines[-1]["step"] - skipped),
-            "loss": lines[-1]["loss"], "curve": [[line["step"], line["loss"]] for line in lines],
-            "precision": summary["precision"], "evaluation": summary["evaluation"]}
+    each = seconds / (lines[-1]["step"] - skipped)
+    return {"tokens_per_second": sum(tokens) / seconds, "step_seconds": each,
+            "mfu": flops.mfu(operations[0], each, summary["precision"]), "loss": lines[-1]["loss"],
+            "curve": [[line["step"], line["loss"]] for line in lines], "precision": summary["precision"],
+            "evaluation": summary["evaluation"]}
 
 
 def trainer(

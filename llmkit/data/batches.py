@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,9 +114,22 @@ class Drawn:
 
     def __getitem__(self, key: Key) -> Features:
         nth, row = key
-        number = int(np.searchsorted(self.edges, row, side="right"))
+        number = int(self.edges.searchsorted(row, side="right"))
         local = row - (int(self.edges[number - 1]) if number else 0)
-        return self.sets[number].draw(local, np.random.default_rng((self.seed, nth, row)))
+        return self.sets[number].draw(local, cast("np.random.Generator", Chance((self.seed, nth, row))))
+
+
+class Chance:
+    """A numpy generator that is seeded when it is first asked: that takes longer than to read a row without chance."""
+
+    def __init__(self, seed: tuple[int, ...]) -> None:
+        self.seed = seed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "rng":
+            self.rng = np.random.default_rng(self.seed)
+            return self.rng
+        return getattr(self.rng, name)
 
 
 def load(

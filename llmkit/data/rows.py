@@ -62,7 +62,7 @@ class Wrapped:
     def stream(self, start: int, stop: int) -> Ids:
         """Tokens start to stop of all documents, one after the other."""
         parts = []
-        document = int(np.searchsorted(self.ends, start, side="right"))
+        document = int(self.ends.searchsorted(start, side="right"))
         while start < stop:
             begin = int(self.ends[document] - self.lengths[document])
             end = min(stop, int(self.ends[document]))

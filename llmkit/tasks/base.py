@@ -52,6 +52,7 @@ class Task(Objective):
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read all rows, hold some out, and turn each into features."""
         learned, held = [self.read(reader) for reader in train], []
+        readers = train if validation is None or isinstance(validation, float) else validation  # of those held out
         if isinstance(validation, float):
             parts = [hold_out(rows, validation, setup.seed, self.together) for rows in learned]
             learned, held = [part[0] for part in parts], [part[1] for part in parts]
@@ -63,14 +64,16 @@ class Task(Objective):
         for rows, what in ((learned, "data.train"), (held, "data.validation")):
             if (what == "data.train" or validation is not None) and not sum(map(len, rows)):
                 raise DataError(f"{what}: no row is left to learn from.")
-        notes: list[str] = []
-        for rows, what in ((learned, "training"), (held, "validation")):
-            longest = sum(map(len, rows))
-            if longest:
-                notes.append(f"{longest:,} {what} rows")
         cut: list[int] = []
-        sets = [[Encoded(self.featured(rows, setup, cut) if rows else [], [row for row, _ in rows]) for rows in part]
-                for part in (learned, held)]
+        sets = [[self.encoded(rows, reader, setup, cut) for rows, reader in zip(part, sources, strict=False)]
+                for part, sources in ((learned, train), (held, readers))]
+        notes: list[str] = []
+        for part, what in zip(sets, ("training", "validation"), strict=True):
+            count = sum(len(one.rows) for one in part)
+            if part and not count:
+                raise DataError(f"data.{what.removesuffix('ing')}: no row is left; all are bad.")
+            if part:
+                notes.append(f"{count:,} {what} rows")
         if setup.prompt is not None:
             notes += setup.prompt.notes()
         if cut:
@@ -113,6 +116,26 @@ class Task(Objective):
     def together(self, row: Row) -> str:
         """Rows of one such text are held out together: those that are equal, if nothing else is said."""
         return repr(row)
+
+    def encoded(self, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int]) -> Encoded:
+        """Rows of a source and their features; without those of which it is found only now that they are bad."""
+        before = len(cut)
+        try:
+            found = self.featured(rows, setup, cut) if rows else []
+        except DataError:
+            if not reader.spares:
+                raise
+            kept = []
+            for one in rows:
+                try:
+                    self.featured([one], setup, [])
+                except DataError as error:
+                    reader.spare(error)
+                else:
+                    kept.append(one)
+            del cut[before:]
+            rows, found = kept, self.featured(kept, setup, cut) if kept else []
+        return Encoded(found, [row for row, _ in rows])
 
     def featured(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Rows in the prompt that the run has, where it has one, and then as features."""

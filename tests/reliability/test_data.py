@@ -336,6 +336,27 @@ def test_a_label_that_training_rows_do_not_have_is_told(llmkit: Server, tree: Ma
     Path("held.jsonl").write_bytes(among({"text": "a b", "label": 7}, LABELLED))
     done = learn(llmkit, tree, "rows.jsonl", "classification", validation="held.jsonl")
     refused(done, 3, "^held.jsonl:3: the label '7' is not among those of the training rows")
+    done = learn(llmkit, tree, "rows.jsonl", "classification", validation="held.jsonl", on_bad_row="skip")
+    assert done.status == 0, done.err
+    assert f"{len(LABELLED)} validation rows" in done.err
+    assert Path("run", "bad_rows.txt").read_text().startswith("held.jsonl:3: the label '7' is not among")
+
+
+def test_rows_that_only_their_tokens_show_to_be_bad_are_left_out_too(
+    llmkit: Server, tree: Make, questions: Path,
+) -> None:
+    """F5: a question that leaves no room for its context."""
+    found = json.loads(questions.read_text())
+    for paragraph in found["data"][0]["paragraphs"][3:5]:
+        paragraph["qas"][0]["question"] = "who ? " * 40
+    Path("rows.json").write_text(json.dumps(found, indent=1))
+    for policy, status in (("error", 3), ("skip", 0)):
+        made = tree("question_answering", max_steps=1)
+        made["data"] = {"train": "rows.json", "max_length": 32, "on_bad_row": policy}
+        done = llmkit.run("finetune", runs.write(made))
+        assert done.status == status, done.err
+    assert runs.summary(Path("run"))["bad_rows"] == 2
+    assert "62 training rows" in done.err
 
 
 def test_columns_that_cannot_be_found_are_told_with_those_that_there_are(llmkit: Server, tree: Make) -> None:
