@@ -1,6 +1,6 @@
 """Run every benchmark of this folder, or the named ones, and write benchmarks/RESULTS.md.
 
-    LLMKIT_DATA=folder python -m benchmarks.speed              # reduced sizes
+    LLMKIT_DATA=folder python -m benchmarks.speed              # reduced sizes, under 30 minutes on 2 cores
     LLMKIT_DATA=folder python -m benchmarks.speed --full masked_lm causal_lm
 """
 
