@@ -322,7 +322,7 @@ def on_disk(loop: Loop, away: Path, folder: Path, cached: set[Path], steps: int)
         if tuning.adapter:
             tuning.save(tuned, small)
         tuned.config.save_pretrained(small)
-        loop.objective.describe(small)
+        loop.objective.describe(small, loop.setup)
         model = bytes_of(small) + (0 if tuning.adapter else stored(tuned))
         others = sum(stored(network) + words for network in loop.objective.others(loop.learner.model).values())
         others += bytes_of(away / "base")

@@ -7,8 +7,8 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO, cast
 
 log = logging.getLogger("llmkit")
 
@@ -30,7 +30,24 @@ class _Stderr(logging.Handler):
     """Writes to whatever stderr is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        with suppress(OSError):  # a terminal that was closed; the signal that says so may come later
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
+class _Terminal:
+    """stderr, for a bar: what is written to a terminal that was closed is lost, and ends no run."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def quiet_libraries() -> None:
@@ -78,7 +95,7 @@ def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    console = Console(stderr=True)
+    console = Console(file=cast("TextIO", _Terminal()))
     columns = (TextColumn(unit + " {task.fields[step]}"), BarColumn(bar_width=24),
                TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}"),
                TextColumn("{task.fields[left]} left"))

@@ -210,7 +210,7 @@ def _built(config: PretrainedConfig, head: str) -> PreTrainedModel:
     try:
         with torch.device("meta"):
             model: PreTrainedModel = getattr(transformers, head).from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, AssertionError) as error:
+    except models.UNREADABLE as error:
         raise RequestError(f"backbone.config: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     return model
 

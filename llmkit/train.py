@@ -617,7 +617,7 @@ class Loop:
                 self.recipe.tuning.save(tuned, folder)
                 tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
                 self.setup.tokenizer.save_pretrained(folder)
-                self.objective.describe(folder)
+                self.objective.describe(folder, self.setup)
                 if self.stop.by is not None:
                     self.halt(self.stop.by)
 

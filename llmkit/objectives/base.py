@@ -129,8 +129,8 @@ class Objective:
         """Networks that a run leaves beside it, by the name of their folder."""
         return {}
 
-    def describe(self, folder: Path) -> None:
-        """Add to the saved model what other tools need to use it: how an embedding is pooled …"""
+    def describe(self, folder: Path, setup: Setup) -> None:
+        """Add to the saved model what other tools need to use it: how an embedding is pooled, how one asks …"""
 
     def turn(self, step: int) -> str | None:
         """Which part of the assembled module learns in a step, by the start of its parameters' names; None: all of it.

@@ -17,7 +17,7 @@ from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import DataError, RequestError
 from llmkit.objectives._embedding import Pooling, describe, embed, found
-from llmkit.objectives.base import Objective, Sums, token
+from llmkit.objectives.base import Objective, Setup, Sums, token
 from llmkit.registry import OPTIONS
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Contrastive(Objective):
                 "alignment": float((first - second).square().sum(1).mean()),
                 "uniformity": float((torch.cat(near).sum() / (count * (count - 1))).log())}
 
-    def describe(self, folder: Path) -> None:
+    def describe(self, folder: Path, setup: Setup) -> None:
         """Write the files by which sentence-transformers opens the model with its pooling."""
         describe(folder, self.pooling)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
@@ -12,7 +14,7 @@ from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
 from llmkit.registry import OPTIONS
-from llmkit.tasks._writing import Writing
+from llmkit.tasks._writing import Writing, begins
 from llmkit.tasks.base import Row
 
 if TYPE_CHECKING:
@@ -116,6 +118,26 @@ class Instruction(Writing):
         if setup.tokenizer.chat_template is None:
             return plain(row["messages"], self.template)
         return rendered(row["messages"], setup.tokenizer, place)
+
+    def describe(self, folder: Path, setup: Setup) -> None:
+        """Give a decoder whose tokenizer has no chat template one that writes what it learned from.
+
+        Then whoever asks the model, with llmkit or other tools, asks as it was asked.
+        """
+        if setup.family.shape == "decoder" and setup.tokenizer.chat_template is None and not self.bare(setup):
+            (folder / "chat_template.jinja").write_text(as_chat_template(self.template, begins(setup.tokenizer)))
+
+
+def as_chat_template(template: str, begins: bool) -> str:
+    """The template of a recipe as Jinja has it; `begins`: after the begin token."""
+    asked = f"{{{{- {json.dumps(template)} | replace('{{prompt}}', ns.asked) -}}}}"
+    return (("{{- bos_token -}}" if begins else "")
+            + "{%- set ns = namespace(asked=none) -%}{%- for message in messages -%}"
+            "{%- if message['role'] == 'assistant' -%}{%- if ns.asked is not none -%}" + asked + "{%- endif -%}"
+            "{{- message['content'] + eos_token -}}{%- set ns.asked = none -%}{%- elif ns.asked is none -%}"
+            "{%- set ns.asked = message['content'] -%}{%- else -%}"
+            "{%- set ns.asked = ns.asked + '\\n' + message['content'] -%}{%- endif -%}{%- endfor -%}"
+            "{%- if ns.asked is not none -%}" + asked + "{%- endif -%}\n")
 
 
 def exchange(row: Row) -> list[Message]:

@@ -190,7 +190,7 @@ class Similarity(Task):
         """The loss where these pairs are all there are."""
         return self.compare(self.represent(model, batch, family))
 
-    def describe(self, folder: Path) -> None:
+    def describe(self, folder: Path, setup: Setup) -> None:
         """Write the files by which sentence-transformers opens the model with its pooling."""
         describe(folder, self.pooling)
 

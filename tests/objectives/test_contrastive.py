@@ -197,7 +197,7 @@ def test_an_evaluation_is_without_chance(bert):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_model_says_how_it_is_pooled(tmp_path, pooling):
     (tmp_path / "config.json").write_text('{"hidden_size": 32}')
-    Contrastive(pooling=pooling).describe(tmp_path)
+    Contrastive(pooling=pooling).describe(tmp_path, None)
     assert json.loads((tmp_path / "1_Pooling" / "config.json").read_text()) == {
         "word_embedding_dimension": 32, "pooling_mode_cls_token": pooling == "cls",
         "pooling_mode_mean_tokens": pooling == "mean"}

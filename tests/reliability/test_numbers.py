@@ -187,16 +187,17 @@ def test_memory_does_not_grow_with_the_text_that_a_language_model_is_measured_on
 # ---- numbers that must be the same --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", cases(*((f"N05-{name}", name) for name in ("gpt2", "llama", "qwen3"))))
+@pytest.mark.parametrize("case", cases(("N05-gpt2", "causal_lm"), ("N05-llama", "negatives"),
+                                       ("N05-qwen3", "fill_in_the_middle")))
 def test_documents_that_share_a_row_give_the_loss_that_each_gives_alone(
-    family: str, llmkit: Server, tree: Callable[..., Tree], tmp_path: Path
+    case: str, llmkit: Server, tree: Callable[..., Tree], tmp_path: Path
 ) -> None:
     """N05, before anything is learned, and with every shortcut off."""
     losses = []
     for packing in ("documents", "none"):
         for shortcuts in (None, []):
-            recipe = tree("causal_lm", f"{packing}{shortcuts}", max_steps=1, seed=3)
-            recipe["backbone"]["family"] = family
+            recipe = tree(case, f"{packing}{shortcuts}", max_steps=1)
+            recipe["objective"] = "causal_lm"  # a family of each
             recipe["data"]["packing"] = packing
             if shortcuts is not None:
                 recipe["training"]["shortcuts"] = shortcuts
@@ -227,16 +228,13 @@ def test_a_prefix_gets_its_gradient_with_gradient_checkpointing_too(
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("family", cases(("N06-modernbert", "modernbert"), ("N06-xlnet", "xlnet")))
-def test_a_prefix_that_a_family_cannot_take_is_refused_at_once(
-    family: str, llmkit: Server, tree: Callable[..., Tree]
-) -> None:
-    recipe = tree("classification")
-    recipe["backbone"] = {"family": family, "size": "tiny"}
+def test_a_prefix_that_a_family_cannot_take_is_refused_at_once(llmkit: Server, tree: Callable[..., Tree]) -> None:
+    """N06, of XLNet; ModernBERT's attention can be reached."""
+    recipe = tree("tagging_xlnet")
     recipe["tuning"] = {"method": "prefix"}
     done = llmkit.run("finetune", runs.write(recipe))
     assert done.status == 2, done.err
-    assert family in done.error
+    assert "xlnet" in done.error
     assert "prefix" in done.error
     assert not Path(recipe["output_dir"]).exists()
 
@@ -258,8 +256,8 @@ def test_what_was_saved_gives_the_numbers_that_were_measured_in_training(
     done = llmkit.run("evaluate", run, "--data", labelled, "--json")
     assert done.status == 0, done.err
     again = json.loads(done.out)
-    assert again["loss"] == pytest.approx(measured["loss"], rel=1e-5)
-    assert again["accuracy"] == measured["accuracy"]
+    assert again["metrics"]["loss"] == pytest.approx(measured["loss"], rel=1e-5)
+    assert again["metrics"]["accuracy"] == measured["accuracy"]
 
 
 def test_the_end_of_a_text_is_learned_where_it_is_the_padding_too(
@@ -273,8 +271,8 @@ def test_the_end_of_a_text_is_learned_where_it_is_the_padding_too(
     about["pad_token"] = about["eos_token"]
     (base / "tokenizer_config.json").write_text(json.dumps(about))
     answers = ("the moon", "a red ball , a hat and two stones")
-    rows = [{"prompt": f"{who} ?", "response": answer} for who, answer in zip(("one", "two"), answers)] * 8
-    recipe = tree("instruction", max_steps=150, save_steps=1000, eval_steps=None, learning_rate=1e-2, still=True)
+    rows = [{"prompt": who, "response": answer} for who, answer in zip(("the cat saw", "a dog chased"), answers)] * 8
+    recipe = tree("instruction", max_steps=300, save_steps=1000, eval_steps=None, learning_rate=5e-3, still=True)
     recipe["backbone"] = {"pretrained": str(base)}
     recipe.pop("tokenizer", None)
     recipe["data"] = {"train": str(write_rows(tmp_path / "rows.jsonl", rows)), "max_length": 32}

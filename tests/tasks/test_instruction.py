@@ -170,6 +170,36 @@ def test_a_tokenizer_without_an_end_is_refused(write):
         prepared(write(ROW), tokenizers.train(stories(80), "wordpiece", 200))
 
 
+TALK = [{"role": "system", "content": "say it"}, {"role": "user", "content": "what did he do ?"},
+        {"role": "assistant", "content": "the cat saw a hat"}, {"role": "user", "content": "a dog\n"},
+        {"role": "assistant", "content": "a hat"}]
+
+
+@pytest.mark.parametrize("special", [None, "roberta"], ids=["no begin token", "a begin token"])
+@pytest.mark.parametrize("template", ["{prompt}\n", 'Q "{prompt}" \\ 猫\nA: ', "{prompt} {prompt} {{ x }}"])
+def test_the_chat_template_that_is_left_writes_what_was_learned_from(write, tmp_path, special, template):
+    """By whoever asks: a conversation in it is, token for token, the one of training."""
+    tokenizer = tokenizers.train([*stories(80), "what did he do ? say it 猫 QA:"], "bpe", 400,
+                                 special=special)
+    asked = [{"role": "user", "content": "what did he do ?"}, {"role": "assistant", "content": "the cat saw a hat"}]
+    reader = write({"messages": TALK}, {"messages": asked})
+    learned, _ = prepared(reader, tokenizer, "llama", 128, template=template)
+    Instruction(template=template).describe(tmp_path, setup(tokenizer, "llama"))
+    tokenizer.chat_template = (tmp_path / "chat_template.jinja").read_text()
+    again, _ = prepared(reader, tokenizer, "llama", 128)
+    for one, other in zip(learned, again, strict=True):
+        assert {name: ids.tolist() for name, ids in one.items()} == {name: ids.tolist() for name, ids in other.items()}
+    ids = tokenizer.apply_chat_template(asked[:1], add_generation_prompt=True)["input_ids"]
+    assert learned[1]["input_ids"][:len(ids)].tolist() == ids
+    assert learned[1]["labels"][:len(ids)].tolist() == [-100] * (len(ids) - 1) + [answer(learned[1])[0]]
+
+
+def test_a_tokenizer_with_a_chat_template_keeps_it_and_what_is_no_question_gets_none(tmp_path, bpe, unigram):
+    Instruction().describe(tmp_path, setup(unigram, "t5"))
+    Instruction(reverse=True).describe(tmp_path, setup(bpe))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5"])
 def test_the_loss_is_transformers_own(asked, family):
     import transformers
