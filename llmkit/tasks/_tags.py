@@ -13,6 +13,15 @@ OUTSIDE = "O"
 TAG = re.compile(r"([BIMESLUW])[-_](.+)")
 """A tag of an entity: where in it the word stands, and of what kind it is."""
 
+MARKS = {"IOB1": "IB", "IOB2": "IB", "IOE2": "IE", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BIMESW"}
+"""What stands before the kind of an entity, by scheme."""
+
+
+def foreign(tags: Sequence[str], scheme: str) -> str | None:
+    """The first tag that a scheme doesn't have, if there is one."""
+    found = ((tag, TAG.fullmatch(tag)) for tag in tags)
+    return next((tag for tag, one in found if one is not None and one[1] not in MARKS.get(scheme, one[1])), None)
+
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
     """How tags mark entities, from which of them there are; B- and I- of IOB1 and IOB2 differ only in their order.

@@ -42,7 +42,8 @@ class Instruction(Writing):
     """
 
     template: str = "{prompt}\n"
-    """How a prompt is written for a tokenizer without a chat template; the answer follows it."""
+    """How a prompt is written for a tokenizer without a chat template; the answer follows it. A decoder that learned it
+    has it as its chat template."""
 
     wanted = {
         "prompt": ("instruction", "question", "query", "input", "text", "document", "source"),

@@ -18,7 +18,7 @@ from llmkit.data.sources import Place, Reader
 from llmkit.errors import DataError, RequestError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.registry import OPTIONS
-from llmkit.tasks._tags import OUTSIDE, TAG, entities, inside, scheme_of, scores
+from llmkit.tasks._tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
 from llmkit.tasks._words import WORD, around, joined, subwords, windows
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
 
@@ -131,6 +131,9 @@ class Tagging(Task):
                                 "apart.")
             if len(known) > 1000:
                 raise DataError(f"{train[0].label}: {len(known):,} different tags; is {known[-1]!r} a tag?")
+        if (tag := foreign(known, self.scheme)) is not None:
+            raise RequestError(f"task.scheme: {self.scheme} marks words by {', '.join(MARKS[self.scheme])}; there is a "
+                               f"tag {tag!r}. auto finds the scheme from the tags.")
         sets = super().prepare(train, validation, replace(setup, labels=known))
         rows = [row["tags"] for part in sets.train if isinstance(part, Encoded) for row in part.rows]
         examples, windows = len(rows), sum(map(len, sets.train))

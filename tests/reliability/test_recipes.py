@@ -72,6 +72,7 @@ MISTAKES: dict[str, tuple[str, Any, str]] = {
     "C3-list": ("training", [1, 2], r"asked.yaml:\d+: training: \[1, 2\] should be a mapping of fields"),
     "C3-layers": ("backbone.config.n_layer", -1, r"backbone.config.n_layer: -1 must be a whole number above 0"),
     "C3-layers-as-word": ("backbone.config.n_layer", "two", r"backbone.config.n_layer: 'two' must be a whole number"),
+    "C3-one-position": ("backbone.config.n_positions", 1, r"config.n_positions: 1 positions leave no room for a text"),
     "C3-dropout": ("backbone.config.resid_pdrop", -0.5, r"resid_pdrop: -0.5 must be a number, 0 or above"),
     "C3-dropout-above-one": ("backbone.config.resid_pdrop", 1.5, r"backbone.config.*1.5"),
     "C3-heads": ("backbone.config.n_head", 5, r"backbone.config"),

@@ -16,7 +16,7 @@ from llmkit.data.sources import open_source
 from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source
-from llmkit.tasks._tags import entities, scheme_of, scores
+from llmkit.tasks._tags import entities, foreign, scheme_of, scores
 from llmkit.tasks._words import Window, joined, subwords, windows
 from llmkit.tasks.tagging import Tagging
 
@@ -112,6 +112,13 @@ def test_what_is_to_be_predicted_needs_no_tags(write, name, content, words):
 ])
 def test_a_scheme_is_found_from_the_tags(tags, scheme):
     assert scheme_of([tags.split()]) == scheme
+    assert foreign(tags.split(), scheme) is None
+
+
+def test_a_scheme_without_some_tag_is_refused(write, wordpiece):
+    reader = write({"tokens": ["the", "cat"], "tags": ["O", "B-WHO"]})
+    with pytest.raises(RequestError, match=r"task\.scheme: IOE2 marks words by I, E; there is a tag 'B-WHO'"):
+        Tagging(scheme="IOE2").prepare([reader], None, setup(wordpiece))
 
 
 @pytest.mark.parametrize(("tags", "scheme", "found"), [
