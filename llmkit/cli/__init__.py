@@ -26,6 +26,8 @@ PASSWORD = re.compile(r"://[^/\s@]+@")
 """A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
+MOST = 1500
+"""Characters of a message; of a longer one, which shows what a file holds, the middle is left out."""
 
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
@@ -118,5 +120,8 @@ def _fail(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     if int(os.environ.get("RANK", "0")) == 0 or status not in (75, 130):
         said = PASSWORD.sub("://…@", " ".join(message.split()))
-        print(f"llmkit: error: {LONG.sub(_cut, said)}", file=sys.stderr)
+        said = LONG.sub(_cut, said)
+        if len(said) > MOST:
+            said = f"{said[: MOST - 300]} … {said[-290:]}"
+        print(f"llmkit: error: {said}", file=sys.stderr)
     return status

@@ -159,7 +159,7 @@ def conversation(messages: Any, column: str, place: Place) -> list[Message]:
         if not isinstance(message, dict):
             raise DataError(f"{where} must be an object, not {message!r}.")
         speaker, said = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        if speaker not in ROLES:
+        if not isinstance(speaker, str) or speaker not in ROLES:
             raise DataError(f"{where}: its role is {speaker!r}; known are {', '.join(ROLES)}.")
         if not isinstance(said, str) or not said.strip():
             raise DataError(f"{where}: the {speaker} says {said!r}, which is no text.")

@@ -359,6 +359,16 @@ def test_rows_that_only_their_tokens_show_to_be_bad_are_left_out_too(
     assert "62 training rows" in done.err
 
 
+def test_a_message_about_a_huge_row_stays_readable(llmkit: Server, tree: Make) -> None:
+    """F5: a header of 20,000 words."""
+    Path("rows.tsv").write_text("a word " * 20_000 + "\tb\n1\t2\n")
+    done = learn(llmkit, tree, "rows.tsv", "classification")
+    assert done.status == 3
+    assert len(done.last) < 2000
+    assert done.error.startswith("rows.tsv: no column is called 'text'")
+    assert done.error.endswith("}}.")
+
+
 def test_columns_that_cannot_be_found_are_told_with_those_that_there_are(llmkit: Server, tree: Make) -> None:
     """F5"""
     Path("rows.csv").write_text("a,b\n1,2\n3,4\n")

@@ -82,5 +82,7 @@ def test_minilm_on_trec(data: Path, tmp_path: Path) -> None:
     split = [line.strip().split(" ", 1) for line in lines]
     rows = rows_of([{"label": label, "text": text} for label, text in split], tmp_path / "trec.jsonl")
     assert main(["finetune", "--task", "classification", "--data", str(rows), "--set", "training.learning_rate=1e-4",
+                 "--set", "training.num_train_epochs=5", "--set", "training.warmup_steps=0.1",
+                 "--set", "training.global_batch_size=32", "--set", "data.max_length=64",
                  "--output-dir", str(tmp_path / "run")]) == 0
     assert summary(tmp_path / "run")["evaluation"]["accuracy"] >= 0.94

@@ -170,7 +170,7 @@ def test_a_tokenizer_without_an_end_is_refused(write):
         prepared(write(ROW), tokenizers.train(stories(80), "wordpiece", 200))
 
 
-TALK = [{"role": "system", "content": "say it"}, {"role": "user", "content": "what did he do ?"},
+TURNS = [{"role": "system", "content": "say it"}, {"role": "user", "content": "what did he do ?"},
         {"role": "assistant", "content": "the cat saw a hat"}, {"role": "user", "content": "a dog\n"},
         {"role": "assistant", "content": "a hat"}]
 
@@ -182,7 +182,7 @@ def test_the_chat_template_that_is_left_writes_what_was_learned_from(write, tmp_
     tokenizer = tokenizers.train([*stories(80), "what did he do ? say it 猫 QA:"], "bpe", 400,
                                  special=special)
     asked = [{"role": "user", "content": "what did he do ?"}, {"role": "assistant", "content": "the cat saw a hat"}]
-    reader = write({"messages": TALK}, {"messages": asked})
+    reader = write({"messages": TURNS}, {"messages": asked})
     learned, _ = prepared(reader, tokenizer, "llama", 128, template=template)
     Instruction(template=template).describe(tmp_path, setup(tokenizer, "llama"))
     tokenizer.chat_template = (tmp_path / "chat_template.jinja").read_text()
@@ -360,6 +360,7 @@ def test_a_template_that_cannot_be_told_apart_is_refused(write, chat, template, 
     ("hello", "the field 'messages' must be a list of messages, not 'hello'"),
     (["hello"], "message 1 of 'messages' must be an object, not 'hello'"),
     ([TALK[1], {"role": "judge", "content": "a"}], "message 2 of 'messages': its role is 'judge'; known are system"),
+    ([{"role": ["user"], "content": "a"}], r"message 1 of 'messages': its role is \['user'\]; known are system"),
     ([TALK[1], {"role": "assistant", "content": None}], "message 2 of 'messages': the assistant says None"),
     ([TALK[1]], "the assistant says nothing in this conversation"),
 ])
