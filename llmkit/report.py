@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -34,20 +35,30 @@ class _Stderr(logging.Handler):
             print(self.format(record), file=sys.stderr, flush=True)
 
 
-class _Terminal:
+class _Terminal(io.TextIOBase):
     """stderr, for a bar: what is written to a terminal that was closed is lost, and ends no run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
 
     def write(self, text: str) -> int:
         with suppress(OSError):
-            sys.stderr.write(text)
+            self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError):
-            sys.stderr.flush()
+            self.stream.flush()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
 
 
 def quiet_libraries() -> None:
@@ -95,7 +106,7 @@ def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    console = Console(file=cast("TextIO", _Terminal()))
+    console = Console(file=cast("TextIO", _Terminal(sys.stderr)))
     columns = (TextColumn(unit + " {task.fields[step]}"), BarColumn(bar_width=24),
                TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}"),
                TextColumn("{task.fields[left]} left"))

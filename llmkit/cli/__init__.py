@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
 from llmkit.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
-from llmkit.signals import stopping
+from llmkit.signals import leave_terminal, stopping
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
@@ -123,5 +123,6 @@ def _fail(message: str, status: int, debug: bool) -> int:
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"
+        leave_terminal()
         print(f"llmkit: error: {said}", file=sys.stderr)
     return status

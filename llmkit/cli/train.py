@@ -120,8 +120,10 @@ def run(
     if main:
         report.to_stderr()
     from llmkit import train
+    from llmkit.signals import leave_terminal
 
     summary = train.fit(asked, resume)
+    leave_terminal()
     if main:
         say(summary, asked, as_json)
     return 0
