@@ -91,9 +91,10 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
     asked.tuning.check_parts(lambda: empty, Setting(family, head))
     limit, virtual = family.position_limit(config), asked.tuning.virtual_tokens
     if limit is not None and limit - virtual < 2:
-        with_virtual = f", {virtual} of them virtual tokens," if virtual else ""
-        raise RequestError(f"backbone.config.{family.positions}: {limit} positions{with_virtual} leave no room for a "
-                           "text, which needs two at least.")
+        raise RequestError(
+            f"tuning: {virtual} virtual tokens leave no room for a text in the {limit} positions of this {name}; use "
+            "fewer." if virtual else
+            f"backbone.config.{family.positions}: {limit} positions leave no room for a text; make them more.")
     length = asked.data.max_length or min(128, (limit or 128) - virtual)
     if limit is not None and length + virtual > limit:
         with_virtual = f" and {virtual} virtual tokens" if virtual else ""

@@ -111,11 +111,11 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(
     methods = "prefix(num_virtual_tokens=90),full"
     assert main(["compare", written, "--methods", methods, "--output-dir", str(folder)]) == 0
     said = capsys.readouterr()
-    assert "failed: data.max_length: 32 tokens and 90 virtual tokens need more than the 64 positions" in said.err
+    assert "failed: tuning: 90 virtual tokens leave no room for a text in the 64 positions" in said.err
     rows = json.loads((folder / "compare.json").read_text())["methods"]
     assert [row["runs"] for row in rows] == [0, 1]
     assert "90 virtual tokens" in rows[0]["error"]
-    assert "failed: data.max_length" in said.out
+    assert "failed: tuning: 90 virtual" in said.out
 
 
 def test_where_every_run_fails_the_first_error_is_the_last_line(
@@ -124,7 +124,7 @@ def test_where_every_run_fails_the_first_error_is_the_last_line(
     words = ["compare", written, "--methods", "prefix(num_virtual_tokens=90)", "--output-dir", str(tmp_path / "none")]
     assert main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("llmkit: error: every run failed; prefix(num_virtual_tokens=90), seed 1: data.max_length: ")
+    assert last.startswith("llmkit: error: every run failed; prefix(num_virtual_tokens=90), seed 1: tuning: 90 ")
 
 
 def test_a_tuned_learning_rate_is_the_best_of_three(
