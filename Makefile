@@ -34,7 +34,7 @@ check: setup  ## ruff and mypy --strict
 matrix: setup  ## every family x objective or task x method; `make test` runs cells that cover every pair
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
 
-reliability: setup  ## faults, bad input and kills through the command line: minutes
+reliability: setup  ## faults, bad input and kills through the command line, in less than 30 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability tests/reliability
 
 chaos: fuzz  ## 200 kills at random moments, every run resumed to the end and compared (CHAOS="--kills 20 --seed 1"); and fuzz
@@ -43,7 +43,7 @@ chaos: fuzz  ## 200 kills at random moments, every run resumed to the end and co
 fuzz: setup  ## 2,000 mutated recipes and 2,000 mutated data files, each ends in order (FUZZ="--recipes 100 --seed 3")
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m reliability.fuzz $(FUZZ)
 
-bench: setup  ## speed and memory beside the stock way on reduced sizes; text from $$LLMKIT_DATA
+bench: setup  ## speed and memory beside the stock way on reduced sizes, in less than 30 minutes; text from $$LLMKIT_DATA
 	$(BIN)/python -m benchmarks.speed
 
 bench-full: setup  ## the same at full size: hours

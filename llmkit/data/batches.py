@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -125,10 +125,11 @@ class Chance:
     def __init__(self, seed: tuple[int, ...]) -> None:
         self.seed = seed
 
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(self.seed)
+
     def __getattr__(self, name: str) -> Any:
-        if name == "rng":
-            self.rng = np.random.default_rng(self.seed)
-            return self.rng
         return getattr(self.rng, name)
 
 
