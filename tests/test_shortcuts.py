@@ -1,6 +1,10 @@
 """What a step does more cheaply is what torch does: attention by its numbers, dropout by its statistics."""
 
+import ctypes
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -141,3 +145,34 @@ def test_a_step_replaces_torchs_own_functions_for_whoever_calls_them_and_only_th
     with shortcuts.only([]), shortcuts.step("cpu"):
         assert type(layer(input).grad_fn).__name__ == "MulBackward0"
     assert type(layer(input).grad_fn).__name__ == "MulBackward0"
+
+
+GROWTH = """
+import ctypes, sys
+import llmkit, torch
+
+class Heap(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Heap
+torch.set_num_threads(1)
+weight = torch.ones(64, 64, dtype=torch.bfloat16, requires_grad=True)
+for rows in range(64, 314):
+    if rows == 214:
+        before = libc.mallinfo2().uordblks
+    torch.nn.functional.linear(torch.ones(rows, 64, dtype=torch.bfloat16), weight).sum().backward()
+print(libc.mallinfo2().uordblks - before)
+"""
+
+
+def test_products_of_shapes_that_dont_come_again_are_not_kept() -> None:
+    if not hasattr(ctypes.CDLL(None), "mallinfo2"):
+        pytest.skip("only glibc tells how much of the heap is in use")
+    kept = [int(subprocess.run([sys.executable, "-c", GROWTH], env={**os.environ, **given}, check=True,
+                               stdout=subprocess.PIPE).stdout)
+            for given in ({}, dict.fromkeys(("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"), "1024"))]
+    if kept[1] < 2**20:
+        pytest.skip("this CPU multiplies bf16 without oneDNN")
+    assert kept[0] < 0.1 * kept[1], kept
