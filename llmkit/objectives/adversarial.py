@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
@@ -22,7 +21,7 @@ from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError, nearest
 from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
-from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, token
+from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
 from llmkit.recipe import Positive
 from llmkit.registry import OPTIONS
@@ -300,7 +299,7 @@ class Adversarial(Objective):
         some = [pairs[i] for i in evenly(len(pairs), min(len(pairs), self.samples))]  # more samples repeat more
         drawn, real = [one for (one, _), _ in some], [one for _, (one, _) in some]
         quality, variety = bleu(drawn, real), bleu(real, drawn)
-        return {**means, "perplexity": math.exp(min(700.0, means["likelihood"])), "accuracy": right / (2 * len(pairs)),
+        return {**means, "perplexity": perplexity(means["likelihood"]), "accuracy": right / (2 * len(pairs)),
                 "distinct_1": distinct(drawn, 1), "distinct_2": distinct(drawn, 2),
                 "real_distinct_2": distinct(real, 2), "self_bleu": self_bleu(drawn), "bleu": quality,
                 "bleu_backward": variety, "bleu_ha": harmonic(quality, variety)}

@@ -223,8 +223,13 @@ class Objective:
         raise NotImplementedError
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
-        """For an evaluation: the losses, and pairs of a prediction and its reference where there are such."""
-        return self.loss(model, batch, family), []
+        """For an evaluation: the losses, and pairs of which `metrics` makes its figures.
+
+        By default one pair a batch: (targets whose token is the likeliest, targets).
+        """
+        found = self.at_targets(model, batch, family)
+        loss, right = found.judged()
+        return {"loss": loss}, [(right, len(found.labels))]
 
     def to_write(self, rows: int, last: bool) -> Sequence[int] | None:
         """Where predictions take long (texts that are written): for which of an evaluation's rows `predict` makes some.
@@ -240,8 +245,14 @@ class Objective:
         return self.metrics(means, [pair for _, some in judged for pair in some])
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
-        """Figures of an evaluation, from mean losses and all pairs."""
-        return {**means, "perplexity": math.exp(min(700.0, means["loss"]))}
+        """Figures of an evaluation, from mean losses and all pairs; by default the targets' perplexity and accuracy."""
+        right, asked = (sum(pair[side] for pair in pairs) for side in (0, 1))
+        return {**means, "perplexity": perplexity(means["loss"]), "accuracy": right / max(1, asked)}
+
+
+def perplexity(loss: float) -> float:
+    """By a mean loss in nats: exp(loss), where a float can hold it."""
+    return math.exp(min(700.0, loss))
 
 
 class Text:

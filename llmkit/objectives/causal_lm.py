@@ -116,7 +116,7 @@ class CausalLM(Objective):
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """By the whole vocabulary, however it was trained."""
-        return super().loss(model, {k: v for k, v in batch.items() if k != "negatives"}, family), []
+        return super().judge(model, {k: v for k, v in batch.items() if k != "negatives"}, family)
 
 
 def log_uniform(count: int, words: int, rng: np.random.Generator) -> NDArray[np.int64]:

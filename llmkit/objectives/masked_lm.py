@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from llmkit.backbones.base import Family
-from llmkit.data.batches import Batch, Features
+from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
 from llmkit.data.words import WORD, bare
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sets, Setup, Sums, token, vocabulary
+from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     Mask = NDArray[np.bool_]
@@ -137,17 +134,6 @@ class MaskedLM(Objective):
         out = np.where(chosen & (dice < self.mask_replace_prob), mask, ids)
         swapped = chosen & (dice >= self.mask_replace_prob) & (dice < self.mask_replace_prob + self.random_replace_prob)
         return np.where(swapped, noise, out)
-
-    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
-        """The loss, and one pair a batch: (hidden tokens told right, hidden tokens)."""
-        found = self.at_targets(model, batch, family)
-        loss, right = found.judged()
-        return {"loss": loss}, [(right, len(found.labels))]
-
-    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
-        """Perplexity at hidden tokens, and the share of them that is told right."""
-        right, asked = (sum(pair[side] for pair in pairs) for side in (0, 1))
-        return {**means, "perplexity": math.exp(min(700.0, means["loss"])), "accuracy": right / max(1, asked)}
 
 
 def choose(candidates: Mask, share: float, rng: np.random.Generator) -> Mask:

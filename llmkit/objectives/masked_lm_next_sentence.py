@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,7 @@ from llmkit.objectives._pairs import (
     relation,
     told,
 )
-from llmkit.objectives.base import Sets, Setup, Sums, guesses, token
+from llmkit.objectives.base import Sets, Setup, Sums, guesses, perplexity, token
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.registry import OPTIONS
 
@@ -102,7 +101,7 @@ class MaskedLMNextSentence(MaskedLM):
         hidden = [counts for kind, counts in pairs if kind == "hidden"]
         following = told([pair for pair in pairs if pair[0] != "hidden"])
         right, asked = (sum(counts[side] for counts in hidden) for side in (0, 1))
-        return {**means, "perplexity": math.exp(min(700.0, means["masked_lm"])),
+        return {**means, "perplexity": perplexity(means["masked_lm"]),
                 "masked_lm_accuracy": right / max(1, asked),
                 **{f"next_sentence_{name}": value for name, value in following.items()}}
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -14,7 +13,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.errors import RequestError
-from llmkit.objectives.base import Objective, Sums, token, vocabulary
+from llmkit.objectives.base import Objective, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.registry import OPTIONS
 
@@ -87,17 +86,6 @@ class PermutedLM(Objective):
     def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> Guesses:
         """What the second stream says at the targets; logits exist at these only."""
         return super().at_targets(model, {**batch, "use_mems": False}, family)  # type: ignore[dict-item]
-
-    def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
-        """The loss, and (targets told right, targets) of a batch."""
-        found = self.at_targets(model, batch, family)
-        loss, right = found.judged()
-        return {"loss": loss}, [(right, len(found.labels))]
-
-    def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
-        """Perplexity of the targets, and how many were the likeliest token."""
-        return {**means, "perplexity": math.exp(min(700.0, means["loss"])),
-                "accuracy": sum(right for right, _ in pairs) / max(1, sum(count for _, count in pairs))}
 
 
 def targets(length: int, share: float, longest: int, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +16,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, guesses
+from llmkit.objectives.base import Objective, Sums, guesses, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
 from llmkit.registry import OPTIONS
@@ -168,7 +167,7 @@ class ReplacedToken(Objective):
         """The generator's perplexity and accuracy; how well replaced tokens are found."""
         right, hidden, hits, said, made_up, agreed, tokens = np.sum([counts for counts, _ in pairs], axis=0).tolist()
         precision, recall = hits / max(1, said), hits / max(1, made_up)
-        return {**means, "generator_perplexity": math.exp(min(700.0, means["generator"])),
+        return {**means, "generator_perplexity": perplexity(means["generator"]),
                 "generator_accuracy": right / max(1, hidden), "accuracy": agreed / max(1, tokens),
                 "replaced": made_up / max(1, tokens), "precision": precision, "recall": recall,
                 "f1": 2 * hits / max(1, said + made_up)}

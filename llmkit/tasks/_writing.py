@@ -16,7 +16,7 @@ from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.data.tokens import encode
 from llmkit.errors import DataError
-from llmkit.objectives.base import Judged, Objective, Setup, Sums, token
+from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.registry import OPTIONS
 from llmkit.tasks.base import Encoded, Prediction, Row, Task
@@ -222,7 +222,7 @@ class Writing(Task):
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """The perplexity of the answers, and how good what was written is."""
-        figures = Objective.metrics(self, means, pairs)
+        figures = {**means, "perplexity": perplexity(means["loss"])}
         return {**figures, **self.scores([said["text"] for said, _ in pairs], [row for _, row in pairs])} if pairs \
             else figures
 

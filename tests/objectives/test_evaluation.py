@@ -19,8 +19,8 @@ FIGURES = {
                        "replaced", "precision", "recall", "f1"},
     "contrastive": {"loss", "accuracy", "alignment", "uniformity"},
     "permuted_lm": {"loss", "perplexity", "accuracy"},
-    "denoising": {"loss", "perplexity"},
-    "prefix_lm": {"loss", "perplexity"},
+    "denoising": {"loss", "perplexity", "accuracy"},
+    "prefix_lm": {"loss", "perplexity", "accuracy"},
 }
 
 
