@@ -96,19 +96,31 @@ def accuracies(folder: Path, language: str, base: str | None) -> dict[float, dic
     return found
 
 
+def losses(folder: Path, language: str, base: str) -> str:
+    """What a pretraining's last steps lost in the mean, head by head."""
+    metrics = folder / slug(language, base) / "metrics.jsonl"
+    if not metrics.exists():
+        return ""
+    events = [event for event in map(json.loads, metrics.read_text().splitlines()) if event["event"] == "train"]
+    heads = [name for name in ("masked_lm", "next_sentence", "generator", "discriminator") if name in events[-1]]
+    return ", ".join(f"{name} {events[-1][name]:.3g}" if name != "loss" else f"{events[-1][name]:.3g}"
+                     for name in heads or ["loss"])
+
+
 def best_rate(found: dict[float, dict[int, float]], first: int) -> float:
     """The rate at which the first seed did best; of equals, the lowest."""
     return max(sorted(found), key=lambda rate: found[rate].get(first, 0.0))
 
 
 def table(folder: Path, first: int) -> str:
-    """A Markdown table of the accuracies that are there: mean, lowest and highest of the seeds at the best rate."""
-    lines = [f"| pretrained by | {' | '.join(f'{name}: accuracy' for name in LANGUAGES)} |",
-             f"|---|{'---|' * len(LANGUAGES)}"]
+    """A Markdown table of what is there: accuracies' mean, lowest and highest of the seeds at the best rate."""
+    lines = [f"| pretrained by | {' | '.join(f'{name}: its loss | accuracy' for name in LANGUAGES)} |",
+             f"|---|{'---|---|' * len(LANGUAGES)}"]
     for base in (None, *OBJECTIVES):
         cells = []
         for language in LANGUAGES:
             found = accuracies(folder, language, base)
+            cells.append(losses(folder, language, base) if base else "")
             if not found:
                 cells.append("")
                 continue
