@@ -63,7 +63,7 @@ RATE = dict.fromkeys(("bias", "head", "layer_norm"), 2e-2)
 
 Who does it, the label, is at the start of a text, and the last position of a GPT-2 of one step knows little of that.
 """
-UNSEEN = {("gpt2", "classification", method) for method in RATE} | {("bert", "classification", "head")}
+UNSEEN = {(family, "classification", method) for family in ("bert", "gpt2") for method in RATE}
 
 
 def why_not(family: str, learning: str, method: str) -> str | None:
@@ -99,7 +99,9 @@ def covering(whole: list[tuple[str, str, str, str]]) -> list[tuple[str, str, str
     return out
 
 
-CELLS = cells() if os.environ.get("LLMKIT_MATRIX") == "all" else covering(cells())
+BROKEN = [("gpt2", "tasks", "translation", "prompt")]
+"""Cells that were broken once, and that no pair showed: answers that end where positions do, behind a soft prompt."""
+CELLS = cells() if os.environ.get("LLMKIT_MATRIX") == "all" else list(dict.fromkeys([*covering(cells()), *BROKEN]))
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +153,7 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
 
     again = llmkit.evaluate(run, data)
     if summary["weights"] == "last":
-        assert again["metrics"] == pytest.approx(summary["evaluation"], rel=1e-5)
+        assert again["metrics"] == pytest.approx(summary["evaluation"], rel=1e-5, abs=1e-6)  # a reward is near 0
 
     resumed_the_same(asked, run)
 

@@ -310,12 +310,12 @@ def prompts_of(batch: Batch, family: type[Family], pad: int) -> tuple[Tensor, Te
 
 
 def virtual_tokens(model: nn.Module) -> int:
-    """How many positions an adapter takes before each text: one of peft's, or a prefix of llmkit's own."""
+    """How many positions an adapter takes before each text: one of peft's, or a prefix or prompt of llmkit's own."""
     from peft import PeftModel, PromptLearningConfig
 
-    prefix = vars(model).get("llmkit_prefix")
-    if prefix is not None:
-        return int(prefix.tokens)
+    for own in ("llmkit_prefix", "soft_prompt"):
+        if (adapter := getattr(model, own, None)) is not None:
+            return int(adapter.tokens)
     configs = model.peft_config.values() if isinstance(model, PeftModel) else ()
     return sum(int(config.num_virtual_tokens) for config in configs if isinstance(config, PromptLearningConfig))
 
