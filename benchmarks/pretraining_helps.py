@@ -101,10 +101,9 @@ def losses(folder: Path, language: str, base: str) -> str:
     metrics = folder / slug(language, base) / "metrics.jsonl"
     if not metrics.exists():
         return ""
-    events = [event for event in map(json.loads, metrics.read_text().splitlines()) if event["event"] == "train"]
-    heads = [name for name in ("masked_lm", "next_sentence", "generator", "discriminator") if name in events[-1]]
-    return ", ".join(f"{name} {events[-1][name]:.3g}" if name != "loss" else f"{events[-1][name]:.3g}"
-                     for name in heads or ["loss"])
+    *_, last = (event for event in map(json.loads, metrics.read_text().splitlines()) if event["event"] == "train")
+    heads = [name for name in ("masked_lm", "next_sentence", "generator", "discriminator") if name in last]
+    return ", ".join(f"{name} {last[name]:.3g}" for name in heads) or f"{last['loss']:.3g}"
 
 
 def best_rate(found: dict[float, dict[int, float]], first: int) -> float:

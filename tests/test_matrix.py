@@ -63,7 +63,9 @@ RATE = dict.fromkeys(("bias", "head", "layer_norm"), 2e-2)
 
 Who does it, the label, is at the start of a text, and the last position of a GPT-2 of one step knows little of that.
 """
-UNSEEN = {(family, "classification", method) for family in ("bert", "gpt2") for method in RATE}
+UNSEEN = {("gpt2", "classification", method) for method in RATE}
+QUICK = ("bert", "classification")
+"""Where that rate oversteps, and the usual one shows."""
 
 
 def why_not(family: str, learning: str, method: str) -> str | None:
@@ -140,7 +142,8 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
                  "packing": "none"},
         "objective" if kind == "objectives" else "task": {"name": learning, **OPTIONS.get(learning, {})},
         "training": {"max_steps": 6, "save_steps": 3, "global_batch_size": 16,
-                     "learning_rate": RATE.get(method, 3e-3), "precision": "fp32"},
+                     "learning_rate": 3e-3 if (family, learning) == QUICK else RATE.get(method, 3e-3),
+                     "precision": "fp32"},
         "output_dir": str(run)})
     if reason := why_not(family, learning, method):
         with pytest.raises(RequestError):
