@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
@@ -46,7 +45,7 @@ class Peft(Tuning):
 
     peft_type: str = "HIRA"
     """HIRA (a product beside each weight, times the weight), LOHA, LOKR, BOFT, OFT, FOURIERFT, LN_TUNING …"""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     """Fields of its config class in peft; target_modules is peft's choice, or the family's, where nothing is said."""
 
     def check(self, family: type[Family], head: str) -> None:
@@ -137,4 +136,4 @@ def known_layers(kind: str) -> dict[str, Any]:
 
 def names_of(config: Any) -> list[str]:
     """The fields of a config."""
-    return [field.name for field in fields(config)]
+    return [one.name for one in fields(config)]
