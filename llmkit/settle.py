@@ -363,6 +363,9 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
         new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
     if new:
         log.info("new weights: %s", ", ".join(sorted(new)))
+    if settled.recipe.task and (off := without_dropout(config, spec.config)):
+        log.info("no dropout: the pretrained model's config has %s at 0; small data may need it "
+                 "(--set backbone.config.%s=%g)", ", ".join(off), *next(iter(off.items())))
     if model.config.get_text_config().pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     known = spec.pretrained if Path(str(spec.pretrained)).exists() is False else None
@@ -376,6 +379,16 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
         return Network(model, tuple(sorted(new)), place)
     respell(model, old, tokenizer)
     return Network(model, tuple(sorted(new)), None)
+
+
+def without_dropout(config: PretrainedConfig, said: Mapping[str, Any]) -> dict[str, float]:
+    """Dropouts that are 0 here and not in others of the config's kind, unless said so: name -> what is usual.
+
+    A model that was pretrained for long on much text has its use for it again when little text follows.
+    """
+    usual = {name: getattr(type(config), name, None) for name in config.to_dict() if "drop" in name}
+    return {name: rate for name, rate in usual.items()
+            if isinstance(rate, float) and rate > 0 and getattr(config, name) == 0 and name not in said}
 
 
 def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
