@@ -364,8 +364,8 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: dict[st
     if new:
         log.info("new weights: %s", ", ".join(sorted(new)))
     if settled.recipe.task and (off := without_dropout(config, spec.config)):
-        log.info("no dropout: the pretrained model's config has %s at 0; small data may need it "
-                 "(--set backbone.config.%s=%g)", ", ".join(off), *next(iter(off.items())))
+        log.info("dropout: 0 in the pretrained model's config, and small data may need it: %s",
+                 " ".join(f"--set backbone.config.{name}={rate:g}" for name, rate in off.items()))
     if model.config.get_text_config().pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     known = spec.pretrained if Path(str(spec.pretrained)).exists() is False else None
