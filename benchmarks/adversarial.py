@@ -40,7 +40,8 @@ def main() -> None:
     options.add_argument("--folder", type=Path, default=Path("runs/adversarial"))
     options.add_argument("--rate", type=float, default=0.03, help="adversarial_rate")
     given = options.parse_args()
-    from llmkit import recipe, train
+    from llmkit import recipe
+    from llmkit.training import fit as train
 
     lines = [f"| | {' | '.join(f'`{name}`' for name in FIGURES)} |", f"|---|{'---|' * len(FIGURES)}"]
     for adversarial in (False, True):

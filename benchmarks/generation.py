@@ -25,8 +25,8 @@ def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_coun
 
 def next_turn() -> dict[str, Any]:
     """Seconds of CPU to the first token of a turn after a long conversation."""
-    from llmkit.chatting import USUAL, Chat
-    from llmkit.writing import Memory
+    from llmkit.inference.writing.chat import USUAL, Chat
+    from llmkit.inference.writing.writer import Memory
 
     chat = Chat.open(MODEL, replace(USUAL, max_new_tokens=4))
     for thing in THINGS[:4]:
@@ -47,8 +47,11 @@ def next_turn() -> dict[str, Any]:
 
 def shared_examples() -> dict[str, Any]:
     """Positions and seconds of CPU for 12 inputs behind the same 8 examples, and how far probabilities differ."""
-    from llmkit import evaluation, prompted, scoring, variants
     from llmkit.data.sources import open_source
+    from llmkit.inference import evaluate as evaluation
+    from llmkit.inference import labelling as prompted
+    from llmkit.inference import scoring
+    from llmkit.inference.comparing import inline as variants
     from llmkit.recipe import Source
     from llmkit.tasks.classification import Classification
 

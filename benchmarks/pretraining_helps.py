@@ -145,7 +145,8 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="print what is there and end")
     given = options.parse_args()
     if not given.table:
-        from llmkit import recipe, train
+        from llmkit import recipe
+        from llmkit.training import fit as train
 
         size = {**SIZE, "hidden_size": given.width, "intermediate_size": 4 * given.width}
         for language in given.languages:

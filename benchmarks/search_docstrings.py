@@ -33,7 +33,7 @@ def by_words(queries: list[str], bodies: list[str], top: int) -> list[list[str]]
 
 def by_meaning(queries: list[str], bodies: list[str], top: int, model: str, tokens: int) -> list[list[str]]:
     """The bodies of the closest passages, each once."""
-    from llmkit.searching import Searcher
+    from llmkit.inference.search import Searcher
 
     # the same path each time: the index is kept by it
     path = Path(tempfile.gettempdir()) / "llmkit-docstring-bodies.jsonl"
@@ -53,8 +53,8 @@ def main() -> None:
     options.add_argument("--model", default="minilm-l6")
     options.add_argument("--passage-tokens", type=int, nargs="+", default=[128])
     given = options.parse_args()
-    from llmkit import report
     from llmkit.data import builtin
+    from llmkit.system import report
 
     report.to_stderr()
     rows = [row for row, _ in builtin.rows("docstring-summaries")]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmkit.indexing import BLOCK, Index, Near, _make_near, faiss, unit
-from llmkit.searching import Searcher
+from llmkit.inference.indexing import BLOCK, Index, Near, _make_near, faiss, unit
+from llmkit.inference.search import Searcher
 
 
 def noisy(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

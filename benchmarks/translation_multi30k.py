@@ -43,7 +43,8 @@ def main() -> None:
     options.add_argument("--epochs", type=float, default=5)
     options.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
-    from llmkit import report, train
+    from llmkit.system import report
+    from llmkit.training import fit as train
 
     report.to_stderr()
     data = Path(os.environ["LLMKIT_DATA"]) / "multi30k"

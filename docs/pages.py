@@ -30,8 +30,8 @@ def filled(page: str) -> str:
 
 def row(spec: str) -> str:
     """A row of the docs' own text, before and after; tokens are those of a tokenizer trained on that text."""
-    from llmkit import inspection
     from llmkit import recipe as recipes
+    from llmkit.planning import inspect as inspection
 
     asked: dict[str, Any] = json.loads(spec)
     text = TEXT[asked.get("text", "english")]
@@ -52,7 +52,7 @@ def plugins(kind: str) -> str:
     """A section for each file of a folder: its own words, and its options."""
     import inspect
 
-    from llmkit import registry
+    from llmkit.recipe import registry
 
     out = []
     for name in registry.names(kind):
@@ -65,7 +65,8 @@ def plugins(kind: str) -> str:
 
 def options(name: str, kind: str = "objectives") -> str:
     """A table of a plug-in's options, from its dataclass."""
-    from llmkit import recipe, registry
+    from llmkit import recipe
+    from llmkit.recipe import registry
 
     cls = registry.find(kind, name)
     about = recipe.options_schema(cls)["properties"] if fields(cls) else {}
@@ -84,8 +85,7 @@ def shown(value: Any) -> str:
 
 def families(name: str) -> str:
     """The families that can do an objective."""
-    from llmkit import registry
-    from llmkit.recipe import fits
+    from llmkit.recipe import fits, registry
 
     learning = registry.find("objectives", name)()
     can = [f"`{one}`" for one in registry.names("backbones") if one != "auto"

@@ -20,8 +20,8 @@ from typing import Any
 
 from openai import OpenAI
 
-from llmkit.errors import LlmkitError
-from llmkit.searching import Searcher
+from llmkit.inference.search import Searcher
+from llmkit.system.errors import LlmkitError
 
 SYSTEM = ("You never calculate yourself and never answer from memory: "
           "you call the tool calculator or the tool search first.")

@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmkit.evaluation import evaluate
     from llmkit.exporting import export
-    from llmkit.generation import generate
+    from llmkit.inference.evaluate import evaluate
+    from llmkit.inference.generate import generate
+    from llmkit.inference.search import search
     from llmkit.recipe import load as load_recipe
-    from llmkit.searching import search
-    from llmkit.train import fit
+    from llmkit.training.fit import fit
 
 __all__ = ["evaluate", "export", "fit", "generate", "load_recipe", "search"]
 
-_PLACES = {"load_recipe": ("recipe", "load"), "fit": ("train", "fit"), "generate": ("generation", "generate"),
-           "evaluate": ("evaluation", "evaluate"), "export": ("exporting", "export"),
-           "search": ("searching", "search")}
+_PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
+           "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
+           "export": ("exporting", "export"), "search": ("inference.search", "search")}
 
 # torch's own switch, which it reads at its first tensor: large tensors in huge pages, a fifth off a step (Linux only)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -192,8 +192,8 @@ def random_encoder(folder: Path, texts: list[str], **config: Any) -> Path:
     import torch
     from transformers import BertModel
 
-    from llmkit import registry
     from llmkit.data import tokenizer as tokenizers
+    from llmkit.recipe import registry
 
     trained = tokenizers.train(texts, "wordpiece", 300)
     torch.manual_seed(1)
@@ -271,8 +271,8 @@ class Child:
                 os.dup2(sink, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
                 os.environ.update(variables)
-                from llmkit import report
                 from llmkit.cli import main
+                from llmkit.system import report
 
                 report.log.handlers.clear()
                 status = main(words)
@@ -299,7 +299,7 @@ class Child:
 
 def run_in_two(words: list[str], folder: Path) -> list[Child]:
     """The same command as both processes of a launch."""
-    from llmkit.launch import free_port
+    from llmkit.training.launch import free_port
 
     where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
              "GLOO_SOCKET_IFNAME": "lo"}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from conftest import SMALL
 
-from llmkit import registry
+from llmkit.recipe import registry
 from llmkit.tuning.base import Setting
 
 FEED_FORWARD = {

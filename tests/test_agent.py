@@ -17,7 +17,7 @@ pytest.importorskip("openai", reason="openai isn't installed: pip install openai
 from conftest import write_rows
 from served import Server
 
-from llmkit.searching import Searcher
+from llmkit.inference.search import Searcher
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import agent

@@ -18,8 +18,10 @@ from promises import TRAINS
 from safetensors.torch import load_file
 
 import llmkit
-from llmkit import models, recipe, registry, train
-from llmkit.errors import RequestError
+from llmkit import models, recipe
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
+from llmkit.training import fit as train
 
 CANNOT: dict[tuple[str, str, str], str] = {
     ("deberta", "*", "prefix"): "its attention doesn't go through transformers' attention interface",
@@ -184,7 +186,7 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
             assert [name for name in same if name in promised and not any(word in name for word in unused)] == []
 
     if head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM") and family != "xlnet":
-        from llmkit.generation import Options
+        from llmkit.inference.generate import Options
 
         written = llmkit.generate("the cat", str(run), Options(max_new_tokens=4))
         assert len(written.completions) == 1

@@ -36,8 +36,8 @@ def train(folder: Path, size: int, turn: int, **_: Any) -> dict[str, Any]:
 
     os.environ["LLMKIT_CACHE"] = str(folder / f"cache-{size}-{turn}")
     from llmkit import recipe as recipes
-    from llmkit import train as training
     from llmkit.objectives.base import Objective
+    from llmkit.training import fit as training
 
     found: dict[str, Any] = {}
     prepare = Objective.prepare

@@ -37,7 +37,7 @@ def prepare(folder: Path, **_: Any) -> dict[str, Any]:
 def ours(folder: Path, turn: int, **_: Any) -> dict[str, Any]:
     os.environ["LLMKIT_CACHE"] = str(folder / f"cache-{turn}")
     from llmkit import recipe as recipes
-    from llmkit import train
+    from llmkit.training import fit as train
 
     asked = recipes.load("shakespeare_char", [
         f"data.train={pairs.data('tinyshakespeare/input.txt')}", f"output_dir={folder / f'ours-{turn}'}"])

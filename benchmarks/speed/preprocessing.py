@@ -35,11 +35,10 @@ def prepare(folder: Path, megabytes: float, **_: Any) -> dict[str, Any]:
 
 
 def ours(folder: Path, text: str, family: str, turn: int, **_: Any) -> dict[str, Any]:
-    from llmkit import registry
     from llmkit.data import tokenizer as tokenizers
     from llmkit.data.sources import open_source
     from llmkit.objectives.base import Setup
-    from llmkit.recipe import Source
+    from llmkit.recipe import Source, registry
 
     os.environ["LLMKIT_CACHE"] = str(folder / "cache")
     shutil.rmtree(folder / "cache", ignore_errors=True)

@@ -97,7 +97,7 @@ def judge(folder: Path, held: int, **_: Any) -> dict[str, Any]:
     """Every pair's loss on other stories: the generator's, and WEIGHT times the discriminator's."""
     import shutil
 
-    from llmkit.evaluation import evaluate
+    from llmkit.inference.evaluate import evaluate
 
     text = training.held_out(folder, held)
     found = {}

@@ -67,7 +67,7 @@ def floor(folder: Path, began: float, turn: int, **_: Any) -> dict[str, Any]:
 def waits(folder: Path, what: str, **_: Any) -> dict[str, Any]:
     """The share of the time that the steps of a run waited for data, in per cent."""
     from llmkit import recipe as recipes
-    from llmkit import train
+    from llmkit.training import fit as train
 
     os.environ["LLMKIT_CACHE"] = str(folder / "cache")
     if what == "shakespeare_char":

@@ -14,8 +14,9 @@ SKIPPED = 10
 
 def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     """Train by a recipe; the same figures as `trainer` gives, and the share of the machine's matrix products (MFU)."""
-    from llmkit import flops, train
     from llmkit import recipe as recipes
+    from llmkit.backbones.kernels import flops
+    from llmkit.training import fit as train
 
     operations: list[int] = []
     step = train.Loop.step
@@ -149,7 +150,7 @@ def saved(folder: Path) -> dict[str, Path]:
 def judged(folder: Path, recipe: dict[str, Any], held: Path) -> dict[str, Any]:
     """The loss of every turn's model on a text that nobody trained on, the same masks for all."""
     from llmkit import recipe as recipes
-    from llmkit import train
+    from llmkit.training import fit as train
 
     return {name: train.fit(recipes.load({
         **recipe, "backbone": {"pretrained": str(model)}, "output_dir": str(folder / f"judged-{name}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmkit.errors import RequestError, nearest
 from llmkit.recipe import MOST_LAYERS
+from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -46,7 +46,7 @@ class XLNet(Family):
         """Documents that share a row are kept apart by the mask of the permutation; positions are relative anyway."""
         import torch
 
-        from llmkit.backbones._relative_attention import quicken
+        from llmkit.backbones.kernels.relative_attention import quicken
 
         quicken(model)
         inputs = dict(batch)

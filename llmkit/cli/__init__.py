@@ -15,8 +15,8 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
-from llmkit.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
-from llmkit.signals import leave_terminal, stopping
+from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
+from llmkit.system.signals import leave_terminal, stopping
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 

@@ -43,7 +43,8 @@ def models_pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name from the list, or a hub id.")],
 ) -> None:
     """Bring a model into the cache, so that later commands need no network."""
-    from llmkit import models, report
+    from llmkit import models
+    from llmkit.system import report
 
     report.to_stderr()
     print(models.pull(name))
@@ -78,7 +79,7 @@ def recipes_copy(
 ) -> None:
     """Copy a recipe, to change it."""
     from llmkit import recipe
-    from llmkit.errors import PlaceError
+    from llmkit.system.errors import PlaceError
 
     source = recipe.find(name)
     target = place / source.name if place.is_dir() else place

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-    from llmkit.chatting import Chat
-    from llmkit.decoding import Completion
+    from llmkit.inference.writing.chat import Chat
+    from llmkit.inference.writing.token_loop import Completion
 
 Answer = Callable[..., "Completion"]
 """Makes the next answer; takes `stream` and `stopped`."""
@@ -66,7 +66,8 @@ def chat(
         "--json", help="Without a terminal: print the conversation at its end, as one JSON document.")] = False,
 ) -> None:
     """Talk with a model. In a terminal, /help says what can be typed; through a pipe, each line is said in turn."""
-    from llmkit import chatting, report
+    from llmkit.inference.writing import chat as chatting
+    from llmkit.system import report
 
     report.to_stderr()
     report.quiet_libraries()
@@ -87,7 +88,7 @@ def chat(
 
 def in_terminal(talk: Chat, history: bool) -> None:
     """Ask, answer, and go on after every mistake, until Ctrl-D, /exit or Ctrl-C twice."""
-    from llmkit.errors import LlmkitError
+    from llmkit.system.errors import LlmkitError
 
     session = typing(history)
     note(f"{talk.writer.name}: /help says what can be typed, Ctrl-D ends.")
@@ -120,8 +121,8 @@ def typing(history: bool) -> PromptSession[str]:
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.shortcuts import CompleteStyle
 
-    from llmkit import cache
-    from llmkit.errors import PlaceError
+    from llmkit.system import cache
+    from llmkit.system.errors import PlaceError
 
     kept: History = InMemoryHistory()
     if history:
@@ -276,7 +277,7 @@ def reply(talk: Chat, answer: Answer, tell: Callable[[Answer], Completion | None
 
 def obey(talk: Chat, text: str, tell: Callable[[Answer], Completion | None]) -> None:
     """Do what a command asks for. RequestError where there is none of that name, or something is missing."""
-    from llmkit.errors import RequestError, nearest
+    from llmkit.system.errors import RequestError, nearest
 
     command, _, rest = text.partition(" ")
     rest = rest.strip()

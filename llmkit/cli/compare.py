@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llmkit.comparison import Comparison
-    from llmkit.prompts import Prompts
+    from llmkit.inference.comparing.methods import Comparison
+    from llmkit.inference.comparing.prompts import Prompts
 
 
 def register(app: typer.Typer) -> None:
@@ -34,8 +34,10 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Tune by several methods and compare them: quality, parameters, time, memory, size. Goes on where it stopped."""
-    from llmkit import comparison, report, variants
-    from llmkit.errors import RequestError
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.inference.comparing import methods as comparison
+    from llmkit.system import report
+    from llmkit.system.errors import RequestError
 
     report.to_stderr()
     if tune not in (None, "learning_rate"):
@@ -48,7 +50,7 @@ def compare(
 
 def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
     """Make what isn't there yet, show the table, and leave NAME.md, NAME.json and NAME.png; 0 where something came."""
-    from llmkit import report
+    from llmkit.system import report
 
     made.run()
     made.write()

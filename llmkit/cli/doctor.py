@@ -20,7 +20,7 @@ def doctor(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Look at versions, cores, memory, disks, the hub and models, and say what to do about what is wrong."""
-    from llmkit import doctor as doctors
+    from llmkit.planning import doctor as doctors
 
     found = []
     for finding in doctors.examine():
@@ -28,7 +28,7 @@ def doctor(
         if not json_:
             say(finding)
     if selftest and doctors.problem(found) is None:
-        from llmkit import selftest as selftests
+        from llmkit.training import selftest as selftests
 
         if not json_:
             print("self-test: tiny models are trained, killed, resumed and compared …", file=sys.stderr, flush=True)
@@ -45,7 +45,7 @@ def doctor(
 
 def say(finding: object) -> None:
     """One line, and below it what to do."""
-    from llmkit.doctor import Finding
+    from llmkit.planning.doctor import Finding
 
     assert isinstance(finding, Finding)
     print(f"{finding.state:<9}{finding.about:<14}{finding.said}", flush=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from llmkit.generation import Result
+    from llmkit.inference.generate import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -69,8 +69,10 @@ def generate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Write a text with a model: a story, an answer, a continuation; or fill the holes of one."""
-    from llmkit import generation, report, variants
-    from llmkit.errors import RequestError
+    from llmkit.inference import generate as generation
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.system import report
+    from llmkit.system.errors import RequestError
 
     report.to_stderr()
     if (prompt is None) == (input_ is None):
@@ -124,7 +126,7 @@ def generate(
 
 def _many(results: Iterator[Result], output: str, json_: bool) -> None:
     """Write the answers to many prompts, then say how fast it went."""
-    from llmkit import jsonlines
+    from llmkit.data import jsonlines
 
     start, tokens = time.monotonic(), 0
 

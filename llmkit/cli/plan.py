@@ -27,8 +27,9 @@ def plan(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept."""
-    from llmkit import launch, report
-    from llmkit.errors import RequestError
+    from llmkit.system import report
+    from llmkit.system.errors import RequestError
+    from llmkit.training import launch
 
     if recipe is None and task is None:
         raise RequestError("plan: give a RECIPE, or a --task.")
@@ -40,7 +41,7 @@ def plan(
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
         report.to_stderr()
-    from llmkit import planning
+    from llmkit.training import rehearsal as planning
 
     found = planning.plan(asked)
     if main and json_:
@@ -54,7 +55,7 @@ def show(found: Mapping[str, Any]) -> None:
     """The plan as a table; what stands in the way of the run follows on stderr."""
     import sys
 
-    from llmkit import report
+    from llmkit.system import report
 
     print(headline(found) + "\n")
     report.figures(lines(found))
@@ -75,8 +76,8 @@ def headline(found: Mapping[str, Any]) -> str:
 
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The rows of the table: (what, figure, what there is to say of it); an empty one before each part."""
-    from llmkit.machine import size
-    from llmkit.report import clock
+    from llmkit.system.machine import size
+    from llmkit.system.report import clock
 
     memory, data, length, speed, time, disk = (
         found[part] for part in ("memory", "data", "length", "speed", "time", "disk"))
@@ -131,7 +132,7 @@ def end(length: Mapping[str, Any]) -> str:
 
 def counted(time: Mapping[str, Any], what: str) -> str:
     """`3 evaluations 00:12`."""
-    from llmkit.report import clock
+    from llmkit.system.report import clock
 
     count = time[f"{what}_count"]
     return f"{count:,} {what}{'' if count == 1 else 's'} {clock(time[f'{what}s'])}"

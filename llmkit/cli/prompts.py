@@ -33,8 +33,9 @@ def prompts(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Ask a model by several prompts and compare them: quality, tokens, time. Goes on where it stopped."""
-    from llmkit import report, variants
-    from llmkit.prompts import Prompts
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.inference.comparing.prompts import Prompts
+    from llmkit.system import report
 
     report.to_stderr()
     made = Prompts(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from llmkit.searching import Hit
+    from llmkit.inference.search import Hit
 
 MARGIN = " " * 7
 """Before a passage's lines: as wide as a score and the space behind it."""
@@ -39,7 +39,8 @@ def search(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
-    from llmkit import report, searching
+    from llmkit.inference import search as searching
+    from llmkit.system import report
 
     report.to_stderr()
     report.quiet_libraries()

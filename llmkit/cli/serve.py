@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,8 @@ def serve(
         "--max-prompt-tokens", metavar="N", help="Most tokens of a prompt; else what the model takes.", min=1)] = None,
 ) -> None:
     """Serve models over the OpenAI API, with a page to talk to them."""
-    from llmkit import report
     from llmkit.serving import server
+    from llmkit.system import report
 
     server.need()
     from llmkit.serving.app import Limits

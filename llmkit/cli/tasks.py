@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from llmkit.verbs import Rows, Said
+    from llmkit.inference.verbs import Rows, Said
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".gz", ".conll")
 """A single word that ends so is meant as a file, be it there or not."""
@@ -43,7 +43,7 @@ def summarize(
     document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
 ) -> None:
     """Say a text in few words. A text file is one text, rows of a table are one each."""
-    from llmkit import verbs
+    from llmkit.inference import verbs
 
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
@@ -60,7 +60,7 @@ def translate(
     max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
 ) -> None:
     """Say a text in another language. Of a text file, each line or paragraph."""
-    from llmkit import verbs
+    from llmkit.inference import verbs
 
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
@@ -77,8 +77,8 @@ def answer(
     batch_size: BatchSize = 16, json_: Json = False,
 ) -> None:
     """Answer a question from a text: by a part of the text, or in words of the model's own."""
-    from llmkit import verbs
-    from llmkit.errors import RequestError
+    from llmkit.inference import verbs
+    from llmkit.system.errors import RequestError
 
     rows: Rows
     if context is not None:
@@ -102,7 +102,7 @@ def classify(
     json_: Json = False,
 ) -> None:
     """Say which label a text has, by a classifier; or which of --labels is closest to it in meaning."""
-    from llmkit import verbs
+    from llmkit.inference import verbs
 
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
@@ -115,7 +115,7 @@ def tag(
     json_: Json = False,
 ) -> None:
     """Say of each word what it is: names and their kinds, or parts of speech."""
-    from llmkit import verbs
+    from llmkit.inference import verbs
 
     rows = given(text, "tokens")
     tell(verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
@@ -160,7 +160,8 @@ def tell(
     said: Said, output: str | None, json_: bool, show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
     """Print what is said of each row, or write it to a file; what to know of the model goes to stderr."""
-    from llmkit import jsonlines, report
+    from llmkit.data import jsonlines
+    from llmkit.system import report
 
     report.to_stderr()
     for note in said.notes if not json_ else ():

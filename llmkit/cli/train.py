@@ -78,14 +78,14 @@ def tuned(
 ) -> tuple[str, dict[str, str | None], dict[str, Any]]:
     """(recipe, blocks, fields) that finetune's options ask for, with the fields that are given anyway."""
     from llmkit import recipe as recipes
-    from llmkit.errors import RequestError, nearest
+    from llmkit.system.errors import RequestError, nearest
 
     fields = dict(given)
     blocks = {"method": method, "task": task}
     if recipe is None:
         recipe = task or "classification"
         if recipe not in recipes.packaged():
-            from llmkit import registry
+            from llmkit.recipe import registry
 
             registry.find("tasks", recipe)
             raise RequestError(f"--task {recipe}: has no packaged example; give a RECIPE."
@@ -111,7 +111,8 @@ def run(
     processes: int, words: Words, as_json: bool, tuned: bool = False,
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
-    from llmkit import launch, report
+    from llmkit.system import report
+    from llmkit.training import launch
 
     asked = checked(recipe, blocks, fields, settings, processes, tuned)
     if (processes > 1 or words.launcher) and not launch.is_worker():
@@ -119,8 +120,8 @@ def run(
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
         report.to_stderr()
-    from llmkit import train
-    from llmkit.signals import leave_terminal
+    from llmkit.system.signals import leave_terminal
+    from llmkit.training import fit as train
 
     summary = train.fit(asked, resume)
     leave_terminal()
@@ -137,9 +138,10 @@ def checked(
 
     None: a recipe with a task is one to tune.
     """
-    from llmkit import launch, registry
     from llmkit import recipe as recipes
-    from llmkit.errors import RequestError
+    from llmkit.recipe import registry
+    from llmkit.system.errors import RequestError
+    from llmkit.training import launch
 
     launch.check(processes)
     cleared = ("tokenizer", "data.max_length")

@@ -36,7 +36,9 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
-    from llmkit import evaluation, report, variants
+    from llmkit.inference import evaluate as evaluation
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.system import report
 
     report.to_stderr()
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
@@ -65,7 +67,9 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
-    from llmkit import jsonlines, prediction, report
+    from llmkit.data import jsonlines
+    from llmkit.inference import predict as prediction
+    from llmkit.system import report
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size)
@@ -84,8 +88,9 @@ def inspect(
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
-    from llmkit import inspection, report
     from llmkit import recipe as recipes
+    from llmkit.planning import inspect as inspection
+    from llmkit.system import report
 
     report.to_stderr()
     report.quiet_libraries()
@@ -115,7 +120,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write a model as a folder for others: an adapter merged into its base, a model card that says how to use it."""
-    from llmkit import exporting, report
+    from llmkit import exporting
+    from llmkit.system import report
 
     report.to_stderr()
     report.quiet_libraries()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.signals import deaf
+from llmkit.system.signals import deaf
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmkit import cache
 from llmkit.data import _source_lines
 from llmkit.data._source_lines import tagged_lines
-from llmkit.errors import DataError, RequestError, nearest
+from llmkit.system import cache
+from llmkit.system.errors import DataError, RequestError, nearest
 
 
 class Place(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any
 from llmkit.data.passages import Unit
 from llmkit.data.sources import ALIASES, Reader, files_of, find_fields, format_of, open_source
 from llmkit.data.web import readable
-from llmkit.errors import DataError
 from llmkit.recipe import Source
+from llmkit.system.errors import DataError
 
 SCHEMES = ("builtin:", "hub:")
 """What sources that aren't files begin with."""

@@ -20,11 +20,11 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from llmkit import cache
 from llmkit.data import builtin, squad
 from llmkit.data.builtin import Place as Place
-from llmkit.errors import DataError, RequestError, nearest
 from llmkit.recipe import Source
+from llmkit.system import cache
+from llmkit.system.errors import DataError, RequestError, nearest
 
 Rows: TypeAlias = Iterator[tuple[dict[str, Any], Place]]
 Column = TypeVar("Column", bound=str | int)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmkit.data.builtin import Place
-from llmkit.errors import DataError
+from llmkit.system.errors import DataError
 
 OPENING = re.compile(r'\{\s*(?:"\w+"\s*:\s*"[^"]*"\s*,\s*)*"data"\s*:\s*\[')
 QUESTION = re.compile(r'"question"\s*:')

@@ -16,8 +16,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import cache
-from llmkit.errors import CheckpointError, DataError, RequestError, nearest
+from llmkit.system import cache
+from llmkit.system.errors import CheckpointError, DataError, RequestError, nearest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit import cache
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.encoder import Encoder, places
 from llmkit.data.encoder import Ids as Ids
@@ -23,7 +22,8 @@ from llmkit.data.encoder import encode as encode
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
 from llmkit.data.words import bare, check
-from llmkit.errors import DataError, PlaceError
+from llmkit.system import cache
+from llmkit.system.errors import DataError, PlaceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

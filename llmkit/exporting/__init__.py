@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from llmkit import models
-from llmkit.errors import PlaceError, RequestError, nearest
 from llmkit.exporting import hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import adapter_of, before, origin_of
+from llmkit.system.errors import PlaceError, RequestError, nearest
 
 FORMATS = ("safetensors", "onnx", "gguf")
 """Each a file of this folder: `check`, `write` and `how`."""

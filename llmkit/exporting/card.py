@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from llmkit import report
 from llmkit.exporting.origin import Origin
+from llmkit.system import report
 
 TASKS = {
     "AutoModelForCausalLM": "text-generation",

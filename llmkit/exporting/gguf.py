@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
-from llmkit.errors import RequestError
 from llmkit.exporting import example, safetensors
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import models
-from llmkit.errors import PlaceError, RequestError
+from llmkit.system.errors import PlaceError, RequestError
 
 
 def check(repository: str) -> None:

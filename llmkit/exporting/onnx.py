@@ -17,12 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit import registry, templates
-from llmkit.errors import RequestError
 from llmkit.exporting import example, pooling, safetensors
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
-from llmkit.models import Opened
+from llmkit.models import Opened, templates
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import models
-from llmkit.errors import RequestError
 from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened
+from llmkit.system.errors import RequestError
 
 LIBRARY = "transformers"
 DTYPES = ("float32", "bfloat16", "float16")

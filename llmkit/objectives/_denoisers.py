@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.recipe import Share
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 Mask = NDArray[np.bool_]
 

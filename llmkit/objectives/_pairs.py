@@ -14,8 +14,8 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Documents, Ids, entropy, marked, tokenize, total
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
+from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,18 +13,18 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit import models, registry
+from llmkit import models
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids
-from llmkit.errors import RequestError, nearest
 from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
-from llmkit.recipe import Positive
-from llmkit.registry import OPTIONS
+from llmkit.recipe import Positive, registry
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

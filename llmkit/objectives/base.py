@@ -18,13 +18,13 @@ from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, Rows, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, entropy, tokenize, total
-from llmkit.errors import DataError, RequestError
+from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from llmkit.likelihood import Guesses
+    from llmkit.backbones.kernels.chunked_loss import Guesses
 
 Sums: TypeAlias = "dict[str, Tensor]"
 """By the name of a head: a loss summed over its targets."""
@@ -289,8 +289,8 @@ def guesses(
 
     Its head sees these positions only; where its last layer is a plain one, the loss does what that layer would do.
     """
-    from llmkit import shortcuts
-    from llmkit.likelihood import Linear, Logits
+    from llmkit.backbones.kernels import shortcuts
+    from llmkit.backbones.kernels.chunked_loss import Linear, Logits
 
     wanted = labels != -100
     few = shortcuts.on("target_heads")

@@ -12,10 +12,10 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Sums, part, seen_by
 from llmkit.recipe import Positive
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

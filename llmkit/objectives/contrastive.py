@@ -15,10 +15,10 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives._embedding import Pooling, describe, embed, found
 from llmkit.objectives.base import Objective, Setup, Sums, token
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,10 +14,10 @@ from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
 from llmkit.data.words import WORD, bare
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
 from llmkit.recipe import Positive, Share
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

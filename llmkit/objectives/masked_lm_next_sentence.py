@@ -24,13 +24,13 @@ from llmkit.objectives._pairs import (
 )
 from llmkit.objectives.base import Sets, Setup, Sums, guesses, perplexity, token
 from llmkit.objectives.masked_lm import MaskedLM
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from llmkit.likelihood import Guesses
+    from llmkit.backbones.kernels.chunked_loss import Guesses
 
 
 @dataclass(config=OPTIONS)

@@ -22,7 +22,7 @@ from llmkit.objectives._pairs import (
     told,
 )
 from llmkit.objectives.base import Objective, Sets, Setup, Sums
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,17 +12,17 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, token, vocabulary
 from llmkit.recipe import Positive, Share
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from llmkit.likelihood import Guesses
+    from llmkit.backbones.kernels.chunked_loss import Guesses
 
 
 @dataclass(config=OPTIONS)

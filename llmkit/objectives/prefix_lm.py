@@ -11,9 +11,9 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Objective, Sets, Setup, token
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ from llmkit.data.tokens import Ids
 from llmkit.objectives.base import Objective, Sums, guesses, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,11 +13,11 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.errors import RequestError
 from llmkit.objectives._denoisers import UL2, Denoiser, Mask
 from llmkit.objectives.base import Objective, token
 from llmkit.recipe import Share
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,10 +12,10 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import find_fields, open_source
 from llmkit.data.template import filled
-from llmkit.errors import DataError, RequestError, nearest
 from llmkit.prompting.base import Kit, Message, Prompt, Prompting, Row, Shot, generator
 from llmkit.recipe import Source
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError, RequestError, nearest
 
 INPUT = ("text", "input", "prompt", "question", "instruction", "source", "src", "sentence", "sentence1", "premise",
          "review", "document", "article", "content", "query", "title", "dialogue")

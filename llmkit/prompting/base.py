@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit import templates
-from llmkit.errors import RequestError
+from llmkit.models import templates
+from llmkit.system.errors import RequestError
 
 Row = Mapping[str, str]
 """An input: {"text": …}, and of a pair {"text", "text_pair"}."""

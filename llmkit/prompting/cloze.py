@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.template import filled
 from llmkit.prompting._examples import FewShot, for_pairs, shown
 from llmkit.prompting.base import Kit, Prompt, Row, Shot
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 
 @dataclass(config=OPTIONS)

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.prompting._examples import FewShot
 from llmkit.prompting.prefix import Prefix
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 
 @dataclass(config=OPTIONS)

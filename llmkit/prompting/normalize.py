@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 
 from llmkit import recipe
 from llmkit.data.template import HAN, filled
-from llmkit.errors import RequestError
 from llmkit.prompting.base import Kit, Prompt, Prompting, Question, Row, Scores
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 CHINESE = dict(zip(",.?!:;()", "，。？！：；（）"))
 ENGLISH = {**{wide: narrow for narrow, wide in CHINESE.items()}, "、": ",", "“": '"', "”": '"', "‘": "'", "’": "'"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from llmkit.prompting._examples import Instructed
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 
 
 @dataclass(config=OPTIONS)

@@ -9,10 +9,10 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.errors import RequestError
 from llmkit.prompting._examples import FewShot, Instructed, shown
 from llmkit.prompting.base import Kit, Prompt, Question, Row, Shot
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 
 
 @dataclass(config=OPTIONS)

@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from llmkit.decoding import Scored
-from llmkit.errors import RequestError
+from llmkit.inference.writing.token_loop import Scored
+from llmkit.inference.writing.writer import Options
 from llmkit.serving import modes, tools
 from llmkit.serving.engine import End, Job, Piece, Wish
 from llmkit.serving.protocol import (
@@ -39,7 +39,7 @@ from llmkit.serving.protocol import (
 from llmkit.serving.sampling import Choosing
 from llmkit.serving.served import Embedding, Served, Writing, find
 from llmkit.serving.worker import Full, Worker
-from llmkit.writing import Options
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -24,11 +24,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
-from llmkit.decoder import Decoder, States
-from llmkit.decoding import Scored, logprobs_of, scored
+from llmkit.backbones.kernels.packed_decoder import Decoder, States
+from llmkit.inference.writing.token_loop import Scored, logprobs_of, scored
+from llmkit.inference.writing.writer import Options, base_of
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, choose
-from llmkit.writing import Options, base_of
 
 if TYPE_CHECKING:
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmkit import recipe, registry
-from llmkit.errors import RequestError, nearest
+from llmkit import recipe
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from llmkit.inference.writing.writer import Options, Writer
     from llmkit.prompting.base import Prompting
-    from llmkit.writing import Options, Writer
 
 HERE_ALONE = {"file": "a client's files aren't here; give examples: [{text: …, answer: …}]",
               "encoder": "the server opens no models for a request"}
@@ -45,7 +46,7 @@ def put(
 
     A system message of the mode joins the conversation's own; its examples stand just before the last message.
     """
-    from llmkit.generation import kit_of, put_in
+    from llmkit.inference.generate import kit_of, put_in
 
     if messages[-1]["role"] != "user":
         raise RequestError("prompting: goes around the last message, which must be the user's.")

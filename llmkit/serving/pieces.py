@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmkit.decoding import begun, decoded
+from llmkit.inference.writing.token_loop import begun, decoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
-from llmkit.errors import RequestError, nearest
-from llmkit.report import log
-from llmkit.writing import WRITERS, Writer, numbers
+from llmkit.inference.writing.writer import WRITERS, Writer, numbers
+from llmkit.system.errors import RequestError, nearest
+from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmkit.embedding import Embedder
+    from llmkit.inference.embedding import Embedder
     from llmkit.serving.engine import Engine
     from llmkit.serving.window import Window
 
@@ -132,7 +132,7 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
         dtype, device = numbers(folder if base is None else folders[base])
         opened = models.open_model(folder, dtype=dtype)
         if opened.kind not in WRITERS:
-            from llmkit.embedding import Embedder
+            from llmkit.inference.embedding import Embedder
 
             del opened
             found[name] = Embedding(name, Embedder.open(folder))

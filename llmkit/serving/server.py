@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from llmkit.errors import PlaceError, RequestError
+from llmkit.system.errors import PlaceError, RequestError
 
 if TYPE_CHECKING:
     from llmkit.serving.app import Limits

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from llmkit.serving.engine import End, Job, Piece
 
 if TYPE_CHECKING:
-    from llmkit.decoding import Completion
-    from llmkit.writing import Writer
+    from llmkit.inference.writing.token_loop import Completion
+    from llmkit.inference.writing.writer import Writer
 
 
 class Window:

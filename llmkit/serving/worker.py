@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from llmkit.report import log
 from llmkit.serving.window import Window
+from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from llmkit.serving.engine import Job

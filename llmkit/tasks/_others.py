@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 
 @cache

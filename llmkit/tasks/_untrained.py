@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.sources import Place
 from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 from llmkit.tasks._writing import Writing, framed
 from llmkit.tasks.base import Row, only_texts
 from llmkit.tasks.question_answering import QuestionAnswering

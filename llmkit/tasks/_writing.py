@@ -10,15 +10,15 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit import templates
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.data.tokens import encode
-from llmkit.errors import DataError
+from llmkit.models import templates
 from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError
 from llmkit.tasks.base import Encoded, Prediction, Row, Task
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks import _others
 
 if TYPE_CHECKING:

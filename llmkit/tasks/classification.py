@@ -16,10 +16,10 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
-from llmkit.errors import DataError, RequestError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
-from llmkit.registry import OPTIONS, name_of
+from llmkit.recipe.registry import OPTIONS, name_of
+from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.base import Floors, Prediction, Row, Task
 

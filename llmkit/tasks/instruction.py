@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
-from llmkit import templates
 from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.errors import DataError
+from llmkit.models import templates
 from llmkit.objectives.base import Setup
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError
 from llmkit.tasks._writing import Writing, begins
 from llmkit.tasks.base import Row
 

@@ -13,9 +13,9 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.errors import DataError
 from llmkit.objectives.base import Setup, Sums
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError
 from llmkit.tasks._figures import FLOOR_ROWS, WORD
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 

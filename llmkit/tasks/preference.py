@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader, find_fields
-from llmkit.errors import DataError
 from llmkit.objectives.base import Setup, Sums
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.instruction import SYSTEM, TALK, Instruction, conversation, exchange
 

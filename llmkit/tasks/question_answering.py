@@ -14,10 +14,10 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Place, Reader
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Positive
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks._answers import normalized, scores, segments
 from llmkit.tasks._frame import frame_of
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.sources import Place
 from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Floors, Row, only_texts
 

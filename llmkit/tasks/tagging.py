@@ -15,9 +15,9 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Place, Reader
-from llmkit.errors import DataError, RequestError, nearest
 from llmkit.objectives.base import Sets, Setup, Sums
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks._tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
 from llmkit.tasks._words import WORD, around, joined, subwords, windows
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task

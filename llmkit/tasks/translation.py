@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.data.template import filled
-from llmkit.errors import DataError
 from llmkit.objectives.base import Sets, Setup
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import DataError
 from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Encoded, Floors, Row, only_texts
 

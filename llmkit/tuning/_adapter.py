@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError, nearest
+from llmkit.system.errors import RequestError, nearest
 from llmkit.tuning.base import TASK_TYPES, Setting
 
 if TYPE_CHECKING:

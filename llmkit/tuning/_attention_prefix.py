@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from llmkit.errors import CheckpointError, RequestError
+from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 INTERFACE = "llmkit_prefix"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmkit.errors import CheckpointError
+from llmkit.system.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

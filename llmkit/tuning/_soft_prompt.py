@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from llmkit.errors import CheckpointError, RequestError
+from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 OWN_TYPE = "LLMKIT_PROMPT"

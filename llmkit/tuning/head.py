@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 from llmkit.tuning import _parts as parts
 from llmkit.tuning.base import Setting, Tuning
 

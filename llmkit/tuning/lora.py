@@ -11,8 +11,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError, nearest
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError, nearest
 from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 from llmkit.tuning.prompt import Prompt
 
 if TYPE_CHECKING:

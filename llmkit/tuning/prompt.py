@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.errors import RequestError
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
+from llmkit.system.errors import RequestError
 from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.registry import OPTIONS
+from llmkit.recipe.registry import OPTIONS
 from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
 

@@ -7,12 +7,11 @@ import torch
 import transformers
 from conftest import OBJECTIVE, SMALL, STILL, WORDS, stories
 
-from llmkit import registry
 from llmkit.backbones.base import restart, same
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import RequestError
 from llmkit.objectives.base import only_at, part
-from llmkit.recipe import fits
+from llmkit.recipe import fits, registry
+from llmkit.system.errors import RequestError
 
 FAMILIES = [name for name in registry.names("backbones") if name != "auto"]
 SIZES = [(name, size) for name in FAMILIES for size in registry.find("backbones", name).sizes]
@@ -219,7 +218,7 @@ def test_a_family_that_mixes_documents_refuses_them(name, text, tmp_path):
     from conftest import tiny
 
     from llmkit import recipe
-    from llmkit.settle import settle
+    from llmkit.planning.settle import settle
 
     tree = tiny(name, text, tmp_path)
     tree["data"]["packing"] = "documents"

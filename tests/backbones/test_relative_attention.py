@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.profiler import profile
 
-from llmkit import registry, shortcuts
-from llmkit.backbones._relative_attention import quicken, shifted, shifted_at
+from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels.relative_attention import quicken, shifted, shifted_at
 from llmkit.objectives.base import join
 from llmkit.objectives.permuted_lm import PermutedLM
+from llmkit.recipe import registry
 
 
 class Words:

@@ -9,9 +9,11 @@ import torch
 import transformers
 from conftest import SMALL, STILL, tiny
 
-from llmkit import recipe, registry, train
-from llmkit.backbones import _unpadded
-from llmkit.backbones._unpadded import Layout, grouped, unpad
+from llmkit import recipe
+from llmkit.backbones.kernels import unpadded as _unpadded
+from llmkit.backbones.kernels.unpadded import Layout, grouped, unpad
+from llmkit.recipe import registry
+from llmkit.training import fit as train
 
 FAMILIES = [name for name in registry.names("backbones") if registry.find("backbones", name).unpads]
 LENGTHS = torch.tensor([3, 9, 1, 5])

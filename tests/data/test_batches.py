@@ -11,9 +11,10 @@ from conftest import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import recipe, train
+from llmkit import recipe
 from llmkit.data.batches import EVALUATION, Drawn, Micro, Order, in_order, load, positions, stack
 from llmkit.objectives.base import join
+from llmkit.training import fit as train
 
 calm = settings(deadline=None, max_examples=50)  # a busy machine is no defect
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmkit.data import builtin
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 
 
 @pytest.fixture(scope="module", autouse=True)

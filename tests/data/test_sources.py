@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from llmkit.data import builtin, sources
 from llmkit.data.sources import Place, Reader, find_fields, open_source
-from llmkit.errors import DataError, LlmkitError, RequestError
 from llmkit.recipe import Source
+from llmkit.system.errors import DataError, LlmkitError, RequestError
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import CheckpointError, DataError, RequestError
+from llmkit.system.errors import CheckpointError, DataError, RequestError
 
 KINDS = ("wordpiece", "bpe", "unigram", "characters")
 TEXT = [

@@ -15,8 +15,8 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import Documents, cut, encode, entropy, tokenize, total
-from llmkit.errors import DataError
 from llmkit.recipe import Source
+from llmkit.system.errors import DataError
 
 calm = settings(deadline=None, max_examples=50)  # a busy machine is no defect
 CODE = "def f(x):\n    return x\n\n\nclass A:\n\n    def g(self):\n        return [1,  2]\n\n\n"

@@ -10,11 +10,13 @@ from conftest import SMALL, STILL, stories, tiny
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from llmkit import recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import RequestError
 from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
 from llmkit.objectives.adversarial import Adversarial, embedded, evenly, gumbel, straight_through, unroll, until
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
+from llmkit.training import fit as train
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 

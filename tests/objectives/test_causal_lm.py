@@ -9,14 +9,13 @@ from conftest import SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.rows import arrange
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import tokenize
 from llmkit.objectives.base import Setup, Text, only_at, part
 from llmkit.objectives.causal_lm import PARTS, CausalLM, log_uniform, sampled_softmax
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +166,8 @@ def test_a_sampled_softmax_comes_near_the_full_one():
 def test_negatives_make_no_logits_and_are_judged_by_all_words(text, tmp_path):
     from conftest import tiny
 
-    from llmkit import recipe, train
+    from llmkit import recipe
+    from llmkit.training import fit as train
 
     tree = tiny("gpt2", text, tmp_path / "run", max_steps=12)
     tree["objective"] = {"name": "causal_lm", "negatives": 30}
@@ -232,7 +232,8 @@ def test_a_rearranged_text_can_be_put_together_again(length, seed):
 def test_marks_are_part_of_the_vocabulary_and_rows_have_room_for_them(text, tmp_path):
     from conftest import tiny
 
-    from llmkit import inspection, recipe
+    from llmkit import recipe
+    from llmkit.planning import inspect as inspection
 
     tree = tiny("gpt2", text, tmp_path / "run")
     tree["objective"] = {"name": "causal_lm", "fill_in_the_middle": 1.0}

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from llmkit import inspection, recipe, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import marked, tokenize
 from llmkit.data.words import WORD, bare
 from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.planning import inspect as inspection
 from llmkit.recipe import Source
+from llmkit.training import fit as train
 
 LINES = [
     "我爱北京天安门。", "我们学习自然语言处理。", "今天天气很好，我们去公园散步。", "老师在学校教学生写字。",

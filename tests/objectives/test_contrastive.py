@@ -10,11 +10,11 @@ from conftest import SMALL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import join
 from llmkit.objectives.contrastive import Contrastive, halved
+from llmkit.recipe import registry
+from llmkit.system.errors import DataError, RequestError
 
 calm = settings(deadline=None, max_examples=40)  # a busy machine is no defect
 BERT = registry.find("backbones", "bert")

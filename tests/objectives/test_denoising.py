@@ -9,13 +9,13 @@ from conftest import SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.rows import arrange
 from llmkit.data.tokens import Documents
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Setup, Text
 from llmkit.objectives.denoising import Denoising, infilled, permuted, sentence_ends
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 BEGIN, PAD, END, UNKNOWN, MASK, STOP = range(6)

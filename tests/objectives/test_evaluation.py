@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import stories, tiny
 
-from llmkit import recipe, train
+from llmkit import recipe
+from llmkit.training import fit as train
 
 LEARNING = {
     "masked_lm": "bert", "masked_lm_next_sentence": "bert", "replaced_token": "electra", "contrastive": "roberta",

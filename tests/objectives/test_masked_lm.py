@@ -7,17 +7,16 @@ from conftest import OBJECTIVE, SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.batches import Drawn, in_order
 from llmkit.data.rows import arrange
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import tokenize
 from llmkit.data.words import mark
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Setup, Text, Vocabulary, vocabulary
 from llmkit.objectives.masked_lm import MaskedLM, choose, random_words
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import RequestError
 
 calm = settings(deadline=None, max_examples=50)  # a busy machine is no defect
 

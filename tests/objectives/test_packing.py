@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import SMALL, STILL, WORDS, stories
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import RequestError
 from llmkit.objectives.base import join
 from llmkit.objectives.prefix_lm import _TwoSided
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 
 CASES = {
     "bert": "masked_lm", "roberta": "masked_lm", "modernbert": "masked_lm", "gpt2": "causal_lm", "llama": "causal_lm",

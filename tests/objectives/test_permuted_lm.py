@@ -9,11 +9,11 @@ from conftest import SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import RequestError
 from llmkit.objectives.base import join
 from llmkit.objectives.permuted_lm import PermutedLM, hidden, targets
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 SEP, CLS, PAD = 4, 3, 5

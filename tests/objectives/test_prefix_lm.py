@@ -7,13 +7,12 @@ from conftest import SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import RequestError
 from llmkit.objectives.base import Setup, join
 from llmkit.objectives.prefix_lm import PrefixLM, _TwoSided, cut
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import RequestError
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 PAD, END = 0, 1

@@ -3,13 +3,12 @@
 import pytest
 from conftest import stories
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
 from llmkit.objectives.causal_lm import CausalLM
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError
 
 
 @pytest.fixture(scope="module")

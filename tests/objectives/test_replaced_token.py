@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.objectives.base import Setup, Text
 from llmkit.objectives.replaced_token import ReplacedToken, on_ladder, real, sample, smaller
+from llmkit.recipe import registry
 
 calm = settings(deadline=None, max_examples=40)  # a busy machine is no defect
 ELECTRA = registry.find("backbones", "electra")

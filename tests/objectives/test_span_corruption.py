@@ -7,11 +7,11 @@ from conftest import SMALL, STILL, stories
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import RequestError
 from llmkit.objectives._denoisers import UL2, Denoiser, parts, span_mask
 from llmkit.objectives.span_corruption import SpanCorruption, sentinels, with_sentinels
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 
 calm = settings(deadline=None, max_examples=60)  # a busy machine is no defect
 PAD, END, FIRST = 0, 1, 1000

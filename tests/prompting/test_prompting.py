@@ -11,9 +11,10 @@ from tokenizers import models as token_models
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from llmkit import recipe, variants
-from llmkit.errors import DataError, RequestError
+from llmkit import recipe
+from llmkit.inference.comparing import inline as variants
 from llmkit.prompting.base import Kit, Prompting, Shot
+from llmkit.system.errors import DataError, RequestError
 
 CHAT = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}")

@@ -173,7 +173,7 @@ def _process(kind: str, seed: int, numbers: Sequence[int], folder: Path) -> Iter
 
 def _work(kind: str, seed: int, numbers: Sequence[int], folder: Path, writing: int) -> None:
     """Run mutants one after the other, in this process."""
-    from llmkit import train
+    from llmkit.training import fit as train
 
     def first_step(length: Any, state: Any) -> bool:
         return bool(state.step >= 1)
@@ -199,8 +199,8 @@ def _hold_memory() -> None:
 
 def _ended(number: int, words: Sequence[str], place: Path, told: bool) -> Ended:
     """Run a command in this process, in a folder."""
-    from llmkit import report as reports
     from llmkit.cli import main as llmkit
+    from llmkit.system import report as reports
 
     before = _used()
     soft = math.ceil(time.process_time() + 3 * SECONDS)

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from llmkit.checkpoint import SILENCE, verify
-from llmkit.errors import CheckpointError
+from llmkit.system.errors import CheckpointError
+from llmkit.training.run_folder import SILENCE, verify
 from reliability import runs
 from reliability.commands import ROOT, Server
 from reliability.test_resume import cases, the_same

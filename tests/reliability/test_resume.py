@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_exact import LEARNING
 
-from llmkit import registry
+from llmkit.recipe import registry
 from reliability import runs
 from reliability.commands import Server
 

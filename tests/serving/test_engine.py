@@ -38,15 +38,16 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from llmkit import models, recipe, train
-from llmkit.decoder import Decoder
+from llmkit import models, recipe
+from llmkit.backbones.kernels.packed_decoder import Decoder
+from llmkit.inference.writing.writer import Options, Writer
 from llmkit.models import Opened
 from llmkit.serving import engine as engines
 from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, candidates, choose, penalized
 from llmkit.serving.window import Window
-from llmkit.writing import Options, Writer
+from llmkit.training import fit as train
 
 SIZE = len(letters())
 SHAPE = {"vocab_size": SIZE, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,

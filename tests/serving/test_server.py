@@ -33,12 +33,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from llmkit import exporting, recipe, train
+from llmkit import exporting, recipe
 from llmkit.cli import main
-from llmkit.generation import generate
+from llmkit.inference.generate import generate
+from llmkit.inference.writing.writer import Options
 from llmkit.serving import server as serving
 from llmkit.serving.served import open_all
-from llmkit.writing import Options
+from llmkit.training import fit as train
 
 
 def ask(server: Server, text: str = "hi", **options):

@@ -8,8 +8,9 @@ import torch
 from conftest import SMALL, WORDS
 
 import llmkit
-from llmkit import models, registry
+from llmkit import models
 from llmkit.data import tokenizer as tokenizers
+from llmkit.recipe import registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -8,7 +8,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from llmkit.data import builtin
-from llmkit.searching import Searcher
+from llmkit.inference.search import Searcher
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

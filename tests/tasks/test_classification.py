@@ -7,12 +7,11 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import hold_out
 from llmkit.tasks.classification import Classification
 

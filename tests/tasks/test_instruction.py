@@ -6,12 +6,11 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError, RequestError
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.instruction import Instruction
 
 CHAT = ("{% for message in messages %}<|{{ message.role }}|> {{ message.content }}\n{% endfor %}"

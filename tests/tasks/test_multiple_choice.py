@@ -9,13 +9,15 @@ import torch
 from conftest import SMALL, STILL, stories, tiny
 
 import llmkit
-from llmkit import prediction, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError
+from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError
 from llmkit.tasks.multiple_choice import MultipleChoice
+from llmkit.training import fit as train
 
 FAMILIES = [name for name in registry.names("backbones")
             if "AutoModelForMultipleChoice" in registry.find("backbones", name).heads]

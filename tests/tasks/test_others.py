@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from conftest import tiny
 
-from llmkit import evaluation, recipe, train
-from llmkit.errors import RequestError
+from llmkit import recipe
+from llmkit.inference import evaluate as evaluation
+from llmkit.system.errors import RequestError
 from llmkit.tasks import _others
+from llmkit.training import fit as train
 
 SCRIPT = '''
 import datasets

@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories, tiny
 
-from llmkit import evaluation, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
-from llmkit.errors import DataError, RequestError
+from llmkit.inference import evaluate as evaluation
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.preference import Preference, last_answer
+from llmkit.training import fit as train
 
 CHAT = ("{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} </s>{% endfor %}"
         "{% if add_generation_prompt %}<assistant> {% endif %}")

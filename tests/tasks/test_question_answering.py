@@ -7,16 +7,19 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories, tiny
 
-from llmkit import evaluation, prediction, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.batches import stack
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError
+from llmkit.inference import evaluate as evaluation
+from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError
 from llmkit.tasks._answers import exact, longest_run, normalized, overlap, scores, segments
 from llmkit.tasks._frame import frame_of
 from llmkit.tasks.question_answering import QuestionAnswering, closest
+from llmkit.training import fit as train
 
 CONTEXT = "the cat saw the moon . a dog found a hat ."
 

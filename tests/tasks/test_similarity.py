@@ -10,13 +10,15 @@ import torch
 from conftest import SMALL, STILL, stories, tiny
 
 import llmkit
-from llmkit import prediction, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError, RequestError
+from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.similarity import Similarity, apart, ranked, twin
+from llmkit.training import fit as train
 
 BERT = registry.find("backbones", "bert")
 

@@ -4,10 +4,10 @@
 import pytest
 from conftest import stories
 
-from llmkit import registry
 from llmkit.data import tokenizer as tokenizers
-from llmkit.errors import DataError
 from llmkit.objectives.base import Setup
+from llmkit.recipe import registry
+from llmkit.system.errors import DataError
 from llmkit.tasks.summarization import Summarization, lead, rouge, sentences
 
 

@@ -10,15 +10,18 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories, tiny
 
-from llmkit import evaluation, prediction, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError, RequestError
+from llmkit.inference import evaluate as evaluation
+from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks._tags import entities, foreign, scheme_of, scores
 from llmkit.tasks._words import Window, joined, subwords, windows
 from llmkit.tasks.tagging import Tagging
+from llmkit.training import fit as train
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC")
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from conftest import SMALL, STILL, stories, tiny
 
-from llmkit import prediction, recipe, registry, train
+from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
-from llmkit.errors import DataError, RequestError
+from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
-from llmkit.recipe import Source
+from llmkit.recipe import Source, registry
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks._writing import spread
 from llmkit.tasks.translation import Translation
+from llmkit.training import fit as train
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +186,7 @@ def test_some_rows_are_written_while_training_and_all_at_the_end():
 
 
 def test_a_run_translates_some_rows_then_all_and_predicts_what_generate_writes(parallel: Path, tmp_path: Path) -> None:
-    from llmkit import evaluation
+    from llmkit.inference import evaluate as evaluation
 
     tree = tiny("transformer", parallel, tmp_path / "run", still=True, max_steps=3, eval_steps=2, micro_batch_size=4)
     del tree["objective"]

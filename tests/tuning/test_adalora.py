@@ -14,9 +14,9 @@ from transformers import BertForMaskedLM
 from llmkit import models, recipe
 from llmkit.backbones.bert import Bert
 from llmkit.backbones.gpt2 import GPT2
-from llmkit.errors import CheckpointError, RequestError
-from llmkit.registry import find
-from llmkit.train import fit
+from llmkit.recipe.registry import find
+from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.training.fit import fit
 from llmkit.tuning.adalora import AdaLora, matrices
 from llmkit.tuning.base import Setting
 

@@ -1,7 +1,7 @@
 import pytest
 from promises import blank, trained
 
-from llmkit.errors import RequestError
+from llmkit.system.errors import RequestError
 from llmkit.tuning.bias import Bias
 
 

@@ -3,8 +3,8 @@ import re
 import pytest
 from promises import FEED_FORWARD, blank, trained
 
-from llmkit import registry
-from llmkit.errors import RequestError
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 from llmkit.tuning.feed_forward import FeedForward
 
 CLASSES = "AutoModelForSequenceClassification"

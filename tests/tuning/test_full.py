@@ -6,8 +6,10 @@ import pytest
 from conftest import tiny
 from promises import blank
 
-from llmkit import recipe, registry, train
-from llmkit.errors import RequestError
+from llmkit import recipe
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
+from llmkit.training import fit as train
 from llmkit.tuning.full import Full
 
 CLASSES = "AutoModelForSequenceClassification"

@@ -1,8 +1,8 @@
 import pytest
 from promises import blank, trained
 
-from llmkit import registry
-from llmkit.errors import RequestError
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
 from llmkit.tuning.head import Head
 
 CLASSES = "AutoModelForSequenceClassification"

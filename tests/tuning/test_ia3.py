@@ -12,10 +12,10 @@ from llmkit.backbones.electra import Electra
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
 from llmkit.backbones.modernbert import ModernBert
-from llmkit.errors import RequestError
 from llmkit.recipe import Training
-from llmkit.registry import find
-from llmkit.train import Learner, adamw
+from llmkit.recipe.registry import find
+from llmkit.system.errors import RequestError
+from llmkit.training.fit import Learner, adamw
 from llmkit.tuning.base import Setting
 from llmkit.tuning.ia3 import IA3, usual_layers
 

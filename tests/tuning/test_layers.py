@@ -12,8 +12,10 @@ from conftest import run_in_two, tiny
 from promises import blank, trained
 from safetensors.torch import load_file
 
-from llmkit import recipe, registry, train
-from llmkit.errors import RequestError
+from llmkit import recipe
+from llmkit.recipe import registry
+from llmkit.system.errors import RequestError
+from llmkit.training import fit as train
 from llmkit.tuning.layers import Layers
 
 CLASSES = "AutoModelForSequenceClassification"

@@ -23,9 +23,9 @@ from llmkit.backbones.bert import Bert
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
 from llmkit.backbones.t5 import T5
-from llmkit.errors import RequestError
-from llmkit.registry import find
-from llmkit.train import fit
+from llmkit.recipe.registry import find
+from llmkit.system.errors import RequestError
+from llmkit.training.fit import fit
 from llmkit.tuning.base import Setting
 from llmkit.tuning.lora import Lora
 

@@ -3,7 +3,7 @@ import torch
 from peft import PeftModel
 from test_prompt import HEADS, IDS, PADDED, RIGHT, batch, difference, learned, logits, made, model, targets, train
 
-from llmkit.registry import find
+from llmkit.recipe.registry import find
 from llmkit.tuning.p_tuning import PTuning
 from llmkit.tuning.prompt import load
 

@@ -9,8 +9,8 @@ from llmkit.backbones.bert import Bert
 from llmkit.backbones.electra import Electra
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
-from llmkit.errors import RequestError
-from llmkit.registry import find
+from llmkit.recipe.registry import find
+from llmkit.system.errors import RequestError
 from llmkit.tuning.base import Setting
 from llmkit.tuning.peft import Peft
 

@@ -27,8 +27,8 @@ from llmkit.backbones.bert import Bert
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
 from llmkit.backbones.t5 import T5
-from llmkit.errors import CheckpointError, RequestError
-from llmkit.registry import find
+from llmkit.recipe.registry import find
+from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning.base import Setting
 from llmkit.tuning.prefix import Prefix, load
 

@@ -8,10 +8,11 @@ from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
 from torch.nn.functional import pad
 from transformers import AutoConfig
 
-from llmkit import recipe, registry
-from llmkit.errors import CheckpointError, RequestError
+from llmkit import recipe
 from llmkit.objectives.permuted_lm import hidden
-from llmkit.settle import settle
+from llmkit.planning.settle import settle
+from llmkit.recipe import registry
+from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning.base import Setting
 from llmkit.tuning.prompt import Prompt, closes, fitted, frequent, load, sides
 

@@ -8,7 +8,7 @@ from test_lora import CASES, batch, bert, reopened, train
 from transformers import BertForMaskedLM
 
 from llmkit.backbones.bert import Bert
-from llmkit.registry import find
+from llmkit.recipe.registry import find
 from llmkit.tuning.base import Setting
 from llmkit.tuning.vera import Vera
 

@@ -1,0 +1,1 @@
+"""What makes a step cheaper and leaves its numbers as they are."""

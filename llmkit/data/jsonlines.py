@@ -1,0 +1,65 @@
+"""Rows come from a file or a pipe and go, one JSON object a line, to a file or stdout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+from llmkit.system.errors import DataError, PlaceError
+
+
+@contextmanager
+def kept(data: str) -> Iterator[str]:
+    """The path of a file; what comes from stdin (`-`) is put into one, with the extension of what it looks like."""
+    if data != "-":
+        yield data
+        return
+    with tempfile.TemporaryDirectory(prefix="llmkit-") as folder:
+        whole = Path(folder) / "stdin"
+        try:
+            with whole.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            with whole.open("rb") as file:
+                first = file.read(1)
+        except OSError as error:
+            raise PlaceError(f"stdin can't be kept in {folder}: {error}") from error
+        named = whole.with_suffix(".jsonl" if first == b"{" else ".txt")
+        whole.rename(named)
+        try:
+            yield str(named)
+        except DataError as error:  # the file is ours; the line is theirs
+            raise DataError(str(error).replace(str(named), "stdin")) from error
+
+
+def write(rows: Iterator[Mapping[str, Any]], output: str) -> int:
+    """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many.
+
+    The file is opened once there is a first row: a request that is wrong leaves it as it was. PlaceError where it can't
+    be written, which is asked before any row is.
+    """
+    if output == "-":
+        return _lines(rows, sys.stdout)
+    target = Path(output).expanduser()
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
+    first = list(islice(rows, 1))
+    try:
+        with target.open("w", encoding="utf-8") as file:
+            return _lines(chain(first, rows), file)
+    except OSError as error:
+        raise PlaceError(f"--output {output}: {error.strerror}.") from error
+
+
+def _lines(rows: Iterator[Mapping[str, Any]], to: IO[str]) -> int:
+    count = 0
+    for count, row in enumerate(rows, 1):  # noqa: B007
+        to.write(json.dumps(row, ensure_ascii=False) + "\n")
+        to.flush()
+    return count

@@ -1,0 +1,1 @@
+"""Runs and prompts side by side, over several seeds."""

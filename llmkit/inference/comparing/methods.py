@@ -1,0 +1,221 @@
+"""Tune the same model for the same task by several methods, and put what each reached and cost side by side."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmkit import recipe as recipes
+from llmkit.inference.comparing.inline import Variant
+from llmkit.inference.comparing.sheet import Sheet, of_seeds, rank, spread
+from llmkit.planning.settle import usual_rate
+from llmkit.recipe import Recipe
+from llmkit.system import machine
+from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
+from llmkit.training import launch
+
+log = logging.getLogger("llmkit")
+
+GRID = (1 / 3, 1.0, 3.0)
+"""Multiples of a method's usual learning rate that are tried where it is tuned."""
+
+
+@dataclass
+class Outcome:
+    """What one run came to."""
+
+    variant: str
+    seed: int
+    learning_rate: float
+    status: str
+    """completed, or failed."""
+    value: float | None = None
+    """The metric, on the validation rows."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    saved_bytes: int = 0
+    """Size of model/: an adapter, or a whole model."""
+    error: str = ""
+    """The last line of a run that failed."""
+    exit_status: int = 0
+
+
+class Comparison:
+    """All runs of a comparison and what they share; each run is a process and a folder of its own."""
+
+    def __init__(
+        self, recipe: str, methods: Sequence[Variant], seeds: Sequence[int], folder: Path | None = None,
+        settings: Sequence[str] = (), metric: str | None = None, tune: bool = False,
+    ) -> None:
+        """`recipe` is a path or a packaged name; `settings` are for all runs. RequestError where a request can't work.
+
+        A learning rate of the recipe is one method's: it is left out, and each method has its own usual one, unless
+        `settings` name one for all.
+        """
+        self.recipe, self.methods, self.seeds, self.settings = recipe, methods, seeds, tuple(settings)
+        self.rate_given = any(one.replace(" ", "").startswith("training.learning_rate=") for one in settings)
+        if tune and self.rate_given:
+            raise RequestError("--tune learning_rate: --set training.learning_rate gives one for all; leave one out.")
+        self.tune = tune
+        asked = [self.asked(variant, seeds[0], None) for variant in methods]
+        if asked[0].data.validation is None:
+            raise RequestError("data.validation: a comparison needs rows that nothing learns from; set "
+                               "data.validation=0.1, or name sources.")
+        self.name = asked[0].name
+        self.folder = folder or Path("runs") / f"{self.name}-compare"
+        self.metric = metric or asked[0].learning.metric
+        self.rates = {variant.label: usual_rate(one) for variant, one in zip(methods, asked, strict=True)}
+        self.outcomes: list[Outcome] = []
+
+    def asked(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
+        """The recipe of a run."""
+        method = {f"tuning.{key}": value for key, value in variant.options.items()}
+        fields: dict[str, Any] = {"seed": seed, **method}
+        if not self.rate_given:
+            fields["training.learning_rate"] = rate
+        return recipes.load(self.recipe, self.settings, method=variant.name, fields=fields)
+
+    # ---- running ----
+
+    def run(self) -> None:
+        """Every run that isn't there yet, one after the other; a failed one is noted, and the next begins."""
+        for variant in self.methods:
+            usual = self.rates[variant.label]
+            rate = usual
+            if self.tune:
+                tried = [self.one(variant, self.seeds[0], usual * factor) for factor in GRID]
+                able = [one for one in tried if one.value is not None]
+                if able:
+                    best = max(able, key=lambda one: rank(self.metric, one.value or 0.0))
+                    rate = best.learning_rate
+                    log.info("%s: learning rate %g was best of %s", variant.label, rate,
+                             ", ".join(f"{one.learning_rate:g} ({one.value:.4f})" for one in able))
+                    self.outcomes.append(best)
+                else:
+                    self.outcomes.append(tried[0])
+                    continue
+            for seed in self.seeds[1:] if self.tune else self.seeds:
+                self.outcomes.append(self.one(variant, seed, rate))
+            self.write()
+
+    def one(self, variant: Variant, seed: int, rate: float) -> Outcome:
+        """One run in a process of its own, or what it came to when it was made before."""
+        place = self.folder / f"{variant.slug}-{rate:.3g}-{seed}"
+        asked = self.asked(variant, seed, None if self.rate_given else rate)
+        kind = "pretrain" if asked.task is None else "finetune"
+        tree = {**recipes.tree_of(asked), "output_dir": str(place)}
+        path, said = place.with_suffix(place.suffix + ".yaml"), place.with_suffix(place.suffix + ".log")
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        made = path.is_file() and path.read_text(encoding="utf-8") == text and completed(place)
+        status = 0
+        if not made:
+            log.info("%s, seed %d, learning rate %g …", variant.label, seed, rate)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+                with said.open("wb") as sink:
+                    command = [sys.executable, "-m", "llmkit", kind, str(path), "--json"]
+                    status = launch.wait([launch.start(command, os.environ.copy(), sink)])
+            except OSError as error:
+                raise PlaceError(f"{self.folder}: {error.strerror}.") from error
+            if status in (75, 130):
+                raise Stopped(f"stopped in {place}; the same command goes on from there", status)
+        outcome = Outcome(variant.label, seed, rate, "completed" if status == 0 else "failed")
+        if status:
+            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            outcome.exit_status = status
+            outcome.error = lines[-1].removeprefix("llmkit: error: ") if lines else f"exit status {status}"
+            if status == CheckpointError.status:  # the folder is another comparison's: no run of this one can be made
+                raise CheckpointError(outcome.error)
+            log.info("%s, seed %d failed: %s", variant.label, seed, outcome.error)
+            return outcome
+        outcome.summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        figures = outcome.summary["best"] or outcome.summary["evaluation"]
+        if self.metric not in figures:
+            raise RequestError(f"--metric {self.metric}: the evaluation has no such figure."
+                               f"{nearest(self.metric, figures)}")
+        outcome.value = figures[self.metric]
+        outcome.saved_bytes = sum(path.stat().st_size for path in (place / "model").rglob("*") if path.is_file())
+        log.info("%s, seed %d: %s %.4f%s", variant.label, seed, self.metric, outcome.value,
+                 " (made before)" if made else f" in {outcome.summary['wall_seconds']:.0f} s")
+        return outcome
+
+    def failure(self) -> LlmkitError:
+        """What to say where no run came to its end: the first one's error, with its exit status."""
+        first = self.outcomes[0]
+        error = LlmkitError(f"every run failed; {first.variant}, seed {first.seed}: {first.error}")
+        error.status = first.exit_status
+        return error
+
+    # ---- reporting ----
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row a method: the metric over its seeds, and what it cost on average."""
+        for variant in self.methods:
+            mine = [one for one in self.outcomes if one.variant == variant.label]
+            done = [one for one in mine if one.value is not None]
+            row: dict[str, Any] = {"method": variant.label, "runs": len(done), "failed": len(mine) - len(done),
+                                   "error": next((one.error for one in mine if one.error), None)}
+            if done:
+                values = [one.value for one in done if one.value is not None]
+                first = done[0].summary
+
+                def mean(name: str, among: Sequence[Outcome] = tuple(done)) -> float:
+                    return float(statistics.mean(one.summary[name] for one in among))
+
+                row |= {
+                    **spread(values), "learning_rate": done[0].learning_rate,
+                    "trainable_parameters": first["trainable_parameters"], "parameters": first["parameters"],
+                    "trained_share": first["trainable_parameters"] / first["parameters"],
+                    "wall_seconds": mean("wall_seconds"), "tokens_per_second": mean("tokens_per_second"),
+                    "peak_memory_bytes": max(one.summary["peak_memory_bytes"] for one in done),
+                    "saved_bytes": done[0].saved_bytes}
+            yield row
+
+    def floors(self) -> dict[str, float]:
+        """What is reached with no language model at all."""
+        made = (one.summary.get("floors") or {} for one in self.outcomes if one.summary)
+        return {what: figures[self.metric] for what, figures in next(made, {}).items() if self.metric in figures}
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as one document."""
+        return {"recipe": self.recipe, "metric": self.metric, "seeds": list(self.seeds), "floors": self.floors(),
+                "tuned": "learning_rate" if self.tune else None, "folder": str(self.folder),
+                "methods": list(self.rows()), "runs": [asdict(one) for one in self.outcomes]}
+
+    @property
+    def sheet(self) -> Sheet:
+        """All of it as a table and a plot."""
+        how = ("The learning rate is the best of three on these rows." if self.tune else
+               "One learning rate for all." if self.rate_given else "Each method has its usual learning rate.")
+        return Sheet(
+            "method", self.metric, list(self.rows()), {
+                "trained": lambda row: f"{row['trainable_parameters']:,}",
+                "share": lambda row: f"{row['trained_share']:.2%}",
+                "time": lambda row: f"{row['wall_seconds']:.0f} s",
+                "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+                "memory": lambda row: machine.size(row["peak_memory_bytes"]),
+                "saved": lambda row: machine.size(row["saved_bytes"])},
+            self.floors(), ("trainable_parameters", "parameters that train", "log"),
+            f"{self.name}: {self.metric} by tuning method", f"{of_seeds(self.metric, len(self.seeds))} {how}")
+
+    def write(self) -> None:
+        """Leave compare.json, compare.md and compare.png in the folder."""
+        self.sheet.write(self.folder, "compare", self.as_json())
+
+
+def completed(place: Path) -> bool:
+    """Whether a run's folder holds a whole run."""
+    try:
+        status: str = json.loads((place / "summary.json").read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return status == "completed" and (place / "model").is_dir()

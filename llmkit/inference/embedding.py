@@ -1,0 +1,281 @@
+"""Embedding: texts go in, a vector comes out for each, close to the vectors of texts that mean the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.models import Opened
+from llmkit.objectives._embedding import MODES, pooled
+from llmkit.recipe import registry
+from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.system.report import log
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from llmkit.backbones.base import Family
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""(texts, width)."""
+Role: TypeAlias = Literal["query", "document"]
+
+CHUNK = 2048
+"""Texts that are sorted by length among themselves: memory beside the vectors doesn't grow with their number."""
+ROOM = {"cpu": 4096, "cuda": 65536}
+"""Positions of a batch, padding included."""
+PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""What models call the prompts that they were trained to see before a question, and before a text to be found."""
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A sentence encoder, kept open: `Embedder.open("minilm-l6").embed(texts)`. For one thread at a time."""
+
+    name: str
+    opened: Opened
+    body: nn.Module
+    """What makes the hidden states: the model without its head."""
+    pooling: tuple[str, ...]
+    """What of the last hidden states is the embedding (`MODES`); of several, they stand side by side."""
+    normalize: bool
+    """Whether the model's files say that its vectors have length 1."""
+    max_length: int
+    """Tokens of a text that are read, special ones included; the rest is left out, and said."""
+    lower: bool = False
+    """Whether the model reads lower case only, and its tokenizer doesn't see to it."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What the model was trained to see before a text, by the model's own name for it."""
+    default_prompt: str | None = None
+    device: str = "cpu"
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return int(self.opened.model.config.get_text_config().hidden_size) * len(self.pooling)
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that are read, without special ones and the prompt before a text to be found."""
+        prompt = self.opened.tokenizer(self._prompt("document"), add_special_tokens=False)["input_ids"]
+        return self.max_length - self.opened.tokenizer.num_special_tokens_to_add() - len(prompt)
+
+    @classmethod
+    def open(cls, name: str | Path) -> Embedder:
+        """A run, a folder, a catalogue name or a hub id.
+
+        Pooling, length and prompts are those of sentence-transformers' files (`modules.json`, `1_Pooling/config.json`,
+        …), which runs of `contrastive` and `similarity` have too. An encoder without them: the mean of its last hidden
+        states. RequestError for a model that only writes, and for modules that llmkit doesn't know.
+        """
+        import torch
+
+        from llmkit import models
+
+        folder = models.resolve(name)
+        said = _Files(folder)
+        adapter = (folder / "adapter_config.json").is_file()
+        if not adapter:  # before the weights are read
+            _check(str(name), _family(models.config_of(folder)), said)
+        opened = models.open_model(folder, None if adapter else "AutoModel")
+        config = opened.model.config
+        family = _family(config)
+        if adapter:
+            _check(str(name), family, said)
+        lost = [weight for weight in opened.missing if not weight.startswith("pooler")]  # which nothing reads here
+        if lost:
+            raise CheckpointError(f"{folder} lacks {len(lost)} weights, {lost[0]} first.")
+        if said.pooling is None:
+            log.info("%s: its files don't say how texts become vectors; each is the mean of its last hidden states",
+                     name)
+        limits = [said.max_length, opened.tokenizer.model_max_length, _learned_length(folder)]
+        positions = family.position_limit(config)
+        limits.append(None if positions is None else positions - opened.virtual_tokens)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling or ("mean",), said.normalize,
+                   min(limit for limit in limits if limit is not None), said.lower, said.prompts, said.default_prompt,
+                   device)
+
+    def ids(self, texts: Sequence[str], role: Role | None = None) -> tuple[list[list[int]], int]:
+        """The token ids of each text, special ones included, at most `max_length`; and how many texts were cut."""
+        from llmkit.data.tokens import shortened
+        from llmkit.models import quiet
+
+        before = self._prompt(role)
+        given = [before + (text.lower() if self.lower else text) for text in texts]
+        with quiet():
+            ids, cut = shortened(self.opened.tokenizer, given, self.max_length)
+        return ids, len(cut)
+
+    def embed(
+        self, texts: Sequence[str], role: Role | None = None, done: Callable[[int], None] | None = None,
+    ) -> Vectors:
+        """A vector for each text: (texts, width), float32; of length 1 where the model's files say so.
+
+        `role` puts before each text what the model was trained to see before a query, or before a text to be found;
+        most models make no difference. A vector doesn't depend on what else is embedded. `done` is told after each
+        batch how many texts were in it. RequestError for a text of no token.
+        """
+        vectors = np.empty((len(texts), self.width), np.float32)
+        cut = 0
+        for start in range(0, len(texts), CHUNK):
+            ids, some = self.ids(texts[start : start + CHUNK], role)
+            cut += some
+            empty = next((i for i, row in enumerate(ids) if not row), None)
+            if empty is not None:
+                raise RequestError(f"text {start + empty + 1} of {len(texts)} is empty: it has no token to embed.")
+            for rows in _batches([len(row) for row in ids], ROOM[self.device]):
+                vectors[start + np.array(rows)] = self._vectors([ids[row] for row in rows])
+                if done is not None:
+                    done(len(rows))
+        if cut:
+            log.info("%s reads %d tokens: the ends of %d of %d texts are left out", self.name, self.max_length, cut,
+                     len(texts))
+        return vectors
+
+    def _vectors(self, ids: list[list[int]]) -> Vectors:
+        import torch
+        from torch.nn.functional import normalize
+
+        longest = max(map(len, ids))
+        padding = self.opened.tokenizer.pad_token_id or 0
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        inputs = {"input_ids": torch.tensor([row + [padding] * (longest - len(row)) for row in ids],
+                                            device=self.device)}
+        mask = (torch.arange(longest, device=self.device)[None] < lengths[:, None]).long()
+        if min(map(len, ids)) < longest:
+            inputs["attention_mask"] = mask
+        with torch.inference_mode():
+            hidden = self.body(**inputs).last_hidden_state.float()
+            vectors = torch.cat([pooled(hidden, mask, mode) for mode in self.pooling], 1)
+            out: Vectors = (normalize(vectors, dim=1) if self.normalize else vectors).cpu().numpy()
+        return out
+
+    def _prompt(self, role: str | None) -> str:
+        names = [*PROMPTS.get(role or "", ()), self.default_prompt or ""]
+        return next((self.prompts[name] for name in names if name in self.prompts), "")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that vectors depend on: weights, tokenizer, pooling; not of names or places."""
+        from llmkit.models import resolve
+
+        folders = [self.opened.folder]
+        adapter = self.opened.folder / "adapter_config.json"
+        if adapter.is_file():
+            folders.append(resolve(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
+        whole = hashlib.sha256(json.dumps([self.pooling, self.normalize, self.max_length, self.lower,
+                                           dict(self.prompts), self.default_prompt]).encode())
+        for folder in folders:
+            for path in sorted(folder.iterdir()):
+                if path.suffix in (".safetensors", ".json", ".txt", ".model"):
+                    with path.open("rb") as file:
+                        whole.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()
+
+
+class _Files:
+    """What a folder's files for sentence-transformers say; without any, nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pooling: tuple[str, ...] | None = None
+        self.normalize = False
+        about = _json(folder / "sentence_bert_config.json")
+        self.max_length: int | None = about.get("max_seq_length")
+        self.lower = bool(about.get("do_lower_case"))
+        prompting = _json(folder / "config_sentence_transformers.json")
+        self.prompts: dict[str, str] = prompting.get("prompts") or {}
+        self.default_prompt: str | None = prompting.get("default_prompt_name")
+        if not (folder / "modules.json").is_file():
+            return
+        for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
+            kind = module["type"].rpartition(".")[2]
+            if kind == "Pooling":
+                self._read(folder / module["path"] / "config.json")
+            elif kind == "Normalize":
+                self.normalize = True
+            elif kind != "Transformer":
+                raise RequestError(f"{folder}/modules.json: llmkit doesn't know a module {kind!r}; it reads "
+                                   "Transformer, Pooling and Normalize.")
+
+    def _read(self, path: Path) -> None:
+        about = _json(path)
+        if isinstance(about.get("pooling_mode"), str):
+            self.pooling = (about["pooling_mode"],)
+        else:
+            on = [name for name, value in about.items() if name.startswith("pooling_mode_") and value]
+            self.pooling = tuple(name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+                                 for name in on)
+        unknown = [name for name in self.pooling if name not in MODES]
+        if unknown or not self.pooling:
+            raise RequestError(f"{path}: llmkit doesn't know this pooling: {', '.join(unknown) or 'none is named'}; it "
+                               f"knows {', '.join(MODES)}.")
+        if about.get("include_prompt") is False and self.prompts:
+            raise RequestError(f"{path}: include_prompt is false: llmkit doesn't leave prompts out of the pooling.")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _family(config: PretrainedConfig) -> type[Family]:
+    """The family of a config, or what can be read from the config itself."""
+    for name in registry.names("backbones"):
+        family: type[Family] = registry.find("backbones", name)
+        if family.model_type == config.model_type:
+            return family
+    made: type[Family] = registry.find("backbones", "auto").like(config)
+    return made
+
+
+def _check(name: str, family: type[Family], said: _Files) -> None:
+    """Refuse what reads and writes, and decoders that weren't trained to embed: their states foretell the next word."""
+    if family.shape == "encoder" or (family.shape == "decoder" and said.pooling is not None):
+        return
+    raise RequestError(
+        f"{name} is no sentence encoder: a {family.model_type} is made to write text, and nothing in its folder says "
+        "how its states become a vector. Use minilm-l6, or train an encoder by the objective contrastive or the task "
+        "similarity.")
+
+
+def _body(name: str, opened: Opened) -> nn.Module:
+    """The model without a head. An adapter was trained with one, and its layers stand in the body already."""
+    model: Any = opened.model
+    if opened.kind == "AutoModel":
+        return model  # type: ignore[no-any-return]
+    if opened.virtual_tokens:
+        raise RequestError(f"{name}: its virtual tokens were trained for another head ({opened.kind}); use a run of "
+                           "contrastive or similarity.")
+    return model.get_base_model().base_model  # type: ignore[no-any-return]
+
+
+def _learned_length(folder: Path) -> int | None:
+    """The tokens of a row that a run learned from: beyond them its positions are untrained. None: it is no run."""
+    path = folder.parent / "recipe.yaml"
+    if folder.name != "model" or not path.is_file():
+        return None
+    from llmkit import recipe
+
+    return recipe.load(path).data.max_length
+
+
+def _batches(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Rows of like length together, the longest first, as many as `room` holds with their padding.
+
+    >>> _batches([2, 9, 3, 8], 18)
+    [[1, 3], [2, 0]]
+    """
+    out: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if not out or (len(out[-1]) + 1) * lengths[out[-1][0]] > room:
+            out.append([])
+        out[-1].append(row)
+    return out

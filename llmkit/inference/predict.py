@@ -1,0 +1,80 @@
+"""Say what a trained model says of every row of a file, or of rows in memory: labels, tags, answers, texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmkit.data import jsonlines
+from llmkit.data.sources import Reader, hold
+from llmkit.inference.evaluate import Ready, make_ready
+from llmkit.system.errors import RequestError
+from llmkit.system.report import log
+from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
+
+CHUNK = 2048
+"""Rows that are held at once: sorted by length among themselves, written in the order of the file."""
+
+
+def predict(
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    max_length: int | None = None, batch_size: int = 16,
+) -> Iterator[Prediction]:
+    """One prediction for each row of a file, in its order; memory doesn't grow with the file.
+
+    `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
+    Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
+    Raises RequestError where the model learned no task.
+    """
+    for _, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size):
+        yield prediction
+
+
+def beside(
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
+    dtype: str = "float32",
+) -> Iterator[tuple[Row, Prediction]]:
+    """The same, each beside its row.
+
+    `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
+    """
+    ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
+    objective = ready.learner.objective
+    if not isinstance(objective, Task):
+        raise RequestError(f"{model} learned no task; name one by --task, or use generate.")
+    with opened(data, partial(ready.source, document=document)) as reader:
+        yield from _predicted(ready, objective, reader, batch_size)
+
+
+@contextmanager
+def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str], Reader]) -> Iterator[Reader]:
+    """What `data` names, while the block runs: rows in memory, stdin, or a file that `source` opens."""
+    if not isinstance(data, str | Path):
+        yield hold(data)
+        return
+    with jsonlines.kept(str(data)) as path:
+        yield source(path)
+
+
+def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
+    import torch
+
+    from llmkit.training.fit import accelerate, visited
+
+    accelerator = accelerate("fp32", (), Path())
+    learner = ready.learner.to(accelerator.device)
+    stream, cut = task.stream(reader, answered=False), list[int]()
+    while chunk := list(islice(stream, CHUNK)):
+        part = Encoded(task.featured(chunk, ready.setup, cut), [row for row, _ in chunk])
+        outcomes: dict[int, Any] = {}
+        with torch.inference_mode():
+            for rows, batch in visited(accelerator, learner, [part], ready.setup, size):
+                outcomes |= zip(rows, learner(batch, "predict"), strict=True)
+        yield from zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+    if cut:
+        log.info(cut_short(cut, ready.setup.max_length))

@@ -1,0 +1,65 @@
+"""Chat templates come with models, from anybody: they are run in transformers' sandbox, for a limited time."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SECONDS = 10.0
+"""Time that a template may take for one conversation; the longest take milliseconds."""
+KILOBYTES = 1 << 20
+"""Memory that it may take."""
+
+
+def apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    """What `tokenizer.apply_chat_template` makes of a conversation.
+
+    RequestError where the template takes too long or too much memory, or computes what can't be computed. What it
+    refuses, and what the sandbox does, is jinja2's TemplateError.
+    """
+    try:
+        with limited():
+            return tokenizer.apply_chat_template(list(messages), **options)  # type: ignore[arg-type]
+    except (ArithmeticError, LookupError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RequestError(f"the model's chat template fails: {said}.") from error
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Let Python code in this thread run for SECONDS, and take KILOBYTES more memory than was ever taken before.
+
+    A template is compiled to Python, so its loops pass here line by line. One operation of a single line isn't
+    interrupted.
+    """
+    deadline, most = time.monotonic() + SECONDS, _peak() + KILOBYTES
+
+    def watch(frame: FrameType, event: str, argument: Any) -> Any:
+        if time.monotonic() > deadline:
+            raise RequestError(f"the model's chat template doesn't end within {SECONDS:g} s.")
+        if _peak() > most:
+            raise RequestError(f"the model's chat template takes more than {KILOBYTES >> 20} GiB of memory.")
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _peak() -> int:
+    """The most memory that this process has held, in kilobytes."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held >> 10 if sys.platform == "darwin" else held

@@ -1,0 +1,198 @@
+"""What `precision`, `micro_batch_size` and `compile` become where a recipe leaves them to the machine, and why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmkit import recipe
+from llmkit.backbones.base import Family
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+AT_ONCE = {"cpu": 4_096, "cuda": 16_384}
+"""Tokens of a micro-batch where memory allows: more of them make no step faster."""
+WIDTH = 128
+"""From this width on, what bf16 saves in products is more than what its conversions cost."""
+STEPS, TOKENS, MINUTES = 1_000, 50_000_000, 10
+"""A run of so many steps, tokens or minutes earns the time that compiling takes on a GPU."""
+DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "dropout_rate", "dropout")
+"""What configs call the dropout of attention's weights."""
+
+
+# ---- how large ----
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a model takes, estimated from its config before it is made."""
+
+    parameters: int
+    width: int
+    activations: int
+    """Bytes a token that the forward pass keeps for the backward pass, in fp32, without what grows with the length."""
+    attention: int
+    """The same a token and a token of its row: attention's weights, where they are kept."""
+    state: int
+    """Bytes of weights, gradients and optimizer where everything trains."""
+
+    def row(self, length: int) -> int:
+        """Bytes of activations that a row of `length` tokens takes."""
+        return length * (self.activations + self.attention * length)
+
+
+def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = None, chunked: bool = True) -> Size:
+    """The size of a model; one without weights (on torch's meta device) will do. `vocabulary`: if it will be another.
+    `chunked`: whether the loss is made in chunks, so that no logits are kept where the family's head allows it.
+
+    A layer keeps what goes into its linear layers and what comes out of them, and little more: Korthikanti et al. 2022,
+    "Reducing Activation Recomputation in Large Transformer Models", eq. 1, count 34 bytes a token and unit of width in
+    16 bits, 17 numbers; in and out of the layer's linear layers there are 18. Their 5 a s / h, for attention's weights,
+    is added where those are kept: by eager attention, and on a CPU where dropout is applied to them. What a
+    step keeps is between half of this and twice as much; of DeBERTa, up to four times.
+    """
+    import torch
+    from torch import nn
+
+    config: Any = model.config.get_text_config()
+    table = model.get_input_embeddings()
+    words = table.num_embeddings if isinstance(table, nn.Embedding) else 0
+    output = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    repeated = config.num_hidden_layers if family.shares else 1
+    numbers = 0.0
+    for part in model.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.dim() == 2 and not isinstance(part, nn.Embedding) \
+                and words not in weight.shape:  # a head's logits are counted below
+            numbers += sum(weight.shape) * repeated
+    vocabulary = vocabulary or words
+    if output is not None and not (chunked and family.plain):
+        # of an encoder's positions few are targets; a logit is kept twice, as it is and as its softmax
+        numbers += 2 * vocabulary * (0.15 if family.shape == "encoder" else 1.0)
+    kept = 0
+    if family.attention == "eager":
+        kept = 8  # scores of content and of position, their sum, and what is made of it
+    elif not torch.cuda.is_available() and any(getattr(config, name, 0) for name in DROPOUTS):
+        kept = 3
+    layers = config.num_hidden_layers * (2 if family.shape == "encoder-decoder" else 1)
+    parameters = sum(parameter.numel() * vocabulary // words if words in parameter.shape else parameter.numel()
+                     for parameter in model.parameters())
+    return Size(parameters, config.hidden_size, int(4 * numbers), 4 * kept * layers * config.num_attention_heads,
+                16 * parameters)
+
+
+# ---- how many rows at once ----
+
+
+def micro_batch_size(share: int, length: int, model: Size, adapter: bool, memory: int) -> tuple[int, str]:
+    """(rows, why): the most that divide a process's share of a step and are no more than a device digests at once.
+
+    `memory` is what a process may use, in bytes. What an adapter doesn't train needs no gradients and no optimizer.
+    """
+    import torch
+
+    most = AT_ONCE["cuda" if torch.cuda.is_available() else "cpu"]
+    quick = max(divisors(share, most // length))
+    left = memory - (4 * model.parameters if adapter else model.state)
+    room = max(0, left // 2)  # the rest is for Python, the libraries, data and work space
+    rows = max(divisors(quick, room // model.row(length)))
+    if rows < quick:
+        return rows, f"of {memory / 1e9:.1f} GB of memory, {room / 1e9:.1f} GB are for activations"
+    if rows == share:
+        return rows, "a process's whole share of a step"
+    return rows, f"up to {most:,} tokens at once are quickest"
+
+
+def divisors(whole: int, most: int) -> Iterator[int]:
+    """The numbers from 1 to `most` that divide a whole; 1 always does.
+
+    >>> list(divisors(12, 5))
+    [1, 2, 3, 4]
+    """
+    yield 1
+    yield from (n for n in range(2, min(whole, most) + 1) if whole % n == 0)
+
+
+# ---- which numbers ----
+
+
+def precision(width: int) -> tuple[Literal["fp32", "bf16"], str]:
+    """(precision, why): bf16 where the machine multiplies it faster than fp32 and the model is wide enough to gain."""
+    import torch
+
+    if torch.cuda.is_available():
+        able = torch.cuda.is_bf16_supported()
+        return ("bf16", "this GPU multiplies bf16 faster") if able else ("fp32", "this GPU has no bf16")
+    if not cpu_multiplies_bf16():
+        return "fp32", "this CPU has no instructions for bf16"
+    if width < WIDTH:
+        return "fp32", f"a model {width} wide is slower in bf16: below {WIDTH}, conversions cost more than they save"
+    return "bf16", "this CPU multiplies bf16 faster; weights and optimizer stay in fp32"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products (AVX512-BF16 or AMX); without them fp32 is faster."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def check_precision(chosen: str, family: type[Family]) -> None:
+    """RequestError where a machine or a model can't have a precision."""
+    import torch
+
+    if chosen == "fp16" and not torch.cuda.is_available():
+        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
+                           "Use bf16 or fp32.")
+    if chosen == "fp16" and family.model_type == "t5":
+        raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+
+
+# ---- compiled or not ----
+
+
+def compiled(training: recipe.Training, family: type[Family]) -> tuple[bool, str]:
+    """(whether the layers are compiled, why)."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False, "on a CPU compiling takes minutes and rarely saves them"
+    if not family.layers:
+        return False, "family: auto doesn't know the layers"
+    long = ((training.max_steps or 0) >= STEPS or (training.max_tokens or 0) >= TOKENS
+            or (training.max_minutes or 0) >= MINUTES)
+    return long, "the run is long enough to earn it" if long else \
+        f"a run shorter than {STEPS:,} steps, {TOKENS:,} tokens or {MINUTES} minutes may not earn the time it takes"
+
+
+def check_compiled(chosen: bool, family: type[Family]) -> None:
+    """RequestError where layers are to be compiled and can't be."""
+    if not chosen:
+        return
+    if not family.layers:
+        raise RequestError("training.compile: needs to know the layers of a model, which family: auto doesn't; "
+                           "leave it out.")
+    if (missing := lacks_compiler()) is not None:
+        raise RequestError(f"training.compile: {missing}; leave it out.")
+
+
+def lacks_compiler() -> str | None:
+    """What torch.compile needs and this machine lacks, or None; for GPUs it brings a compiler of its own (Triton)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if shutil.which(name) is None:
+        return f"torch.compile needs a C++ compiler, and there is no {name} (CXX names another)"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "torch.compile needs Python's headers (Python.h), which aren't installed"
+    return None

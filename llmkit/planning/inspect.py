@@ -1,0 +1,81 @@
+"""Look at what a recipe's model would see: rows as they are, and as the objective or task draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmkit.data.batches import Drawn, Features
+from llmkit.objectives.base import Setup
+from llmkit.planning.settle import settle, speak, with_prompt
+from llmkit.recipe import Recipe, registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENS = ("input_ids", "labels", "decoder_input_ids", "negatives")
+"""Fields of a row that hold token ids."""
+NOTHING = "·"
+"""Stands where a label asks for nothing."""
+
+
+def inspect(asked: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[str, Any]:
+    """Draw rows of a recipe's training data as a run would, without a model.
+
+    `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
+    "packing", "rows", "notes", "tokenizer", "drawn": [{"row", "pass", "fields": {name: [values]},
+    "shown": {name: words}}]}. RequestError for a row that isn't there.
+    """
+    from llmkit.system.errors import RequestError
+
+    settled = settle(asked)
+    recipe, tokenizer = settled.recipe, speak(settled)
+    setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
+    setup = with_prompt(setup, recipe.prompting, recipe.learning)
+    sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+    drawn = Drawn(sets.train, recipe.seed)
+    out = []
+    for row in rows:
+        if not 0 <= row < len(drawn):
+            raise RequestError(f"--row {row}: there are {len(drawn):,} rows, numbered from 0.")
+        for nth in range(times):
+            features = drawn[nth, row]
+            out.append({"row": row, "pass": nth, "fields": {name: values.tolist() for name, values in features.items()},
+                        "shown": show(features, tokenizer, recipe.task is None)})
+    return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
+            "max_length": recipe.data.max_length, "rows": len(drawn), "tokenizer": len(tokenizer),
+            "notes": list(sets.notes), "drawn": out}
+
+
+def show(features: Features, tokenizer: PreTrainedTokenizerBase, learned: bool = True) -> dict[str, str]:
+    """Each field of a row in words: ids as tokens, numbers as they are, all of one number once.
+
+    labels [-100, -100, 17]  ->  · · cat
+    """
+    words: dict[str, str] = {}
+    for name, values in features.items():
+        if name in ("documents", "decoder_documents") and len(set(values.tolist())) == 1:
+            continue
+        ids = name in TOKENS and (name != "labels" or (learned and aligned(features)))
+        words[name] = " ".join(spelled(values, tokenizer) if ids else map(str, values.tolist()))
+    return words
+
+
+def aligned(features: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether labels are tokens: one for each position of the model's output, not a class of the row or the token."""
+    labels = features["labels"]
+    return len(labels) > 1 and bool(np.any(labels > 1))
+
+
+def spelled(ids: NDArray[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Ids as readable tokens; spaces and line breaks that a token starts with are shown as ▁ and ⏎."""
+    out = []
+    for number in ids.tolist():
+        text = NOTHING if number < 0 else str(tokenizer.convert_ids_to_tokens(number))
+        if number >= 0 and text.startswith(("Ġ", "Ċ")):  # byte-level BPE
+            text = text.replace("Ġ", "▁").replace("Ċ", "⏎")
+        out.append(text.replace(" ", "▁").replace("\n", "⏎"))
+    return out

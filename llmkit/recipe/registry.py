@@ -1,0 +1,65 @@
+"""Find a plug-in by name: `llmkit/<kind>/<name>.py` holds exactly one public class.
+
+A name with a dot is an import path, so a plug-in can live in the user's own package.
+"""
+
+import inspect
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from llmkit.system.errors import RequestError, nearest
+
+BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
+         "prompting": "Prompting"}
+"""The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
+KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method",
+         "prompting": "prompt mode"}
+
+OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+"""The pydantic settings of every block of a recipe: unknown fields are errors, docstrings are help."""
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """List the plug-ins of a kind by listing its folder; nothing is imported."""
+    folder = Path(__file__).parents[1] / kind
+    stems = (path.stem for path in folder.glob("*.py"))
+    return tuple(sorted(stem for stem in stems if stem != "base" and not stem.startswith("_")))
+
+
+def find(kind: str, name: str) -> type[Any]:
+    """Import the one module that `name` stands for and return its class.
+
+    >>> find("objectives", "masked_lm").__name__
+    'MaskedLM'
+    """
+    if ("." not in name or name.startswith(".")) and name not in names(kind):
+        raise RequestError(f"no {KINDS[kind]} is called {name!r}.{nearest(name, names(kind))}")
+    try:
+        module = import_module(name if "." in name else f"llmkit.{kind}.{name}")
+    except ModuleNotFoundError as error:
+        if "." in name and name.startswith(str(error.name)):
+            raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must be "
+                               "installed, or its folder be on PYTHONPATH.") from error
+        raise
+    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    public = [c for c in own if not c.__name__.startswith("_")]
+    if len(public) != 1:
+        raise RequestError(f"{module.__name__} must define one public class to be a {KINDS[kind]}; it has "
+                           f"{len(public)}.")
+    base = getattr(import_module(f"llmkit.{kind}.base"), BASES[kind])
+    if not issubclass(public[0], base):
+        raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
+                           f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
+    return public[0]
+
+
+def name_of(plugin: object) -> str:
+    """The name that a recipe calls a plug-in by: `masked_lm` of `llmkit.objectives.masked_lm.MaskedLM`."""
+    cls = plugin if inspect.isclass(plugin) else type(plugin)
+    package, _, stem = cls.__module__.rpartition(".")
+    return stem if package in {f"llmkit.{kind}" for kind in KINDS} else cls.__module__

@@ -1,0 +1,142 @@
+"""SIGTERM, SIGINT and SIGHUP end a run in order: at once while it is set up, after a checkpoint once it trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from llmkit.system.errors import Stopped
+
+STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 75}
+"""The signals that end a run, and its exit status then; SIGHUP comes when a terminal is closed."""
+PATIENCE = 3.0
+"""Seconds that the program has to end by itself where a signal ends it at once; a long call into a library doesn't."""
+SAME = 0.5
+"""Seconds in which a repeated signal is the same one: schedulers send theirs to a launcher and to its children too."""
+
+
+class Stopping:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self.at_once = True
+        """While nothing is there to be saved, a signal ends the program where it is."""
+        self.since = 0.0
+        self.over = threading.Event()
+
+    def error(self, message: str, by: int) -> Stopped:
+        """What ends the program, with the exit status of the signal."""
+        return Stopped(message, STATUS[signal.Signals(by)])
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The handler: the first signal is noted, the second ends the program."""
+        leave_terminal()
+        first = self.by is None or (self.by == number and time.monotonic() - self.since < SAME)
+        if self.by is None:
+            self.by, self.since = signal.Signals(number), time.monotonic()
+        if self.at_once or not first:
+            raise self.error(self.said(number, first), number)
+
+    def said(self, number: int, first: bool) -> str:
+        """What the last line says of it."""
+        return f"stopped by {signal.Signals(number).name}" + (" before the first step" if first else " at once")
+
+    def flags(self) -> list[float]:
+        """1 for the signal that came, 0 for the others: what processes sum up, for `heard`."""
+        return [float(self.by is number) for number in STATUS]
+
+    def train(self) -> None:
+        """From here on the first signal is only noted. Stopped, if one came that some library swallowed."""
+        if self.by is not None:
+            raise self.error(self.said(self.by, first=True), self.by)
+        self.at_once = False
+
+    def watch(self, signals: socket.socket) -> None:
+        """End the program where its main thread doesn't: Python's handlers wait until a call into a library returns."""
+        first: tuple[int, float] | None = None
+        while number := signals.recv(1)[0]:
+            if number not in STATUS:
+                continue
+            now = time.monotonic()
+            again = first is not None and (number != first[0] or now - first[1] >= SAME)
+            first = first or (number, now)
+            if (self.at_once or again) and not self.over.wait(PATIENCE):
+                if os.environ.get("RANK", "0") == "0":
+                    with suppress(OSError):  # the terminal is gone
+                        print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
+                os._exit(STATUS[signal.Signals(number)])
+
+
+def heard(flags: Sequence[float]) -> signal.Signals | None:
+    """The signal that any of the processes got, by the sum of their flags."""
+    return next((number for number, flag in zip(STATUS, flags, strict=True) if flag), None)
+
+
+def listened() -> list[signal.Signals]:
+    """The signals that end a run here: `nohup` has SIGHUP ignored."""
+    return [number for number in STATUS
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def leave_terminal() -> None:
+    """Let nothing be said to a terminal that was closed: writing to it fails."""
+    for output in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(output).st_mode) and not os.isatty(output):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, output)
+                os.close(nowhere)
+
+
+@contextmanager
+def stopping() -> Iterator[Stopping]:
+    """Listen while the block runs; in a thread other than the main one, there is nothing to listen to."""
+    state = Stopping()
+    if threading.current_thread() is not threading.main_thread():
+        yield state
+        return
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    old = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, state) for number in listened()}
+    watcher = threading.Thread(target=state.watch, args=(ear,), daemon=True)
+    watcher.start()
+    try:
+        yield state
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(old)
+        state.over.set()
+        mouth.setblocking(True)
+        mouth.send(b"\0")  # no number of a signal; workers that were forked may keep the socket open
+        watcher.join()
+        mouth.close()
+        ear.close()
+
+
+def deaf(worker: int = 0) -> None:
+    """For a process that a run forks: signals are the run's affair, and with the run it ends.
+
+    A group of its own keeps a terminal's or a launcher's signals from it.
+    """
+    signal.set_wakeup_fd(-1)
+    os.setpgid(0, 0)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however that ends; only Linux can."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG

@@ -1,0 +1,126 @@
+"""Start several processes of the same command on this machine, pass signals on to them, and wait for all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import IO
+
+from llmkit.system.errors import RequestError
+from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
+
+PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
+
+
+def is_worker() -> bool:
+    """Whether a launcher (ours, accelerate's, torchrun) started this process."""
+    return "RANK" in os.environ or "LOCAL_RANK" in os.environ
+
+
+def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()) -> int:
+    """Run `llmkit ARGUMENTS` in several processes; return the exit status of the run.
+
+    accelerate's own launcher starts them where its options are given or GPUs are there. On a CPU it would start a
+    single process and say nothing, so they are started here: gloo finds them by the same variables.
+    """
+    if options:
+        command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", *options,
+                   "-m", "llmkit", *arguments]
+        return wait([start(command, {**os.environ, "PYTHONSAFEPATH": "1"})])
+    return wait([start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
+                 for port in [free_port()] for rank in range(processes)])
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _variables(rank: int, processes: int, port: int) -> dict[str, str]:
+    cores = os.cpu_count() or 1
+    return {
+        "OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ, "PYTHONSAFEPATH": "1",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
+
+
+def start(command: Sequence[str], variables: dict[str, str], said: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own; what it says on both outputs goes to `said`, if given.
+
+    It ends when this process does, even when that is killed: else it would hold the run's folder on.
+    """
+    return subprocess.Popen(
+        command, env=variables, start_new_session=True, stdout=said, stderr=said, preexec_fn=end_with_parent)
+
+
+def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for every child; pass signals on; when one fails, end the others. No child is left behind."""
+    got: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+        leave_terminal()
+        for child in children:
+            _signal(child, signal.Signals(number))
+
+    before = {number: signal.signal(number, forward) for number in listened()}
+    watched = signal.set_wakeup_fd(-1)  # whoever listens would end this process while the children save
+    deadline: float | None = None
+    first: int | None = None
+    try:
+        while any(child.poll() is None for child in children):
+            failed = [child.returncode for child in children if child.returncode]
+            if failed and deadline is None:
+                first, deadline = failed[0], time.monotonic() + (PATIENCE if got else 5)
+                if not got:  # the others wait for the dead one in a collective: nothing can be saved
+                    for child in children:
+                        _signal(child, signal.SIGTERM)
+            if deadline is not None and time.monotonic() > deadline:
+                for child in children:
+                    _signal(child, signal.SIGKILL)
+            time.sleep(0.05)
+        left = time.monotonic() + (PATIENCE if got else 5)
+        while time.monotonic() < left and any(_alive(child) for child in children):
+            time.sleep(0.05)  # a launcher in between may end before those that it started have saved
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(watched)
+        for child in children:
+            _signal(child, signal.SIGKILL)
+    statuses = [child.returncode for child in children]
+    if got and any(statuses):
+        return STATUS[signal.Signals(got[0])]
+    bad = first if first is not None else next((status for status in statuses if status), 0)
+    return bad if bad >= 0 else 128 - bad
+
+
+def _alive(child: subprocess.Popen[bytes]) -> bool:
+    """Whether anything of a child's session still runs."""
+    try:
+        os.killpg(child.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal a child's whole session."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+def check(processes: int) -> None:
+    """Raise RequestError where this machine can't run so many."""
+    if processes < 1:
+        raise RequestError(f"--processes {processes}: at least 1.")

@@ -1,0 +1,392 @@
+"""What a run will take, before anyone spends hours on it: three real steps are measured, the rest is counted."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from llmkit.backbones.kernels import flops, shortcuts
+from llmkit.data.batches import Drawn, positions
+from llmkit.planning.settle import Settled, settle
+from llmkit.recipe import Recipe, registry
+from llmkit.system import cache, machine, report
+from llmkit.system.errors import CheckpointError
+from llmkit.system.machine import size
+from llmkit.system.signals import stopping
+from llmkit.tasks.base import Encoded
+from llmkit.training.fit import Loop, accelerate, idles, peak_memory, pick_up, ready, visited, world
+from llmkit.training.run_folder import Run, telling
+
+log = logging.getLogger("llmkit")
+
+WARM, STEPS = 2, 3
+"""Steps that aren't measured, and steps that are."""
+ROWS = 512
+"""Rows whose tokens are counted to know those of all."""
+BATCHES = 3
+"""Micro-batches of an evaluation that are measured."""
+SAMPLE = 64_000_000
+"""Bytes that are written to learn how long a checkpoint takes."""
+TENSOR, STATE = 120, 820
+"""Bytes that a file needs for each tensor beside its numbers, and the optimizer's file for each one's state."""
+MANIFEST, PAPERS = 1_200, 5_000
+"""Bytes of a checkpoint's manifest; and of a run's recipe, summary and model card."""
+LINE = 250
+"""Bytes of a line of metrics.jsonl."""
+
+
+def plan(asked: Recipe) -> dict[str, Any]:
+    """Measure three steps of a recipe's run on this machine, and say what the whole of it takes.
+
+    Refuses what `fit` refuses. Nothing is left behind but the caches that the run would fill. Sizes are in bytes, times
+    in seconds; `speed`, `time`, `data` and `disk` are None where the model doesn't fit into memory. With several
+    processes, each calls this.
+    """
+    with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
+          shortcuts.only(asked.training.shortcuts)):
+        report.quiet_libraries()
+        settled = settle(asked, world(), of_any_size=True)
+        recipe, training = settled.recipe, settled.recipe.training
+        accelerator = accelerate(
+            training.precision, training.report_to, Path(away), idles(settled), training.tf32)
+        found = about(settled)
+        warnings: list[str] = found["warnings"]
+        if (most := least_memory(settled)) > (free := machine.free_memory()):
+            warnings.append(f"it needs at least {size(most)} of memory, and {size(free)} are free; tune fewer weights "
+                            "(lora, prefix …), or take a smaller model")
+            return found
+        loop = ready(settled, accelerator, Run(Path(away)), stop, time.monotonic(), refers=False)
+        asking = seconds_to_refer(loop) if recipe.task is not None and recipe.task.reference else 0.0
+        weights = sum(tensor.nbytes for tensor in (*loop.learner.parameters(), *loop.learner.buffers()))
+        trained = sum(parameter.nbytes for parameter in loop.learner.trained.values())
+        found["parameters"] = sum(parameter.numel() for parameter in loop.learner.parameters())
+        found["trainable_parameters"] = sum(parameter.numel() for parameter in loop.learner.trained.values())
+        found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *loop.sets.notes]
+        found["data"] = data = rows_and_tokens(loop)
+        measured = Measured.of(loop)
+        found["micro_batch_size"] = loop.recipe.training.micro_batch_size  # a GPU may have had room for fewer
+        found["memory"] = {
+            "weights": weights, "gradients": trained, "optimizer": 2 * trained,
+            "activations": max(0, measured.grown - 3 * trained), "peak": sum(gather_object([peak_memory()])),
+            "available": machine.memory()}
+        found["length"] = length = how_long(loop, measured, data["tokens_per_row"])
+        found["speed"] = measured.speed(training.precision)
+        found["disk"] = disk = on_disk(loop, Path(away), asked.folder, cached, length["steps"])
+        found["time"] = timed(loop, measured, length, disk, asked.folder, asking)
+        if accelerator.is_main_process:
+            warnings += warned(found, asked, recipe)
+        accelerator.wait_for_everyone()
+        return found
+
+
+def about(settled: Settled) -> dict[str, Any]:
+    """What is known before the model is made."""
+    recipe, training = settled.recipe, settled.recipe.training
+    parameters = settled.size.parameters
+    backbone = recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}"
+    trained = 16 * parameters if recipe.tuning.whole else 4 * parameters
+    return {
+        "recipe": recipe.name, "learning": registry.name_of(recipe.learning), "tuning": registry.name_of(recipe.tuning),
+        "backbone": str(backbone), "output_dir": str(recipe.folder),
+        "packing": recipe.data.packing, "max_length": recipe.data.max_length,
+        "global_batch_size": training.global_batch_size, "micro_batch_size": training.micro_batch_size,
+        "precision": training.precision, "compile": training.compile, "chosen": dict(settled.chosen),
+        "processes": world(), "threads": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "parameters": parameters, "trainable_parameters": parameters if recipe.tuning.whole else None,
+        "data": None, "length": None, "speed": None, "time": None, "disk": None,
+        "memory": {"weights": 4 * parameters, "gradients": (trained - 4 * parameters) // 3,
+                   "optimizer": 2 * (trained - 4 * parameters) // 3,
+                   "activations": int(training.micro_batch_size) * settled.size.row(recipe.data.max_length or 0),
+                   "peak": None, "available": machine.memory()},
+        "notes": [], "warnings": []}
+
+
+def least_memory(settled: Settled) -> int:
+    """Bytes without which this machine's processes can't make a step of one row each."""
+    whole = settled.recipe.tuning.whole
+    row = settled.size.row(settled.recipe.data.max_length or 0)
+    return machine.sharing() * (row + (settled.size.state if whole else 4 * settled.size.parameters))
+
+
+def rows_and_tokens(loop: Loop) -> dict[str, Any]:
+    """How many rows and tokens a pass over the data has; tokens are counted in all rows where there are few."""
+    order, objective = loop.order, loop.objective
+    count = min(order.epoch_rows, ROWS)
+    drawn, tokens = Drawn(loop.sets.train, loop.recipe.seed), 0
+    for first in range(0, count, 32):
+        keys = [order.at(place) for place in range(first, min(count, first + 32))]
+        tokens += positions(objective.collate([drawn[key] for key in keys], loop.setup.tokenizer))
+    return {"rows": order.epoch_rows, "tokens": round(order.epoch_rows * tokens / count),
+            "counted": count == order.epoch_rows, "tokens_per_row": tokens / count,
+            "validation_rows": sum(map(len, loop.sets.validation))}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What some real steps took."""
+
+    seconds: Sequence[float]
+    """Of each step that is measured: waiting for data included, as in a run."""
+    tokens: Sequence[int]
+    operations: float
+    """Floating-point operations a token, over all processes."""
+    rate: float
+    """Operations a second of the machine's matrix products, those of all processes together."""
+    grown: int
+    """Bytes that the steps took beside what was there before them, in this process."""
+
+    @classmethod
+    def of(cls, loop: Loop) -> Measured:
+        """Train for a few steps: the first aren't measured, for they make what stays; in one more, work is counted."""
+        batches, seconds, tokens = loop.batches(), [], []
+        with grown() as more:
+            done = 0
+            while done < WARM + STEPS:
+                before, began = loop.state.tokens, time.monotonic()
+                if not loop.tried(batches):
+                    batches = loop.smaller()
+                    continue
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                done, loop.state.step = done + 1, loop.state.step + 1
+                if done > WARM:
+                    seconds.append(time.monotonic() - began)
+                    tokens.append(loop.state.tokens - before)
+                if loop.state.step == loop.length.steps:  # a short run again from its first step
+                    loop.state.step, batches = 0, loop.batches()
+        before = loop.state.tokens
+        counted = flops.counted(lambda: loop.step(batches))
+        loop.accelerator.wait_for_everyone()  # all processes multiply at once, as they train
+        both = gather_object([(counted, flops.rate(loop.recipe.training.precision))])
+        operations = sum(one for one, _ in both) / (loop.state.tokens - before)
+        return cls(seconds, tokens, operations, sum(rate for _, rate in both), more[0])
+
+    @property
+    def tokens_per_second(self) -> float:
+        """As a run says it."""
+        return sum(self.tokens) / sum(self.seconds)
+
+    def speed(self, precision: str) -> dict[str, Any]:
+        """Speed, and which share it is of what the machine could do."""
+        a_step = sum(self.tokens) / len(self.tokens)
+        return {"steps_measured": len(self.seconds), "seconds_per_step": list(self.seconds),
+                "tokens_per_second": self.tokens_per_second, "flops_per_step": round(self.operations * a_step),
+                "matrix_flops_per_second": self.rate, "mfu": self.operations * self.tokens_per_second / self.rate}
+
+
+@contextmanager
+def grown() -> Iterator[list[int]]:
+    """How many bytes of memory the block takes at its most, beside what was there; on a GPU, of the GPU's."""
+    found = [0]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield found
+        found[0] = torch.cuda.max_memory_allocated() - before
+        return
+    before, over = resident(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            found[0] = max(found[0], resident() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now; 0 where the system doesn't say."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def how_long(loop: Loop, measured: Measured, tokens_per_row: float) -> dict[str, Any]:
+    """Steps, tokens and passes of the whole run; `exact` says whether the recipe alone decides how many steps."""
+    training, rows = loop.recipe.training, loop.recipe.training.global_batch_size
+    a_step, steps = rows * tokens_per_row, loop.length.steps
+    by = next(name for name in ("max_steps", "num_train_epochs", "max_tokens", "max_minutes")
+              if getattr(training, name) is not None)
+    if steps is None and training.max_tokens is not None:
+        steps = math.ceil(training.max_tokens / a_step)
+    if steps is None:
+        steps = max(1, math.ceil(60 * float(training.max_minutes or 0) * measured.tokens_per_second / a_step))
+    return {"ends_by": by, "steps": steps, "exact": loop.length.steps is not None, "tokens_per_step": round(a_step),
+            "tokens": round(steps * a_step), "epochs": steps * rows / loop.order.epoch_rows,
+            "may_end_earlier": training.early_stopping_patience is not None}
+
+
+def timed(
+    loop: Loop, measured: Measured, length: dict[str, Any], disk: dict[str, Any], folder: Path, asking: float,
+) -> dict[str, Any]:
+    """Seconds of the whole run, from where its model is ready on; `asking`: to ask the untuned model about a row."""
+    plan, steps = loop.recipe.training, length["steps"]
+    training = length["tokens"] / measured.tokens_per_second
+    if length["ends_by"] == "max_minutes":
+        training = 60 * float(plan.max_minutes or 0)
+    evaluations, evaluating = 0, 0.0
+    if loop.sets.validation:
+        evaluations = 1 + times(steps, plan.eval_steps or steps)
+        last = evaluation(loop, plan.metric_for_best_model is None)
+        evaluating = (evaluations - 1) * evaluation(loop, False) + last
+    checkpoints = times(steps, plan.save_steps)
+    each = seconds_to_write(disk["checkpoint"], folder) if loop.accelerator.is_main_process else 0.0
+    saving = checkpoints * each
+    seen = min(sum(map(len, loop.sets.train)), steps * plan.global_batch_size) + sum(map(len, loop.sets.validation))
+    return {"training": training, "evaluations": evaluating, "evaluation_count": evaluations, "checkpoints": saving,
+            "checkpoint_count": checkpoints, "reference": seen * asking,
+            "total": training + evaluating + saving + seen * asking}
+
+
+def times(steps: int, every: int) -> int:
+    """How often something happens that comes every so many steps and after the last."""
+    return (steps - 1) // every + 1
+
+
+def evaluation(loop: Loop, last: bool) -> float:
+    """Seconds that an evaluation takes: a few micro-batches are measured."""
+    rows = sum(map(len, loop.sets.validation))
+    written, held = loop.objective.to_write(rows, last), loop.sets.validation
+    if written is None:
+        return seconds_to_visit(loop, held, range(rows), "judge")
+    return seconds_to_visit(loop, held, range(rows), "loss") + seconds_to_visit(loop, held, written, "predict")
+
+
+def seconds_to_refer(loop: Loop) -> float:
+    """Seconds in which the untuned model is asked about a row; each row is given an answer that stands for its own."""
+    count = sum(map(len, loop.sets.train))
+    first = next(visited(loop.accelerator, loop.learner, loop.sets.train, loop.setup, 1, [0] * world()))[1]
+    with torch.inference_mode(), loop.accelerator.autocast():
+        (answer,) = loop.learner(first, "refer")
+    for part in (*loop.sets.train, *loop.sets.validation):
+        assert isinstance(part, Encoded)
+        for features in part.features:
+            features["reference"] = np.array(answer, dtype=np.float32)
+    return seconds_to_visit(loop, loop.sets.train, range(count), "refer") / count
+
+
+def seconds_to_visit(loop: Loop, sets: Sequence[Any], rows: Sequence[int], way: str) -> float:
+    """Seconds in which the learner does `way` with some rows of `sets`, from a few of them."""
+    micro = int(loop.recipe.training.micro_batch_size)
+    count = min(len(rows), BATCHES * micro * loop.accelerator.num_processes)
+    if not count:
+        return 0.0
+    some = [rows[nth * len(rows) // count] for nth in range(count)]
+    with torch.inference_mode(), loop.accelerator.autocast():
+        for chosen in (some[: micro * loop.accelerator.num_processes], some):  # the first time isn't measured
+            began = time.monotonic()
+            for _, batch in visited(loop.accelerator, loop.learner, sets, loop.setup, micro, chosen):
+                loop.learner(batch, way)
+            loop.accelerator.wait_for_everyone()
+    return float((time.monotonic() - began) * len(rows) / count)
+
+
+def on_disk(loop: Loop, away: Path, folder: Path, cached: set[Path], steps: int) -> dict[str, Any]:
+    """Bytes of all that the run leaves; of weights they are counted, what is small is written into a folder `away`."""
+    tuning, tuned, plan = loop.recipe.tuning, loop.learner.tuned, loop.recipe.training
+    trained = list(loop.learner.trained.values())
+    weights = sum(parameter.nbytes + TENSOR for parameter in trained)
+    state = sum(2 * parameter.nbytes + STATE for parameter in trained)
+    best = weights if plan.metric_for_best_model is not None else 0
+    more = sum(tensor.nbytes + TENSOR for tensor in tuning.state(tuned).values())
+    checkpoint = weights + state + best + more + MANIFEST
+    kept = min(times(steps, plan.save_steps), plan.save_total_limit)
+    model, others = 0, 0
+    if loop.accelerator.is_main_process:
+        small = away / "small"
+        small.mkdir()
+        loop.setup.tokenizer.save_pretrained(small)
+        words = bytes_of(small)
+        if tuning.adapter:
+            tuning.save(tuned, small)
+        tuned.config.save_pretrained(small)
+        loop.objective.describe(small, loop.setup)
+        model = bytes_of(small) + (0 if tuning.adapter else stored(tuned))
+        others = sum(stored(network) + words for network in loop.objective.others(loop.learner.model).values())
+        others += bytes_of(away / "base")
+    lines = times(steps, plan.logging_steps) * LINE
+    run = kept * checkpoint + model + others + lines + PAPERS
+    tokens = sum(bytes_of(one) for one in cached)
+    # a checkpoint is whole before the oldest goes
+    return {"checkpoint": checkpoint, "checkpoints_kept": kept, "model": model, "others": others, "run": run,
+            "token_cache": tokens, "total": run + tokens, "at_most": run + tokens + checkpoint,
+            "free": machine.free_disk(folder)}
+
+
+def stored(network: nn.Module) -> int:
+    """Bytes of a network in a file: what is tied stands once."""
+    tensors = {tensor.data_ptr(): tensor for tensor in network.state_dict().values()}
+    return sum(tensor.nbytes + TENSOR for tensor in tensors.values())
+
+
+def bytes_of(folder: Path) -> int:
+    """Bytes of all files in a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def seconds_to_write(count: int, folder: Path) -> float:
+    """Seconds in which so many bytes are written where the run's folder will be, hashed, and safe on the disk.
+
+    The file has no name: nothing is left of it, whatever happens.
+    """
+    part = os.urandom(min(count, 1_000_000))
+    pieces = max(1, min(count, SAMPLE) // len(part))
+    place = machine.existing(folder)
+    with telling(place), tempfile.TemporaryFile(dir=place) as file:
+        began = time.monotonic()
+        for _ in range(pieces):
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+        digest = sha256()
+        for _ in range(pieces):
+            digest.update(part)
+        return (time.monotonic() - began) * count / (pieces * len(part))
+
+
+def warned(found: dict[str, Any], asked: Recipe, recipe: Recipe) -> list[str]:
+    """What stands in the way of the run, in words."""
+    memory, disk = found["memory"], found["disk"]
+    out = []
+    if found["device"] == "cpu" and memory["peak"] > 0.9 * memory["available"]:
+        out.append(f"it takes {size(memory['peak'])} of the {size(memory['available'])} of memory: a smaller "
+                   "micro_batch_size leaves more room")
+    if disk["at_most"] > disk["free"]:
+        out.append(f"it needs up to {size(disk['at_most'])} of disk, and {size(disk['free'])} are free; "
+                   "save_total_limit: 1 keeps fewer checkpoints")
+    level = log.level
+    try:
+        log.setLevel(logging.ERROR)  # what a run would say of it
+        start, done = pick_up(Run(asked.folder), asked, recipe, "auto")
+    except CheckpointError as error:
+        return [*out, f"a run would be refused: {error}"]
+    finally:
+        log.setLevel(level)
+    if done is not None:
+        out.append(f"{asked.folder} holds this run, and it is complete: there would be nothing to do")
+    if start is not None:
+        out.append(f"{asked.folder} holds a part of this run: it would go on after step {start.step:,}")
+    return out

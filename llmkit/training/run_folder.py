@@ -1,0 +1,414 @@
+"""What a run leaves on disk, and how to pick it up again: whole or absent, never half."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from llmkit import recipe as recipes
+from llmkit.recipe import Recipe
+from llmkit.system.cache import sync
+from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
+
+log = logging.getLogger("llmkit")
+
+MANIFEST = "MANIFEST.json"
+NAME = re.compile(r"step-(\d{8,})")
+SIGN_OF_LIFE = 20.0
+"""Seconds between two times that a run touches its lock."""
+SILENCE = 300.0
+"""Seconds without one after which a run on another machine counts as dead."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: every file has the size and hash that its manifest says."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return int(self.manifest["step"])
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the loop counts."""
+        state: Mapping[str, Any] = self.manifest["state"]
+        return state
+
+    def file(self, name: str) -> Path | None:
+        """A file of it, or None where it has none of that name: what the manifest doesn't name isn't read."""
+        return self.folder / name if name in self.manifest["files"] else None
+
+
+class Run:
+    """The folder of one run. Only the main process writes; the others read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoints = folder / "checkpoints"
+        self.model = folder / "model"
+        self._metrics: IO[str] | None = None
+
+    # ---- taking the folder ----
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; PlaceError where another process does, or where it can't be written.
+
+        The lock is the kernel's: it ends with the process, however that ends. What stands in it is for places that
+        several machines share and whose kernels don't tell each other: a run on another machine that didn't end in
+        order counts as alive until its lock wasn't touched for some minutes.
+        """
+        with telling(self.folder):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("a+")
+        with file:
+            file.seek(0)
+            said = file.read().strip()
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked worker keeps it
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise PlaceError(f"{self.folder}: in use by another run ({said or 'unknown'}); "
+                                     "choose another --output-dir, or wait.") from error
+                self._check(said, locks=False)
+            else:
+                self._check(said, locks=True)
+            with telling(self.folder):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+                self._tidy()
+            try:
+                with self._signs_of_life():
+                    yield
+            finally:
+                file.truncate(0)
+
+    def _check(self, said: str, locks: bool) -> None:
+        """PlaceError where the run that a lock names may still be alive."""
+        found = re.fullmatch(r"process (\d+) on (\S+)", said)
+        if found is None:
+            return
+        if found[2] == socket.gethostname():
+            if not locks and int(found[1]) != os.getpid() and alive(int(found[1])):
+                raise PlaceError(f"{self.folder}: in use by another run ({said}); "
+                                 "choose another --output-dir, or wait.")
+            return
+        with telling(self.folder), tempfile.NamedTemporaryFile(prefix=".clock-", dir=self.folder) as clock:
+            silent = os.stat(clock.name).st_mtime - (self.folder / ".lock").stat().st_mtime
+        if silent < SILENCE:
+            raise PlaceError(f"{self.folder}: in use by another run ({said}), which gave a sign of life {silent:.0f} s "
+                             f"ago; choose another --output-dir, or wait. If it is dead, delete {self.folder}/.lock.")
+        log.warning("%s: taken over from %s, silent for %.0f minutes", self.folder, said, silent / 60)
+
+    @contextmanager
+    def _signs_of_life(self) -> Iterator[None]:
+        """Touch the lock now and then."""
+        over = threading.Event()
+
+        def touch() -> None:
+            while not over.wait(SIGN_OF_LIFE):
+                with suppress(OSError):
+                    os.utime(self.folder / ".lock")
+
+        threading.Thread(target=touch, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def _tidy(self) -> None:
+        """Remove what a dead run left half; PlaceError where a file is in the way of what this run will write."""
+        for folder in (self.model, *(path for path in self.checkpoints.iterdir() if NAME.fullmatch(path.name))):
+            if folder.exists() and not folder.is_dir():
+                raise PlaceError(f"{folder}: is a file, and in the way of this run's folder; move it away.")
+        for left in self.checkpoints.glob(".was-step-*"):  # killed between the two renames of `replace`
+            final = self.checkpoints / left.name.removeprefix(".was-")
+            if not final.exists():
+                left.rename(final)
+        for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
+                     *self.folder.glob(".model"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*")]:
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+    def room(self, size: int, model: int, saves: int | None, keep: int) -> None:
+        """PlaceError where the disk can't hold what a run will save.
+
+        size    bytes of a checkpoint
+        model   bytes of model/
+        saves   checkpoints still to be written; None where nobody knows
+        keep    how many stay; for a moment there is one more
+        """
+        there = len(self._saved())
+        more = max(0, keep + 1 - there) if saves is None else min(saves, max(0, keep + 1 - there))
+        needed, free = more * size + model, shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise PlaceError(
+                f"{self.folder}: {free / 1e6:,.1f} MB are free, and this run needs {needed / 1e6:,.1f} MB: {more} "
+                f"checkpoints of {size / 1e6:,.1f} MB and a model of {model / 1e6:,.1f} MB. Make room, choose another "
+                "--output-dir, or lower training.save_total_limit.")
+
+    def started(self) -> bool:
+        """Whether a run left something here that is worth keeping."""
+        metrics = self.folder / "metrics.jsonl"
+        return (self.model.exists() or bool(self._saved())
+                or (metrics.exists() and metrics.stat().st_size > 0))
+
+    def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Where a recipe differs from this folder's: (ours, there) by field. CheckpointError if that can't be read."""
+        try:
+            there = recipes.load(self.folder / "recipe.yaml")
+        except RequestError as error:
+            raise CheckpointError(f"{self.folder}/recipe.yaml can't be read: {error}") from error
+        return recipes.differences(recipe, there)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a completed run, or None."""
+        try:
+            summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return summary if summary.get("status") == "completed" and self.model.is_dir() else None
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Leave the resolved recipe."""
+        self.write("recipe.yaml", recipes.dump(recipe))
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file in one step."""
+        put(self.folder / name, text)
+
+    # ---- metrics ----
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl, on disk before this returns to the loop."""
+        with telling(self.folder):
+            if self._metrics is None:
+                self._metrics = (self.folder / "metrics.jsonl").open("a")
+            self._metrics.write(json.dumps(event) + "\n")
+            self._metrics.flush()
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after a step, and a line that was cut short: they will be written again."""
+        path = self.folder / "metrics.jsonl"
+        kept = []
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                break
+        self.write("metrics.jsonl", "".join(kept))
+
+    # ---- checkpoints ----
+
+    def save(self, step: int, manifest: Mapping[str, Any], write: Callable[[Path], None], keep: int) -> None:
+        """Write a checkpoint beside the others; it appears by one rename, then the oldest go.
+
+        So do those after it, which this run passed over: they were damaged, or of a number of steps that was undone.
+        """
+        final, staging = self.checkpoints / f"step-{step:08d}", self.checkpoints / f".step-{step:08d}"
+        with telling(self.folder), dropped_on_error(staging):
+            if self._metrics is not None:
+                os.fsync(self._metrics.fileno())  # the lines up to here will not be written again
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            write(staging)
+            files = {path.name: describe(path) for path in sorted(staging.iterdir())}
+            (staging / MANIFEST).write_text(sealed({**manifest, "step": step, "files": files}))
+            for path in staging.iterdir():
+                sync(path)
+            sync(staging)
+            replace(staging, final)
+            saved = self._saved()
+            place = saved.index(final)
+            for old in saved[: max(0, place + 1 - keep)] + saved[place + 1 :]:
+                discard(old)
+
+    def _saved(self) -> list[Path]:
+        """All checkpoints, the oldest first, be they whole or not."""
+        found = [path for path in self.checkpoints.glob("step-*") if NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+    def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint; a damaged one is passed over and named. None where there is none at all."""
+        complaints = []
+        for folder in reversed(self._saved()):
+            try:
+                checkpoint = verify(folder)
+            except CheckpointError as error:
+                complaints.append(str(error))
+                say(f"passed over a damaged checkpoint: {error}")
+                continue
+            return checkpoint
+        if complaints:
+            raise CheckpointError(f"every checkpoint in {self.checkpoints} is damaged; {complaints[0]} "
+                                  "Delete the folder, or use --output-dir, to start afresh.")
+        return None
+
+    def publish(self, write: Callable[[Path], None], name: str = "model") -> None:
+        """Write model/, or another network's folder, beside the run; then let it appear by one rename."""
+        final, staging = self.folder / name, self.folder / f".{name}"
+        with telling(self.folder), dropped_on_error(staging):
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            write(staging)
+            umask = os.umask(0)
+            os.umask(umask)
+            for path in staging.rglob("*"):  # safetensors writes files that nobody else may read
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+                sync(path)
+            sync(staging)
+            replace(staging, final)
+
+    def close(self) -> None:
+        """Close metrics.jsonl."""
+        if self._metrics is not None:
+            with suppress(OSError):  # a line that the disk had no room for: that was told
+                self._metrics.close()
+            self._metrics = None
+
+
+def verify(folder: Path) -> Checkpoint:
+    """Read a checkpoint's manifest and compare every file with it; CheckpointError names the first that differs."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files, _, _ = manifest["files"], manifest["step"], manifest["state"]
+        whole = seal(manifest) == manifest["sha256"]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {MANIFEST} is missing.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}: {MANIFEST} is damaged.") from error
+    if not whole:
+        raise CheckpointError(f"{folder}: {MANIFEST} has changed since it was written.")
+    if not _sensible(manifest):  # sealed all the same: somebody made it
+        raise CheckpointError(f"{folder}: {MANIFEST} isn't one that llmkit writes.")
+    for name, said in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: {name} is missing.")
+        if path.stat().st_size != said["size"]:
+            raise CheckpointError(f"{folder}: {name} has {path.stat().st_size:,} bytes, not {said['size']:,}.")
+        if describe(path) != said:
+            raise CheckpointError(f"{folder}: {name} has changed since it was written.")
+    return Checkpoint(folder, manifest)
+
+
+def _sensible(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest has the parts that one has, and names files of its own folder only."""
+    files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
+    return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
+        Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
+        for name, said in files.items())
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a manifest without its own."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> str:
+    """A manifest's text, with its own hash."""
+    plain = json.loads(json.dumps(manifest))
+    return json.dumps({**plain, "sha256": seal(plain)}, indent=1)
+
+
+def replace(staging: Path, final: Path) -> None:
+    """Let a folder appear under its name; what was there goes after that, so that one of the two is always there.
+
+    Killed between the two renames, the old one is `.was-NAME`: who takes the folder next puts it back.
+    """
+    was = final.with_name(f".was-{final.name}")
+    if final.exists():
+        shutil.rmtree(was, ignore_errors=True)
+        final.rename(was)
+    staging.rename(final)
+    sync(final.parent)
+    shutil.rmtree(was, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that is seen whole or not at all; if that fails, it is in nobody's way."""
+    gone = folder.with_name(f".{folder.name}")
+    with suppress(OSError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def dropped_on_error(staging: Path) -> Iterator[None]:
+    """Remove a half-written folder when writing it fails: its room is needed."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file in one step: it is the old one or the new one, never half of it."""
+    with telling(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = path.with_name(f".{path.name}")
+        try:
+            staging.write_text(text, encoding="utf-8")
+            sync(staging)
+            staging.rename(path)
+        except OSError:
+            staging.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+
+
+@contextmanager
+def telling(folder: Path) -> Iterator[None]:
+    """Turn what the file system says, itself or through a library, into PlaceError."""
+    try:
+        yield
+    except LlmkitError:
+        raise
+    except Exception as error:
+        said = no_room(error)
+        if said is None and not isinstance(error, OSError):
+            raise
+        where = getattr(error, "filename", None) or folder
+        reason = said or getattr(error, "strerror", None) or str(error)
+        raise PlaceError(f"{where}: {reason}. What was saved before is whole.") from error

@@ -1,0 +1,130 @@
+"""Predictions: one a row, in the order of the file, whatever the batches; from a file without answers, or a pipe."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import tiny
+
+from llmkit import recipe
+from llmkit.cli import main
+from llmkit.data.sources import open_source
+from llmkit.inference import evaluate as evaluation
+from llmkit.inference import predict as prediction
+from llmkit.recipe import Source
+from llmkit.system.errors import RequestError
+from llmkit.tasks.classification import Classification
+from llmkit.training import fit as train
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, labelled: Path, asked: Path, text: Path) -> dict[str, Path]:
+    """A trained classifier, an encoder-decoder and a decoder that answer, and a language model."""
+    folder = tmp_path_factory.mktemp("runs")
+    out = {}
+    for name, family, data, task in (
+        ("labels", "bert", labelled, "classification"), ("answers", "gpt2", asked, "instruction"),
+        ("t5", "t5", asked, "instruction"), ("text", "bert", text, None),
+    ):
+        tree = tiny(family, data, folder / name, max_steps=3, **({"micro_batch_size": 4} if task else {}))
+        if task:
+            del tree["objective"]
+            tree["task"] = {"name": task, **({"max_new_tokens": 6} if task == "instruction" else {})}
+            tree["data"]["max_length"] = 40
+        train.fit(recipe.load(tree))
+        out[name] = folder / name
+    return out
+
+
+@pytest.fixture
+def unanswered(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    words = ["the cat sat", "a dog", "one day the cat saw a dog and ran", "a hat", "the dog ran to the cat and sat"]
+    path.write_text("".join(json.dumps({"text": f"{word} {i}"}) + "\n" for i, word in enumerate(words * 5)))
+    return path
+
+
+@pytest.mark.parametrize("run", ["labels", "answers", "t5"])
+def test_batches_and_chunks_change_no_prediction(
+    run: str, runs: dict[str, Path], unanswered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = list(prediction.predict(runs[run], unanswered, batch_size=1))
+    assert len(alone) == 25
+    monkeypatch.setattr(prediction, "CHUNK", 7)
+    for one, two in zip(alone, prediction.predict(runs[run], unanswered, batch_size=8), strict=True):
+        assert one.keys() == two.keys()
+        assert one.get("label") == two.get("label")
+        assert one.get("text") == two.get("text")
+        assert one.get("score", 0) == pytest.approx(two.get("score", 0), rel=1e-4)
+
+
+def test_a_written_answer_is_what_plain_generation_writes(runs: dict[str, Path], unanswered: Path) -> None:
+    ready = evaluation.make_ready(runs["answers"])
+    tokenizer = ready.setup.tokenizer
+    first = json.loads(unanswered.read_text().splitlines()[0])["text"]
+    ids = tokenizer(f"{first}\n", return_tensors="pt").input_ids
+    model = ready.learner.model.eval()
+    written = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1]:]
+    said = next(prediction.predict(runs["answers"], unanswered))
+    assert said == {"text": tokenizer.decode(written, skip_special_tokens=True).strip()}
+
+
+def test_predictions_give_the_accuracy_of_evaluate(runs: dict[str, Path], labelled: Path) -> None:
+    true = [row["label"] for row, _ in Classification().read(open_source(Source(str(labelled))))]
+    said = [one["label"] for one in prediction.predict(runs["labels"], labelled)]
+    measured = evaluation.evaluate(runs["labels"], labelled)
+    right = sum(a == b for a, b in zip(said, true, strict=True)) / len(true)
+    assert measured["metrics"]["accuracy"] == pytest.approx(right)
+    assert set(measured["floors"]) == {"majority class", "TF-IDF, logistic regression"}
+
+
+def test_the_command_writes_a_line_a_row_and_reads_a_pipe(
+    runs: dict[str, Path], unanswered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", str(runs["labels"]), str(unanswered), "-o", str(out)]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"label", "score"}] * 25
+    for piped in (unanswered.read_bytes(),
+                  "".join(json.loads(row)["text"] + "\n" for row in unanswered.read_text().splitlines()).encode()):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped)))
+        capsys.readouterr()
+        assert main(["predict", str(runs["labels"]), "-"]) == 0
+        again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["label"] for line in again] == [line["label"] for line in lines]
+
+
+def test_what_cannot_be_predicted_is_told_and_leaves_the_output_as_it_was(
+    runs: dict[str, Path], unanswered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RequestError, match="learned no task"):
+        next(prediction.predict(runs["text"], unanswered))
+    out = tmp_path / "out.jsonl"
+    out.write_text("before\n")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"label": "x"}\n')
+    assert main(["predict", str(runs["labels"]), str(bad), "-o", str(out)]) == 3
+    assert out.read_text() == "before\n"
+    assert "no column is called 'text'" in capsys.readouterr().err
+    assert main(["predict", str(runs["labels"]), str(unanswered), "-o", str(tmp_path / "no" / "out.jsonl")]) == 6
+
+
+def test_rows_in_memory_are_predicted_as_a_files_rows_are(runs: dict[str, Path], unanswered: Path) -> None:
+    rows = [json.loads(line) for line in unanswered.read_text().splitlines()]
+    said = list(prediction.beside(runs["labels"], iter(rows)))
+    assert [row for row, _ in said] == rows
+    assert [one for _, one in said] == list(prediction.predict(runs["labels"], unanswered))
+
+
+def test_what_a_row_loses_is_told(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("the cat sat\n" + "the cat sat " * 40 + "\n")
+    assert main(["predict", str(runs["labels"]), str(path)]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert "1 rows are longer than 40 tokens and were cut" in told.err

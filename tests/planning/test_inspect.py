@@ -1,0 +1,76 @@
+"""`llmkit inspect` shows rows as a run would draw them; the docs' pages show what the code does now."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny
+
+from llmkit import recipe
+from llmkit.data import tokenizer as tokenizers
+from llmkit.planning import inspect as inspection
+from llmkit.system.errors import RequestError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_row_is_the_one_that_a_run_sees(text: Path, tmp_path: Path) -> None:
+    from llmkit.data.batches import Drawn
+    from llmkit.objectives.base import Setup
+    from llmkit.planning.settle import settle, speak
+
+    asked = recipe.load(tiny("bert", text, tmp_path))
+    settled = settle(asked)
+    setup = Setup(speak(settled), settled.family, 32, settled.recipe.data.packing, asked.seed)
+    drawn = Drawn(asked.learning.prepare(settled.train, None, setup).train, asked.seed)
+    found = inspection.inspect(asked, [2], times=2)
+    for nth, one in enumerate(found["drawn"]):
+        assert one["fields"] == {name: values.tolist() for name, values in drawn[nth, 2].items()}
+    assert found["drawn"][0]["fields"]["labels"] != found["drawn"][1]["fields"]["labels"]
+
+
+def test_tokens_are_shown_as_words() -> None:
+    tokenizer = tokenizers.train(["the cat sat on the mat"] * 3, "wordpiece", 100)
+    ids = np.array(tokenizer("the cat")["input_ids"])
+    shown = inspection.show({"input_ids": ids, "labels": np.where(ids == ids[1], ids, -100)}, tokenizer)
+    assert shown["input_ids"] == "[CLS] the cat [SEP]"
+    assert shown["labels"] == "· the · ·"
+    assert inspection.show({"input_ids": ids, "labels": np.array([1])}, tokenizer)["labels"] == "1"
+
+
+def test_a_row_that_is_not_there_is_refused(text: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"--row 9999: there are \d+ rows"):
+        inspection.inspect(recipe.load(tiny("bert", text, tmp_path)), [9999])
+
+
+def test_the_command_prints_one_json_document(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    from llmkit.cli import main
+
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(tiny("gpt2", text, tmp_path / "run")))
+    assert main(["inspect", str(path), "--row", "0", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["drawn"][0]["row"] == 0
+    assert main(["inspect", str(path), "--row", "0", "--row", "1"]) == 0
+    assert "input_ids: " in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_pages_of_the_docs_show_what_the_code_does() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "docs" / "pages.py"), "--check"], capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_objective_has_a_page_and_a_recipe() -> None:
+    from llmkit.recipe import registry
+
+    shown = {registry.name_of(recipe.load(path).learning) for path in recipe.packaged().values()
+             if "objective:" in path.read_text()}
+    for name in registry.names("objectives"):
+        assert (ROOT / "docs" / "objectives" / f"{name}.md").is_file()
+        assert name in shown

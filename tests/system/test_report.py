@@ -1,0 +1,33 @@
+"""What a run says: to a terminal that is there, and to one that was closed."""
+
+import os
+import pty
+import sys
+import time
+
+import pytest
+
+from llmkit.system import report
+
+
+def test_what_is_said_to_a_terminal_that_was_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writes fail before the signal that says so is heard."""
+    terminal, inside = pty.openpty()
+    monkeypatch.setattr(sys, "stderr", os.fdopen(inside, "w", buffering=1))
+    try:
+        with report.progress(True) as progress:
+            progress.update(0.1, 1, {"loss": 1.5}, 5.0)
+            report.log.warning("hello")
+            time.sleep(0.3)
+            seen = os.read(terminal, 100_000)
+            os.close(terminal)
+            with pytest.raises(OSError, match="Input/output"):
+                os.write(inside, b"x")
+            for step in (2, 3):
+                progress.update(0.2, step, {"loss": 1.5}, 5.0)
+                report.log.warning("more")
+                time.sleep(0.3)  # the bar is drawn anew
+        assert b"hello" in seen
+        assert b"step 1" in seen
+    finally:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), inside)  # where what is still to be written may go
