@@ -1,12 +1,13 @@
 """The recipe: one YAML file that says everything a run needs, checked before anything is built."""
 
+from llmkit.recipe.checking import (
+    fit_together,
+    fits,
+)
 from llmkit.recipe.fields import (
     BLOCKS,
-    DEEPEST,
-    FREE,
     LENGTHS,
     MOST_LAYERS,
-    SECTIONS,
     Backbone,
     Data,
     Positive,
@@ -18,25 +19,32 @@ from llmkit.recipe.fields import (
     Tracker,
     Training,
     TrainTokenizer,
-    Tree,
-    block,
+)
+from llmkit.recipe.loading import (
+    SECTIONS,
     build,
-    differences,
-    dump,
     find,
-    fit_together,
-    fits,
     key_of,
     load,
-    options_schema,
     override,
     packaged,
     plugin,
     put,
+)
+from llmkit.recipe.reading import (
+    DEEPEST,
+    Tree,
     read,
+    value,
+)
+from llmkit.recipe.writing import (
+    FREE,
+    block,
+    differences,
+    dump,
+    options_schema,
     schema,
     tree_of,
-    value,
 )
 
 __all__ = [

@@ -1,0 +1,86 @@
+"""What can't work is refused before any library is loaded: names, shapes, numbers that contradict each other."""
+
+from typing import Any
+
+from llmkit.recipe import registry
+from llmkit.recipe.fields import Recipe
+from llmkit.recipe.reading import Tree
+from llmkit.system.errors import RequestError, nearest
+
+
+def check(recipe: Recipe, tree: Tree) -> None:
+    """Refuse what can't work before any library is loaded: names, shapes, numbers that contradict each other."""
+    spec, block = recipe.backbone, "objective" if recipe.task is None else "task"
+    if spec.family is None and spec.pretrained is None:
+        raise RequestError(f"{tree.where(('backbone',))}: family (and size), or pretrained, is needed.")
+    if spec.family is not None:
+        try:
+            family = registry.find("backbones", spec.family)
+        except RequestError as error:
+            raise RequestError(f"{tree.where(('backbone', 'family'))}: {error}") from error
+        if spec.size is not None and spec.size not in family.sizes:
+            raise RequestError(f"{tree.where(('backbone', 'size'))}: {spec.family} has no size {spec.size!r}."
+                               f"{nearest(spec.size, family.sizes)}")
+        if spec.family == "auto" and spec.pretrained is None:
+            raise RequestError(f"{tree.where(('backbone', 'family'))}: auto reads a pretrained model's config; give "
+                               "backbone.pretrained, or a family that llmkit has a file for.")
+        try:
+            if spec.family != "auto":  # what it is shows in the model's config
+                fit_together(recipe.learning, spec.family, family)
+        except RequestError as error:
+            raise RequestError(f"{tree.where((block,))}: {error}") from error
+    if recipe.prompting is not None and (recipe.task is None or recipe.task.prompted is None):
+        can = [name for name in registry.names("tasks") if registry.find("tasks", name).prompted is not None]
+        raise RequestError(f"{tree.where(('prompting',))}: a prompt goes around the texts of a task that reads texts: "
+                           f"{', '.join(can)}; {registry.name_of(recipe.learning)} is none of these.")
+    if spec.size is not None and spec.pretrained is not None:
+        raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
+    if spec.pretrained is None and recipe.tokenizer is None:
+        raise RequestError(f"{tree.where(('tokenizer',))}: a model from scratch needs a tokenizer: "
+                           "{train: {vocab_size: 8192}} or {pretrained: …}.")
+    if recipe.tokenizer is not None and (recipe.tokenizer.train is None) == (recipe.tokenizer.pretrained is None):
+        raise RequestError(f"{tree.where(('tokenizer',))}: give one of train and pretrained.")
+    weighted = [source.weight is not None for source in recipe.data.train]
+    if any(weighted) and not all(weighted):
+        raise RequestError(f"{tree.where(('data', 'train'))}: either every source has a weight or none.")
+    if not recipe.data.train:
+        raise RequestError(f"{tree.where(('data', 'train'))}: at least one source is needed.")
+    plan = recipe.training
+    for name in ("metric_for_best_model", "early_stopping_patience"):
+        if getattr(plan, name) is not None and recipe.data.validation is None:
+            raise RequestError(f"{tree.where(('training', name))}: there is nothing to evaluate on; "
+                               "data.validation is needed.")
+    for name in ("max_tokens", "max_minutes"):
+        if getattr(plan, name) is not None and recipe.tuning.counted:
+            raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
+                               "ahead; say how long the run is by max_steps or num_train_epochs.")
+    if not recipe.learning.adapters and not recipe.tuning.whole:
+        raise RequestError(f"{tree.where(('tuning',))}: {registry.name_of(recipe.learning)} trains two networks whole; "
+                           "it takes the method full.")
+    micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size
+    if micro != "auto" and whole % micro:
+        raise RequestError(f"{tree.where(('training', 'micro_batch_size'))}: {micro} does not divide "
+                           f"global_batch_size {whole}.")
+
+
+def fit_together(learning: Any, name: str, family: Any) -> None:
+    """Raise if a family's shape can't do an objective or task; say what it can, and who can."""
+    if fits(learning, family):
+        return
+    kind = "tasks" if any(cls.__module__ == "llmkit.tasks.base" for cls in type(learning).__mro__) else "objectives"
+    can = [other for other in registry.names(kind) if fits(registry.find(kind, other)(), family)]
+    who = [other for other in registry.names("backbones") if fits(learning, registry.find("backbones", other))]
+    needs = f"needs a backbone of shape {' or '.join(sorted(learning.shapes))}; {name} is {family.shape}."
+    if family.shape in learning.shapes:
+        needs = f"needs a head that transformers doesn't have for {name}."
+    raise RequestError(
+        f"{registry.name_of(learning)} {needs} {name} can do: {', '.join(can) or 'none'}. "
+        f"{registry.name_of(learning)} can be done by: {', '.join(who)}.")
+
+
+def fits(learning: Any, family: Any) -> bool:
+    """Whether a family has the shape, and transformers the head, that an objective or task takes."""
+    if family.shape not in learning.shapes:
+        return False
+    head = learning.head_for(family)
+    return head == "AutoModel" or head in family.heads

@@ -1,0 +1,123 @@
+"""Writing a recipe: as YAML that can be run again, as a JSON Schema, and what differs between two."""
+
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter
+
+from llmkit.recipe import registry
+from llmkit.recipe.fields import BLOCKS, Recipe
+from llmkit.recipe.reading import Loader
+
+DATALESS = ("name", "output_dir")
+FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers")
+
+
+def tree_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain data, plug-ins with their names: what `load` reads back."""
+    tree = _said(recipe, set(BLOCKS))
+    for name in BLOCKS:
+        if getattr(recipe, name) is not None:
+            tree[name] = block(name, getattr(recipe, name))
+    order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning", "training",
+             "output_dir")
+    return {key: tree[key] for key in order if tree.get(key) is not None}
+
+
+def block(name: str, plugin: Any) -> dict[str, Any]:
+    """A plug-in as the block of a recipe that makes it."""
+    return {BLOCKS[name][1]: registry.name_of(plugin), **_said(plugin)}
+
+
+def _said(options: Any, leave: set[str] | None = None) -> dict[str, Any]:
+    """A dataclass as plain data, without what is null where null is the default anyway."""
+
+    def shorter(value: Any, of: Any) -> Any:
+        if is_dataclass(of):
+            usual = {option.name: option.default for option in fields(of)}
+            return {key: shorter(below, getattr(of, key)) for key, below in value.items()
+                    if below is not None or usual[key] is not None}
+        return [shorter(*pair) for pair in zip(value, of, strict=True)] if isinstance(value, list) else value
+
+    plain = shorter(TypeAdapter(type(options)).dump_python(options, mode="json", exclude=leave), options)
+    return dict(plain)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes a text that YAML 1.1 or the loader above would read as something else: `no`, `1e5`."""
+
+    _old, _new = yaml.SafeDumper.yaml_implicit_resolvers, Loader.yaml_implicit_resolvers
+    yaml_implicit_resolvers = {}
+    for _first in {**_old, **_new}:
+        yaml_implicit_resolvers[_first] = [*_old.get(_first, []), *_new.get(_first, [])]
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Between single quotes, the line breaks of Unicode would come back as spaces."""
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a list twice that stands in two places."""
+        return True
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def dump(recipe: Recipe) -> str:
+    """A recipe as YAML, with every default written out."""
+    return yaml.dump(tree_of(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
+    """What differs between two recipes, but for name, folder, logging, saving and trackers: (ours, theirs) by field."""
+
+    def flat(value: Any, path: str = "") -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for key, below in value.items() for k, v in flat(below, f"{path}.{key}").items()}
+        return {path[1:]: value}
+
+    a, b = flat(tree_of(ours)), flat(tree_of(theirs))
+    free = {*DATALESS, *(f"training.{name}" for name in FREE)}
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in free and a.get(key) != b.get(key)}
+
+
+def options_schema(cls: type[Any]) -> dict[str, Any]:
+    """The JSON Schema of a plug-in's options, inherited ones with their help too, which pydantic leaves out."""
+    whole = TypeAdapter(cls).json_schema()
+    for base in cls.__mro__[1:]:
+        if is_dataclass(base):
+            for name, about in TypeAdapter(base).json_schema().get("properties", {}).items():
+                if "description" in about and name in whole["properties"]:
+                    whole["properties"][name].setdefault("description", about["description"])
+    return whole
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, with every plug-in's options, for editors."""
+    whole = TypeAdapter(Recipe).json_schema()
+    definitions = whole.setdefault("$defs", {})
+    for block, (kind, key) in BLOCKS.items():
+        choices = []
+        for name in registry.names(kind):
+            part = options_schema(registry.find(kind, name))
+            definitions.update(part.pop("$defs", {}))
+            part["properties"] = {key: {"const": name, "type": "string"}, **part.get("properties", {})}
+            part["required"] = [key, *part.get("required", [])]
+            choices.append(part)
+        described = {k: v for k, v in whole["properties"][block].items() if k == "description"}
+        whole["properties"][block] = {**described, "anyOf": [{"enum": list(registry.names(kind))}, *choices]}
+    source = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Source"}]}
+    listed = {"anyOf": [*source["anyOf"], {"type": "array", "items": source}]}
+    data = definitions["Data"]["properties"]
+    share = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    for name, others in (("train", []), ("validation", [share])):
+        described = {k: v for k, v in data[name].items() if k == "description"}
+        data[name] = {**described, "anyOf": [*listed["anyOf"], *others]}
+    for block in ("backbone", "tokenizer"):
+        whole["properties"][block] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{block.capitalize()}"}]}
+    family = definitions["Backbone"]["properties"]["family"]
+    family["anyOf"] = [{"enum": list(registry.names("backbones"))}, {"type": "string"}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "llmkit recipe", **whole}
