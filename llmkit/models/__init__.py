@@ -1,35 +1,65 @@
 """Models: where they come from, and how they are opened."""
 
-from llmkit.models.open import (
+from llmkit.models.catalogue import (
     CATALOGUE,
-    LAYERS,
-    NO_CODE,
-    OWN_ADAPTERS,
-    SAFE,
-    UNREADABLE,
     Entry,
-    Opened,
-    beside,
-    cached,
-    chats,
-    check_weights,
-    config_of,
     find,
-    head_of,
+)
+from llmkit.models.fetch import (
+    SAFE,
+    cached,
     hub_answers,
-    kind_of,
-    merge,
-    open_model,
     place,
     pull,
-    quiet,
-    read_json,
     resolve,
     switched_on,
 )
+from llmkit.models.files import (
+    LAYERS,
+    NO_CODE,
+    UNREADABLE,
+    check_weights,
+    config_of,
+    quiet,
+    read_json,
+)
+from llmkit.models.merging import (
+    merge,
+)
+from llmkit.models.opening import (
+    OWN_ADAPTERS,
+    Opened,
+    beside,
+    chats,
+    head_of,
+    kind_of,
+    open_model,
+)
 
 __all__ = [
-    "CATALOGUE", "LAYERS", "NO_CODE", "OWN_ADAPTERS", "SAFE", "UNREADABLE", "Entry", "Opened", "beside", "cached",
-    "chats", "check_weights", "config_of", "find", "head_of", "hub_answers", "kind_of", "merge", "open_model", "place",
-    "pull", "quiet", "read_json", "resolve", "switched_on",
+    "CATALOGUE",
+    "LAYERS",
+    "NO_CODE",
+    "OWN_ADAPTERS",
+    "SAFE",
+    "UNREADABLE",
+    "Entry",
+    "Opened",
+    "beside",
+    "cached",
+    "chats",
+    "check_weights",
+    "config_of",
+    "find",
+    "head_of",
+    "hub_answers",
+    "kind_of",
+    "merge",
+    "open_model",
+    "place",
+    "pull",
+    "quiet",
+    "read_json",
+    "resolve",
+    "switched_on",
 ]

@@ -1,0 +1,113 @@
+"""What stands in a model's folder: its config, its weights, its tokenizer; read without running any code of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.recipe import MOST_LAYERS
+from llmkit.system.errors import CheckpointError, RequestError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+NO_CODE: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
+"""How every model is read: no module of its folder is run and nobody is asked whether, and no pickle is opened."""
+LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers", "n_layer",
+          "n_layers")
+"""What configs call how many layers a stack has."""
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ImportError, ArithmeticError,
+              AssertionError)
+"""What transformers and peft raise where a file isn't what they expect."""
+
+
+def config_of(folder: Path, **fields: Any) -> PretrainedConfig:
+    """The config of a folder's model, with some fields changed; RequestError where transformers doesn't know it.
+
+    What it names to be run is left aside: modules beside it, kernels of a hub.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True, **fields)
+    except Exception as error:  # what checks the fields' types raises errors of its own
+        raise RequestError(f"{folder}/config.json can't be used: {in_one_line(error)}") from error
+    config._attn_implementation = config._experts_implementation = None  # may name kernels of a hub, which are code
+    said = vars(config.get_text_config())
+    for name in [name for name in LAYERS if said.get(name) is not None]:
+        if not isinstance(said[name], int) or not 1 <= said[name] <= MOST_LAYERS:
+            raise RequestError(f"{folder}/config.json can't be used: {name} is {said[name]}; 1 to {MOST_LAYERS:,} "
+                               "layers are built.")
+    if config.is_encoder_decoder and not type(config)().is_encoder_decoder:
+        raise RequestError(f"{folder}/config.json can't be used: a {config.model_type} is no encoder-decoder.")
+    return config
+
+
+def check_weights(folder: Path) -> None:
+    """Raise RequestError where weights are no safetensors, CheckpointError where an index says they are elsewhere."""
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        has = f"it has {pickles[0]}, and pickles can run code, so they aren't read" if pickles else "it has no weights"
+        raise RequestError(f"{folder}: safetensors needed: {has}.")
+    for index in folder.glob("*.safetensors.index.json"):
+        parts = read_json(index).get("weight_map")
+        names = set(map(str, parts.values())) if isinstance(parts, dict) else {""}
+        wrong = next((name for name in sorted(names) if Path(name).name != name or not (folder / name).is_file()), None)
+        if wrong is not None:
+            raise CheckpointError(f"{index}: {wrong!r} is no file beside it.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; CheckpointError where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: can't be read: {in_one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds no object {{…}}.")
+    return found
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library said, in one line."""
+    return " ".join(f"{error or type(error).__name__}".split())[:300]
+
+
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder; RequestError where none can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise RequestError(f"{folder} has no tokenizer that can be read: {in_one_line(error)}") from error
+
+
+def dtype_of(name: str) -> Any:
+    """The torch dtype of a name; RequestError with the nearest one where none is called so."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise RequestError(f"no dtype is called {name!r}.{nearest(name, known)}")
+    return known[name]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars and warnings off the terminal while a model is read; errors are ours to say."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
