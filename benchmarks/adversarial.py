@@ -41,12 +41,12 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=0.03, help="adversarial_rate")
     given = options.parse_args()
     from llmkit import recipe
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
     lines = [f"| | {' | '.join(f'`{name}`' for name in FIGURES)} |", f"|---|{'---|' * len(FIGURES)}"]
     for adversarial in (False, True):
         tree = recipe_of(given.folder, adversarial, given.rate)
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
         events = [json.loads(line) for line in (Path(tree["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
         found = {event["step"]: event for event in events if event["event"] == "evaluate"}
         if adversarial:

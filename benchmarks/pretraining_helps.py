@@ -146,18 +146,18 @@ def main() -> None:
     given = options.parse_args()
     if not given.table:
         from llmkit import recipe
-        from llmkit.training import fit as train
+        from llmkit.training.fit import fit
 
         size = {**SIZE, "hidden_size": given.width, "intermediate_size": 4 * given.width}
         for language in given.languages:
             for objective in given.objectives:
-                train.fit(recipe.load(pretraining(language, objective, given.folder, given.tokens, size)))
+                fit(recipe.load(pretraining(language, objective, given.folder, given.tokens, size)))
             for seed in given.seeds:
                 for base in (None, *given.objectives):
                     first = seed == given.seeds[0]
                     for rate in given.rates if first else [
                             best_rate(accuracies(given.folder, language, base), given.seeds[0])]:
-                        train.fit(recipe.load(finetuning(language, base, seed, rate, given.folder, size)))
+                        fit(recipe.load(finetuning(language, base, seed, rate, given.folder, size)))
     print(table(given.folder, given.seeds[0]))
 
 

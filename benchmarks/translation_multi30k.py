@@ -44,11 +44,11 @@ def main() -> None:
     options.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     given = options.parse_args()
     from llmkit.system import report
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
     report.to_stderr()
     data = Path(os.environ["LLMKIT_DATA"]) / "multi30k"
-    summary = train.fit(recipe_of(data, given.folder, given.epochs, given.set))
+    summary = fit(recipe_of(data, given.folder, given.epochs, given.set))
     print(json.dumps({name: summary[name] for name in
                       ("steps", "tokens", "wall_seconds", "tokens_per_second", "parameters", "evaluation", "floors",
                        "bleu_signature")}, indent=1))

@@ -21,7 +21,7 @@ import llmkit
 from llmkit import models, recipe
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 CANNOT: dict[tuple[str, str, str], str] = {
     ("deberta", "*", "prefix"): "its attention doesn't go through transformers' attention interface",
@@ -115,7 +115,7 @@ def base_of(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def make(family: str) -> Path:
         folder: Path = tmp_path_factory.mktemp("base") / family
-        train.fit(recipe.load({
+        fit(recipe.load({
             "backbone": {"family": family, "size": "tiny", "config": SMALL[family]},
             "tokenizer": {"train": {"vocab_size": WORDS[family]}},
             "data": {"train": str(text), "max_length": 32}, "objective": OBJECTIVE[family],
@@ -149,9 +149,9 @@ def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
         "output_dir": str(run)})
     if reason := why_not(family, learning, method):
         with pytest.raises(RequestError):
-            train.fit(asked)
+            fit(asked)
         pytest.skip(reason)
-    summary = train.fit(asked)
+    summary = fit(asked)
     if learning not in UNSTEADY and (family, learning, method) not in UNSEEN:
         assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"]
     assert 0 < summary["trainable_parameters"] <= summary["parameters"]
@@ -198,7 +198,7 @@ def resumed_the_same(asked: recipe.Recipe, run: Path) -> None:
     whole = load_file(run / "model" / name)
     shutil.rmtree(run / "model")
     shutil.rmtree(run / "checkpoints" / "step-00000006")
-    train.fit(asked, resume="must")
+    fit(asked, resume="must")
     cut = load_file(run / "model" / name)
     assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
 
@@ -213,7 +213,7 @@ def test_gradient_checkpointing_changes_no_number(
     still = dict.fromkeys(STILL[family], 0.0)
     ends = []
     for on in (False, True):
-        ends.append(train.fit(recipe.load({
+        ends.append(fit(recipe.load({
             "backbone": {"pretrained": str(base_of(family)), "config": still}, "tuning": {"method": method},
             "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
             "training": {"max_steps": 3, "global_batch_size": 8, "precision": "fp32", "gradient_checkpointing": on},
@@ -237,11 +237,11 @@ def test_a_killed_tuning_ends_with_the_weights_of_one_that_was_not(
             "training": {"max_steps": 10, "save_steps": 5, "global_batch_size": 8, "precision": "fp32"},
             "output_dir": str(folder)}
 
-    train.fit(recipe.load(tree(tmp_path / "whole")))
-    train.fit(recipe.load(tree(tmp_path / "cut")))
+    fit(recipe.load(tree(tmp_path / "whole")))
+    fit(recipe.load(tree(tmp_path / "cut")))
     shutil.rmtree(tmp_path / "cut" / "model")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-00000010")
-    train.fit(recipe.load(tree(tmp_path / "cut")), resume="must")
+    fit(recipe.load(tree(tmp_path / "cut")), resume="must")
     name = next((tmp_path / "whole" / "model").glob("*.safetensors")).name
     a, b = (load_file(tmp_path / run / "model" / name) for run in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -37,7 +37,7 @@ def train(folder: Path, size: int, turn: int, **_: Any) -> dict[str, Any]:
     os.environ["LLMKIT_CACHE"] = str(folder / f"cache-{size}-{turn}")
     from llmkit import recipe as recipes
     from llmkit.objectives.base import Objective
-    from llmkit.training import fit as training
+    from llmkit.training.fit import fit
 
     found: dict[str, Any] = {}
     prepare = Objective.prepare
@@ -56,7 +56,7 @@ def train(folder: Path, size: int, turn: int, **_: Any) -> dict[str, Any]:
         "data": {"train": str(folder / f"{size}.txt"), "max_length": 128}, "objective": "masked_lm",
         "training": {"max_steps": STEPS, "global_batch_size": 16},
         "output_dir": str(folder / f"run-{size}-{turn}-{len(list(folder.glob('run-*')))}")}
-    training.fit(recipes.load(recipe))
+    fit(recipes.load(recipe))
     lines = (Path(recipe["output_dir"]) / "metrics.jsonl").read_text().splitlines()  # type: ignore[arg-type]
     found["rows"] = round(STEPS * 16 / json.loads(lines[-1])["epoch"])
     # the order of a pass: which row, and for which time it is seen

@@ -37,11 +37,11 @@ def prepare(folder: Path, **_: Any) -> dict[str, Any]:
 def ours(folder: Path, turn: int, **_: Any) -> dict[str, Any]:
     os.environ["LLMKIT_CACHE"] = str(folder / f"cache-{turn}")
     from llmkit import recipe as recipes
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
     asked = recipes.load("shakespeare_char", [
         f"data.train={pairs.data('tinyshakespeare/input.txt')}", f"output_dir={folder / f'ours-{turn}'}"])
-    return {"loss": train.fit(asked)["evaluation"]["loss"]}
+    return {"loss": fit(asked)["evaluation"]["loss"]}
 
 
 def stock(folder: Path, turn: int, **_: Any) -> dict[str, Any]:

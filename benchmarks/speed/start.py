@@ -67,7 +67,7 @@ def floor(folder: Path, began: float, turn: int, **_: Any) -> dict[str, Any]:
 def waits(folder: Path, what: str, **_: Any) -> dict[str, Any]:
     """The share of the time that the steps of a run waited for data, in per cent."""
     from llmkit import recipe as recipes
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
     os.environ["LLMKIT_CACHE"] = str(folder / "cache")
     if what == "shakespeare_char":
@@ -80,7 +80,7 @@ def waits(folder: Path, what: str, **_: Any) -> dict[str, Any]:
             "tokenizer": {"pretrained": str(folder / "tokenizer")}, "objective": "masked_lm",
             "backbone": {"family": "bert", "config": SIZE},
             "training": {"max_steps": 20, "global_batch_size": 32, "save_steps": 1000}})
-    summary = train.fit(asked)
+    summary = fit(asked)
     return {"percent": 100 * summary["data_wait"], "tokens_per_second": summary["tokens_per_second"]}
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import llmkit
 from benchmarks.speed import pairs
 
 SKIPPED = 10
@@ -16,20 +17,20 @@ def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     """Train by a recipe; the same figures as `trainer` gives, and the share of the machine's matrix products (MFU)."""
     from llmkit import recipe as recipes
     from llmkit.backbones.kernels import flops
-    from llmkit.training import fit as train
+    from llmkit.training.loop import Loop
 
     operations: list[int] = []
-    step = train.Loop.step
+    step = Loop.step
 
-    def counted(loop: train.Loop, batches: Any) -> None:
+    def counted(loop: Loop, batches: Any) -> None:
         if operations:
             return step(loop, batches)
         operations.append(flops.counted(lambda: step(loop, batches)))
         return None
 
-    train.Loop.step = counted  # type: ignore[method-assign]
+    Loop.step = counted  # type: ignore[method-assign]
     plan = {"logging_steps": skipped, "save_steps": 10**6, **recipe["training"]}
-    summary = train.fit(recipes.load({**recipe, "training": plan}))
+    summary = llmkit.fit(recipes.load({**recipe, "training": plan}))
     lines = [json.loads(line) for line in (Path(recipe["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if line["event"] == "train"]
     tokens = [after["tokens"] - before["tokens"] for before, after in itertools.pairwise(lines)]
@@ -150,9 +151,9 @@ def saved(folder: Path) -> dict[str, Path]:
 def judged(folder: Path, recipe: dict[str, Any], held: Path) -> dict[str, Any]:
     """The loss of every turn's model on a text that nobody trained on, the same masks for all."""
     from llmkit import recipe as recipes
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
-    return {name: train.fit(recipes.load({
+    return {name: fit(recipes.load({
         **recipe, "backbone": {"pretrained": str(model)}, "output_dir": str(folder / f"judged-{name}"),
         "data": {**recipe["data"], "validation": str(held)},
         "training": {**recipe["training"], "max_steps": 1, "learning_rate": 0.0}}))["evaluation"]["loss"]

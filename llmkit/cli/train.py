@@ -121,9 +121,9 @@ def run(
     if main:
         report.to_stderr()
     from llmkit.system.signals import leave_terminal
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
-    summary = train.fit(asked, resume)
+    summary = fit(asked, resume)
     leave_terminal()
     if main:
         say(summary, asked, as_json)

@@ -20,7 +20,7 @@ from llmkit.tasks.base import Encoded, Floors, Row, Task
 from llmkit.tasks.classification import Classification
 
 if TYPE_CHECKING:
-    from llmkit.training.fit import Learner
+    from llmkit.training.learner import Learner
 
 log = logging.getLogger("llmkit")
 
@@ -38,8 +38,9 @@ def evaluate(
     With a prompt, a language model says labels by their words, and any other model reads every text in it.
     Returns {"metrics": {"loss": …}, "floors", "model", "data", …}.
     """
-    from llmkit.training.fit import accelerate, refer
-    from llmkit.training.fit import evaluate as all_figures
+    from llmkit.training.evaluate import evaluate as all_figures
+    from llmkit.training.evaluate import refer
+    from llmkit.training.processes import accelerate
 
     if prompt is not None and target is None and asks_for_words(model, task):
         return by_prompt(model, data, prompt)
@@ -87,7 +88,7 @@ def make_ready(
     go around.
     """
     from llmkit.system import report
-    from llmkit.training.fit import Learner
+    from llmkit.training.learner import Learner
 
     report.quiet_libraries()
     learned = recipe_of(model)
@@ -182,7 +183,7 @@ def open_scorer(model: str | Path) -> Scorer:
 
 def untuned(ready: Ready, model: str | Path) -> Learner:
     """The model that a run was tuned from; RequestError where there is none to be found."""
-    from llmkit.training.fit import Learner
+    from llmkit.training.learner import Learner
 
     learned, objective = ready.learned, ready.learner.objective
     before = learned.backbone.pretrained if learned is not None else None

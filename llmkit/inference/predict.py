@@ -64,7 +64,8 @@ def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
     import torch
 
-    from llmkit.training.fit import accelerate, visited
+    from llmkit.training.evaluate import visited
+    from llmkit.training.processes import accelerate
 
     accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)

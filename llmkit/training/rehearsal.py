@@ -29,7 +29,12 @@ from llmkit.system.errors import CheckpointError
 from llmkit.system.machine import size
 from llmkit.system.signals import stopping
 from llmkit.tasks.base import Encoded
-from llmkit.training.fit import Loop, accelerate, idles, peak_memory, pick_up, ready, visited, world
+from llmkit.training.evaluate import visited
+from llmkit.training.finish import peak_memory
+from llmkit.training.loop import Loop
+from llmkit.training.prepare import idles, ready
+from llmkit.training.processes import accelerate, world
+from llmkit.training.resume import pick_up
 from llmkit.training.run_folder import Run, telling
 
 log = logging.getLogger("llmkit")

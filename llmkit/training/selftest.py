@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from llmkit import recipe as recipes
 from llmkit.planning.doctor import Finding
 from llmkit.system.errors import CheckpointError, LlmkitError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 log = logging.getLogger("llmkit")
 
@@ -56,7 +56,7 @@ def examine() -> Iterator[Finding]:
             for family, tree in trees.items():
                 whole = {**tree, "output_dir": str(folder / "whole" / family)}
                 yield _told(f"{family} split", partial(split, family, text, folder))
-                train.fit(recipes.load(whole))
+                fit(recipes.load(whole))
             for family in trees:
                 yield _told(f"{family} resume", partial(resumed, folder / "whole" / family, folder / "cut" / family,
                                                         killed[family]))
@@ -134,7 +134,7 @@ def split(family: str, text: Path, folder: Path) -> str:
     for rows in SPLITS:
         tree = recipe(family, text, folder / "split" / f"{family}-{rows}", micro_batch_size=rows, max_steps=1)
         tree["backbone"]["config"] |= MODELS[family][2]
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
         found.append(_events(Path(tree["output_dir"]))[0])
     apart = max(abs(one[name] / found[0][name] - 1) for one in found for name in ("loss", "grad_norm"))
     ways = ", ".join(f"{8 // rows} x {rows}" for rows in SPLITS)

@@ -13,7 +13,7 @@ from llmkit import recipe
 from llmkit.backbones.kernels import unpadded as _unpadded
 from llmkit.backbones.kernels.unpadded import Layout, grouped, unpad
 from llmkit.recipe import registry
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 FAMILIES = [name for name in registry.names("backbones") if registry.find("backbones", name).unpads]
 LENGTHS = torch.tensor([3, 9, 1, 5])
@@ -111,7 +111,7 @@ def test_a_run_has_the_same_losses(name: str, method: str, labelled: Path, tmp_p
     for place, shortcuts in (("on", [*others, "unpadded"]), ("off", others)):
         asked = tiny(name, labelled, tmp_path / place, still=True, max_steps=3, shortcuts=shortcuts)
         asked["data"]["validation"] = 0.2
-        summary = train.fit(recipe.load({
+        summary = fit(recipe.load({
             **{key: value for key, value in asked.items() if key != "objective"}, "task": "classification",
             "tuning": method}))
         lines = (tmp_path / place / "metrics.jsonl").read_text().splitlines()

@@ -387,7 +387,7 @@ def test_a_config_that_no_model_can_be_made_of_is_a_wrong_request(
 def test_a_tasks_own_example_keeps_its_options_and_data_of_ones_own_takes_the_defaults(
     llmkit: Command, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.training import fit as train
+    from llmkit.training import fit as page
 
     seen: list[Any] = []
 
@@ -395,7 +395,7 @@ def test_a_tasks_own_example_keeps_its_options_and_data_of_ones_own_takes_the_de
         seen.append(asked)
         return {}
 
-    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(page, "fit", fit)
     assert llmkit("finetune", "--task", "translation", "--method", "lora", "--json").status == 0
     assert "Python function" in seen[0].task.template
     assert seen[0].folder == Path("runs/python-to-english-translation-lora")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmkit import recipe
 from llmkit.data.batches import EVALUATION, Drawn, Micro, Order, in_order, load, positions, stack
 from llmkit.objectives.base import join
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 calm = settings(deadline=None, max_examples=50)  # a busy machine is no defect
 
@@ -235,9 +235,9 @@ def test_rows_of_one_length_go_together_and_a_step_keeps_its_rows() -> None:
 def test_a_run_says_how_long_it_waited_for_data(text, tmp_path, monkeypatch):
     drawn = Drawn.__getitem__
     monkeypatch.setattr(Drawn, "__getitem__", lambda self, key: (time.sleep(0.02), drawn(self, key))[1])
-    slow = train.fit(recipe.load(tiny("bert", text, tmp_path / "slow", max_steps=3)))
+    slow = fit(recipe.load(tiny("bert", text, tmp_path / "slow", max_steps=3)))
     monkeypatch.undo()
-    plain = train.fit(recipe.load(tiny("bert", text, tmp_path / "plain", max_steps=3)))
+    plain = fit(recipe.load(tiny("bert", text, tmp_path / "plain", max_steps=3)))
     metrics = (tmp_path / "slow" / "metrics.jsonl").read_text()
     shares = [json.loads(line)["data_wait"] for line in metrics.splitlines()]
     assert all(0 < share < 1 for share in (*shares, slow["data_wait"], plain["data_wait"]))

@@ -23,7 +23,7 @@ from llmkit.cli import main
 from llmkit.inference.writing.chat import USUAL, Chat
 from llmkit.inference.writing.writer import Options
 from llmkit.system.errors import DataError, PlaceError, RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 TEMPLATE = ("{% for m in messages %}{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
             "{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}")
@@ -151,7 +151,7 @@ def test_a_run_of_instruction_without_a_template_reads_what_it_learned_from(aske
     del tree["objective"]
     tree["seed"] = 3  # a seed with which it says something
     tree["task"] = {"name": "instruction", "template": "Q: {prompt} A: "}
-    train.fit(recipe.load(tree))
+    fit(recipe.load(tree))
     run = str(tmp_path / "run")
     chat = opened(run)
     tokenizer = AutoTokenizer.from_pretrained(f"{run}/model")
@@ -168,7 +168,7 @@ def test_an_encoder_decoder_that_learned_to_answer_reads_all_that_was_said(asked
     tree = tiny("t5", asked, tmp_path / "run", max_steps=3)
     del tree["objective"]
     tree["task"] = {"name": "instruction"}
-    train.fit(recipe.load(tree))
+    fit(recipe.load(tree))
     chat = opened(str(tmp_path / "run"))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model").eval()

@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model, LlamaC
 from llmkit import recipe
 from llmkit.inference.embedding import Embedder, _batches
 from llmkit.system.errors import CheckpointError, RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 TEXTS = [*stories(40, 11), "a dog", "the cat saw"]
 POOLED = {
@@ -186,13 +186,13 @@ def test_a_run_embeds_as_it_learned_to(pairs: Path, tmp_path: Path, method: str)
     del tree["objective"]
     tree["data"]["validation"] = 0.2
     settled = recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}, "tuning": {"method": "full"}})
-    train.fit(settled)
+    fit(settled)
     run = tmp_path / "run"
     if method != "full":
         tree["backbone"] = {"pretrained": str(run)}
         del tree["tokenizer"]
         tree["output_dir"] = str(tmp_path / "tuned")
-        train.fit(recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}, "tuning": {"method": method}}))
+        fit(recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}, "tuning": {"method": method}}))
         run = tmp_path / "tuned"
     embedder = Embedder.open(run)
     assert (embedder.pooling, embedder.max_length) == (("cls",), 32)
@@ -210,11 +210,11 @@ def test_an_adapter_of_another_head_is_in_the_body(text: Path, tmp_path: Path) -
     from llmkit import exporting
 
     base = tiny("bert", text, tmp_path / "base")
-    train.fit(recipe.load(base))
+    fit(recipe.load(base))
     tuned = {**base, "backbone": {"pretrained": str(tmp_path / "base")}, "output_dir": str(tmp_path / "lora"),
              "tuning": {"method": "lora"}, "training": {**base["training"], "learning_rate": 0.1}}
     del tuned["tokenizer"]
-    train.fit(recipe.load(tuned))
+    fit(recipe.load(tuned))
     exporting.export(str(tmp_path / "lora"), str(tmp_path / "merged"))
     vectors = Embedder.open(tmp_path / "lora").embed(WHO)
     np.testing.assert_allclose(vectors, Embedder.open(tmp_path / "merged").embed(WHO), atol=1e-5)

@@ -25,7 +25,7 @@ from llmkit.prompting.base import Prompting, Shot
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import RequestError
 from llmkit.tasks.classification import Classification
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, st
     for family in ("gpt2", "bert"):
         tree = tiny(family, text, folder / family, max_steps=3)
         tree["backbone"]["config"] |= {"n_positions": 128} if family == "gpt2" else {"max_position_embeddings": 128}
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
     return {family: str(folder / family) for family in ("gpt2", "bert")}
 
 
@@ -277,7 +277,7 @@ def test_a_recipe_s_prompt_goes_around_every_text_and_is_used_again(summarized: 
     (bare,) = inspection.inspect(recipe.load({**tree, "prompting": None}))["drawn"]
     assert with_prompt.endswith(bare["shown"]["input_ids"])
     assert with_prompt != bare["shown"]["input_ids"]
-    train.fit(recipe.load(tree))
+    fit(recipe.load(tree))
     saved = recipe.load(tmp_path / "run" / "recipe.yaml")
     assert recipe.block("prompting", saved.prompting)["instruction"] == "the hat saw: "
     ready = evaluation.make_ready(tmp_path / "run")
@@ -295,13 +295,13 @@ def test_examples_of_a_recipe_are_kept_with_the_run(labelled: Path, tmp_path: Pa
     shots = write_rows(tmp_path / "shots.jsonl", [{"text": f"the cat {i}", "label": f"l{i % 2}"} for i in range(8)])
     tree = trained("bert", labelled, tmp_path / "run", {"name": "classification"},
                    {"name": "example", "k": 2, "file": str(shots), "seed": 3})
-    train.fit(recipe.load(tree))
+    fit(recipe.load(tree))
     shots.unlink()
     saved = recipe.load(tmp_path / "run" / "recipe.yaml")
     block = recipe.block("prompting", saved.prompting)
     assert (block.get("file"), block["selection"], len(block["examples"])) == (None, "first", 2)
     assert evaluation.evaluate(tmp_path / "run", labelled)["metrics"]["accuracy"] > 0
-    assert train.fit(saved)["status"] == "completed"  # the same recipe: nothing is left to do
+    assert fit(saved)["status"] == "completed"  # the same recipe: nothing is left to do
 
 
 @pytest.mark.parametrize(("task", "asked", "answered"), [
@@ -353,13 +353,13 @@ def test_prompts_that_nothing_can_be_trained_in_are_refused(
         del tree["objective"]
         tree["task"] = task
     with pytest.raises(RequestError, match=message):
-        train.fit(recipe.load({**tree, "prompting": prompting}))
+        fit(recipe.load({**tree, "prompting": prompting}))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_head_of_labels_is_not_asked_for_words(labelled: Path, tmp_path: Path) -> None:
     tree = trained("bert", labelled, tmp_path / "run", {"name": "classification"}, {})
-    train.fit(recipe.load({**tree, "prompting": None}))
+    fit(recipe.load({**tree, "prompting": None}))
     with pytest.raises(RequestError, match="classification is done by the model's own head"):
         evaluation.evaluate(tmp_path / "run", labelled, task="classification", prompt=mode("cloze"))
     read = evaluation.evaluate(tmp_path / "run", labelled, prompt=mode("prefix(instruction=the dog)"))

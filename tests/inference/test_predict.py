@@ -16,7 +16,7 @@ from llmkit.inference import predict as prediction
 from llmkit.recipe import Source
 from llmkit.system.errors import RequestError
 from llmkit.tasks.classification import Classification
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, labelled: Path, asked: Path, 
             del tree["objective"]
             tree["task"] = {"name": task, **({"max_new_tokens": 6} if task == "instruction" else {})}
             tree["data"]["max_length"] = 40
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
         out[name] = folder / name
     return out
 

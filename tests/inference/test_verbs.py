@@ -31,7 +31,7 @@ from llmkit import recipe
 from llmkit.cli import main
 from llmkit.inference import verbs
 from llmkit.system.errors import DataError, RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 STORY = "the old king saw the moon . a dog chased a red ball ."
 
@@ -53,7 +53,7 @@ def runs(
             del tree["objective"]
             writes = {"max_new_tokens": 6} if task in ("summarization", "translation") else {}
             tree["task"] = {"name": task, **writes, **({"target_lang": "de"} if task == "translation" else {})}
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
     return {path.name: str(path) for path in folder.iterdir()}
 
 

@@ -16,7 +16,7 @@ from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
 from llmkit.objectives.adversarial import Adversarial, embedded, evenly, gumbel, straight_through, unroll, until
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -215,7 +215,7 @@ def events(folder, kind):
 def test_only_the_network_at_turn_moves(text, tmp_path):
     options = {"warmup": 1, "discriminator_warmup": 0, "adversarial_rate": 0.5, "discriminator_rate": 1.0}
     asked = run(text, tmp_path, options, max_steps=4, save_steps=1, save_total_limit=9, lr_scheduler_type="constant")
-    train.fit(asked)
+    fit(asked)
     saved = [load_file(tmp_path / "checkpoints" / f"step-{step:08}" / "trained.safetensors") for step in (1, 2, 3, 4)]
     moved = [{name.split(".")[1] for name in one if not torch.equal(one[name], other[name])}
              for one, other in pairwise(saved)]
@@ -229,7 +229,7 @@ def test_only_the_network_at_turn_moves(text, tmp_path):
 def test_likelihood_falls_in_the_warm_up_and_both_networks_are_left(text, tmp_path):
     import llmkit
 
-    summary = train.fit(run(text, tmp_path, {"warmup": 30}, max_steps=32, metric_for_best_model="perplexity",
+    summary = fit(run(text, tmp_path, {"warmup": 30}, max_steps=32, metric_for_best_model="perplexity",
                             learning_rate=3e-3))
     assert summary["evaluation"]["likelihood"] < summary["evaluation_before"]["likelihood"] - 1
     assert summary["weights"] == "best perplexity"
@@ -245,7 +245,7 @@ def test_likelihood_falls_in_the_warm_up_and_both_networks_are_left(text, tmp_pa
 def test_a_generator_that_collapses_ends_the_run_and_the_best_one_is_kept(text, tmp_path):
     asked = run(text, tmp_path, {"warmup": 20, "discriminator_warmup": 2, "adversarial_rate": 1000.0}, max_steps=60,
                 eval_steps=2, save_steps=2, save_total_limit=60, learning_rate=3e-3, lr_scheduler_type="constant")
-    summary = train.fit(asked)
+    summary = fit(asked)
     assert summary["steps"] < 60
     assert "the generator collapsed: distinct_2 of its samples is" in summary["why"]
     assert summary["status"] == "completed"
@@ -348,18 +348,18 @@ def test_an_option_that_cannot_be_is_refused(options, said, text, tmp_path):
 ])
 def test_a_size_that_does_not_fit_is_refused_before_training(options, said, text, tmp_path):
     with pytest.raises(RequestError, match=said):
-        train.fit(run(text, tmp_path, options))
+        fit(run(text, tmp_path, options))
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_documents_side_by_side_and_adapters_are_refused(text, tmp_path):
     with pytest.raises(RequestError, match=r"data\.packing: .*only blocks or none"):
-        train.fit(recipe.load({**tiny("gpt2", text, tmp_path), "objective": "adversarial",
+        fit(recipe.load({**tiny("gpt2", text, tmp_path), "objective": "adversarial",
                                "data": {"train": str(text), "packing": "documents"}}))
     with pytest.raises(RequestError, match="it takes the method full"):
-        train.fit(recipe.load({**tiny("gpt2", text, tmp_path), "objective": "adversarial", "tuning": "lora"}))
+        fit(recipe.load({**tiny("gpt2", text, tmp_path), "objective": "adversarial", "tuning": "lora"}))
     with pytest.raises(RequestError, match="needs a backbone of shape decoder"):
-        train.fit(recipe.load({**tiny("bert", text, tmp_path), "objective": "adversarial"}))
+        fit(recipe.load({**tiny("bert", text, tmp_path), "objective": "adversarial"}))
 
 
 @pytest.mark.parametrize("judge", [name for name in registry.names("backbones") if name != "auto"

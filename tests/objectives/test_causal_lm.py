@@ -167,12 +167,12 @@ def test_negatives_make_no_logits_and_are_judged_by_all_words(text, tmp_path):
     from conftest import tiny
 
     from llmkit import recipe
-    from llmkit.training import fit as train
+    from llmkit.training.fit import fit
 
     tree = tiny("gpt2", text, tmp_path / "run", max_steps=12)
     tree["objective"] = {"name": "causal_lm", "negatives": 30}
     tree["data"]["validation"] = 0.2
-    summary = train.fit(recipe.load(tree))
+    summary = fit(recipe.load(tree))
     assert summary["evaluation_before"]["loss"] == pytest.approx(math.log(300), abs=0.1)
     assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"] - 0.1
 

@@ -14,7 +14,7 @@ from llmkit.data.words import WORD, bare
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.planning import inspect as inspection
 from llmkit.recipe import Source
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 LINES = [
     "我爱北京天安门。", "我们学习自然语言处理。", "今天天气很好，我们去公园散步。", "老师在学校教学生写字。",
@@ -71,7 +71,7 @@ def test_a_model_learns_from_a_few_lines_of_chinese(kind, file, tmp_path):
         "objective": {"name": "masked_lm", "whole_word": True, "segmenter": "jieba"},
         "training": {"max_steps": 40, "global_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"},
         "output_dir": str(tmp_path / "run")})
-    summary = train.fit(asked)
+    summary = fit(asked)
     assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"] - 0.5
     tokenizer = tokenizers.load(tmp_path / "run" / "model")
     ids = tokenizer("我爱北京天安门。", add_special_tokens=False)["input_ids"]

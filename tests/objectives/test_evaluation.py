@@ -6,7 +6,7 @@ import pytest
 from conftest import stories, tiny
 
 from llmkit import recipe
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 LEARNING = {
     "masked_lm": "bert", "masked_lm_next_sentence": "bert", "replaced_token": "electra", "contrastive": "roberta",
@@ -36,7 +36,7 @@ def test_a_model_that_does_not_move_is_measured_the_same_at_every_step(learning,
     for micro in (8, 4):  # dropout is on, and has no part in it
         tree["output_dir"] = str(tmp_path / str(micro))
         tree["training"]["micro_batch_size"] = micro
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
         lines = (tmp_path / str(micro) / "metrics.jsonl").read_text().splitlines()
         found = [event for event in map(json.loads, lines) if event["event"] == "evaluate"]
         assert [event["step"] for event in found] == [0, 1, 2]

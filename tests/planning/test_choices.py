@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import random_encoder, stories, tiny
+from safetensors.torch import load_file
 
 from llmkit import recipe as recipes
 from llmkit.planning import choices
 from llmkit.planning.settle import settle
 from llmkit.recipe import registry
 from llmkit.system import machine
-from llmkit.system.errors import RequestError
-from llmkit.training import fit as train
+from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.training.fit import fit
+from llmkit.training.learner import Learner
 
 GB = 10**9
 
@@ -65,9 +67,10 @@ def test_what_a_model_keeps_for_the_backward_pass_is_known_to_a_factor_of_two(
     from accelerate import Accelerator
 
     from llmkit.system.signals import Stopping
+    from llmkit.training.prepare import ready
     from llmkit.training.run_folder import Run
 
-    loop = train.ready(settled, Accelerator(cpu=True), Run(tmp_path / "run"), Stopping(), 0.0)
+    loop = ready(settled, Accelerator(cpu=True), Run(tmp_path / "run"), Stopping(), 0.0)
     own = {parameter.untyped_storage().data_ptr() for parameter in loop.learner.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -99,16 +102,16 @@ def test_memory_is_what_a_container_may_use(tmp_path: Path) -> None:
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
     """Let a device have room for so many rows; for more, torch.OutOfMemoryError. Returns the sizes that are tried."""
     tried: list[int] = []
-    usual = train.Learner.forward
+    usual = Learner.forward
 
-    def forward(self: train.Learner, batch: Any, way: str = "loss") -> Any:
+    def forward(self: Learner, batch: Any, way: str = "loss") -> Any:
         if self.training:
             tried.append(len(batch["input_ids"]))
             if tried[-1] > rows:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
         return usual(self, batch, way)
 
-    monkeypatch.setattr(train.Learner, "forward", forward)
+    monkeypatch.setattr(Learner, "forward", forward)
     return tried
 
 
@@ -119,10 +122,10 @@ def losses(folder: Path) -> list[float]:
 
 def test_out_of_memory_halves_the_micro_batch_and_changes_no_loss(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    train.fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True)))
+    fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True)))
     tried = short_of_memory(monkeypatch, rows=3)
     with caplog.at_level(logging.INFO, "llmkit"):
-        train.fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True)))
+        fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True)))
     assert tried[:3] == [8, 4, 2]
     assert set(tried[2:]) == {2}
     assert "step 1: micro-batches of 8 rows don't fit in memory; going on with 4, which changes no loss" in caplog.text
@@ -133,7 +136,7 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_loss(
 def test_a_step_that_fails_in_the_middle_counts_once(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer's memory is made in the first step: there, losses are summed up already."""
-    train.fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True, logging_steps=2)))
+    fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True, logging_steps=2)))
     usual, failed = torch.optim.AdamW.step, []
 
     def step(self: Any, *rest: Any, **more: Any) -> Any:
@@ -143,7 +146,7 @@ def test_a_step_that_fails_in_the_middle_counts_once(
         return usual(self, *rest, **more)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    train.fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True, logging_steps=2)))
+    fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True, logging_steps=2)))
     assert failed
     assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "roomy"), rel=1e-5)
 
@@ -152,7 +155,7 @@ def test_rows_that_a_recipe_asks_for_are_not_made_fewer(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, rows=3)
     with pytest.raises(RequestError, match=r"training\.micro_batch_size: 4 rows of 32 tokens don't fit"):
-        train.fit(recipes.load(tiny("bert", text, tmp_path / "run", micro_batch_size=4)))
+        fit(recipes.load(tiny("bert", text, tmp_path / "run", micro_batch_size=4)))
 
 
 def test_a_resumed_run_keeps_its_micro_batches(
@@ -162,9 +165,9 @@ def test_a_resumed_run_keeps_its_micro_batches(
     tree = tiny("bert", text, folder, save_steps=2, lr_scheduler_type="constant")
     with pytest.MonkeyPatch.context() as patch:
         short_of_memory(patch, rows=2)
-        train.fit(recipes.load({**tree, "training": {**tree["training"], "max_steps": 2}}))
+        fit(recipes.load({**tree, "training": {**tree["training"], "max_steps": 2}}))
     tried = short_of_memory(monkeypatch, rows=8)
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     assert set(tried) == {2}
 
 
@@ -191,7 +194,7 @@ def test_a_precision_is_chosen_with_its_reason(monkeypatch: pytest.MonkeyPatch) 
 def test_what_was_chosen_is_said_once_each(text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree = tiny("bert", text, tmp_path / "run", max_steps=1)
     with caplog.at_level(logging.INFO, "llmkit"):
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
     said = [message for message in caplog.messages if message.startswith(("precision", "micro_batch_size", "compile"))]
     assert said == ["micro_batch_size 8: a process's whole share of a step",
                     "compile false: on a CPU compiling takes minutes and rarely saves them"]
@@ -213,7 +216,7 @@ def test_without_a_compiler_nothing_is_compiled(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RequestError, match=r"a C.. compiler, and there is no no-such-compiler"):
-        train.fit(recipes.load(tiny("bert", text, tmp_path / "run", compile=True)))
+        fit(recipes.load(tiny("bert", text, tmp_path / "run", compile=True)))
     assert not (tmp_path / "run").exists()
 
 
@@ -224,14 +227,14 @@ needs_compiler = pytest.mark.skipif(choices.lacks_compiler() is not None, reason
 @pytest.mark.parametrize("family", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_compiled_layers_learn_the_same(family: str, text: Path, tmp_path: Path) -> None:
     for name, compiled in (("plain", False), ("compiled", True)):
-        train.fit(recipes.load(tiny(family, text, tmp_path / name, still=True, compile=compiled, max_steps=3)))
+        fit(recipes.load(tiny(family, text, tmp_path / name, still=True, compile=compiled, max_steps=3)))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
-    plain, compiled_ = (train.load_file(tmp_path / name / "model" / "model.safetensors")
+    plain, compiled_ = (load_file(tmp_path / name / "model" / "model.safetensors")
                         for name in ("plain", "compiled"))
     assert plain.keys() == compiled_.keys()
     for name, weight in plain.items():
         assert torch.allclose(weight, compiled_[name], atol=1e-5), name
-    first, second = (train.load_file(tmp_path / name / "checkpoints" / "step-00000003" / "trained.safetensors")
+    first, second = (load_file(tmp_path / name / "checkpoints" / "step-00000003" / "trained.safetensors")
                      for name in ("plain", "compiled"))
     assert first.keys() == second.keys()
 
@@ -241,30 +244,30 @@ def test_compiled_layers_learn_the_same(family: str, text: Path, tmp_path: Path)
 def test_a_compiled_run_resumes_bit_for_bit(text: Path, tmp_path: Path) -> None:
     """With dropout on: what is dropped in compiled code follows from the seed of the step too."""
     tree = tiny("bert", text, tmp_path / "whole", compile=True, save_steps=2, lr_scheduler_type="constant")
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     half = {**tree, "output_dir": str(tmp_path / "half"), "training": {**tree["training"], "max_steps": 2}}
-    train.fit(recipes.load(half))
-    train.fit(recipes.load({**tree, "output_dir": str(tmp_path / "half")}))
+    fit(recipes.load(half))
+    fit(recipes.load({**tree, "output_dir": str(tmp_path / "half")}))
     assert losses(tmp_path / "half") == losses(tmp_path / "whole")
 
 
 def test_a_run_from_before_compile_was_a_field_goes_on(text: Path, tmp_path: Path) -> None:
     tree = tiny("bert", text, tmp_path / "run", max_steps=1, lr_scheduler_type="constant")
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     path = tmp_path / "run" / "recipe.yaml"
     old = [line for line in path.read_text().splitlines() if "compile:" not in line and "tf32:" not in line]
     path.write_text("\n".join(old))
     tree["training"]["max_steps"] = 2
-    assert train.fit(recipes.load(tree))["steps"] == 2
+    assert fit(recipes.load(tree))["steps"] == 2
 
 
 @needs_compiler
 def test_a_run_goes_on_compiled_or_not_as_it_began(text: Path, tmp_path: Path) -> None:
     tree = tiny("bert", text, tmp_path / "run", max_steps=1, lr_scheduler_type="constant")
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     longer = {**tree, "training": {**tree["training"], "compile": True, "max_steps": 2}}
-    with pytest.raises(train.CheckpointError, match=r"training\.compile is True, there False"):
-        train.fit(recipes.load(longer))
+    with pytest.raises(CheckpointError, match=r"training\.compile is True, there False"):
+        fit(recipes.load(longer))
 
 
 @pytest.mark.parametrize(("rate", "config", "heard"), [
@@ -275,7 +278,7 @@ def test_a_model_pretrained_without_dropout_is_tuned_with_a_word_on_it(
     heard: list[str]) -> None:
     base = random_encoder(tmp_path / "base", stories(80), hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
     with caplog.at_level(logging.INFO, "llmkit"):
-        train.fit(recipes.load({
+        fit(recipes.load({
             "name": "words", "backbone": {"pretrained": str(base), "config": config}, "data": {"train": str(labelled)},
             "task": {"name": "classification"}, "output_dir": str(tmp_path / "run"), "training": {"max_steps": 1}}))
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("dropout")]

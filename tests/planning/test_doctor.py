@@ -15,7 +15,7 @@ from llmkit import models, recipe
 from llmkit.cli import main
 from llmkit.planning import doctor
 from llmkit.system.errors import CheckpointError, LlmkitError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 def findings(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict[str, str]]:
@@ -230,7 +230,7 @@ def test_a_resumed_run_that_learned_something_else_is_told(one_family: Any, text
     killed.set_result(45)
     for name, seed, steps in (("whole", 42, 4), ("again", 42, 4), ("shorter", 42, 3), ("other", 43, 4)):
         tree = one_family.recipe("gpt2", text, tmp_path / name, max_steps=steps, lr_scheduler_type="constant")
-        train.fit(recipe.load({**tree, "seed": seed}))
+        fit(recipe.load({**tree, "seed": seed}))
     with pytest.MonkeyPatch.context() as shorter:
         shorter.setattr(one_family, "STEPS", 4)
         assert "bit for bit" in one_family.resumed(tmp_path / "whole", tmp_path / "again", killed)

@@ -173,12 +173,13 @@ def _process(kind: str, seed: int, numbers: Sequence[int], folder: Path) -> Iter
 
 def _work(kind: str, seed: int, numbers: Sequence[int], folder: Path, writing: int) -> None:
     """Run mutants one after the other, in this process."""
-    from llmkit.training import fit as train
 
     def first_step(length: Any, state: Any) -> bool:
         return bool(state.step >= 1)
 
-    train.Length.done = first_step  # type: ignore[method-assign]
+    from llmkit.training.schedule import Length
+
+    Length.done = first_step  # type: ignore[method-assign]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _hold_memory()
     for number in numbers:

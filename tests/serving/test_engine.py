@@ -47,7 +47,7 @@ from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits
 from llmkit.serving.pieces import Pieces
 from llmkit.serving.sampling import Choosing, candidates, choose, penalized
 from llmkit.serving.window import Window
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 SIZE = len(letters())
 SHAPE = {"vocab_size": SIZE, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -168,7 +168,7 @@ def test_models_whose_rows_cant_share_a_table_are_known(family):
 @pytest.mark.parametrize("method", ["lora", "ia3", "prefix", "prompt", "p_tuning"])
 def test_adapters_write_as_they_do_alone(family, method, text, tmp_path, base_of_engine):
     run_folder = tmp_path / "run"
-    train.fit(recipe.load({
+    fit(recipe.load({
         "backbone": {"pretrained": str(base_of_engine(family))}, "tuning": {"method": method}, "objective": "causal_lm",
         "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(run_folder),
         "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.3, "precision": "fp32"}}))
@@ -190,7 +190,7 @@ def base_of_engine(text, tmp_path_factory):
     @cache
     def make(family: str) -> Path:
         folder: Path = tmp_path_factory.mktemp("base") / family
-        train.fit(recipe.load({
+        fit(recipe.load({
             "backbone": {"family": family, "size": "tiny", "config": {**SMALL[family], "initializer_range": 0.3}},
             "tokenizer": {"train": {"vocab_size": 300}}, "data": {"train": str(text), "max_length": 32},
             "objective": "causal_lm", "training": {"max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))

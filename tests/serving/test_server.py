@@ -39,7 +39,7 @@ from llmkit.inference.generate import generate
 from llmkit.inference.writing.writer import Options
 from llmkit.serving import server as serving
 from llmkit.serving.served import open_all
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 def ask(server: Server, text: str = "hi", **options):
@@ -469,7 +469,7 @@ def adapters(chatty, text, tmp_path_factory) -> dict[str, Path]:
     found = {}
     for method in ("lora", "prefix"):
         found[method] = tmp_path_factory.mktemp("adapters") / method
-        train.fit(recipe.load({
+        fit(recipe.load({
             "backbone": {"pretrained": str(chatty)}, "tuning": {"method": method}, "objective": "causal_lm",
             "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(found[method]),
             "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.1, "precision": "fp32"}}))

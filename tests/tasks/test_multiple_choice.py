@@ -17,7 +17,7 @@ from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
 from llmkit.tasks.multiple_choice import MultipleChoice
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 FAMILIES = [name for name in registry.names("backbones")
             if "AutoModelForMultipleChoice" in registry.find("backbones", name).heads]
@@ -167,7 +167,7 @@ def test_a_run_predicts_the_choice_and_is_measured(choices: Path, tmp_path: Path
     tree = tiny("bert", choices, tmp_path / "run", max_steps=3)
     del tree["objective"]
     tree["data"]["max_length"] = 48
-    train.fit(recipe.load({**tree, "task": "multiple_choice"}))
+    fit(recipe.load({**tree, "task": "multiple_choice"}))
     rows = [json.loads(line) for line in choices.read_text().splitlines()]
     unanswered = tmp_path / "rows.jsonl"
     unanswered.write_text("".join(

@@ -9,7 +9,7 @@ from llmkit import recipe
 from llmkit.inference import evaluate as evaluation
 from llmkit.system.errors import RequestError
 from llmkit.tasks import _others
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 SCRIPT = '''
 import datasets
@@ -41,7 +41,7 @@ def test_a_named_metric_is_part_of_every_evaluation(script: Path, labelled: Path
     tree = tiny("bert", labelled, tmp_path / "run", max_steps=2, metrics=[str(script)])
     del tree["objective"]
     tree |= {"task": "classification", "data": {**tree["data"], "validation": 0.3}}
-    found = train.fit(recipe.load(tree))["evaluation"]
+    found = fit(recipe.load(tree))["evaluation"]
     assert found["off/wrong"] == pytest.approx(1 - found["accuracy"])
     assert "off/words" not in found  # no figure
     again = evaluation.evaluate(tmp_path / "run", labelled)["metrics"]
@@ -72,4 +72,4 @@ def test_a_metric_that_cannot_be_had_is_refused(name: str, message: str) -> None
 
 def test_an_objective_has_no_predictions_for_a_metric(script: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="these metrics are of tasks"):
-        train.fit(recipe.load(tiny("bert", text, tmp_path / "run", metrics=[str(script)])))
+        fit(recipe.load(tiny("bert", text, tmp_path / "run", metrics=[str(script)])))

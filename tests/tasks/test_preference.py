@@ -18,7 +18,7 @@ from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.preference import Preference, last_answer
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 CHAT = ("{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} </s>{% endfor %}"
         "{% if add_generation_prompt %}<assistant> {% endif %}")
@@ -162,9 +162,9 @@ def tree(preferred: Path, folder: Path, base: Path | None = None, **training: An
 def test_before_the_first_step_nothing_is_preferred_and_then_the_chosen_answers_are(
     preferred: Path, text: Path, tmp_path: Path
 ) -> None:
-    train.fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=2)))
+    fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=2)))
     made = tree(preferred, tmp_path / "run", tmp_path / "base", max_steps=12, learning_rate=3e-3)
-    summary = train.fit(recipe.load(made))
+    summary = fit(recipe.load(made))
     before, after = summary["evaluation_before"], summary["evaluation"]
     assert before["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert before["reward_margin"] == pytest.approx(0, abs=1e-5)
@@ -175,7 +175,7 @@ def test_before_the_first_step_nothing_is_preferred_and_then_the_chosen_answers_
 
 
 def test_a_run_from_scratch_has_nothing_to_be_measured_beside(preferred: Path, tmp_path: Path) -> None:
-    train.fit(recipe.load(tree(preferred, tmp_path / "run", max_steps=1)))
+    fit(recipe.load(tree(preferred, tmp_path / "run", max_steps=1)))
     with pytest.raises(RequestError, match="give a run that started from a pretrained model"):
         evaluation.evaluate(tmp_path / "run", preferred)
 
@@ -185,13 +185,13 @@ def test_a_killed_run_refers_to_the_same_model_again(preferred: Path, text: Path
 
     from safetensors.torch import load_file
 
-    train.fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=1)))
+    fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=1)))
     made = tree(preferred, tmp_path / "run", tmp_path / "base", max_steps=6, save_steps=3)
-    train.fit(recipe.load(made))
+    fit(recipe.load(made))
     whole = load_file(tmp_path / "run" / "model" / "model.safetensors")
     shutil.rmtree(tmp_path / "run" / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
-    train.fit(recipe.load(made), resume="must")
+    fit(recipe.load(made), resume="must")
     cut = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 

@@ -19,7 +19,7 @@ from llmkit.system.errors import DataError
 from llmkit.tasks._answers import exact, longest_run, normalized, overlap, scores, segments
 from llmkit.tasks._frame import frame_of
 from llmkit.tasks.question_answering import QuestionAnswering, closest
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 CONTEXT = "the cat saw the moon . a dog found a hat ."
 
@@ -317,7 +317,7 @@ def test_places_in_a_text_are_padded_by_what_is_no_place():
 def test_a_run_predicts_what_it_evaluates(questions: Path, tmp_path: Path):
     tree = tiny("bert", questions, tmp_path / "run", max_steps=3)
     del tree["objective"]
-    train.fit(recipe.load({**tree, "task": {"name": "question_answering", "doc_stride": 4}, "data": {
+    fit(recipe.load({**tree, "task": {"name": "question_answering", "doc_stride": 4}, "data": {
         "train": str(questions), "validation": 0.2, "max_length": 24}}))
     measured = evaluation.evaluate(tmp_path / "run", questions)
     assert set(measured["metrics"]) == {"loss", "exact_match", "f1"}

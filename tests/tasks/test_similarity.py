@@ -18,7 +18,7 @@ from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.similarity import Similarity, apart, ranked, twin
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 BERT = registry.find("backbones", "bert")
 
@@ -190,7 +190,7 @@ def test_a_run_leaves_an_embedding_model_that_says_how_it_pools(pairs: Path, tmp
     tree = tiny("bert", pairs, tmp_path / "run")
     del tree["objective"]
     tree["data"]["validation"] = 0.2
-    train.fit(recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}}))
+    fit(recipe.load({**tree, "task": {"name": "similarity", "pooling": "cls"}}))
     assert json.loads((tmp_path / "run" / "model" / "1_Pooling" / "config.json").read_text())["pooling_mode_cls_token"]
     said = list(prediction.predict(tmp_path / "run", pairs))
     measured = llmkit.evaluate(tmp_path / "run", pairs)

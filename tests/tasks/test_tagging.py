@@ -21,7 +21,7 @@ from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks._tags import entities, foreign, scheme_of, scores
 from llmkit.tasks._words import Window, joined, subwords, windows
 from llmkit.tasks.tagging import Tagging
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC")
 
@@ -276,7 +276,7 @@ def test_the_loss_is_transformers_own_and_padding_changes_nothing(family):
 def test_tag_names_are_in_the_models_config_and_a_run_predicts_what_it_evaluates(tagged: Path, tmp_path: Path):
     tree = tiny("bert", tagged, tmp_path / "run", max_steps=3)
     del tree["objective"]
-    train.fit(recipe.load({**tree, "task": {"name": "tagging", "stride": 4}, "data": {
+    fit(recipe.load({**tree, "task": {"name": "tagging", "stride": 4}, "data": {
         "train": str(tagged), "validation": 0.2, "max_length": 16}}))
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "O", "1": "B-WHAT", "2": "I-WHAT", "3": "B-WHO", "4": "I-WHO"}

@@ -17,7 +17,7 @@ from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks._writing import spread
 from llmkit.tasks.translation import Translation
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_run_translates_some_rows_then_all_and_predicts_what_generate_writes(p
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Translation, "scores", scores)
-        summary = train.fit(recipe.load(tree))
+        summary = fit(recipe.load(tree))
     assert calls == [48, 3, 3, 48]  # the floor, before, in between, at the end
     assert summary["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert {"loss", "perplexity", "bleu", "chrf"} == set(summary["evaluation"])

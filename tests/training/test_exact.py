@@ -16,7 +16,7 @@ from conftest import Child, run_in_two, tiny
 from safetensors.torch import load_file
 
 from llmkit import recipe as recipes
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 
 def events(folder: Path, kind: str = "train") -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def test_splitting_a_step_changes_neither_loss_nor_gradient(learning: str, tree_
     firsts = []
     for micro in (8, 4, 2, 1):
         tree = tree_of(learning, tmp_path / str(micro), max_steps=1, micro_batch_size=micro, max_grad_norm=None)
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
         firsts.append(events(tmp_path / str(micro))[0])
     for first in firsts[1:]:
         assert first["loss"] == pytest.approx(firsts[0]["loss"], rel=1e-5)
@@ -108,7 +108,7 @@ def test_two_processes_learn_what_one_does(learning: str, tree_of: Any, tmp_path
     """And measure what one does: the evaluations before and after have the same masks, pairs and samples."""
     tree = tree_of(learning, tmp_path / "one", max_steps=2)
     tree["data"]["validation"] = 0.2
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     for micro in (4, 2) if learning in ("masked_lm", "contrastive") else (2,):
         tree = tree_of(learning, tmp_path / str(micro), max_steps=2, micro_batch_size=micro)
         tree["data"]["validation"] = 0.2
@@ -134,7 +134,7 @@ def test_the_first_loss_is_transformers_own(text: Path, tmp_path: Path) -> None:
     from llmkit.planning.settle import network, settle, speak
 
     asked = recipes.load(tiny("gpt2", text, tmp_path / "run", still=True, max_steps=1))
-    train.fit(asked)
+    fit(asked)
     settled = settle(asked)
     tokenizer = speak(settled)
     setup = Setup(tokenizer, settled.family, 32, settled.recipe.data.packing, asked.seed)
@@ -183,7 +183,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     """Dropout is on, the kill is between two checkpoints, and an epoch ends on the way."""
     plan = {"max_steps": 60, "save_steps": 8, "dataloader_num_workers": workers, "global_batch_size": 16}
     whole, cut = (tiny(family, text, tmp_path / name, **plan) for name in ("whole", "cut"))
-    train.fit(recipes.load(whole))
+    fit(recipes.load(whole))
     ended = kill_at(21, child(cut), tmp_path / "cut")
     assert ended == -signal.SIGKILL
     kept = sorted(path.name for path in (tmp_path / "cut" / "checkpoints").glob("step-*"))
@@ -221,9 +221,9 @@ def test_a_signal_ends_the_run_after_a_checkpoint(
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(text: Path, tmp_path: Path) -> None:
     plan = {"max_steps": 30, "save_steps": 10, "save_total_limit": 5}
-    train.fit(recipes.load(tiny("bert", text, tmp_path / "whole", **plan)))
+    fit(recipes.load(tiny("bert", text, tmp_path / "whole", **plan)))
     tree = tiny("bert", text, tmp_path / "run", **plan)
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     for name in ("model", "summary.json"):
         subprocess.run(["rm", "-r", str(tmp_path / "run" / name)], check=True)
     newest = tmp_path / "run" / "checkpoints" / "step-00000030"
@@ -245,12 +245,12 @@ def test_nothing_is_done_from_scratch_where_every_checkpoint_is_damaged(text: Pa
     from llmkit.system.errors import CheckpointError
 
     tree = tiny("bert", text, tmp_path / "run", max_steps=4, save_steps=2)
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     (tmp_path / "run" / "summary.json").unlink()
     for path in (tmp_path / "run" / "checkpoints").glob("*/MANIFEST.json"):
         path.write_text("{")
     with pytest.raises(CheckpointError, match="every checkpoint"):
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
@@ -261,25 +261,25 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "text.txt"
     data.write_text("\n".join(stories(60)))
     tree = tiny("gpt2", data, tmp_path / "run", max_steps=4, save_steps=2)
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     (tmp_path / "run" / "summary.json").unlink()
     data.write_text("\n".join([*stories(60), "one more story ."]))
     with pytest.raises(CheckpointError, match="the data has changed"):
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
 
 
 def test_a_longer_run_goes_on_where_the_schedule_does_not_depend_on_it(text: Path, tmp_path: Path) -> None:
     from llmkit.system.errors import CheckpointError
 
     plan = {"lr_scheduler_type": "constant", "save_steps": 100}
-    train.fit(recipes.load(tiny("gpt2", text, tmp_path / "whole", max_steps=12, **plan)))
-    train.fit(recipes.load(tiny("gpt2", text, tmp_path / "run", max_steps=6, **plan)))
-    train.fit(recipes.load(tiny("gpt2", text, tmp_path / "run", max_steps=12, **plan)))
+    fit(recipes.load(tiny("gpt2", text, tmp_path / "whole", max_steps=12, **plan)))
+    fit(recipes.load(tiny("gpt2", text, tmp_path / "run", max_steps=6, **plan)))
+    fit(recipes.load(tiny("gpt2", text, tmp_path / "run", max_steps=12, **plan)))
     assert same_weights(tmp_path / "whole", tmp_path / "run")
     plan = {"lr_scheduler_type": "linear"}
-    train.fit(recipes.load(tiny("gpt2", text, tmp_path / "other", max_steps=6, **plan)))
+    fit(recipes.load(tiny("gpt2", text, tmp_path / "other", max_steps=6, **plan)))
     with pytest.raises(CheckpointError, match=r"training\.max_steps is 12, there 6"):
-        train.fit(recipes.load(tiny("gpt2", text, tmp_path / "other", max_steps=12, **plan)))
+        fit(recipes.load(tiny("gpt2", text, tmp_path / "other", max_steps=12, **plan)))
 
 
 def test_a_number_that_is_not_finite_ends_the_run_and_no_checkpoint_holds_it(text: Path, tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_number_that_is_not_finite_ends_the_run_and_no_checkpoint_holds_it(tex
 
     tree = tiny("gpt2", text, tmp_path / "run", max_steps=200, save_steps=1, learning_rate=1e20, max_grad_norm=None)
     with pytest.raises(NumberError, match="step"):
-        train.fit(recipes.load(tree))
+        fit(recipes.load(tree))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
     for path in (tmp_path / "run" / "checkpoints").glob("*/trained.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
@@ -297,11 +297,11 @@ def test_lengths_by_tokens_and_minutes_end_the_run(text: Path, tmp_path: Path) -
     tree = tiny("gpt2", text, tmp_path / "tokens")
     del tree["training"]["max_steps"]
     tree["training"]["max_tokens"] = 2000
-    summary = train.fit(recipes.load(tree))
+    summary = fit(recipes.load(tree))
     assert 2000 <= summary["tokens"] < 2000 + 8 * 32
     tree = {**tree, "output_dir": str(tmp_path / "minutes"), "training": {**tree["training"], "max_minutes": 0.02}}
     del tree["training"]["max_tokens"]
     began = time.monotonic()
-    summary = train.fit(recipes.load(tree))
+    summary = fit(recipes.load(tree))
     assert summary["steps"] >= 1
     assert time.monotonic() - began < 30

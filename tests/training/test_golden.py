@@ -8,7 +8,7 @@ import pytest
 from conftest import tiny
 
 from llmkit import recipe
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 
 PLAIN: dict[str, list[float]] = {
     "bert": [4.799471, 4.76598, 4.747249, 4.754492, 4.707917],
@@ -25,7 +25,7 @@ GOLDEN: dict[str, list[float]] = {
 
 
 def losses(family: str, text: Path, folder: Path, **changes: Any) -> list[float]:
-    train.fit(recipe.load(tiny(family, text, folder, max_steps=5, **changes)))
+    fit(recipe.load(tiny(family, text, folder, max_steps=5, **changes)))
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -13,8 +13,8 @@ from llmkit.cli import main
 from llmkit.cli.plan import words
 from llmkit.system import machine
 from llmkit.system.errors import LlmkitError
-from llmkit.training import fit as train
 from llmkit.training import rehearsal as planning
+from llmkit.training.fit import fit
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "steps": ("bert", {"training": {"max_steps": 5, "save_steps": 2, "eval_steps": 2}}),
@@ -64,7 +64,7 @@ def test_a_plan_says_what_the_run_then_takes(case: str, tree_of: Any, tmp_path: 
     found = planning.plan(asked)
     assert everything(tmp_path) == before
     assert json.loads(json.dumps(found)) == found
-    summary = train.fit(asked)
+    summary = fit(asked)
     assert found["length"]["steps"] == summary["steps"]
     assert found["length"]["tokens"] == pytest.approx(summary["tokens"], rel=0.2)
     assert found["parameters"] == summary["parameters"]
@@ -111,7 +111,7 @@ def test_a_run_that_isnt_counted_in_steps_is_told_as_such(
     if field == "max_minutes":
         assert found["time"]["training"] == 1_800
     else:
-        assert found["length"]["steps"] == pytest.approx(train.fit(recipes.load(tree))["steps"], abs=2)
+        assert found["length"]["steps"] == pytest.approx(fit(recipes.load(tree))["steps"], abs=2)
     assert main(["plan", str(path), "--output-dir", str(tmp_path / "other")]) == 0
     shown = capsys.readouterr().out
     assert "about" in shown
@@ -123,7 +123,7 @@ def test_a_run_that_isnt_counted_in_steps_is_told_as_such(
     "training.lr_scheduler_type=lineal", "training.lr_scheduler_kwargs={power: 2}"])
 def test_what_a_run_refuses_its_plan_refuses(setting: str, text: Path, tmp_path: Path) -> None:
     said = []
-    for way in (train.fit, planning.plan):
+    for way in (fit, planning.plan):
         with pytest.raises(LlmkitError) as raised:
             way(recipes.load(tiny("bert", text, tmp_path / "run"), [setting]))
         said.append((str(raised.value), raised.value.status))
@@ -157,7 +157,7 @@ def test_too_little_disk_is_told(text: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_what_a_folder_holds_already_is_told_and_stays(text: Path, tmp_path: Path) -> None:
     tree = tiny("bert", text, tmp_path / "run", save_steps=2)
-    train.fit(recipes.load(tree))
+    fit(recipes.load(tree))
     before = everything(tmp_path)
     (complete,) = planning.plan(recipes.load(tree))["warnings"]
     (refused,) = planning.plan(recipes.load(tree, ["seed=7"]))["warnings"]
@@ -180,10 +180,10 @@ def test_a_plan_halves_micro_batches_as_the_run_would(
 
 
 def test_a_plan_changes_nothing_of_the_run(text: Path, tmp_path: Path) -> None:
-    train.fit(recipes.load(tiny("gpt2", text, tmp_path / "alone")))
+    fit(recipes.load(tiny("gpt2", text, tmp_path / "alone")))
     asked = recipes.load(tiny("gpt2", text, tmp_path / "planned"))
     planning.plan(asked)
-    train.fit(asked)
+    fit(asked)
     assert losses(tmp_path / "planned") == losses(tmp_path / "alone")
 
 

@@ -9,7 +9,7 @@ from promises import blank
 from llmkit import recipe
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 from llmkit.tuning.full import Full
 
 CLASSES = "AutoModelForSequenceClassification"
@@ -89,7 +89,7 @@ def test_the_optimizer_has_a_group_for_each_rate_and_a_step_moves_each_layer_by_
         if name == "run":
             tree["backbone"] = {"pretrained": str(tmp_path / "base")}
             del tree["tokenizer"]
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
     from safetensors.torch import load_file
 
     before, after = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("base", "run"))
@@ -117,4 +117,4 @@ def test_an_objective_of_two_networks_takes_full_alone(method: str, text: Path, 
 def test_of_two_networks_the_first_has_rates_by_layer(text: Path, tmp_path: Path):
     tree = {**tiny("electra", text, tmp_path / "run", max_steps=1), "objective": "replaced_token",
             "tuning": {"method": "full", "layer_learning_rate_decay": 0.5}}
-    assert train.fit(recipe.load(tree))["status"] == "completed"
+    assert fit(recipe.load(tree))["status"] == "completed"

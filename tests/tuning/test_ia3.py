@@ -15,7 +15,8 @@ from llmkit.backbones.modernbert import ModernBert
 from llmkit.recipe import Training
 from llmkit.recipe.registry import find
 from llmkit.system.errors import RequestError
-from llmkit.training.fit import Learner, adamw
+from llmkit.training.learner import Learner
+from llmkit.training.optimizer import adamw
 from llmkit.tuning.base import Setting
 from llmkit.tuning.ia3 import IA3, usual_layers
 

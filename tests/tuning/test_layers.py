@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from llmkit import recipe
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
-from llmkit.training import fit as train
+from llmkit.training.fit import fit
 from llmkit.tuning.layers import Layers
 
 CLASSES = "AutoModelForSequenceClassification"
@@ -146,7 +146,7 @@ def base(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "run"
     tree = tiny("gpt2", text, folder, max_steps=1)
     tree["backbone"]["config"]["n_layer"] = 3
-    train.fit(recipe.load(tree))
+    fit(recipe.load(tree))
     return folder
 
 
@@ -177,7 +177,7 @@ def moved(base: Path, run: Path) -> dict[str, bool]:
 @pytest.mark.parametrize(("steps", "awake"), [(2, ["h.2"]), (3, ["h.1", "h.2"]), (5, ["h.0", "h.1", "h.2"]),
                                               (7, ["h.0", "h.1", "h.2", "wpe", "wte"])])
 def test_what_sleeps_is_bit_equal_and_is_not_counted(steps, awake, base, tree_of, tmp_path):
-    summary = train.fit(recipe.load(tree_of(tmp_path / "run", max_steps=steps)))
+    summary = fit(recipe.load(tree_of(tmp_path / "run", max_steps=steps)))
     found = moved(base, tmp_path / "run")
     assert sorted(part for part, has in found.items() if has) == sorted([*awake, "ln_f"])
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
@@ -187,7 +187,7 @@ def test_what_sleeps_is_bit_equal_and_is_not_counted(steps, awake, base, tree_of
 
 
 def test_a_run_that_ends_before_the_last_part_wakes_says_so(tree_of, tmp_path, caplog):
-    train.fit(recipe.load(tree_of(tmp_path / "run", max_steps=5)))
+    fit(recipe.load(tree_of(tmp_path / "run", max_steps=5)))
     assert "the last part would begin to train after step 6; the run ends after step 5" in caplog.text
 
 
@@ -195,7 +195,7 @@ def test_the_norm_of_the_gradient_is_that_of_what_is_awake(tree_of, tmp_path):
     norms = []
     for name, tuning in (("one", {"method": "layers", "n": 1}), ("all", {"method": "layers", "unfreeze_every": 2})):
         tree = {**tree_of(tmp_path / name, max_steps=2), "tuning": tuning}
-        train.fit(recipe.load(tree))
+        fit(recipe.load(tree))
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         norms.append([json.loads(line)["grad_norm"] for line in lines])
     assert norms[0] == pytest.approx(norms[1], rel=1e-6)
@@ -203,19 +203,19 @@ def test_the_norm_of_the_gradient_is_that_of_what_is_awake(tree_of, tmp_path):
 
 def test_a_run_that_was_killed_while_layers_slept_ends_with_the_weights_of_one_that_was_not(tree_of, tmp_path):
     for name in ("whole", "cut"):
-        train.fit(recipe.load(tree_of(tmp_path / name, save_steps=3, max_steps=8, save_total_limit=5)))
+        fit(recipe.load(tree_of(tmp_path / name, save_steps=3, max_steps=8, save_total_limit=5)))
     cut = tmp_path / "cut"
     shutil.rmtree(cut / "model")
     (cut / "summary.json").unlink()
     for step in (6, 8):
         shutil.rmtree(cut / "checkpoints" / f"step-{step:08d}")
-    train.fit(recipe.load(tree_of(cut, save_steps=3, max_steps=8, save_total_limit=5)), resume="must")
+    fit(recipe.load(tree_of(cut, save_steps=3, max_steps=8, save_total_limit=5)), resume="must")
     a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def test_two_processes_unfreeze_as_one_does(base, tree_of, tmp_path):
-    train.fit(recipe.load(tree_of(tmp_path / "one", still=True, micro_batch_size=4, max_steps=4)))
+    fit(recipe.load(tree_of(tmp_path / "one", still=True, micro_batch_size=4, max_steps=4)))
     tree = tree_of(tmp_path / "two", still=True, micro_batch_size=2, max_steps=4)
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -232,7 +232,7 @@ def test_two_processes_unfreeze_as_one_does(base, tree_of, tmp_path):
 
 def test_it_works_in_bf16_with_gradient_checkpointing(base, tree_of, tmp_path):
     plan = {"max_steps": 3, "precision": "bf16"}
-    losses = [train.fit(recipe.load(tree_of(tmp_path / str(on), gradient_checkpointing=on, **plan)))["train_loss"]
+    losses = [fit(recipe.load(tree_of(tmp_path / str(on), gradient_checkpointing=on, **plan)))["train_loss"]
               for on in (False, True)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert [part for part, has in moved(base, tmp_path / "True").items() if not has] == ["h.0", "wpe", "wte"]
@@ -276,5 +276,5 @@ def test_layers_that_share_their_weights_or_are_not_known_are_refused():
 
 def test_a_layer_that_is_not_there_is_refused_before_anything_trains(tree_of, tmp_path):
     with pytest.raises(RequestError, match="this gpt2 has 3"):
-        train.fit(recipe.load({**tree_of(tmp_path / "run"), "tuning": {"method": "layers", "n": 4}}))
+        fit(recipe.load({**tree_of(tmp_path / "run"), "tuning": {"method": "layers", "n": 4}}))
     assert not (tmp_path / "run").exists()

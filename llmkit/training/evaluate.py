@@ -1,0 +1,130 @@
+"""An evaluation: every row once, shared by the processes, with masks that never change."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from llmkit import recipe as recipes
+from llmkit.data.batches import Batch, Drawn, Order, in_order, load
+from llmkit.objectives.base import Judged, Sets, Setup
+from llmkit.system import signals
+from llmkit.system.errors import DataError
+from llmkit.system.signals import Stopping
+from llmkit.tasks.base import Encoded
+from llmkit.training.learner import Learner
+from llmkit.training.state import Interrupted
+
+log = logging.getLogger("llmkit")
+
+
+def evaluate(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
+    stop: Stopping | None = None,
+) -> dict[str, float]:
+    """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
+
+    Interrupted, on all of them, where `stop` heard a signal on one.
+    """
+    objective = learner.objective
+    sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
+    judged: list[Judged] = []
+    written = objective.to_write(sum(map(len, sets)), last)
+    with torch.inference_mode(), accelerator.autocast():
+        for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop):
+            losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
+            counts = objective.targets(batch)
+            sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
+                                 for part in (losses, counts)])
+            if some is not None:
+                judged.append((rows, some))
+        for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
+            judged.append((rows, learner(batch, "predict")))
+    if stop is not None and (by := heard(accelerator, stop)) is not None:
+        raise Interrupted(by)
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    if not any(count):
+        raise DataError("data.validation: its rows have nothing to predict.")
+    means = {head: a / max(1.0, b) for head, a, b in zip(objective.weights, total, count, strict=True)}
+    means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
+    everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
+    return objective.figures(means, sorted(everyone, key=lambda one: one[0]), sets, setup)
+
+
+def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
+    """The signal that any of the processes got."""
+    flags = torch.tensor(stop.flags(), device=accelerator.device)
+    return signals.heard(accelerator.reduce(flags, "sum").tolist())
+
+
+def visited(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+    chosen: Sequence[int] | None = None, stop: Stopping | None = None,
+) -> Iterator[tuple[list[int], Batch]]:
+    """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
+
+    Where `stop` heard a signal, there are no more.
+
+    The learner is without dropout while they are gone through.
+    """
+    drawn, long = Drawn(sets, seed=0), lengths(sets)
+    some = range(len(drawn)) if chosen is None else chosen
+    places = in_order(len(some), size, accelerator.process_index, accelerator.num_processes,
+                      None if long is None else [long[row] for row in some])
+    keys = [[(nth, some[place]) for nth, place in batch] for batch in places]
+    was = learner.training
+    learner.eval()
+    batches = load(drawn, keys, lambda rows: learner.objective.collate(rows, setup.tokenizer))
+    for rows, batch in zip(keys, batches, strict=True):
+        if stop is not None and stop.by is not None:
+            break
+        yield [row for _, row in rows], {name: part.to(accelerator.device) for name, part in batch.items()}
+    learner.train(was)
+
+
+def refer(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
+    chosen: Sequence[int] | None = None,
+) -> None:
+    """Add to the rows of `sets`, or the `chosen` ones, as `reference`, what the untuned model says of each: once."""
+    with torch.inference_mode(), accelerator.autocast():
+        found = [(rows, learner(batch, "refer"))
+                 for rows, batch in visited(accelerator, learner, sets, setup, size, chosen)]
+    everyone = gather_object(found) if accelerator.num_processes > 1 else found
+    said = {row: one for rows, some in everyone for row, one in zip(rows, some, strict=True)}
+    places = [(part, row) for part in sets for row in range(len(part))]
+    for number, one in said.items():
+        part, row = places[number]
+        part.features[row]["reference"] = np.array(one, dtype=np.float32)
+
+
+def refer_all(
+    accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: Order,
+    steps: int | None,
+) -> None:
+    """The same for the rows that a run will see, as far as its length is known, and for its validation rows."""
+    assert isinstance(plan.micro_batch_size, int)
+    count = sum(map(len, sets.train))
+    seen = range(count) if steps is None or steps * plan.global_batch_size >= 4 * count else sorted(
+        {order.at(position)[1] for position in range(steps * plan.global_batch_size)})
+    held = sum(map(len, sets.validation))
+    if accelerator.is_main_process:
+        log.info("what the untuned model says of %s rows%s is computed first", f"{len(seen):,}",
+                 f" and {held:,} held out" if held else "")
+    refer(accelerator, learner, sets.train, setup, plan.micro_batch_size, seen)
+    if held:
+        refer(accelerator, learner, sets.validation, setup, plan.micro_batch_size)
+
+
+def lengths(sets: Sequence[Any]) -> list[int] | None:
+    """How long each row is, where that is known; rows of text are as long as can be."""
+    if not all(isinstance(part, Encoded) for part in sets):
+        return None
+    return [part.length(row) for part in sets for row in range(len(part))]

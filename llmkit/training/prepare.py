@@ -1,0 +1,167 @@
+"""All that a run needs before its first step: tokenizer, rows, model, optimizer, and what a checkpoint had of these."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+
+from llmkit import recipe as recipes
+from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels.compiling import compile_layers
+from llmkit.backbones.kernels.unpadded import unpad
+from llmkit.data.batches import Order
+from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.planning.settle import Settled, network, speak, with_prompt
+from llmkit.recipe import Recipe, registry
+from llmkit.system.signals import Stopping
+from llmkit.tasks.base import Encoded, Task
+from llmkit.training.evaluate import refer_all
+from llmkit.training.learner import Learner
+from llmkit.training.loop import Loop
+from llmkit.training.optimizer import adamw
+from llmkit.training.resume import best_of, bring_back, kept, restored
+from llmkit.training.run_folder import Checkpoint, Run
+from llmkit.training.schedule import Length
+from llmkit.training.state import State
+from llmkit.tuning.base import Setting
+
+log = logging.getLogger("llmkit")
+
+
+def ready(
+    settled: Settled, accelerator: Accelerator, run: Run, stop: Stopping, began: float, start: Checkpoint | None = None,
+    refers: bool = True,
+) -> Loop:
+    """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
+
+    `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
+    but the model that an adapter goes on, where no other folder holds it. `refers`: whether the untuned model is asked
+    about each row, where the task needs that; it may take long.
+    """
+    recipe, plan = settled.recipe, settled.recipe.training
+    with accelerator.main_process_first():  # the others find its caches
+        tokenizer = speak(settled)
+        setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
+                      metrics=tuple(plan.metrics))
+        setup = with_prompt(setup, recipe.prompting, recipe.learning)
+        sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+        setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
+                        problem=sets.facts.get("problem"))
+        data = {reader.label: reader.fingerprint() for reader in settled.readers}
+    state = State() if start is None else restored(start, data, accelerator.num_processes)
+    torch.manual_seed(recipe.seed)
+    learner = learn(settled, accelerator, sets, setup, run, refers)
+    wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan, recipe.tuning.undecayed))
+    if start is not None:
+        bring_back(start, learner, optimizer)
+        recipe.tuning.restore(learner.tuned, kept(start))
+    return Loop(accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
+                began - state.wall, None if start is None else best_of(start))
+
+
+def with_floors(sets: Sets, learning: Objective) -> Sets:
+    """The sets, and among their facts what the validation rows' metrics are without a language model."""
+    if not isinstance(learning, Task) or not sets.validation:
+        return sets
+    learned, held = ([row for part in parts if isinstance(part, Encoded) for row in part.rows]
+                     for parts in (sets.train, sets.validation))
+    return replace(sets, facts={**sets.facts, "floors": learning.floors(learned, held)})
+
+
+def idles(settled: Settled) -> bool:
+    """Whether some trained weights may have no part in a step's loss."""
+    return bool(settled.recipe.learning.idle or (settled.recipe.task is not None and settled.family.idle))
+
+
+def learn(
+    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: Run, refers: bool = True,
+) -> Learner:
+    """The model as the recipe wants it tuned, with its objective."""
+    recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
+    net = network(settled, tokenizer, dict(sets.facts))
+    order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
+    rows, steps = order.epoch_rows, Length(recipe.training, order.epoch_rows).steps
+    if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
+        untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
+        refer_all(accelerator, untuned, sets, setup, recipe.training, order, steps)
+    base = net.base
+    if tuning.adapter and base is None:  # an adapter without its base is worth nothing
+        base = str((run.folder / "base").resolve())
+        if accelerator.is_main_process:
+            net.model.save_pretrained(base)
+            tokenizer.save_pretrained(base)
+    if recipe.training.gradient_checkpointing:
+        net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs={"use_reentrant": False})
+    # layers that are computed anew in the backward pass wouldn't find the batch that they are of
+    unpadded = shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
+    setting = Setting(
+        settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
+        packed=recipe.data.packing == "documents" or recipe.learning.masks,
+        steps=steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
+    tuned = tuning.apply(net.model, setting)
+    if recipe.training.compile:
+        compile_layers(net.model, settled.family)
+    elif unpadded:
+        unpad(net.model, settled.family)
+    rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
+    tensors = dict(tuned.named_parameters())
+    whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
+    learner = Learner(whole, recipe.learning, settled.family, net.new)
+    if shortcuts.on("fused_gelu"):
+        shortcuts.fuse(learner)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
+    learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
+    last = max(wakes.values(), default=0)
+    if accelerator.is_main_process and steps is not None and last >= steps:
+        log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
+    return learner
+
+
+def weights(recipe: Recipe) -> list[float] | None:
+    """The weights of the sources, where they have some."""
+    given = [source.weight for source in recipe.data.train]
+    return None if None in given else [float(weight) for weight in given if weight is not None]
+
+
+def enough_room(
+    run: Run, learner: Learner, length: Length, state: State, plan: recipes.Training, adapter: bool
+) -> None:
+    """PlaceError where the disk can't hold the checkpoints that are to come, and the model."""
+    trained = sum(p.numel() * p.element_size() for p in learner.trained.values())
+    whole = trained if adapter else sum(p.numel() * p.element_size() for p in learner.parameters())
+    size = trained * (3 if plan.metric_for_best_model is None else 4)  # with AdamW's two moments, and the best weights
+    saves = None if length.steps is None else math.ceil((length.steps - state.step) / plan.save_steps)
+    run.room(size, whole, saves, plan.save_total_limit)
+
+
+def list_bad_rows(settled: Settled, run: Run) -> None:
+    """Say how many rows were left out, and list all of them in bad_rows.txt."""
+    bad = [what for reader in settled.readers for what in reader.bad]
+    if bad:
+        log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
+                    run.folder / "bad_rows.txt", bad[0])
+        run.write("bad_rows.txt", "".join(f"{what}\n" for what in bad))
+
+
+def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:
+    """Say what became of every `auto`, how big the model is, and what it learns from."""
+    recipe, plan = settled.recipe, settled.recipe.training
+    whole = sum(p.numel() for p in learner.parameters())
+    trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
+    log.info("%s: %s with %s, %s of %s parameters train%s", recipe.name, registry.name_of(recipe.learning),
+             registry.name_of(recipe.tuning), f"{trained:,}", f"{whole:,}",
+             f" ({recipe.tuning.describe()})" if recipe.tuning.describe() else "")
+    for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
+        log.info("%s", note)
+    log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
+             recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
+    for name, why in settled.chosen.items():
+        log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
+    if start is not None:
+        log.info("resumed after step %d", start.step)

@@ -1,0 +1,53 @@
+"""The processes of a run: how many there are, on which device, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
+
+from llmkit.system.errors import RequestError
+
+
+def accelerate(
+    precision: str, log_with: Sequence[str], folder: Path, idle: bool = False, tf32: bool = False,
+) -> Accelerator:
+    """The accelerator for this process; one process of a launch that started alone is an error."""
+    if torch.cuda.is_available():  # a CPU would take the same word for bf16
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    # accelerate keeps the first run's precision for the whole process; each run has its own
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if idle else None)
+    if accelerator.num_processes != world():
+        raise RequestError(f"{world()} processes were asked for and {accelerator.num_processes} started.")
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
+    return accelerator
+
+
+def world() -> int:
+    """Processes of this run."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def shared(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
+    """What the main process makes, on every process."""
+    made = [make() if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(made)
+    return made[0]
+
+
+def mixed(seed: int, step: int, process: int) -> int:
+    """One seed from three numbers; near numbers give seeds that have nothing in common."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)

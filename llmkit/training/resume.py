@@ -1,0 +1,144 @@
+"""Going on where an earlier run stopped: which checkpoint, and what it brings back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from llmkit import recipe as recipes
+from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
+from llmkit.recipe import LENGTHS, Recipe
+from llmkit.system.errors import CheckpointError, PlaceError
+from llmkit.training.learner import Learner
+from llmkit.training.processes import world
+from llmkit.training.run_folder import Checkpoint, Run, verify
+from llmkit.training.state import State
+
+log = logging.getLogger("llmkit")
+
+
+def as_before(settled: Settled, run: Run) -> Settled:
+    """The same with the micro-batches that an earlier run in this folder had: bit for bit, dropout depends on them."""
+    path, plan = run.folder / "recipe.yaml", settled.recipe.training
+    if "micro_batch_size" not in settled.chosen or not path.is_file():
+        return settled
+    size = recipes.load(path).training.micro_batch_size
+    if not isinstance(size, int) or (plan.global_batch_size // world()) % size:
+        return settled
+    return replace(
+        settled, recipe=replace(settled.recipe, training=replace(plan, micro_batch_size=size)),
+        chosen={**settled.chosen, "micro_batch_size": "as many as before"})
+
+
+def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """(checkpoint to go on from, summary of a run that is finished), as `resume` says; both None to start afresh."""
+    if resume not in ("auto", "must", "never"):
+        return verify(named(Path(resume), run)), None
+    if resume == "never" and run.started():
+        raise PlaceError(f"{run.folder}: holds a run already; choose another --output-dir, or --resume auto.")
+    if not run.started():
+        if resume == "must":
+            raise CheckpointError(f"{run.folder}: there is nothing to resume.")
+        return None, None
+    differ = run.compare(recipe)
+    if asked.training.micro_batch_size == "auto":
+        differ.pop("training.micro_batch_size", None)
+    if differ.get("training.compile") == (False, "auto"):  # left by a version that knew no such field
+        del differ["training.compile"]
+    longer = bool(differ) and is_longer(recipe, differ)
+    if differ and not longer:
+        what = "; ".join(f"{name} is {ours}, there {theirs}" for name, (ours, theirs) in differ.items())
+        raise CheckpointError(f"{run.folder} holds another recipe's run ({what}). Choose another --output-dir.")
+    done = run.finished()
+    if done is not None and not longer:
+        log.info("%s: this run is complete after %d steps; nothing to do", run.folder, done["steps"])
+        return None, done
+    checkpoint = run.newest(log.warning)
+    if checkpoint is None and resume == "must":
+        raise CheckpointError(f"{run.folder}: no checkpoint was saved yet; there is nothing to resume.")
+    if checkpoint is None:
+        log.info("no checkpoint was saved yet: starting afresh")
+    else:
+        log.info("going on from %s", checkpoint.folder)
+    return checkpoint, None
+
+
+def named(path: Path, run: Run) -> Path:
+    """The checkpoint that --resume PATH means: itself, or the newest of a run's folder."""
+    if (path / "checkpoints").is_dir():
+        found = Run(path).newest(log.warning)
+        if found is not None:
+            return found.folder
+    if not path.is_dir():
+        raise CheckpointError(f"--resume {path}: there is no such checkpoint.")
+    return path
+
+
+def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether a recipe differs only by a greater length that its schedule doesn't depend on."""
+    plan = recipe.training
+    free = plan.lr_scheduler_type in SCHEDULES_WITHOUT_END and (plan.warmup_steps >= 1 or not plan.warmup_steps)
+    free = free and not recipe.tuning.counted
+    return free and all(
+        name.removeprefix("training.") in LENGTHS and ours is not None and theirs is not None and ours > theirs
+        for name, (ours, theirs) in differ.items())
+
+
+def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
+    """Put a checkpoint's weights and optimizer state where they were."""
+    weights, moments = start.file("trained.safetensors"), start.file("optimizer.pt")
+    if weights is None or moments is None:
+        raise CheckpointError(f"{start.folder}: its manifest names no trained.safetensors and optimizer.pt.")
+    saved, wanted = tensors(weights), learner.trained
+    if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
+        raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
+    try:
+        optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
+    except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{moments}: isn't the state of this optimizer: {said}") from error
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint's safetensors hold; CheckpointError where it is something else."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: holds no tensors: {' '.join(str(error).split())[:200]}") from error
+
+
+def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
+    """What the tuning method keeps beside what trains."""
+    path = start.file("tuning.safetensors")
+    return {} if path is None else tensors(path)
+
+
+def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
+    """The best weights up to a checkpoint, where it has them."""
+    path = start.file("best.safetensors")
+    return None if path is None else tensors(path)
+
+
+def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:
+    """The loop's counts from a checkpoint; CheckpointError where the data isn't what it was."""
+    changed = [label for label, fingerprint in data.items() if start.manifest["data"].get(label) != fingerprint]
+    if changed:
+        raise CheckpointError(f"{start.folder}: the data has changed since: {', '.join(changed)}. "
+                              "Choose another --output-dir.")
+    if start.manifest["processes"] != processes:
+        log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
+    try:
+        return State(**start.state)
+    except TypeError as error:
+        raise CheckpointError(f"{start.folder}: was written by another version of llmkit.") from error
