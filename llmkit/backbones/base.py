@@ -10,7 +10,7 @@ from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Family:
@@ -166,3 +166,20 @@ def restart(documents: Tensor) -> Tensor:
     first = torch.ones_like(documents, dtype=torch.bool)
     first[:, 1:] = documents[:, 1:] != documents[:, :-1]
     return steps - torch.where(first, steps, 0).cummax(1).values
+
+
+def place(model: PreTrainedModel, path: str) -> str | None:
+    """What a family's dotted path is called in this model; None where this model has no such part.
+
+    Some classes hold the base model under another name, some are the base model:
+    `model.layers` -> `transformer.layers` in LlamaForQuestionAnswering, `layers` in LlamaModel
+    """
+    names = {name for name, _ in model.named_modules()}
+    base, inner = model.base_model_prefix, path.partition(".")[2]
+    return next((name for name in (path, f"{base}.{path}", f"{base}.{inner}", inner) if name in names), None)
+
+
+def stacks_of(model: PreTrainedModel, family: type[Family]) -> list[list[str]]:
+    """The names of the layers of each stack, the lowest first."""
+    found = [name for path in family.layers if (name := place(model, path)) is not None]
+    return [[f"{name}.{i}" for i, _ in enumerate(model.get_submodule(name).children())] for name in found]

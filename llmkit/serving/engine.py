@@ -282,7 +282,7 @@ class Kept:
 class Engine:
     """Writes the texts of one decoder's jobs together. One thread calls it.
 
-    `decoder` is the model's forward pass written out, where llmkit.decoder knows it.
+    `decoder` is the model's forward pass written out, where packed_decoder knows it.
     """
 
     def __init__(self, opened: Opened, decoder: Decoder | None = None) -> None:

@@ -45,7 +45,7 @@ class Choosing:
 def choose(logits: Tensor, seen: Tensor, how: Choosing, chance: np.random.Generator) -> int:
     """One token of `logits` (vocabulary), float32; `seen` (n) are the ids of the prompt and of what is written.
 
-    Drawn by the exponential race of `llmkit.writing.drawn`, over the whole vocabulary: the same seed gives the same
+    Drawn by the exponential race of `token_loop.drawn`, over the whole vocabulary: the same seed gives the same
     text as there, and the winner hardly ever changes where the logits do by a rounding error, as in another batch.
     """
     if how.repetition_penalty != 1:

@@ -35,10 +35,9 @@ from llmkit.training.evaluate import evaluate, lengths
 from llmkit.training.finish import better, peak_memory
 from llmkit.training.learner import Learner
 from llmkit.training.log import MOST_LOSSES, deviations
-from llmkit.training.prepare import weights
 from llmkit.training.processes import mixed, shared
 from llmkit.training.run_folder import Run
-from llmkit.training.schedule import Length, schedule
+from llmkit.training.schedule import Length, schedule, weights
 from llmkit.training.state import Interrupted, State
 
 log = logging.getLogger("llmkit")

@@ -16,7 +16,7 @@ from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
 from llmkit.objectives.base import Objective, Sets, Setup
 from llmkit.planning.settle import Settled, network, speak, with_prompt
-from llmkit.recipe import Recipe, registry
+from llmkit.recipe import registry
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
 from llmkit.training.evaluate import refer_all
@@ -25,7 +25,7 @@ from llmkit.training.loop import Loop
 from llmkit.training.optimizer import adamw
 from llmkit.training.resume import best_of, bring_back, kept, restored
 from llmkit.training.run_folder import Checkpoint, Run
-from llmkit.training.schedule import Length
+from llmkit.training.schedule import Length, weights
 from llmkit.training.state import State
 from llmkit.tuning.base import Setting
 
@@ -121,12 +121,6 @@ def learn(
     if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
     return learner
-
-
-def weights(recipe: Recipe) -> list[float] | None:
-    """The weights of the sources, where they have some."""
-    given = [source.weight for source in recipe.data.train]
-    return None if None in given else [float(weight) for weight in given if weight is not None]
 
 
 def enough_room(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from llmkit import recipe as recipes
+from llmkit.recipe import Recipe
 from llmkit.system.errors import RequestError
 from llmkit.training.state import State
 
@@ -63,3 +64,9 @@ def schedule(training: recipes.Training, length: Length) -> Callable[[State], fl
         return lambda state: float(factor(state.step))
     rise = warmup if clockwise else 0
     return lambda state: float(factor(int(length.share(state) * total))) * min(1.0, (state.step + 1) / max(1, rise))
+
+
+def weights(recipe: Recipe) -> list[float] | None:
+    """The weights of the sources, where they have some."""
+    given = [source.weight for source in recipe.data.train]
+    return None if None in given else [float(weight) for weight in given if weight is not None]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from llmkit.backbones.base import Family
+from llmkit.backbones.base import Family, place, stacks_of
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,23 +27,6 @@ def within(name: str, parts: Iterable[str]) -> bool:
     return any(name.startswith(f"{part}.") for part in parts)
 
 
-def place(model: PreTrainedModel, path: str) -> str | None:
-    """What a family's dotted path is called in this model; None where this model has no such part.
-
-    Some classes hold the base model under another name, some are the base model:
-    `model.layers` -> `transformer.layers` in LlamaForQuestionAnswering, `layers` in LlamaModel
-    """
-    names = {name for name, _ in model.named_modules()}
-    base, inner = model.base_model_prefix, path.partition(".")[2]
-    return next((name for name in (path, f"{base}.{path}", f"{base}.{inner}", inner) if name in names), None)
-
-
-def stacks(model: PreTrainedModel, family: type[Family]) -> list[list[str]]:
-    """The names of the layers of each stack, the lowest first."""
-    found = [name for path in family.layers if (name := place(model, path)) is not None]
-    return [[f"{name}.{i}" for i, _ in enumerate(model.get_submodule(name).children())] for name in found]
-
-
 def of(model: PreTrainedModel, layer: str) -> list[str]:
     """The parameters of a layer."""
     return [name for name, _ in model.named_parameters() if within(name, [layer])]
@@ -55,7 +38,7 @@ def below(model: PreTrainedModel, family: type[Family]) -> set[str]:
 
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     inputs = [name for path in family.inputs if (name := place(model, path)) is not None]
-    layers = [layer for stack in stacks(model, family) for layer in stack]
+    layers = [layer for stack in stacks_of(model, family) for layer in stack]
     return {name for name, parameter in model.named_parameters()
             if not within(name, layers) and (id(parameter) in tables or "emb" in name or within(name, inputs))}
 
@@ -81,7 +64,8 @@ def norms(model: PreTrainedModel) -> set[str]:
 def feed_forward(model: PreTrainedModel, family: type[Family]) -> set[str]:
     """The parameters of the layers' feed-forward parts, anchored: BERT's `attention.output` isn't one, `output` is."""
     parts = "|".join(family.feed_forward)
-    inside = [re.compile(rf"{re.escape(layer)}\.(?:{parts})\.") for stack in stacks(model, family) for layer in stack]
+    layers = [layer for stack in stacks_of(model, family) for layer in stack]
+    inside = [re.compile(rf"{re.escape(layer)}\.(?:{parts})\.") for layer in layers]
     return {name for name, _ in model.named_parameters() if any(pattern.match(name) for pattern in inside)}
 
 

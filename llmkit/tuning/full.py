@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.backbones.base import Family
+from llmkit.backbones.base import Family, stacks_of
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 from llmkit.tuning import _parts as parts
@@ -55,7 +55,7 @@ class Full(Tuning):
         """A layer's factor is the decay to the power of how many layers stand above it (Clark et al. 2020)."""
         if self.layer_learning_rate_decay == 1:
             return {}
-        stacks = parts.stacks(model, setting.family)
+        stacks = stacks_of(model, setting.family)
         above = dict.fromkeys(parts.below(model, setting.family), max(map(len, stacks)))
         for stack in stacks:
             for count, layer in enumerate(reversed(stack)):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.backbones.base import Family
+from llmkit.backbones.base import Family, stacks_of
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 from llmkit.tuning import _parts as parts
@@ -91,7 +91,7 @@ class Layers(Tuning):
 
     def _turns(self, model: PreTrainedModel, setting: Setting) -> dict[str, int]:
         """Which parameters train, and how many layers of those that do stand above each."""
-        stacks = parts.stacks(model, setting.family)
+        stacks = stacks_of(model, setting.family)
         chosen = self.chosen([len(stack) for stack in stacks], model.config.model_type)
         turns: dict[str, int] = {}
         if self.rest != "none":

@@ -260,7 +260,7 @@ def test_a_hub_set_that_cannot_be_loaded_is_a_data_error(
 @pytest.mark.parametrize("switch", ["LLMKIT_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_the_hub_is_refused_at_once(switch: str) -> None:
     program = ("from llmkit.data.sources import open_source; from llmkit.recipe import Source\n"
-               "from llmkit.errors import DataError\n"
+               "from llmkit.system.errors import DataError\n"
                "try: open_source(Source('hub:no/such'))\nexcept DataError as error: print(error)")
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True,

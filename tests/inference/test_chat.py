@@ -14,7 +14,7 @@ from conftest import tiny
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from test_generation import WORDS, save
+from test_generate import WORDS, save
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from llmkit import recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_generation import TEMPLATE, WORDS, save, words
+from test_generate import TEMPLATE, WORDS, save, words
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkit.cli import main

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_generation import WORDS, words
+from test_generate import WORDS, words
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,

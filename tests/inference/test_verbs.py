@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny, write_rows
-from test_generation import TEMPLATE, WORDS, save
+from test_generate import TEMPLATE, WORDS, save
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,

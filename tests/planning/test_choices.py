@@ -1,6 +1,5 @@
 """What auto becomes: micro-batches that fit, a precision the machine is fast in, and compiled layers where they pay."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import torch
 from conftest import random_encoder, stories, tiny
 from safetensors.torch import load_file
+from short import losses, short_of_memory
 
 from llmkit import recipe as recipes
 from llmkit.planning import choices
@@ -17,7 +17,6 @@ from llmkit.recipe import registry
 from llmkit.system import machine
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.fit import fit
-from llmkit.training.learner import Learner
 
 GB = 10**9
 
@@ -97,27 +96,6 @@ def test_memory_is_what_a_container_may_use(tmp_path: Path) -> None:
     (tmp_path / "memory.max").write_text("5000\n")
     assert machine._limits(tmp_path) == [(5000, 1000)]
     assert 0 < machine.free_memory() <= machine.memory()
-
-
-def short_of_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
-    """Let a device have room for so many rows; for more, torch.OutOfMemoryError. Returns the sizes that are tried."""
-    tried: list[int] = []
-    usual = Learner.forward
-
-    def forward(self: Learner, batch: Any, way: str = "loss") -> Any:
-        if self.training:
-            tried.append(len(batch["input_ids"]))
-            if tried[-1] > rows:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return usual(self, batch, way)
-
-    monkeypatch.setattr(Learner, "forward", forward)
-    return tried
-
-
-def losses(folder: Path) -> list[float]:
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if line["event"] == "train"]
 
 
 def test_out_of_memory_halves_the_micro_batch_and_changes_no_loss(

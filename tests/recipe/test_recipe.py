@@ -490,7 +490,7 @@ def test_what_cannot_work_is_refused_with_the_reason_and_what_can(parts: tuple[s
 
 def test_nothing_is_loaded_to_refuse_a_combination() -> None:
     """A process of its own: this one has the libraries already."""
-    code = ("import json, sys\nfrom llmkit import recipe\nfrom llmkit.errors import RequestError\n"
+    code = ("import json, sys\nfrom llmkit import recipe\nfrom llmkit.system.errors import RequestError\n"
             "for tree in json.loads(sys.argv[1]):\n"
             "    try:\n        recipe.load(tree)\n    except RequestError:\n        continue\n"
             "    raise SystemExit(f'{tree} was taken')\n"

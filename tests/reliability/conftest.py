@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import tiny
-from test_exact import LEARNING, ROWS
+from learning import LEARNING, ROWS
 
 from reliability import runs
 from reliability.commands import Server

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import stories
-from test_exact import LEARNING
+from learning import LEARNING
 
 from reliability import runs
 from reliability.commands import Server

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_exact import LEARNING
+from learning import LEARNING
 
 from llmkit.recipe import registry
 from reliability import runs

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import run_in_two, tiny
-from test_choices import losses, short_of_memory
+from short import losses, short_of_memory
 
 from llmkit import recipe as recipes
 from llmkit.cli import main

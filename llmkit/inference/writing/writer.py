@@ -176,7 +176,7 @@ class Writer:
     assistant: Opened | None = None
     """A smaller model that guesses ahead; this one checks its guesses, several in one step (Leviathan et al. 2023)."""
     decoder: Decoder | None = None
-    """The model's forward pass written out, where it is one of those that llmkit.decoder knows."""
+    """The model's forward pass written out, where it is one of those that packed_decoder knows."""
 
     @classmethod
     def open(cls, name: str, assistant: str | None = None, dtype: str | None = None) -> Writer:
@@ -208,7 +208,7 @@ class Writer:
         self.opened.model.to(self.device)  # type: ignore[arg-type]
 
     def pack(self) -> None:
-        """Lay the model's weights out for writing, where llmkit.decoder knows it: they aren't read or trained again."""
+        """Lay the model's weights out for writing, where packed_decoder knows it: they aren't read or trained again."""
         if not self.reads:
             from llmkit.backbones.kernels.packed_decoder import Decoder
 
