@@ -17,18 +17,18 @@ def fit(recipe: dict[str, Any], skipped: int = SKIPPED) -> dict[str, Any]:
     """Train by a recipe; the same figures as `trainer` gives, and the share of the machine's matrix products (MFU)."""
     from llmkit import recipe as recipes
     from llmkit.backbones.kernels import flops
-    from llmkit.training.loop import Loop
+    from llmkit.training.step import Stepper
 
     operations: list[int] = []
-    step = Loop.step
+    step = Stepper.step
 
-    def counted(loop: Loop, batches: Any) -> None:
+    def counted(stepper: Stepper, batches: Any) -> None:
         if operations:
-            return step(loop, batches)
-        operations.append(flops.counted(lambda: step(loop, batches)))
+            return step(stepper, batches)
+        operations.append(flops.counted(lambda: step(stepper, batches)))
         return None
 
-    Loop.step = counted  # type: ignore[method-assign]
+    Stepper.step = counted  # type: ignore[method-assign]
     plan = {"logging_steps": skipped, "save_steps": 10**6, **recipe["training"]}
     summary = llmkit.fit(recipes.load({**recipe, "training": plan}))
     lines = [json.loads(line) for line in (Path(recipe["output_dir"]) / "metrics.jsonl").read_text().splitlines()]

@@ -19,7 +19,9 @@ from llmkit.system import signals
 from llmkit.system.errors import DataError
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded
-from llmkit.training.learner import Learner
+from llmkit.training.learner import Collator, Learner
+from llmkit.training.spread.base import Spread
+from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.state import Interrupted
 
 log = logging.getLogger("llmkit")
@@ -27,17 +29,21 @@ log = logging.getLogger("llmkit")
 
 def evaluate(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
-    stop: Stopping | None = None,
+    stop: Stopping | None = None, spread: Spread | None = None,
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
 
-    Interrupted, on all of them, where `stop` heard a signal on one.
+    size     rows that a process holds at once
+    last     whether no other evaluation of the run follows
+    spread   how the learner lies on the processes; whole on each where nothing is said
+
+    Interrupted, on all of them, where `stop` heard a signal on one. DataError where no row has anything to predict.
     """
-    objective = learner.objective
+    objective, spread = learner.objective, spread or DataParallel(accelerator)
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
     judged: list[Judged] = []
     written = objective.to_write(sum(map(len, sets)), last)
-    with torch.inference_mode(), accelerator.autocast():
+    with spread.judging():
         for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop):
             losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
@@ -47,6 +53,7 @@ def evaluate(
                 judged.append((rows, some))
         for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
             judged.append((rows, learner(batch, "predict")))
+    spread.judged(learner)
     if stop is not None and (by := heard(accelerator, stop)) is not None:
         raise Interrupted(by)
     total, count = accelerator.reduce(sums, "sum").tolist()
@@ -55,7 +62,7 @@ def evaluate(
     means = {head: a / max(1.0, b) for head, a, b in zip(objective.weights, total, count, strict=True)}
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
     everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
-    return objective.figures(means, sorted(everyone, key=lambda one: one[0]), sets, setup)
+    return objective.figures(means, sorted(everyone, key=lambda batch: batch[0]), sets, setup)
 
 
 def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
@@ -81,7 +88,7 @@ def visited(
     keys = [[(nth, some[place]) for nth, place in batch] for batch in places]
     was = learner.training
     learner.eval()
-    batches = load(drawn, keys, lambda rows: learner.objective.collate(rows, setup.tokenizer))
+    batches = load(drawn, keys, Collator(learner.objective, setup.tokenizer))
     for rows, batch in zip(keys, batches, strict=True):
         if stop is not None and stop.by is not None:
             break
@@ -109,7 +116,7 @@ def refer_all(
     accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: Order,
     steps: int | None,
 ) -> None:
-    """The same for the rows that a run will see, as far as its length is known, and for its validation rows."""
+    """Add what the untuned model says to the rows that a run will see, as far as that is known, and to all held out."""
     assert isinstance(plan.micro_batch_size, int)
     count = sum(map(len, sets.train))
     seen = range(count) if steps is None or steps * plan.global_batch_size >= 4 * count else sorted(

@@ -1,29 +1,103 @@
-"""What a run leaves: which weights were best, how much memory it took."""
+"""The end of a run: model/, the model card, and the summary."""
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
-from llmkit.objectives.base import more_is_better
-from llmkit.system.errors import RequestError, nearest
+from llmkit.recipe import registry
+from llmkit.system import report
+from llmkit.training.processes import shared
+from llmkit.training.session import Session
 
 
-def better(
-    found: Mapping[str, float], best: Mapping[str, float] | None, plan: recipes.Training, losses: Sequence[str] = (),
-) -> bool:
-    """Whether an evaluation is the best so far; RequestError where it has no such figure."""
-    name = str(plan.metric_for_best_model)
-    if name not in found:
-        raise RequestError(f"training.metric_for_best_model: the evaluation has no {name!r}.{nearest(name, found)}")
-    more = plan.greater_is_better
-    if more is None:
-        more = name not in losses and more_is_better(name)
-    return best is None or (found[name] > best[name] if more else found[name] < best[name])
+def finish(session: Session) -> dict[str, Any]:
+    """Leave model/, the model card and the summary."""
+    peaks = gather_object([peak_memory()])
+    summary: dict[str, Any] | None = None
+    if session.best is not None:
+        session.spread.put_back(session.learner, session.best)
+    with session.spread.whole(session.learner):
+        if session.main:
+            publish(session)
+    if session.main:
+        summary = conclude(session, "completed", session.state.ended or "the recipe's length is reached")
+        summary["peak_memory_bytes"] = sum(peaks)
+        session.run.write("README.md", report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
+        session.run.write("summary.json", json.dumps(summary, indent=1))
+    if session.recipe.training.report_to:
+        session.accelerator.end_training()
+    return dict(shared(session.accelerator, lambda: summary or {}))
+
+
+def publish(session: Session) -> None:
+    """Leave model/, and the networks that learned beside it, each in a folder of its own."""
+    learner, tokenizer = session.learner, session.setup.tokenizer
+    tuned = learner.tuned
+
+    def write(folder: Path) -> None:
+        session.recipe.tuning.save(tuned, folder)
+        tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
+        tokenizer.save_pretrained(folder)
+        session.objective.describe(folder, session.setup)
+        if session.stop.by is not None:
+            session.halt(session.stop.by)
+
+    for name, network in session.objective.others(learner.model).items():
+        beside: Any = network
+
+        def write_beside(folder: Path, network: Any = beside) -> None:
+            network.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+        session.run.publish(write_beside, name)
+    session.run.publish(write)
+
+
+def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
+    """Write summary.json, and return it."""
+    state, recipe, learner = session.state, session.recipe, session.learner
+    own = {
+        "status": status, "why": why,
+        "weights": "last" if state.best is None else f"best {recipe.training.metric_for_best_model}",
+        "best": state.best, "steps": state.step, "skipped_steps": state.skipped, "tokens": state.tokens,
+        "train_loss": state.train_loss, "evaluation_before": state.before, "evaluation": state.evaluation}
+    more = {
+        "parameters": sum(p.numel() for p in learner.parameters()),
+        "trainable_parameters": sum(p.numel() for name, p in learner.trained.items()
+                                    if learner.wakes.get(name, 0) < max(1, state.step)),
+        "wall_seconds": time.monotonic() - session.began,
+        "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
+        "data_wait": state.waited / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
+        "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
+        "processes": session.accelerator.num_processes, "device": str(session.accelerator.device),
+        "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),
+        "output_dir": str(session.run.folder)}
+    if recipe.data.on_bad_row == "skip":
+        more["bad_rows"] = sum(len(reader.bad) for reader in session.settled.readers)
+    # a plug-in's facts stand among ours, and change none of them
+    summary = {**own, **session.sets.facts, **more, **own}
+    session.run.write("summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+def about(session: Session) -> dict[str, Any]:
+    """What the run was, for the model card."""
+    recipe = session.recipe
+    start = recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}"
+    return {
+        "what": "Pretrained" if recipe.task is None else "Fine-tuned", "backbone": start,
+        "kind": "objective" if recipe.task is None else "task", "learning": registry.name_of(recipe.learning),
+        "tuning": registry.name_of(recipe.tuning), "data": [reader.label for reader in session.settled.train]}
 
 
 def peak_memory() -> int:

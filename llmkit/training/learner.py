@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch
 from llmkit.objectives.base import Objective
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Way = Literal["loss", "judge", "predict", "represent", "refer"]
+"""What is asked of an objective about a batch."""
 
 
 class Learner(nn.Module):
@@ -38,6 +46,28 @@ class Learner(nn.Module):
         """Whether a parameter is of a part that started from random weights beside pretrained ones."""
         return any(f".{part}." in f".{name}" for part in self.new)
 
-    def forward(self, batch: Batch, way: str = "loss") -> Any:
-        """`loss`: losses by head, summed over targets; `judge`: with predictions; `predict` and `represent`: these."""
-        return getattr(self.objective, way)(self.model, batch, self.family)
+    def forward(self, batch: Batch, way: Way = "loss") -> Any:
+        """What the objective's method of that name says of a batch: `loss`, losses by head, summed over targets …
+
+        `predict` and `refer` are asked of tasks only.
+        """
+        objective, given = self.objective, (self.model, batch, self.family)
+        if way == "loss":
+            return objective.loss(*given)
+        if way == "judge":
+            return objective.judge(*given)
+        if way == "represent":
+            return objective.represent(*given)
+        task: Any = objective  # whoever asks for these has one
+        return task.predict(*given) if way == "predict" else task.refer(*given)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows to a batch, as an objective does it; picklable, for loader workers of every start method."""
+
+    objective: Objective
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rows: Sequence[Any]) -> Batch:
+        return self.objective.collate(rows, self.tokenizer)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from llmkit import recipe as recipes
 from llmkit.backbones.kernels import shortcuts
@@ -15,52 +18,63 @@ from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
 from llmkit.objectives.base import Objective, Sets, Setup
-from llmkit.planning.settle import Settled, network, speak, with_prompt
+from llmkit.planning.settle import Network, Settled, network, speak, with_prompt
 from llmkit.recipe import registry
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
+from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
 from llmkit.training.learner import Learner
-from llmkit.training.loop import Loop
 from llmkit.training.optimizer import adamw
-from llmkit.training.resume import best_of, bring_back, kept, restored
-from llmkit.training.run_folder import Checkpoint, Run
+from llmkit.training.resume import kept, restored
+from llmkit.training.run_folder import Checkpoint, RunFolder
 from llmkit.training.schedule import Length, weights
+from llmkit.training.session import Session
+from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.state import State
 from llmkit.tuning.base import Setting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
 
 
 def ready(
-    settled: Settled, accelerator: Accelerator, run: Run, stop: Stopping, began: float, start: Checkpoint | None = None,
-    refers: bool = True,
-) -> Loop:
+    settled: Settled, accelerator: Accelerator, run: RunFolder, stop: Stopping, began: float,
+    start: Checkpoint | None = None, refers: bool = True, callbacks: Sequence[Callback] = (),
+) -> Session:
     """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
 
     `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
     but the model that an adapter goes on, where no other folder holds it. `refers`: whether the untuned model is asked
     about each row, where the task needs that; it may take long.
     """
-    recipe, plan = settled.recipe, settled.recipe.training
+    recipe, spread = settled.recipe, DataParallel(accelerator)
     with accelerator.main_process_first():  # the others find its caches
-        tokenizer = speak(settled)
-        setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                      metrics=tuple(plan.metrics))
-        setup = with_prompt(setup, recipe.prompting, recipe.learning)
-        sets = recipe.learning.prepare(settled.train, settled.validation, setup)
-        setup = replace(setup, labels=tuple(sets.facts["labels"]) if "labels" in sets.facts else None,
-                        problem=sets.facts.get("problem"))
+        setup, sets = rows(settled)
         data = {reader.label: reader.fingerprint() for reader in settled.readers}
     state = State() if start is None else restored(start, data, accelerator.num_processes)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, refers)
-    wrapped, optimizer = accelerator.prepare(learner, adamw(learner, plan, recipe.tuning.undecayed))
+    wrapped, optimizer = spread.prepare(learner, adamw(learner, recipe.training, recipe.tuning.undecayed))
+    best = None
     if start is not None:
-        bring_back(start, learner, optimizer)
+        best = spread.load(start, learner, optimizer)
         recipe.tuning.restore(learner.tuned, kept(start))
-    return Loop(accelerator, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
-                began - state.wall, None if start is None else best_of(start))
+    return Session(accelerator, spread, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
+                   began - state.wall, best, callbacks)
+
+
+def rows(settled: Settled) -> tuple[Setup, Sets]:
+    """The tokenizer and all that rows are made with, and the rows."""
+    recipe = settled.recipe
+    setup = Setup(speak(settled), settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
+                  metrics=tuple(recipe.training.metrics))
+    setup = with_prompt(setup, recipe.prompting, recipe.learning)
+    sets = recipe.learning.prepare(settled.train, settled.validation, setup)
+    labels = tuple(sets.facts["labels"]) if "labels" in sets.facts else None
+    return replace(setup, labels=labels, problem=sets.facts.get("problem")), sets
 
 
 def with_floors(sets: Sets, learning: Objective) -> Sets:
@@ -78,22 +92,17 @@ def idles(settled: Settled) -> bool:
 
 
 def learn(
-    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: Run, refers: bool = True,
+    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: RunFolder, refers: bool = True,
 ) -> Learner:
     """The model as the recipe wants it tuned, with its objective."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
     order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
-    rows, steps = order.epoch_rows, Length(recipe.training, order.epoch_rows).steps
+    steps = Length(recipe.training, order.epoch_rows).steps
     if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
         refer_all(accelerator, untuned, sets, setup, recipe.training, order, steps)
-    base = net.base
-    if tuning.adapter and base is None:  # an adapter without its base is worth nothing
-        base = str((run.folder / "base").resolve())
-        if accelerator.is_main_process:
-            net.model.save_pretrained(base)
-            tokenizer.save_pretrained(base)
+    base = base_of(net, tokenizer, run, accelerator.is_main_process) if tuning.adapter else net.base
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -101,30 +110,59 @@ def learn(
     unpadded = shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
-        packed=recipe.data.packing == "documents" or recipe.learning.masks,
-        steps=steps, epoch=rows / recipe.training.global_batch_size, tokenizer=tokenizer)
+        packed=recipe.data.packing == "documents" or recipe.learning.masks, steps=steps,
+        epoch=order.epoch_rows / recipe.training.global_batch_size, tokenizer=tokenizer)
     tuned = tuning.apply(net.model, setting)
     if recipe.training.compile:
         compile_layers(net.model, settled.family)
     elif unpadded:
         unpad(net.model, settled.family)
-    rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
-    tensors = dict(tuned.named_parameters())
-    whole = recipe.learning.assemble(tuned, settled.family, tokenizer, None)
-    learner = Learner(whole, recipe.learning, settled.family, net.new)
-    if shortcuts.on("fused_gelu"):
-        shortcuts.fuse(learner)
-    names = {id(parameter): name for name, parameter in learner.named_parameters()}
-    learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
-    learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
-    last = max(wakes.values(), default=0)
+    learner = paced(settled, tuned, setting)
+    last = max(learner.wakes.values(), default=0)
     if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
     return learner
 
 
+def base_of(net: Network, tokenizer: PreTrainedTokenizerBase, run: RunFolder, main: bool) -> str:
+    """Where an adapter finds its base again; one that no folder holds is left in the run's own."""
+    if net.base is not None:
+        return net.base
+    base = str((run.folder / "base").resolve())
+    if main:
+        net.model.save_pretrained(base)
+        tokenizer.save_pretrained(base)
+    return base
+
+
+def paced(settled: Settled, tuned: nn.Module, setting: Setting) -> Learner:
+    """The learner of a tuned model, with the rate of each parameter and the step from which it trains."""
+    tuning, objective = settled.recipe.tuning, settled.recipe.learning
+    rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
+    tensors = dict(tuned.named_parameters())
+    whole = objective.assemble(tuned, settled.family, setting.tokenizer, None)
+    learner = Learner(whole, objective, settled.family, setting.new)
+    if shortcuts.on("fused_gelu"):
+        shortcuts.fuse(learner)
+    names = {id(parameter): name for name, parameter in learner.named_parameters()}
+    learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
+    learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
+    return learner
+
+
+def announce(session: Session, start: Checkpoint | None) -> None:
+    """What the main process does before the first step: look for room, say what will be done, and open the folder."""
+    run, recipe = session.run, session.recipe
+    enough_room(run, session.learner, session.length, session.state, recipe.training, recipe.tuning.adapter)
+    describe(session.settled, session.sets, session.learner, start)
+    list_bad_rows(session.settled, run)
+    session.sets = with_floors(session.sets, recipe.learning)
+    run.rewind(session.state.step if start is not None else -1)
+    run.write_recipe(recipe)
+
+
 def enough_room(
-    run: Run, learner: Learner, length: Length, state: State, plan: recipes.Training, adapter: bool
+    run: RunFolder, learner: Learner, length: Length, state: State, plan: recipes.Training, adapter: bool
 ) -> None:
     """PlaceError where the disk can't hold the checkpoints that are to come, and the model."""
     trained = sum(p.numel() * p.element_size() for p in learner.trained.values())
@@ -134,7 +172,7 @@ def enough_room(
     run.room(size, whole, saves, plan.save_total_limit)
 
 
-def list_bad_rows(settled: Settled, run: Run) -> None:
+def list_bad_rows(settled: Settled, run: RunFolder) -> None:
     """Say how many rows were left out, and list all of them in bad_rows.txt."""
     bad = [what for reader in settled.readers for what in reader.bad]
     if bad:

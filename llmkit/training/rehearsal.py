@@ -31,11 +31,13 @@ from llmkit.system.signals import stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import visited
 from llmkit.training.finish import peak_memory
-from llmkit.training.loop import Loop
+from llmkit.training.log import Log
 from llmkit.training.prepare import idles, ready
 from llmkit.training.processes import accelerate, world
 from llmkit.training.resume import pick_up
-from llmkit.training.run_folder import Run, telling
+from llmkit.training.run_folder import RunFolder, telling
+from llmkit.training.session import Session
+from llmkit.training.step import Stepper
 
 log = logging.getLogger("llmkit")
 
@@ -75,24 +77,24 @@ def plan(asked: Recipe) -> dict[str, Any]:
             warnings.append(f"it needs at least {size(most)} of memory, and {size(free)} are free; tune fewer weights "
                             "(lora, prefix …), or take a smaller model")
             return found
-        loop = ready(settled, accelerator, Run(Path(away)), stop, time.monotonic(), refers=False)
-        asking = seconds_to_refer(loop) if recipe.task is not None and recipe.task.reference else 0.0
-        weights = sum(tensor.nbytes for tensor in (*loop.learner.parameters(), *loop.learner.buffers()))
-        trained = sum(parameter.nbytes for parameter in loop.learner.trained.values())
-        found["parameters"] = sum(parameter.numel() for parameter in loop.learner.parameters())
-        found["trainable_parameters"] = sum(parameter.numel() for parameter in loop.learner.trained.values())
-        found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *loop.sets.notes]
-        found["data"] = data = rows_and_tokens(loop)
-        measured = Measured.of(loop)
-        found["micro_batch_size"] = loop.recipe.training.micro_batch_size  # a GPU may have had room for fewer
+        session = ready(settled, accelerator, RunFolder(Path(away)), stop, time.monotonic(), refers=False)
+        asking = seconds_to_refer(session) if recipe.task is not None and recipe.task.reference else 0.0
+        weights = sum(tensor.nbytes for tensor in (*session.learner.parameters(), *session.learner.buffers()))
+        trained = sum(parameter.nbytes for parameter in session.learner.trained.values())
+        found["parameters"] = sum(parameter.numel() for parameter in session.learner.parameters())
+        found["trainable_parameters"] = sum(parameter.numel() for parameter in session.learner.trained.values())
+        found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *session.sets.notes]
+        found["data"] = data = rows_and_tokens(session)
+        measured = Measured.of(session)
+        found["micro_batch_size"] = session.recipe.training.micro_batch_size  # a GPU may have had room for fewer
         found["memory"] = {
             "weights": weights, "gradients": trained, "optimizer": 2 * trained,
             "activations": max(0, measured.grown - 3 * trained), "peak": sum(gather_object([peak_memory()])),
             "available": machine.memory()}
-        found["length"] = length = how_long(loop, measured, data["tokens_per_row"])
+        found["length"] = length = how_long(session, measured, data["tokens_per_row"])
         found["speed"] = measured.speed(training.precision)
-        found["disk"] = disk = on_disk(loop, Path(away), asked.folder, cached, length["steps"])
-        found["time"] = timed(loop, measured, length, disk, asked.folder, asking)
+        found["disk"] = disk = on_disk(session, Path(away), asked.folder, cached, length["steps"])
+        found["time"] = timed(session, measured, length, disk, asked.folder, asking)
         if accelerator.is_main_process:
             warnings += warned(found, asked, recipe)
         accelerator.wait_for_everyone()
@@ -129,17 +131,17 @@ def least_memory(settled: Settled) -> int:
     return machine.sharing() * (row + (settled.size.state if whole else 4 * settled.size.parameters))
 
 
-def rows_and_tokens(loop: Loop) -> dict[str, Any]:
+def rows_and_tokens(session: Session) -> dict[str, Any]:
     """How many rows and tokens a pass over the data has; tokens are counted in all rows where there are few."""
-    order, objective = loop.order, loop.objective
+    order, objective = session.order, session.objective
     count = min(order.epoch_rows, ROWS)
-    drawn, tokens = Drawn(loop.sets.train, loop.recipe.seed), 0
+    drawn, tokens = Drawn(session.sets.train, session.recipe.seed), 0
     for first in range(0, count, 32):
         keys = [order.at(place) for place in range(first, min(count, first + 32))]
-        tokens += positions(objective.collate([drawn[key] for key in keys], loop.setup.tokenizer))
+        tokens += positions(objective.collate([drawn[key] for key in keys], session.setup.tokenizer))
     return {"rows": order.epoch_rows, "tokens": round(order.epoch_rows * tokens / count),
             "counted": count == order.epoch_rows, "tokens_per_row": tokens / count,
-            "validation_rows": sum(map(len, loop.sets.validation))}
+            "validation_rows": sum(map(len, session.sets.validation))}
 
 
 @dataclass(frozen=True)
@@ -157,29 +159,30 @@ class Measured:
     """Bytes that the steps took beside what was there before them, in this process."""
 
     @classmethod
-    def of(cls, loop: Loop) -> Measured:
+    def of(cls, session: Session) -> Measured:
         """Train for a few steps: the first aren't measured, for they make what stays; in one more, work is counted."""
-        batches, seconds, tokens = loop.batches(), [], []
+        stepper = Stepper(session, Log(session))
+        batches, seconds, tokens = stepper.batches(), [], []
         with grown() as more:
             done = 0
             while done < WARM + STEPS:
-                before, began = loop.state.tokens, time.monotonic()
-                if not loop.tried(batches):
-                    batches = loop.smaller()
+                before, began = session.state.tokens, time.monotonic()
+                if not stepper.tried(batches):
+                    batches = stepper.smaller()
                     continue
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
-                done, loop.state.step = done + 1, loop.state.step + 1
+                done, session.state.step = done + 1, session.state.step + 1
                 if done > WARM:
                     seconds.append(time.monotonic() - began)
-                    tokens.append(loop.state.tokens - before)
-                if loop.state.step == loop.length.steps:  # a short run again from its first step
-                    loop.state.step, batches = 0, loop.batches()
-        before = loop.state.tokens
-        counted = flops.counted(lambda: loop.step(batches))
-        loop.accelerator.wait_for_everyone()  # all processes multiply at once, as they train
-        both = gather_object([(counted, flops.rate(loop.recipe.training.precision))])
-        operations = sum(one for one, _ in both) / (loop.state.tokens - before)
+                    tokens.append(session.state.tokens - before)
+                if session.state.step == session.length.steps:  # a short run again from its first step
+                    session.state.step, batches = 0, stepper.batches()
+        before = session.state.tokens
+        counted = flops.counted(lambda: stepper.step(batches))
+        session.accelerator.wait_for_everyone()  # all processes multiply at once, as they train
+        both = gather_object([(counted, flops.rate(session.recipe.training.precision))])
+        operations = sum(one for one, _ in both) / (session.state.tokens - before)
         return cls(seconds, tokens, operations, sum(rate for _, rate in both), more[0])
 
     @property
@@ -229,38 +232,39 @@ def resident() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def how_long(loop: Loop, measured: Measured, tokens_per_row: float) -> dict[str, Any]:
+def how_long(session: Session, measured: Measured, tokens_per_row: float) -> dict[str, Any]:
     """Steps, tokens and passes of the whole run; `exact` says whether the recipe alone decides how many steps."""
-    training, rows = loop.recipe.training, loop.recipe.training.global_batch_size
-    a_step, steps = rows * tokens_per_row, loop.length.steps
+    training, rows = session.recipe.training, session.recipe.training.global_batch_size
+    a_step, steps = rows * tokens_per_row, session.length.steps
     by = next(name for name in ("max_steps", "num_train_epochs", "max_tokens", "max_minutes")
               if getattr(training, name) is not None)
     if steps is None and training.max_tokens is not None:
         steps = math.ceil(training.max_tokens / a_step)
     if steps is None:
         steps = max(1, math.ceil(60 * float(training.max_minutes or 0) * measured.tokens_per_second / a_step))
-    return {"ends_by": by, "steps": steps, "exact": loop.length.steps is not None, "tokens_per_step": round(a_step),
-            "tokens": round(steps * a_step), "epochs": steps * rows / loop.order.epoch_rows,
+    return {"ends_by": by, "steps": steps, "exact": session.length.steps is not None, "tokens_per_step": round(a_step),
+            "tokens": round(steps * a_step), "epochs": steps * rows / session.order.epoch_rows,
             "may_end_earlier": training.early_stopping_patience is not None}
 
 
 def timed(
-    loop: Loop, measured: Measured, length: dict[str, Any], disk: dict[str, Any], folder: Path, asking: float,
+    session: Session, measured: Measured, length: dict[str, Any], disk: dict[str, Any], folder: Path, asking: float,
 ) -> dict[str, Any]:
     """Seconds of the whole run, from where its model is ready on; `asking`: to ask the untuned model about a row."""
-    plan, steps = loop.recipe.training, length["steps"]
+    plan, steps = session.recipe.training, length["steps"]
     training = length["tokens"] / measured.tokens_per_second
     if length["ends_by"] == "max_minutes":
         training = 60 * float(plan.max_minutes or 0)
     evaluations, evaluating = 0, 0.0
-    if loop.sets.validation:
+    if session.sets.validation:
         evaluations = 1 + times(steps, plan.eval_steps or steps)
-        last = evaluation(loop, plan.metric_for_best_model is None)
-        evaluating = (evaluations - 1) * evaluation(loop, False) + last
+        last = evaluation(session, plan.metric_for_best_model is None)
+        evaluating = (evaluations - 1) * evaluation(session, False) + last
     checkpoints = times(steps, plan.save_steps)
-    each = seconds_to_write(disk["checkpoint"], folder) if loop.accelerator.is_main_process else 0.0
+    each = seconds_to_write(disk["checkpoint"], folder) if session.accelerator.is_main_process else 0.0
     saving = checkpoints * each
-    seen = min(sum(map(len, loop.sets.train)), steps * plan.global_batch_size) + sum(map(len, loop.sets.validation))
+    rows, held = (sum(map(len, part)) for part in (session.sets.train, session.sets.validation))
+    seen = min(rows, steps * plan.global_batch_size) + held
     return {"training": training, "evaluations": evaluating, "evaluation_count": evaluations, "checkpoints": saving,
             "checkpoint_count": checkpoints, "reference": seen * asking,
             "total": training + evaluating + saving + seen * asking}
@@ -271,48 +275,48 @@ def times(steps: int, every: int) -> int:
     return (steps - 1) // every + 1
 
 
-def evaluation(loop: Loop, last: bool) -> float:
+def evaluation(session: Session, last: bool) -> float:
     """Seconds that an evaluation takes: a few micro-batches are measured."""
-    rows = sum(map(len, loop.sets.validation))
-    written, held = loop.objective.to_write(rows, last), loop.sets.validation
+    rows = sum(map(len, session.sets.validation))
+    written, held = session.objective.to_write(rows, last), session.sets.validation
     if written is None:
-        return seconds_to_visit(loop, held, range(rows), "judge")
-    return seconds_to_visit(loop, held, range(rows), "loss") + seconds_to_visit(loop, held, written, "predict")
+        return seconds_to_visit(session, held, range(rows), "judge")
+    return seconds_to_visit(session, held, range(rows), "loss") + seconds_to_visit(session, held, written, "predict")
 
 
-def seconds_to_refer(loop: Loop) -> float:
+def seconds_to_refer(session: Session) -> float:
     """Seconds in which the untuned model is asked about a row; each row is given an answer that stands for its own."""
-    count = sum(map(len, loop.sets.train))
-    first = next(visited(loop.accelerator, loop.learner, loop.sets.train, loop.setup, 1, [0] * world()))[1]
-    with torch.inference_mode(), loop.accelerator.autocast():
-        (answer,) = loop.learner(first, "refer")
-    for part in (*loop.sets.train, *loop.sets.validation):
+    count = sum(map(len, session.sets.train))
+    first = next(visited(session.accelerator, session.learner, session.sets.train, session.setup, 1, [0] * world()))[1]
+    with torch.inference_mode(), session.accelerator.autocast():
+        (answer,) = session.learner(first, "refer")
+    for part in (*session.sets.train, *session.sets.validation):
         assert isinstance(part, Encoded)
         for features in part.features:
             features["reference"] = np.array(answer, dtype=np.float32)
-    return seconds_to_visit(loop, loop.sets.train, range(count), "refer") / count
+    return seconds_to_visit(session, session.sets.train, range(count), "refer") / count
 
 
-def seconds_to_visit(loop: Loop, sets: Sequence[Any], rows: Sequence[int], way: str) -> float:
+def seconds_to_visit(session: Session, sets: Sequence[Any], rows: Sequence[int], way: str) -> float:
     """Seconds in which the learner does `way` with some rows of `sets`, from a few of them."""
-    micro = int(loop.recipe.training.micro_batch_size)
-    count = min(len(rows), BATCHES * micro * loop.accelerator.num_processes)
+    micro = int(session.recipe.training.micro_batch_size)
+    count = min(len(rows), BATCHES * micro * session.accelerator.num_processes)
     if not count:
         return 0.0
     some = [rows[nth * len(rows) // count] for nth in range(count)]
-    with torch.inference_mode(), loop.accelerator.autocast():
-        for chosen in (some[: micro * loop.accelerator.num_processes], some):  # the first time isn't measured
+    with torch.inference_mode(), session.accelerator.autocast():
+        for chosen in (some[: micro * session.accelerator.num_processes], some):  # the first time isn't measured
             began = time.monotonic()
-            for _, batch in visited(loop.accelerator, loop.learner, sets, loop.setup, micro, chosen):
-                loop.learner(batch, way)
-            loop.accelerator.wait_for_everyone()
+            for _, batch in visited(session.accelerator, session.learner, sets, session.setup, micro, chosen):
+                session.learner(batch, way)
+            session.accelerator.wait_for_everyone()
     return float((time.monotonic() - began) * len(rows) / count)
 
 
-def on_disk(loop: Loop, away: Path, folder: Path, cached: set[Path], steps: int) -> dict[str, Any]:
+def on_disk(session: Session, away: Path, folder: Path, cached: set[Path], steps: int) -> dict[str, Any]:
     """Bytes of all that the run leaves; of weights they are counted, what is small is written into a folder `away`."""
-    tuning, tuned, plan = loop.recipe.tuning, loop.learner.tuned, loop.recipe.training
-    trained = list(loop.learner.trained.values())
+    tuning, tuned, plan = session.recipe.tuning, session.learner.tuned, session.recipe.training
+    trained = list(session.learner.trained.values())
     weights = sum(parameter.nbytes + TENSOR for parameter in trained)
     state = sum(2 * parameter.nbytes + STATE for parameter in trained)
     best = weights if plan.metric_for_best_model is not None else 0
@@ -320,17 +324,17 @@ def on_disk(loop: Loop, away: Path, folder: Path, cached: set[Path], steps: int)
     checkpoint = weights + state + best + more + MANIFEST
     kept = min(times(steps, plan.save_steps), plan.save_total_limit)
     model, others = 0, 0
-    if loop.accelerator.is_main_process:
+    if session.accelerator.is_main_process:
         small = away / "small"
         small.mkdir()
-        loop.setup.tokenizer.save_pretrained(small)
+        session.setup.tokenizer.save_pretrained(small)
         words = bytes_of(small)
         if tuning.adapter:
             tuning.save(tuned, small)
         tuned.config.save_pretrained(small)
-        loop.objective.describe(small, loop.setup)
+        session.objective.describe(small, session.setup)
         model = bytes_of(small) + (0 if tuning.adapter else stored(tuned))
-        others = sum(stored(network) + words for network in loop.objective.others(loop.learner.model).values())
+        others = sum(stored(network) + words for network in session.objective.others(session.learner.model).values())
         others += bytes_of(away / "base")
     lines = times(steps, plan.logging_steps) * LINE
     run = kept * checkpoint + model + others + lines + PAPERS
@@ -385,7 +389,7 @@ def warned(found: dict[str, Any], asked: Recipe, recipe: Recipe) -> list[str]:
     level = log.level
     try:
         log.setLevel(logging.ERROR)  # what a run would say of it
-        start, done = pick_up(Run(asked.folder), asked, recipe, "auto")
+        start, done = pick_up(RunFolder(asked.folder), asked, recipe, "auto")
     except CheckpointError as error:
         return [*out, f"a run would be refused: {error}"]
     finally:

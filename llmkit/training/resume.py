@@ -6,27 +6,25 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from llmkit import recipe as recipes
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
-from llmkit.training.learner import Learner
 from llmkit.training.processes import world
-from llmkit.training.run_folder import Checkpoint, Run, verify
+from llmkit.training.run_folder import Checkpoint, RunFolder, verify
+from llmkit.training.saving import TUNING
+from llmkit.training.spread.ddp import tensors
 from llmkit.training.state import State
 
 log = logging.getLogger("llmkit")
 
 
-def as_before(settled: Settled, run: Run) -> Settled:
-    """The same with the micro-batches that an earlier run in this folder had: bit for bit, dropout depends on them."""
+def as_before(settled: Settled, run: RunFolder) -> Settled:
+    """Micro-batches as an earlier run in this folder had them: bit for bit, dropout depends on them."""
     path, plan = run.folder / "recipe.yaml", settled.recipe.training
     if "micro_batch_size" not in settled.chosen or not path.is_file():
         return settled
@@ -38,8 +36,13 @@ def as_before(settled: Settled, run: Run) -> Settled:
         chosen={**settled.chosen, "micro_batch_size": "as many as before"})
 
 
-def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-    """(checkpoint to go on from, summary of a run that is finished), as `resume` says; both None to start afresh."""
+def pick_up(
+    run: RunFolder, request: Recipe, recipe: Recipe, resume: str,
+) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """(checkpoint to go on from, summary of a run that is finished), as `resume` says; both None to start afresh.
+
+    `request` is the recipe as it was given, `recipe` the one in which nothing is left open.
+    """
     if resume not in ("auto", "must", "never"):
         return verify(named(Path(resume), run)), None
     if resume == "never" and run.started():
@@ -49,7 +52,7 @@ def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Check
             raise CheckpointError(f"{run.folder}: there is nothing to resume.")
         return None, None
     differ = run.compare(recipe)
-    if asked.training.micro_batch_size == "auto":
+    if request.training.micro_batch_size == "auto":
         differ.pop("training.micro_batch_size", None)
     if differ.get("training.compile") == (False, "auto"):  # left by a version that knew no such field
         del differ["training.compile"]
@@ -71,10 +74,10 @@ def pick_up(run: Run, asked: Recipe, recipe: Recipe, resume: str) -> tuple[Check
     return checkpoint, None
 
 
-def named(path: Path, run: Run) -> Path:
+def named(path: Path, run: RunFolder) -> Path:
     """The checkpoint that --resume PATH means: itself, or the newest of a run's folder."""
     if (path / "checkpoints").is_dir():
-        found = Run(path).newest(log.warning)
+        found = RunFolder(path).newest(log.warning)
         if found is not None:
             return found.folder
     if not path.is_dir():
@@ -92,42 +95,10 @@ def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
         for name, (ours, theirs) in differ.items())
 
 
-def bring_back(start: Checkpoint, learner: Learner, optimizer: Any) -> None:
-    """Put a checkpoint's weights and optimizer state where they were."""
-    weights, moments = start.file("trained.safetensors"), start.file("optimizer.pt")
-    if weights is None or moments is None:
-        raise CheckpointError(f"{start.folder}: its manifest names no trained.safetensors and optimizer.pt.")
-    saved, wanted = tensors(weights), learner.trained
-    if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
-        raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
-    try:
-        optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
-    except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{moments}: isn't the state of this optimizer: {said}") from error
-
-
-def tensors(path: Path) -> dict[str, torch.Tensor]:
-    """What a checkpoint's safetensors hold; CheckpointError where it is something else."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: holds no tensors: {' '.join(str(error).split())[:200]}") from error
-
-
 def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
     """What the tuning method keeps beside what trains."""
-    path = start.file("tuning.safetensors")
+    path = start.file(TUNING)
     return {} if path is None else tensors(path)
-
-
-def best_of(start: Checkpoint) -> dict[str, torch.Tensor] | None:
-    """The best weights up to a checkpoint, where it has them."""
-    path = start.file("best.safetensors")
-    return None if path is None else tensors(path)
 
 
 def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:

@@ -57,7 +57,7 @@ class Checkpoint:
         return self.folder / name if name in self.manifest["files"] else None
 
 
-class Run:
+class RunFolder:
     """The folder of one run. Only the main process writes; the others read."""
 
     def __init__(self, folder: Path) -> None:
@@ -222,12 +222,16 @@ class Run:
 
     # ---- checkpoints ----
 
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after a step, whether it is there or not."""
+        return self.checkpoints / f"step-{step:08d}"
+
     def save(self, step: int, manifest: Mapping[str, Any], write: Callable[[Path], None], keep: int) -> None:
         """Write a checkpoint beside the others; it appears by one rename, then the oldest go.
 
         So do those after it, which this run passed over: they were damaged, or of a number of steps that was undone.
         """
-        final, staging = self.checkpoints / f"step-{step:08d}", self.checkpoints / f".step-{step:08d}"
+        final, staging = self.checkpoint(step), self.checkpoints / f".step-{step:08d}"
         with telling(self.folder), dropped_on_error(staging):
             if self._metrics is not None:
                 os.fsync(self._metrics.fileno())  # the lines up to here will not be written again

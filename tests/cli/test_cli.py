@@ -321,8 +321,8 @@ def test_a_folder_that_cannot_be_made_is_told(llmkit: Command, bert: Path, tmp_p
 
 
 def test_a_folder_in_use_is_told_with_the_process_that_uses_it(llmkit: Command, bert: Path, tmp_path: Path) -> None:
-    code = ("import pathlib, sys; from llmkit.training.run_folder import Run\n"
-            "with Run(pathlib.Path('run')).locked(): print('held', flush=True); sys.stdin.read()")
+    code = ("import pathlib, sys; from llmkit.training.run_folder import RunFolder\n"
+            "with RunFolder(pathlib.Path('run')).locked(): print('held', flush=True); sys.stdin.read()")
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, cwd=tmp_path) as other:
         assert other.stdout is not None

@@ -66,11 +66,13 @@ def test_what_a_model_keeps_for_the_backward_pass_is_known_to_a_factor_of_two(
     from accelerate import Accelerator
 
     from llmkit.system.signals import Stopping
+    from llmkit.training.log import Log
     from llmkit.training.prepare import ready
-    from llmkit.training.run_folder import Run
+    from llmkit.training.run_folder import RunFolder
+    from llmkit.training.step import Stepper
 
-    loop = ready(settled, Accelerator(cpu=True), Run(tmp_path / "run"), Stopping(), 0.0)
-    own = {parameter.untyped_storage().data_ptr() for parameter in loop.learner.parameters()}
+    session = ready(settled, Accelerator(cpu=True), RunFolder(tmp_path / "run"), Stopping(), 0.0)
+    own = {parameter.untyped_storage().data_ptr() for parameter in session.learner.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,13 +80,13 @@ def test_what_a_model_keeps_for_the_backward_pass_is_known_to_a_factor_of_two(
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    batch = next(loop.batches())
+    batch = next(Stepper(session, Log(session)).batches())
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loop.wrapped(batch)
+        session.wrapped(batch)
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     rows, length = batch["input_ids"].shape
     assert (0.25 if family == "deberta" else 0.5) < rows * settled.size.row(length) / measured < 2
-    trained = sum(parameter.numel() for parameter in loop.learner.parameters())
+    trained = sum(parameter.numel() for parameter in session.learner.parameters())
     assert settled.size.parameters == pytest.approx(trained, rel=0.1)  # the text has fewer words than were asked for
 
 

@@ -348,16 +348,16 @@ def _signal_at(count: int, folder: str, number: int) -> None:
 
 def _signal_after(step: int, number: int) -> None:
     """Signal this process once the line of a step is written."""
-    from llmkit.training.run_folder import Run
+    from llmkit.training.run_folder import RunFolder
 
-    write = Run.log
+    write = RunFolder.log
 
-    def log(run: Run, event: Mapping[str, Any]) -> None:
+    def log(run: RunFolder, event: Mapping[str, Any]) -> None:
         write(run, event)
         if event["event"] == "train" and event["step"] == step:
             os.kill(os.getpid(), number)
 
-    Run.log = log  # type: ignore[method-assign]
+    RunFolder.log = log  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

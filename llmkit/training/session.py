@@ -1,0 +1,126 @@
+"""All that a run has while it trains: what was settled, what learns, from which rows, and how far it is."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from llmkit.data.batches import Order
+from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.planning.settle import Settled
+from llmkit.recipe import Recipe
+from llmkit.system.signals import Stopping
+from llmkit.training.callbacks import Callback, View
+from llmkit.training.learner import Learner
+from llmkit.training.run_folder import RunFolder
+from llmkit.training.schedule import Length, schedule, weights
+from llmkit.training.spread.base import Spread
+from llmkit.training.state import State
+
+
+@dataclass
+class Session:
+    """What the parts of a run share: each reads it, and each changes what is its own."""
+
+    accelerator: Accelerator
+    spread: Spread
+    settled: Settled
+    run: RunFolder
+    sets: Sets
+    setup: Setup
+    learner: Learner
+    wrapped: nn.Module
+    """The learner as it was prepared: under DDP, its forward synchronises gradients."""
+    optimizer: Any
+    data: Mapping[str, str]
+    """Fingerprints of the sources."""
+    stop: Stopping
+    state: State
+    began: float
+    """When the run began, on the monotonic clock, without the time between its parts."""
+    best: dict[str, torch.Tensor] | None = None
+    """The weights of the best evaluation so far, where the recipe keeps those."""
+    callbacks: Sequence[Callback] = ()
+    asked_to_stop: signal.Signals | None = None
+    """The signal that a process got, once all know of it."""
+    order: Order = field(init=False)
+    length: Length = field(init=False)
+    factor: Callable[[State], float] = field(init=False)
+    """On the learning rate, for the next step."""
+
+    def __post_init__(self) -> None:
+        self.order = Order([len(examples) for examples in self.sets.train], weights(self.recipe), self.recipe.seed)
+        self.length = Length(self.recipe.training, self.order.epoch_rows)
+        self.factor = schedule(self.recipe.training, self.length)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, in which nothing is left open."""
+        return self.settled.recipe
+
+    @property
+    def objective(self) -> Objective:
+        """What is learned."""
+        return self.learner.objective
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Rows that this process holds at once."""
+        size = self.recipe.training.micro_batch_size
+        assert isinstance(size, int)  # it is settled
+        return size
+
+    @property
+    def over(self) -> bool:
+        """Whether the run ends by a rule of its recipe."""
+        return self.state.ended is not None or self.length.done(self.state)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        most = float(self.recipe.training.learning_rate or 0.0)
+        return most * self.factor(self.state) * self.objective.pace(self.state.step)
+
+    def row_numbers(self) -> list[int]:
+        """The rows of the current step."""
+        size = self.recipe.training.global_batch_size
+        return [self.order.at(self.state.step * size + i)[1] for i in range(size)]
+
+    def rows_in_words(self) -> str:
+        """The first of them, for a message."""
+        numbers = self.row_numbers()
+        return ", ".join(map(str, numbers[:16])) + (" …" if len(numbers) > 16 else "")
+
+    def everywhere(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes."""
+        alone = self.accelerator.num_processes == 1
+        summed: torch.Tensor = value if alone else self.accelerator.reduce(value, "sum")
+        return summed
+
+    def halt(self, by: signal.Signals) -> None:
+        """End the run after a step that is saved."""
+        raise self.stop.error(f"stopped by {by.name} after step {self.state.step}, which is saved; the same command "
+                              "goes on from there", by)
+
+    def tell(self, event: Callable[[Callback, View], None]) -> None:
+        """Tell every callback of an event: `session.tell(lambda callback, view: callback.on_step(view))`."""
+        if not self.callbacks:
+            return
+        state = self.state
+        view = View(
+            self.recipe, self.run.folder, state.step, state.tokens, self.length.epochs(state), self.length.share(state),
+            self.rate, state.train_loss, dict(state.evaluation or {}), time.monotonic() - self.began, self.main)
+        for callback in self.callbacks:
+            event(callback, view)

@@ -1,0 +1,102 @@
+"""Every process holds the whole model, and gradients are averaged: one process alone, or DDP by accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llmkit.system.errors import CheckpointError
+from llmkit.training.learner import Learner
+from llmkit.training.run_folder import Checkpoint
+
+TRAINED, OPTIMIZER, BEST = "trained.safetensors", "optimizer.pt", "best.safetensors"
+
+
+class DataParallel:
+    """The whole model on every process: what is asked of it is in `spread.base.Spread`."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+
+    def prepare(self, learner: Learner, optimizer: Any) -> tuple[nn.Module, Any]:
+        """The learner under DDP where there are several processes, and accelerate's optimizer."""
+        wrapped, prepared = self.accelerator.prepare(learner, optimizer)
+        return wrapped, prepared
+
+    def apart(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
+        """DDP's no_sync."""
+        context: AbstractContextManager[Any] = self.accelerator.no_sync(wrapped)
+        return context
+
+    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
+        """Every process has the whole gradient: each clips its own copy."""
+        return float(self.accelerator.clip_grad_norm_(parameters, most))
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Inference mode, and autocast as in training."""
+        with torch.inference_mode(), self.accelerator.autocast():
+            yield
+
+    def judged(self, learner: Learner) -> None:
+        """Nothing was changed."""
+
+    def copies(self, learner: Learner) -> dict[str, Tensor]:
+        """A clone of each parameter that trains."""
+        return {name: parameter.detach().clone() for name, parameter in learner.trained.items()}
+
+    def put_back(self, learner: Learner, copies: Mapping[str, Tensor]) -> None:
+        """Copy them into the parameters."""
+        with torch.no_grad():
+            for name, parameter in learner.trained.items():
+                parameter.copy_(copies[name])
+
+    def not_finite(self, learner: Learner) -> str | None:
+        """All processes hold the same numbers: each looks at its own."""
+        return next((name for name, parameter in learner.trained.items() if not bool(parameter.isfinite().all())), None)
+
+    def save(self, folder: Path, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
+        """trained.safetensors, optimizer.pt and best.safetensors, by the process that calls it: the main one."""
+        trained = {name: parameter.detach().contiguous() for name, parameter in learner.trained.items()}
+        save_file(trained, folder / TRAINED)
+        with (folder / OPTIMIZER).open("wb") as file:  # by a path, torch doesn't say that the disk is full
+            torch.save(optimizer.state_dict(), file)
+        if best is not None:
+            save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
+
+    def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
+        """Each process reads all of it."""
+        weights, moments, best = start.file(TRAINED), start.file(OPTIMIZER), start.file(BEST)
+        if weights is None or moments is None:
+            raise CheckpointError(f"{start.folder}: its manifest names no {TRAINED} and {OPTIMIZER}.")
+        saved, wanted = tensors(weights), learner.trained
+        if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
+            raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
+        self.put_back(learner, saved)
+        try:
+            optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
+        except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"{moments}: isn't the state of this optimizer: {reason}") from error
+        return None if best is None else tensors(best)
+
+    def whole(self, learner: Learner) -> AbstractContextManager[Any]:
+        """They are."""
+        return nullcontext()
+
+
+def tensors(path: Path) -> dict[str, Tensor]:
+    """What a checkpoint's safetensors hold; CheckpointError where it is something else."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: holds no tensors: {' '.join(str(error).split())[:200]}") from error

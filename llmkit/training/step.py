@@ -1,0 +1,224 @@
+"""One optimizer step: the micro-batches' losses and gradients, divided once by what the whole step predicts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+
+import torch
+
+from llmkit.backbones.kernels import shortcuts
+from llmkit.data.batches import Batch, Drawn, Micro, load, positions
+from llmkit.planning.choices import divisors
+from llmkit.system import signals
+from llmkit.system.errors import DataError, NumberError, RequestError
+from llmkit.training.evaluate import lengths
+from llmkit.training.learner import Collator
+from llmkit.training.log import Log
+from llmkit.training.processes import mixed
+from llmkit.training.session import Session
+
+log = logging.getLogger("llmkit")
+
+MOST_SKIPPED = 20
+"""Steps in a row that may be skipped before a run gives up."""
+
+
+class Stepper:
+    """Makes the steps of a session, one at a time."""
+
+    def __init__(self, session: Session, journal: Log) -> None:
+        self.session, self.journal = session, journal
+
+    def batches(self) -> Iterator[Batch]:
+        """The micro-batches of this process, from the current step on."""
+        session = self.session
+        recipe, accelerator, sets = session.recipe, session.accelerator, session.sets.train
+        micro = Micro(session.order, recipe.training.global_batch_size, session.micro_batch_size,
+                      accelerator.process_index, accelerator.num_processes, session.state.step, lengths(sets))
+        loader = load(Drawn(sets, recipe.seed), micro, Collator(session.objective, session.setup.tokenizer),
+                      recipe.training.dataloader_num_workers, pin=accelerator.device.type == "cuda")
+        for batch in loader:
+            yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def step(self, batches: Iterator[Batch]) -> None:
+        """One optimizer step.
+
+        The loss is divided once, by the targets of all micro-batches on all processes: splitting changes nothing.
+        """
+        session, journal = self.session, self.journal
+        plan, state, accelerator = session.recipe.training, session.state, session.accelerator
+        parts = self.taken(batches)
+        totals, tokens = self.agree(parts)
+        # dropout is a function of seed, step and process: nothing of it needs to be saved
+        torch.manual_seed(mixed(session.recipe.seed, state.step, accelerator.process_index))
+        for group in session.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * session.factor(state) * session.objective.pace(state.step)
+        session.wrapped.train()
+        # what gradient checkpointing computes again in the backward pass, it computes without the shortcuts
+        with nullcontext() if plan.gradient_checkpointing else shortcuts.step(accelerator.device.type):
+            sums = self.compared(parts, totals) if session.objective.whole else self.added(parts, totals)
+        journal.add("tokens", tokens)
+        state.tokens += int(tokens)
+        self.let_wait()
+        norm = session.spread.clip(session.learner.trained.values(), plan.max_grad_norm or math.inf)
+        loss = float(session.everywhere(torch.stack([*sums.values()]).sum()))
+        if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
+            self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
+            return
+        state.skipped_last = 0
+        session.optimizer.step()
+        if not accelerator.optimizer_step_was_skipped:  # fp16 skips those that overflow
+            session.recipe.tuning.after_step(session.learner.tuned, state.step + 1)
+        session.optimizer.zero_grad()
+        for head, total in totals.items():
+            journal.pending[head] = journal.pending.get(head, 0.0) + sums[head]
+            journal.add(f"count/{head}", total)
+        if math.isfinite(norm):  # fp16: the scaler skips the others, and finds a better scale
+            state.window["norm"] = norm
+
+    # ---- its parts, in their order ----
+
+    def taken(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The step's micro-batches of this process; how long they were waited for is counted."""
+        session, state = self.session, self.session.state
+        rows = session.recipe.training.global_batch_size // session.accelerator.num_processes
+        count = rows // session.micro_batch_size
+        began = time.monotonic()
+        parts = [next(batches) for _ in range(count)]
+        self.journal.add("waited", time.monotonic() - began)
+        state.waited += time.monotonic() - began
+        if session.objective.turn(state.step) is not None:
+            parts = [{**part, "step": torch.tensor(state.step)} for part in parts]
+        return parts
+
+    def let_wait(self) -> None:
+        """Take the gradient from what doesn't learn in this step: another network's turn, layers that sleep."""
+        state, learner = self.session.state, self.session.learner
+        turn, wakes = self.session.objective.turn(state.step), learner.wakes
+        if turn is None and not wakes:
+            return
+        for name, parameter in learner.trained.items():
+            if (turn is not None and not name.startswith(f"model.{turn}")) or wakes.get(name, 0) > state.step:
+                parameter.grad = None  # waits: AdamW moves what has a gradient, be it 0
+
+    def agree(self, parts: Sequence[Batch]) -> tuple[dict[str, float], float]:
+        """(targets by head, tokens) of a step over all processes; signals and the clock are shared on the way."""
+        session = self.session
+        heads = list(session.objective.weights)
+        counts = [session.objective.targets(part) for part in parts]
+        main = session.accelerator.is_main_process
+        mine = [*(sum(float(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
+                session.state.seconds if main else 0.0, *session.stop.flags()]
+        shared = torch.tensor(mine, dtype=torch.float64, device=session.accelerator.device)
+        found = session.accelerator.reduce(shared, "sum").tolist()
+        totals, (tokens, session.state.agreed, *flags) = found[:len(heads)], found[len(heads):]
+        session.asked_to_stop = signals.heard(flags)
+        if not any(totals):
+            raise DataError(f"step {session.state.step + 1}: rows {session.rows_in_words()} have nothing to predict.")
+        return dict(zip(heads, totals, strict=True)), tokens
+
+    def added(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The losses of the step's micro-batches, one after the other, and their gradients."""
+        session = self.session
+        accelerator, weight = session.accelerator, session.objective.weights
+        seen = dict.fromkeys(weight, torch.zeros((), dtype=torch.float64, device=accelerator.device))
+        for i, part in enumerate(parts):
+            with nullcontext() if i + 1 == len(parts) else session.spread.apart(session.wrapped):
+                sums = session.wrapped(part)
+                loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+                if i + 1 == len(parts):
+                    loss = loss + self.penalty()
+                accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
+            seen = {head: seen[head] + sums[head].detach().double() for head in weight}
+        return seen
+
+    def compared(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The step's losses and gradients where each row is compared with every other, on all processes (GradCache).
+
+        Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": represent every row
+        without a graph, take the gradient of the loss at the representations, then go through the model once more, a
+        micro-batch at a time and with the same dropout, to bring that gradient to the weights.
+        """
+        session = self.session
+        accelerator, weight, rank = session.accelerator, session.objective.weights, session.accelerator.process_index
+        seeds = [mixed(session.recipe.seed, session.state.step, rank + i * accelerator.num_processes)
+                 for i in range(len(parts))]
+        mine = []
+        for part, seed in zip(parts, seeds, strict=True):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                mine.append(session.learner(part, "represent").float())
+        everyone = accelerator.gather(torch.cat(mine)).detach().requires_grad_()
+        sums = session.objective.compare(everyone)
+        loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+        (slope,) = torch.autograd.grad(loss, everyone)
+        own = slope.chunk(accelerator.num_processes)[rank].split([len(rows) for rows in mine])
+        for i, (part, seed) in enumerate(zip(parts, seeds, strict=True)):
+            torch.manual_seed(seed)
+            with nullcontext() if i + 1 == len(parts) else session.spread.apart(session.wrapped):
+                again = session.wrapped(part, "represent").float()
+                towards = (again * own[i]).sum()
+                if i + 1 == len(parts):
+                    towards = towards + self.penalty()
+                accelerator.backward(towards * accelerator.num_processes)
+        # every process saw all rows: the sum over processes is the whole once
+        return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
+
+    def penalty(self) -> torch.Tensor | float:
+        """What the tuning method adds to the loss of a step: the share of this process."""
+        session = self.session
+        whole: torch.Tensor | None = session.recipe.tuning.penalty(session.learner.tuned)
+        return 0.0 if whole is None else whole / session.accelerator.num_processes
+
+    def not_finite(self, what: str) -> None:
+        """Skip the step, where the recipe says so; else, or where all steps are so, NumberError."""
+        session = self.session
+        state, step = session.state, session.state.step + 1
+        where = f"step {step}: {what}, in rows {session.rows_in_words()}"
+        if session.recipe.training.on_nonfinite == "stop":
+            raise NumberError(f"{where}; no checkpoint holds it. A lower training.learning_rate, training.precision: "
+                              "fp32 or training.on_nonfinite: skip may help.")
+        state.skipped += 1
+        state.skipped_last += 1
+        if state.skipped_last >= MOST_SKIPPED:
+            raise NumberError(f"{where}: {state.skipped_last} steps in a row were skipped; no checkpoint holds them.")
+        session.optimizer.zero_grad()
+        log.warning("%s; skipped, %d so far", where, state.skipped)
+        self.journal.event({"event": "skipped", "step": step, "why": what, "rows": session.row_numbers()})
+
+    def tried(self, batches: Iterator[Batch]) -> bool:
+        """Do a step; False where a GPU's memory is too small for it: then nothing of it stays."""
+        pending = dict(self.journal.pending)
+        with suppress(torch.OutOfMemoryError):  # its traceback holds the step's tensors: both go here
+            self.step(batches)
+            return True
+        self.session.optimizer.zero_grad()
+        self.journal.pending = pending
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return False
+
+    def smaller(self) -> Iterator[Batch]:
+        """The batches from the current step on in smaller micro-batches, as a GPU's memory was too small for it.
+
+        Neither rows nor losses change by it. RequestError where the recipe says how large micro-batches are, where they
+        can't be smaller, and where other processes are in the middle of the same step.
+        """
+        session = self.session
+        plan, rows = session.recipe.training, session.micro_batch_size
+        if "micro_batch_size" not in session.settled.chosen or rows == 1 or session.accelerator.num_processes > 1:
+            raise RequestError(
+                f"training.micro_batch_size: {rows} rows of {session.recipe.data.max_length} tokens don't fit in this "
+                "device's memory. Use fewer, gradient_checkpointing, or tune fewer weights.")
+        less = max(divisors(plan.global_batch_size, rows // 2))
+        log.warning("step %d: micro-batches of %d rows don't fit in memory; going on with %d, which changes no loss",
+                    session.state.step + 1, rows, less)
+        recipe = replace(session.recipe, training=replace(plan, micro_batch_size=less))
+        session.settled = replace(session.settled, recipe=recipe)
+        session.run.write_recipe(session.recipe)
+        return self.batches()
