@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from llmkit.inference.generate import generate
     from llmkit.inference.search import search
     from llmkit.recipe import load as load_recipe
+    from llmkit.training.callbacks import Callback
     from llmkit.training.fit import fit
 
-__all__ = ["evaluate", "export", "fit", "generate", "load_recipe", "search"]
+__all__ = ["Callback", "evaluate", "export", "fit", "generate", "load_recipe", "search"]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
-           "export": ("exporting", "export"), "search": ("inference.search", "search")}
+           "export": ("exporting", "export"), "search": ("inference.search", "search"),
+           "Callback": ("training.callbacks", "Callback")}
 
 # torch's own switch, which it reads at its first tensor: large tensors in huge pages, a fifth off a step (Linux only)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
