@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from llmkit.inference.evaluate import evaluate
     from llmkit.inference.generate import generate
     from llmkit.inference.search import search
+    from llmkit.objectives.shared.collator import DataCollator
     from llmkit.recipe import load as load_recipe
     from llmkit.training.callbacks import Callback
     from llmkit.training.fit import fit
 
-__all__ = ["Callback", "evaluate", "export", "fit", "generate", "load_recipe", "search"]
+__all__ = ["Callback", "DataCollator", "evaluate", "export", "fit", "generate", "load_recipe", "search"]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
            "export": ("exporting", "export"), "search": ("inference.search", "search"),
-           "Callback": ("training.callbacks", "Callback")}
+           "Callback": ("training.callbacks", "Callback"),
+           "DataCollator": ("objectives.shared.collator", "DataCollator")}
 
 # torch's own switch, which it reads at its first tensor: large tensors in huge pages, a fifth off a step (Linux only)
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
