@@ -15,10 +15,10 @@ from llmkit.data.tokens import encode
 from llmkit.models import Opened
 from llmkit.objectives.base import only_at
 from llmkit.objectives.span_corruption import sentinels
-from llmkit.prompting._examples import joined
 from llmkit.prompting.base import Prompt, Question
+from llmkit.prompting.shared.examples import joined
 from llmkit.system.errors import RequestError
-from llmkit.tasks._writing import begins
+from llmkit.tasks.shared.writing import begins
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,11 +22,11 @@ from llmkit.inference.indexing import unit
 from llmkit.inference.writing.writer import numbers
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tasks._untrained import QUESTION, Reading
-from llmkit.tasks._writing import Writing
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.classification import Classification
 from llmkit.tasks.instruction import Instruction
+from llmkit.tasks.shared.reading import QUESTION, Reading
+from llmkit.tasks.shared.writing import Writing
 from llmkit.tasks.summarization import Summarization
 from llmkit.tasks.translation import Translation
 

@@ -19,8 +19,8 @@ from llmkit.prompting.base import Around, Kit, Prompting
 from llmkit.recipe import Recipe, registry
 from llmkit.system import machine
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tasks import _others
-from llmkit.tasks._writing import Writing
+from llmkit.tasks.shared import named_metrics
+from llmkit.tasks.shared.writing import Writing
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
     for metric in training.metrics:
         if asked.task is None:
             raise RequestError("training.metrics: an objective predicts no answers; these metrics are of tasks.")
-        _others.metric(metric)
+        named_metrics.metric(metric)
     cuts = {reader.document for reader in train if reader.document is not None}
     document: Any = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
     spoken = asked.tokenizer

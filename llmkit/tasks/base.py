@@ -13,7 +13,7 @@ from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks import _others
+from llmkit.tasks.shared import named_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -197,7 +197,7 @@ class Task(Objective):
     ) -> dict[str, float]:
         """The task's own metrics, and the others that are wanted."""
         plain = [self.plain(said, row, setup) for said, row in pairs] if setup.metrics else []
-        return {**self.metrics(means, pairs), **(_others.scores(setup.metrics, plain) if plain else {})}
+        return {**self.metrics(means, pairs), **(named_metrics.scores(setup.metrics, plain) if plain else {})}
 
     def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """A prediction and its reference as the evaluate library reads them: numbers, texts, lists of tags."""

@@ -20,8 +20,8 @@ from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.base import Floors, Prediction, Row, Task
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,8 +14,8 @@ from llmkit.models import templates
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks._writing import Writing, begins
 from llmkit.tasks.base import Row
+from llmkit.tasks.shared.writing import Writing, begins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

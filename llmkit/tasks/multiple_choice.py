@@ -16,8 +16,8 @@ from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks._figures import FLOOR_ROWS, WORD
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,9 +18,9 @@ from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks._answers import normalized, scores, segments
-from llmkit.tasks._frame import frame_of
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.shared.answers import normalized, scores, segments
+from llmkit.tasks.shared.frame import frame_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

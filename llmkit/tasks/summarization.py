@@ -13,8 +13,8 @@ from llmkit.data.sources import Place
 from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
-from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Floors, Row, only_texts
+from llmkit.tasks.shared.writing import Writing, framed, spread
 
 WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
 """What a word is to ROUGE: of English what it is to the library, which drops other scripts; of Chinese a character."""

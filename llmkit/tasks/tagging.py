@@ -18,9 +18,9 @@ from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks._tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
-from llmkit.tasks._words import WORD, around, joined, subwords, windows
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.shared.tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
+from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,8 +17,8 @@ from llmkit.objectives.base import Setup
 from llmkit.planning.settle import family_named
 from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
-from llmkit.tasks._writing import special
 from llmkit.tasks.instruction import Instruction, Message, conversation
+from llmkit.tasks.shared.writing import special
 
 USUAL = Options(max_new_tokens=512)
 """How answers are written where nothing else is said."""
