@@ -60,6 +60,7 @@ class Classification(Task):
         "label": ("labels", "class", "category", "sentiment", "target", "topic", "score"),
     }
     answers = ("label",)
+    verb = "classify"
     metric = "accuracy"
     prompted = "text"
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
@@ -71,6 +72,10 @@ class Classification(Task):
                     raise ValueError(f"{name} is for labels; problem: regression has none")
         if self.problem == "single_label" and self.separator is not None:
             raise ValueError("separator is for problem: multi_label")
+
+    def by_words(self) -> Classification:
+        """One label a text: the likeliest."""
+        return replace(self, problem="single_label")
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Texts are texts; an answer is what the problem says, once that is known."""

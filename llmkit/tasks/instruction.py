@@ -51,11 +51,17 @@ class Instruction(Writing):
     }
     answers = ("response",)
     prompted = "prompt"
+    verb = "chat"
+    goes_on = True
     optional = {"context": ("input",), **SYSTEM}
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
             raise ValueError("template must contain {prompt}")
+
+    def worded(self, wish: str) -> str:
+        """The wish in the place of a prompt."""
+        return self.template.replace("{prompt}", wish)
 
     # ---- rows ----
 

@@ -45,6 +45,7 @@ class Preference(Task):
 
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = "AutoModelForCausalLM"
+    goes_on = True
     metric = "reward_accuracy"
     reference = True
     wanted = {

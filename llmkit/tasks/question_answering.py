@@ -55,6 +55,7 @@ class QuestionAnswering(Task):
         "answers": ("answer", "response"),
     }
     answers = ("answers",)
+    verb = "answer"
     optional = {"id": (), "answer_start": ()}
 
     # ---- rows ----

@@ -37,6 +37,7 @@ class Summarization(Writing):
         "summary": ("highlights", "abstract", "target", "output", "title", "headline", "tldr"),
     }
     answers = ("summary",)
+    verb = "summarize"
     long = "text"
     prompted = "text"
 

@@ -48,6 +48,7 @@ class Tagging(Task):
         "tags": ("ner_tags", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
+    verb = "tag"
 
     # ---- rows ----
 

@@ -46,6 +46,7 @@ class Translation(Writing):
         "target": ("tgt", "translation", "output", "label", "reference"),
     }
     answers = ("target",)
+    verb = "translate"
     long = "source"
     prompted = "source"
 
