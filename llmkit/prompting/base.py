@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.models import templates
+from llmkit.recipe.seams import PromptMode
 from llmkit.system.errors import RequestError
 
 Row = Mapping[str, str]
@@ -229,7 +230,7 @@ class Prompting:
 class Around:
     """Puts a task's texts into their prompts, as plain text."""
 
-    def __init__(self, mode: Prompting, kit: Kit) -> None:
+    def __init__(self, mode: PromptMode, kit: Kit) -> None:
         self.mode, self.kit = mode, kit
 
     def __call__(self, row: Row) -> str:
