@@ -33,6 +33,8 @@ class Roberta(Family):
         "base": _size(12, 768),
         "large": _size(24, 1024),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 66}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("roberta.encoder.layer",)
     feed_forward = ("intermediate", "output")
