@@ -49,6 +49,8 @@ class Task(Objective):
     """The command that uses a run of it: classify, summarize, chat …; "" where only `llmkit predict` does."""
     writes: ClassVar[bool] = False
     """Whether its answers are texts that the model writes."""
+    example: ClassVar[Sequence[Row]] = ()
+    """A few rows as a file has them, JSON lines: what the docs show, and what a test of any task learns from."""
 
     @property
     def languages(self) -> tuple[str, str]:

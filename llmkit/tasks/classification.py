@@ -60,6 +60,10 @@ class Classification(Task):
         "label": ("labels", "class", "category", "sentiment", "target", "topic", "score"),
     }
     answers = ("label",)
+    example = (
+        {"text": "A lovely film, from the first scene to the last.", "label": "positive"},
+        {"text": "Dull, and far too long.", "label": "negative"},
+    )
     verb = "classify"
     metric = "accuracy"
     prompted = "text"

@@ -50,6 +50,10 @@ class Instruction(Writing):
         "response": ("output", "answer", "completion", "summary", "target", "chosen"),
     }
     answers = ("response",)
+    example = (
+        {"prompt": "Name a colour.", "response": "Blue."},
+        {"prompt": "Which animal says moo?", "response": "A cow does."},
+    )
     prompted = "prompt"
     verb = "chat"
     goes_on = True

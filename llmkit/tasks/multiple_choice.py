@@ -47,6 +47,10 @@ class MultipleChoice(Task):
         "answer": ("label", "answerKey", "answer_idx", "correct", "gold", "target"),
     }
     answers = ("answer",)
+    example = (
+        {"question": "What says moo?", "choices": ["a cat", "a cow"], "answer": 1},
+        {"question": "What can fly?", "choices": ["a bird", "a stone", "a tree"], "answer": 0},
+    )
     optional = {"context": ("passage", "article", "story")}
 
     # ---- rows ----

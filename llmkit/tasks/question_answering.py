@@ -55,6 +55,10 @@ class QuestionAnswering(Task):
         "answers": ("answer", "response"),
     }
     answers = ("answers",)
+    example = (
+        {"question": "Who wrote notes?", "context": "Ada wrote notes on a machine.", "answers": "Ada"},
+        {"question": "Where is the machine?", "context": "The machine is in a museum.", "answers": "in a museum"},
+    )
     verb = "answer"
     optional = {"id": (), "answer_start": ()}
 

@@ -56,6 +56,10 @@ class Similarity(Task):
                       "text_b"),
     }
     optional = {"score": ("similarity", "rating", "label")}
+    example = (
+        {"sentence1": "A cat sleeps.", "sentence2": "The cat is asleep.", "score": 0.9},
+        {"sentence1": "A cat sleeps.", "sentence2": "The train was late.", "score": 0.1},
+    )
     answers = ("score",)
 
     def __post_init__(self) -> None:

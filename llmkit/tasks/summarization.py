@@ -37,6 +37,10 @@ class Summarization(Writing):
         "summary": ("highlights", "abstract", "target", "output", "title", "headline", "tldr"),
     }
     answers = ("summary",)
+    example = (
+        {"text": "The cat saw a bird. It sat still for an hour, and then it slept.", "summary": "A cat saw a bird."},
+        {"text": "It rained all day. In the evening the river came over the road.", "summary": "The river rose."},
+    )
     verb = "summarize"
     long = "text"
     prompted = "text"

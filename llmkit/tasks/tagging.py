@@ -48,6 +48,11 @@ class Tagging(Task):
         "tags": ("ner_tags", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
+    example = (
+        {"tokens": ["Ada", "Lovelace", "lived", "in", "London", "."],
+         "tags": ["B-PERSON", "I-PERSON", "O", "O", "B-PLACE", "O"]},
+        {"tokens": ["Paris", "is", "old", "."], "tags": ["B-PLACE", "O", "O", "O"]},
+    )
     verb = "tag"
 
     # ---- rows ----

@@ -46,6 +46,10 @@ class Translation(Writing):
         "target": ("tgt", "translation", "output", "label", "reference"),
     }
     answers = ("target",)
+    example = (
+        {"source": "The house is small.", "target": "Das Haus ist klein."},
+        {"source": "We see the river.", "target": "Wir sehen den Fluss."},
+    )
     verb = "translate"
     long = "source"
     prompted = "source"
