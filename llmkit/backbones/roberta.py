@@ -53,6 +53,6 @@ class Roberta(Family):
 
     @classmethod
     def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
-        """The same offset in rows of several documents."""
+        """Positions of each document are counted from after the padding token's id too."""
         first = model.config.pad_token_id + 1  # type: ignore[union-attr, operator]
         return super().isolated(model, inputs, seen, positions + first)

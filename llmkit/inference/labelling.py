@@ -66,7 +66,7 @@ class Labeller:
         return chances
 
     def told(self, mode: Prompting, rows: Sequence[Row], tokens: list[int] | None = None) -> Chances:
-        """The logarithm of the same before anything is divided out."""
+        """The logarithm of each label's probability, (rows, labels), before a calibration is divided out."""
         scores = mode.scores
         told = self.answered(mode, rows, tokens)
         values = np.array([[one.logprob / (one.tokens if scores.length else 1) for one in some] for some in told])

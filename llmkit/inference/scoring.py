@@ -250,7 +250,7 @@ class Scorer:
         return out
 
     def _whole(self, targets: Sequence[Target]) -> dict[bytes, float]:
-        """The same without anything kept: each answer with all that stands before it."""
+        """Of a causal model that keeps nothing of a prompt: each answer is read with all that stands before it."""
         import torch
 
         out: dict[bytes, float] = {}

@@ -44,7 +44,7 @@ class Prompt:
     gap: bool = False
     """Whether the answer fills a gap (cloze); else it follows."""
     messages: tuple[Message, ...] | None = None
-    """The same for a chat template; None where the model is given plain text."""
+    """The prompt as the turns of a conversation, for a chat template; None where the model is given plain text."""
     examples: int = 0
     """Examples in it."""
 
@@ -196,11 +196,11 @@ class Prompting:
         return False
 
     def reseeded(self, seed: int) -> Prompting:
-        """The same mode with another seed."""
+        """A copy of it with another seed."""
         return self
 
     def bare(self) -> Prompting:
-        """The same mode without examples."""
+        """A copy of it without examples."""
         return self
 
     def chats(self, kit: Kit) -> bool:
@@ -223,7 +223,7 @@ class Prompting:
         return [Question(self.prompt(row, kit), tuple(words))]
 
     def settled(self, kit: Kit) -> Prompting:
-        """The same mode with nothing left to be read from elsewhere, as a run keeps it."""
+        """A copy of it with nothing left to be read from elsewhere, as a run keeps it."""
         return self
 
 

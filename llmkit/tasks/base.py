@@ -110,7 +110,7 @@ class Task(Objective):
         return list(self.stream(reader))
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
-        """The same one after the other; without their answers where they are to be predicted."""
+        """Checked rows of a source, one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
         for row, place in reader.rows():
             try:

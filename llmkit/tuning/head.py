@@ -35,7 +35,7 @@ class Head(Tuning):
                                "Use full, layers, feed_forward, bias or lora instead.")
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
-        """Nor has one whose head is its embeddings."""
+        """A model whose head is its embeddings has nothing to train either."""
         self.apply(make(), setting)
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
