@@ -59,8 +59,14 @@ def plugins(kind: str) -> str:
         cls = registry.find(kind, name)
         about = inspect.getdoc(inspect.getmodule(cls)) or ""
         out += [f"## `{name}`", "", about.partition("\n\n")[0].replace("\n", " "), "",
-                " ".join((inspect.getdoc(cls) or "").split()), "", options(name, kind), ""]
+                " ".join((inspect.getdoc(cls) or "").split()), "", *(rows(cls) if kind == "tasks" else ()),
+                options(name, kind), ""]
     return "\n".join(out).rstrip()
+
+
+def rows(task: Any) -> list[str]:
+    """A task's example, as a file has it."""
+    return ["```json", *(json.dumps(row, ensure_ascii=False) for row in task.example), "```", ""]
 
 
 def options(name: str, kind: str = "objectives") -> str:

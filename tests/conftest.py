@@ -15,6 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from llmkit.backbones.base import Family
+from llmkit.recipe import registry
+
 pytest_plugins = ["served"]
 
 WHO, DID, WHAT = (words.split("|") for words in (
@@ -193,7 +196,6 @@ def random_encoder(folder: Path, texts: list[str], **config: Any) -> Path:
     from transformers import BertModel
 
     from llmkit.data import tokenizer as tokenizers
-    from llmkit.recipe import registry
 
     trained = tokenizers.train(texts, "wordpiece", 300)
     torch.manual_seed(1)
@@ -203,43 +205,20 @@ def random_encoder(folder: Path, texts: list[str], **config: Any) -> Path:
     return folder
 
 
-_BERT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-_BART = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-STILL: dict[str, dict[str, Any]] = {
-    "bert": _BERT, "roberta": _BERT, "electra": _BERT, "deberta": _BERT,
-    "albert": {**_BERT, "classifier_dropout_prob": 0.0},
-    "modernbert": {},
-    "xlnet": {"dropout": 0.0, "summary_last_dropout": 0.0},
-    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "llama": {}, "qwen3": {},
-    "t5": {"dropout_rate": 0.0}, "umt5": {"dropout_rate": 0.0},
-    "bart": _BART, "transformer": _BART,
-}
+FAMILIES: dict[str, type[Family]] = {
+    name: registry.find("backbones", name) for name in registry.names("backbones") if name != "auto"}
+"""Every family that has a file; auto is whatever a pretrained model is."""
+STILL = {name: dict.fromkeys(family.still, 0.0) for name, family in FAMILIES.items()}
 """Every dropout of a family's config, at 0."""
-_WIDTH = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
-_SEQ2SEQ = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
-            "decoder_ffn_dim": 64, "max_position_embeddings": 64}
-_T5 = {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64}
-_LLAMA = {**_WIDTH, "num_key_value_heads": 1, "max_position_embeddings": 64}
-SMALL: dict[str, dict[str, Any]] = {
-    "bert": {**_WIDTH, "max_position_embeddings": 64}, "roberta": {**_WIDTH, "max_position_embeddings": 66},
-    "albert": {**_WIDTH, "embedding_size": 16, "max_position_embeddings": 64},
-    "electra": {**_WIDTH, "embedding_size": 16, "max_position_embeddings": 64},
-    "deberta": {**_WIDTH, "max_position_embeddings": 64},
-    "modernbert": {**_WIDTH, "max_position_embeddings": 64},
-    "xlnet": {"d_model": 32, "n_head": 2, "d_inner": 64},
-    "gpt2": {"n_embd": 32, "n_head": 2, "n_positions": 64},
-    "llama": _LLAMA, "qwen3": {**_LLAMA, "head_dim": 16},
-    "t5": _T5, "umt5": _T5, "bart": _SEQ2SEQ, "transformer": _SEQ2SEQ,
-}
+SMALL = {name: family.small for name, family in FAMILIES.items()}
 """A tiny model made smaller still."""
-OBJECTIVE = {
-    **dict.fromkeys(("bert", "roberta", "albert", "electra", "deberta", "modernbert"), "masked_lm"),
-    **dict.fromkeys(("gpt2", "llama", "qwen3"), "causal_lm"), "t5": "span_corruption", "umt5": "span_corruption",
-    "bart": "denoising", "transformer": "denoising", "xlnet": "permuted_lm",
-}
-"""What each family was first pretrained with."""
-WORDS = {**dict.fromkeys(STILL, 300), "bert": 120, "electra": 120, "t5": 200, "umt5": 200}
+_OF_SHAPE = {"encoder": "masked_lm", "decoder": "causal_lm", "encoder-decoder": "span_corruption",
+             "permuted": "permuted_lm"}
+OBJECTIVE = {**{name: _OF_SHAPE[family.shape] for name, family in FAMILIES.items()},
+             "bart": "denoising", "transformer": "denoising"}
+"""What each family is pretrained with here: what its shape is for; these two have no sentinels."""
+WORDS = {**dict.fromkeys(FAMILIES, 300), "bert": 120, "electra": 120, "t5": 200, "umt5": 200}
+"""Tokens of a family's tokenizer."""
 
 
 def tiny(family: str, data: Path, folder: Path, still: bool = False, **training: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from conftest import SMALL
+from conftest import FAMILIES, SMALL
 
 from llmkit.recipe import registry
 from llmkit.tuning.base import Setting
@@ -30,19 +30,40 @@ FEED_FORWARD = {
 }
 """Parameters of feed-forward parts. A dot stands before the name, so that models that are their own base fit too."""
 
+
+def feed_forward(family: str) -> str:
+    """A family's pattern; of one that isn't written out above, by what its file says."""
+    parts = "|".join(FAMILIES[family].feed_forward)
+    return FEED_FORWARD.get(family, rf"\.\d\.(?:{parts})\.")
+
+
 HEADS = ("cls", "lm_head", "head", "decoder.bias", "predictions", "sop_classifier", "generator_predictions",
          "generator_lm_head", "discriminator_predictions", "lm_loss", "classifier", "score", "classification_head",
          "qa_outputs", "pooler")
 """Where the names of an old head's parameters start."""
+
+
+
+def heads(family: str) -> tuple[str, ...]:
+    """Where they start in a family; in one that isn't written out above, also as its file says."""
+    own = FAMILIES[family]
+    return HEADS if family in FEED_FORWARD else (*HEADS, *own.heads.values(), *own.poolers)
+
+
+def layer(family: str) -> str:
+    """Where a parameter says of which layer it is."""
+    stacks = {"layer", "layers", "h", "block", *(path.rpartition(".")[2] for path in FAMILIES[family].layers)}
+    return rf"\.(?:{'|'.join(sorted(stacks))})\.(\d)\."
+
 
 NORM = r"\.(LayerNorm|layernorm_embedding|ln_\w|\w*norm)\.(weight|bias)$"
 """GPT-2's, BART's of embeddings, and all that end in `norm`: `input_layernorm`, `q_norm`, `layer_norm`."""
 
 TRAINS = {
     "full": lambda family, name, new: True,
-    "feed_forward": lambda family, name, new: re.search(FEED_FORWARD[family], f".{name}"),
-    "layers": lambda family, name, new: re.findall(r"\.(?:layer|layers|h|block)\.(\d)\.", f".{name}")[:1] == ["1"],
-    "head": lambda family, name, new: not new and name.startswith(HEADS),
+    "feed_forward": lambda family, name, new: re.search(feed_forward(family), f".{name}"),
+    "layers": lambda family, name, new: re.findall(layer(family), f".{name}")[:1] == ["1"],
+    "head": lambda family, name, new: not new and name.startswith(heads(family)),
     "bias": lambda family, name, new: name.endswith(".bias"),
     "layer_norm": lambda family, name, new: re.search(NORM, f".{name}"),
 }

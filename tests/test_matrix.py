@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import OBJECTIVE, SMALL, STILL, WORDS
-from promises import TRAINS
+from conftest import FAMILIES, OBJECTIVE, SMALL, STILL, WORDS, write_rows
+from promises import TRAINS, blank
 from safetensors.torch import load_file
 
 import llmkit
@@ -23,24 +23,11 @@ from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 from llmkit.training.fit import fit
 
-CANNOT: dict[tuple[str, str, str], str] = {
-    ("deberta", "*", "prefix"): "its attention doesn't go through transformers' attention interface",
-    ("xlnet", "*", "prefix"): "its attention takes no keys and values from outside",
-    ("albert", "*", "layers"): "its layers share their weights",
-    **dict.fromkeys(((family, "*", "bias") for family in ("llama", "qwen3", "t5", "umt5", "modernbert")),
-                    "it has no biases"),
-    **dict.fromkeys((("*", learning, "head") for learning in (
-        "causal_lm", "prefix_lm", "span_corruption", "denoising", "instruction", "summarization", "translation",
-        "preference")), "its head is tied to its embeddings"),
-    **dict.fromkeys((("*", learning, "head") for learning in ("contrastive", "similarity")), "it has no head"),
-}
-"""(family, learning, method) to the reason why the cell can't work; `*` stands for all."""
-
 SOURCES = {
     "classification": "labelled", "instruction": "asked", "tagging": "tagged", "question_answering": "questions",
     "summarization": "summarized", "translation": "parallel", "similarity": "pairs", "multiple_choice": "choices",
     "preference": "preferred"}
-"""Which of the tests' files a task learns from; objectives learn from text."""
+"""Which of the tests' files a task learns from; any other from its own example. Objectives learn from text."""
 
 UNSTEADY = {
     "next_sentence": "half of the pairs are right by chance; six steps show nothing",
@@ -71,18 +58,51 @@ QUICK = ("bert", "classification")
 
 
 def why_not(family: str, learning: str, method: str) -> str | None:
-    """The reason why a cell can't work; None where it can."""
-    keys = ((family, learning, method), (family, "*", method), ("*", learning, method))
-    return next((CANNOT[key] for key in keys if key in CANNOT), None)
+    """The reason why a cell can't work, from what family and learning are; None where it can."""
+    kind = FAMILIES[family]
+    head = learned(learning).head_for(kind)
+    if method == "prefix" and kind.shape == "permuted":
+        return "its attention takes no keys and values from outside"
+    if method == "prefix" and kind.attention == "eager":
+        return "its attention doesn't go through transformers' attention interface"
+    if method == "layers" and kind.shares:
+        return "its layers share their weights"
+    if method == "bias" and not has_biases(family):
+        return "it has no biases"
+    if method == "head" and head == "AutoModel":
+        return "it has no head"
+    if method == "head" and head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM") and kind.shape != "permuted":
+        return "its head is tied to its embeddings"
+    return None
+
+
+def learned(name: str) -> Any:
+    """An objective or a task, by its name."""
+    return registry.find("objectives" if name in registry.names("objectives") else "tasks", name)()
+
+
+@cache
+def has_biases(family: str) -> bool:
+    """Whether a family's models have biases, whatever their heads have."""
+    return any(name.endswith(".bias") for name, _ in blank(family, "AutoModel")[0].named_parameters())
+
+
+def rows_for(learning: str, request: pytest.FixtureRequest, folder: Path) -> Path:
+    """What a task learns from: one of the tests' files, or its own example over and over."""
+    if learning in SOURCES:
+        found: Path = request.getfixturevalue(SOURCES[learning])
+        return found
+    rows = [dict(row) for row in registry.find("tasks", learning).example]
+    return write_rows(folder / "example.jsonl", rows * (48 // len(rows)))
 
 
 def cells() -> list[tuple[str, str, str, str]]:
     out = []
-    for family in registry.names("backbones"):
+    for family in FAMILIES:
         for kind in ("objectives", "tasks"):
-            for learning in registry.names(kind) if family != "auto" else ():
+            for learning in registry.names(kind):
                 able = registry.find(kind, learning)()
-                if recipe.fits(able, registry.find("backbones", family)):
+                if recipe.fits(able, FAMILIES[family]):
                     out += [(family, kind, learning, method) for method in registry.names("tuning")
                             if able.adapters or registry.find("tuning", method).whole]
     return out
@@ -136,7 +156,7 @@ def plain(name: str) -> str:
 def test_a_cell_trains_what_it_says_resumes_and_reloads_the_same(
     family: str, kind: str, learning: str, method: str, base_of: Any, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    data = request.getfixturevalue("text" if kind == "objectives" else SOURCES[learning])
+    data = request.getfixturevalue("text") if kind == "objectives" else rows_for(learning, request, tmp_path)
     base, run = base_of(family), tmp_path / "run"
     asked = recipe.load({
         "backbone": {"pretrained": str(base)}, "tuning": {"method": method},

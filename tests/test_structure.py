@@ -13,8 +13,21 @@ RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
 
 
+FOR_MYPY = ROOT / "recipe" / "seams.py"
+"""The one module that may name types of folders above, where only mypy reads: what a recipe's plug-ins are."""
+
+
+def run(tree: ast.AST) -> Iterator[ast.AST]:
+    """What Python runs of a module: all but what stands under TYPE_CHECKING."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield node
+            yield from run(node)
+
+
 def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in run(tree) if path == FOR_MYPY else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "llmkit":
             parts = (node.module or "").split(".")
             yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]

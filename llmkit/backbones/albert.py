@@ -25,6 +25,9 @@ class Albert(Family):
         "xlarge": _size(24, 2048, 16),
         "xxlarge": _size(12, 4096, 64),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "embedding_size": 16,
+             "max_position_embeddings": 64}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("albert.encoder.albert_layer_groups",)
     shares = True

@@ -30,6 +30,9 @@ class Bart(Family):
         "base": _size(6, 768, 12),
         "large": _size(12, 1024, 16),
     }
+    small = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+             "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+    still = ("dropout", "attention_dropout", "activation_dropout")
     positions = "max_position_embeddings"
     layers = ("model.encoder.layers", "model.decoder.layers")
     feed_forward = ("fc1", "fc2")

@@ -58,6 +58,10 @@ class Family:
     """Whether its layers can do without padding: they see hidden states and an attention mask, no other rows."""
     mixes: ClassVar[str] = ""
     """Why documents that share a row would see each other; "" where they don't."""
+    small: ClassVar[dict[str, Any]] = {}
+    """Config fields that make the size tiny smaller still, 32 wide: models for tests, made in no time."""
+    still: ClassVar[tuple[str, ...]] = ()
+    """The config fields of its dropouts: at 0, a step depends on its rows and nothing else."""
 
     @classmethod
     def config(cls, size: str | None, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:

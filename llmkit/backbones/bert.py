@@ -24,6 +24,8 @@ class Bert(Family):
         "base": _size(12, 768),
         "large": _size(24, 1024),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("bert.encoder.layer",)
     feed_forward = ("intermediate", "output")

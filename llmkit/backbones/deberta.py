@@ -28,6 +28,8 @@ class Deberta(Family):
         "base": _size(12, 768, 12),
         "large": _size(24, 1024, 16),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("deberta.encoder.layer",)
     inputs = ("deberta.encoder.LayerNorm",)  # of the table of relative positions

@@ -23,6 +23,9 @@ class Electra(Family):
         "base": _size(12, 768, 12, 3072, 768),
         "large": _size(24, 1024, 16, 4096, 1024),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "embedding_size": 16,
+             "max_position_embeddings": 64}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("electra.encoder.layer",)
     feed_forward = ("intermediate", "output")

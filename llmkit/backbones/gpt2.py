@@ -20,6 +20,8 @@ class GPT2(Family):
         "large": {"n_layer": 36, "n_embd": 1280, "n_head": 20},
         "xl": {"n_layer": 48, "n_embd": 1600, "n_head": 25},
     }
+    small = {"n_embd": 32, "n_head": 2, "n_positions": 64}
+    still = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     positions = "n_positions"
     layers = ("transformer.h",)
     feed_forward = ("mlp",)

@@ -21,6 +21,8 @@ class Llama(Family):
         "base": {"num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3,
                  "intermediate_size": 1536, "max_position_embeddings": 8192, "tie_word_embeddings": True},
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_key_value_heads": 1,
+             "max_position_embeddings": 64}
     positions = "max_position_embeddings"
     layers = ("model.layers",)
     feed_forward = ("mlp",)

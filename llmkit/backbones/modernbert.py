@@ -31,6 +31,7 @@ class ModernBert(Family):
         "base": _size(22, 768, 12, 1152),
         "large": _size(28, 1024, 16, 2624),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}
     positions = "max_position_embeddings"
     layers = ("model.layers",)
     projections = ("Wqkv",)

@@ -24,6 +24,8 @@ class Qwen3(Family):
         "0.6b": _size(28, 1024, 16, 8, 3072, 128, 40960),
         "1.7b": _size(28, 2048, 16, 8, 6144, 128, 40960),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_key_value_heads": 1,
+             "max_position_embeddings": 64, "head_dim": 16}
     positions = "max_position_embeddings"
     layers = ("model.layers",)
     feed_forward = ("mlp",)

@@ -33,6 +33,8 @@ class Roberta(Family):
         "base": _size(12, 768),
         "large": _size(24, 1024),
     }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 66}
+    still = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     positions = "max_position_embeddings"
     layers = ("roberta.encoder.layer",)
     feed_forward = ("intermediate", "output")
@@ -51,6 +53,6 @@ class Roberta(Family):
 
     @classmethod
     def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
-        """The same offset in rows of several documents."""
+        """Positions of each document are counted from after the padding token's id too."""
         first = model.config.pad_token_id + 1  # type: ignore[union-attr, operator]
         return super().isolated(model, inputs, seen, positions + first)

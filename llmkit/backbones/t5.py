@@ -24,6 +24,8 @@ class T5(Family):
         "base": {"num_layers": 12, "d_model": 768, "d_kv": 64, "num_heads": 12, "d_ff": 3072},
         "large": {"num_layers": 24, "d_model": 1024, "d_kv": 64, "num_heads": 16, "d_ff": 4096},
     }
+    small = {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64}
+    still = ("dropout_rate",)
     positions = None
     layers = ("encoder.block", "decoder.block")
     feed_forward = (r"layer\.\d+\.DenseReluDense",)

@@ -30,6 +30,9 @@ class Transformer(Family):
         "base": _size(6, 512, 8, 1024),
         "big": _size(6, 1024, 16, 1024),
     }
+    small = {"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+             "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+    still = ("dropout", "attention_dropout", "activation_dropout")
     positions = "max_position_embeddings"
     layers = ("model.encoder.layers", "model.decoder.layers")
     projections = ("q_proj", "v_proj")

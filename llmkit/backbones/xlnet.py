@@ -28,6 +28,8 @@ class XLNet(Family):
         "base": _size(12, 768, 12),
         "large": _size(24, 1024, 16),
     }
+    small = {"d_model": 32, "n_head": 2, "d_inner": 64}
+    still = ("dropout", "summary_last_dropout")
     positions = None
     layers = ("transformer.layer",)
     projections = ("layer_1", "layer_2")  # its attention has no linear layers

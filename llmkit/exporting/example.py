@@ -8,7 +8,7 @@ from typing import Any
 
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened
-from llmkit.tasks._frame import frame_of
+from llmkit.tasks.shared.frame import frame_of
 
 QUESTION, CONTEXT = "Who saw the moon?", "The cat saw the moon."
 CHOICES = ("the cat", "a red ball")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.models import Opened
-from llmkit.objectives._embedding import MODES, pooled
+from llmkit.objectives.shared.embedding import MODES, pooled
 from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.report import log

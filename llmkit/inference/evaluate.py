@@ -11,13 +11,13 @@ from llmkit import models, recipe
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
-from llmkit.objectives.base import Objective, Sets, Setup
-from llmkit.planning.settle import family_named, family_of, in_reverse, with_prompt
+from llmkit.objectives.base import Sets, Setup
+from llmkit.planning.settle import family_named, family_of, with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
+from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Row, Task
-from llmkit.tasks.classification import Classification
 
 if TYPE_CHECKING:
     from llmkit.training.learner import Learner
@@ -42,8 +42,8 @@ def evaluate(
     from llmkit.training.evaluate import refer
     from llmkit.training.processes import accelerate
 
-    if prompt is not None and target is None and asks_for_words(model, task):
-        return by_prompt(model, data, prompt)
+    if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
+        return by_prompt(model, data, prompt, words)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
     sets = ready.learner.objective.prepare([ready.source(str(data), target=target)], None, ready.setup)
     accelerator = accelerate("fp32", (), Path())
@@ -76,8 +76,8 @@ class Ready:
 
 
 def make_ready(
-    model: str | Path, *, task: str | Task | None = None, objective: str | None = None, max_length: int | None = None,
-    usual_length: int = 512, dtype: str = "float32", prompt: Prompting | None = None,
+    model: str | Path, *, task: str | Answering | None = None, objective: str | None = None,
+    max_length: int | None = None, usual_length: int = 512, dtype: str = "float32", prompt: Prompting | None = None,
 ) -> Ready:
     """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
 
@@ -92,8 +92,8 @@ def make_ready(
 
     report.quiet_libraries()
     learned = recipe_of(model)
-    if isinstance(task, Task):
-        chosen: Objective | None = task
+    if task is not None and not isinstance(task, str):
+        chosen: Learning | None = task
     elif task is not None or objective is not None:
         kind, name = ("tasks", task) if task is not None else ("objectives", objective)
         chosen = registry.find(kind, str(name))()
@@ -131,7 +131,7 @@ def make_ready(
     return Ready(Learner(whole, chosen, family), with_prompt(setup, prompt or own, chosen), learned)
 
 
-def prompted(chosen: Objective, prompt: Prompting) -> Objective:
+def prompted(chosen: Learning, prompt: Prompting) -> Learning:
     """A task that reads its texts in a prompt; RequestError where it can't."""
     if not isinstance(chosen, Task) or chosen.prompted is None:
         raise RequestError(f"--prompt goes around the texts of a task; {registry.name_of(chosen)} reads none that it "
@@ -139,20 +139,20 @@ def prompted(chosen: Objective, prompt: Prompting) -> Objective:
     if prompt.untrained:
         raise RequestError(f"--prompt: {prompt.untrained}. Here {registry.name_of(chosen)} is done by the model's own "
                            "head, not by comparing words.")
-    return in_reverse(chosen) if prompt.turns else chosen
+    return chosen.turned_round() if prompt.turns else chosen
 
 
-def asks_for_words(model: str | Path, task: str | None) -> bool:
-    """Whether a model is to say labels though it learned only words."""
+def asks_for_words(model: str | Path, task: str | None) -> Task | None:
+    """The task whose labels a model that learned no task is to say by their words; None where it isn't asked to."""
+    asked: Task | None = None if task is None else registry.find("tasks", task)().by_words()
     learned = recipe_of(model)
-    if task != "classification" or (learned is not None and learned.task is not None):
-        return False
-    return models.kind_of(models.resolve(model)) in KINDS
+    if asked is None or (learned is not None and learned.task is not None):
+        return None
+    return asked if models.kind_of(models.resolve(model)) in KINDS else None
 
 
-def by_prompt(model: str | Path, data: str | Path, mode: Prompting) -> dict[str, Any]:
+def by_prompt(model: str | Path, data: str | Path, mode: Prompting, task: Task) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file of texts and labels."""
-    task = Classification(problem="single_label")
     reader = open_source(Source(str(data)))
     rows = [row for row, _ in task.read(reader)]
     labels = known_labels(mode, rows)
@@ -163,7 +163,7 @@ def by_prompt(model: str | Path, data: str | Path, mode: Prompting) -> dict[str,
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
         log.info("%s", note)
     return {"metrics": metrics, "floors": task.floors([], rows), "model": str(model), "data": str(data),
-            "measured_by": "classification", "prompt": recipe.block("prompting", mode),
+            "measured_by": registry.name_of(task), "prompt": recipe.block("prompting", mode),
             "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows)}
 
 
@@ -194,7 +194,7 @@ def untuned(ready: Ready, model: str | Path) -> Learner:
                    ready.learner.family)
 
 
-def _floors(chosen: Objective, learned: recipe.Recipe | None, sets: Sets) -> Floors:
+def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floors:
     """What the rows' metrics are without a language model, learned from the run's own rows where they are still there.
 
     Elsewhere from nothing but the rows themselves: then only floors that need no training rows are given.

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from llmkit.inference.scoring import Answered, Scorer
 from llmkit.prompting.base import Embed, Kit, Prompting, Question, Row, Shot
+from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError
 from llmkit.tasks.base import Prediction
 from llmkit.tasks.base import Row as Fields
-from llmkit.tasks.classification import Classification
 
 Chances = NDArray[np.float64]
 
@@ -66,7 +66,7 @@ class Labeller:
         return chances
 
     def told(self, mode: Prompting, rows: Sequence[Row], tokens: list[int] | None = None) -> Chances:
-        """The logarithm of the same before anything is divided out."""
+        """The logarithm of each label's probability, (rows, labels), before a calibration is divided out."""
         scores = mode.scores
         told = self.answered(mode, rows, tokens)
         values = np.array([[one.logprob / (one.tokens if scores.length else 1) for one in some] for some in told])
@@ -132,7 +132,7 @@ def known_labels(mode: Prompting, rows: Sequence[Fields]) -> tuple[str, ...]:
     return mode.named or tuple(found)
 
 
-def measured(labeller: Labeller, task: Classification, rows: Sequence[Fields]) -> dict[str, float]:
+def measured(labeller: Labeller, task: Answering, rows: Sequence[Fields]) -> dict[str, float]:
     """The task's metrics of rows, and the mean negative log-probability of the right label."""
     said, chances = labeller.predictions(inputs(rows))
     true = [list(labeller.labels).index(str(row["label"])) for row in rows]

@@ -12,6 +12,7 @@ from typing import Any
 from llmkit.data import jsonlines
 from llmkit.data.sources import Reader, hold
 from llmkit.inference.evaluate import Ready, make_ready
+from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
@@ -21,7 +22,7 @@ CHUNK = 2048
 
 
 def predict(
-    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16,
 ) -> Iterator[Prediction]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
@@ -35,11 +36,11 @@ def predict(
 
 
 def beside(
-    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Task | None = None,
+    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
     dtype: str = "float32",
 ) -> Iterator[tuple[Row, Prediction]]:
-    """The same, each beside its row.
+    """One prediction for each row, beside it: the fields that the task reads of a file's row.
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """

@@ -15,10 +15,10 @@ from llmkit.data.tokens import encode
 from llmkit.models import Opened
 from llmkit.objectives.base import only_at
 from llmkit.objectives.span_corruption import sentinels
-from llmkit.prompting._examples import joined
 from llmkit.prompting.base import Prompt, Question
+from llmkit.prompting.shared.examples import joined
 from llmkit.system.errors import RequestError
-from llmkit.tasks._writing import begins
+from llmkit.tasks.shared.writing import begins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,7 +250,7 @@ class Scorer:
         return out
 
     def _whole(self, targets: Sequence[Target]) -> dict[bytes, float]:
-        """The same without anything kept: each answer with all that stands before it."""
+        """Of a causal model that keeps nothing of a prompt: each answer is read with all that stands before it."""
         import torch
 
         out: dict[bytes, float] = {}

@@ -21,13 +21,14 @@ from llmkit.inference.evaluate import recipe_of
 from llmkit.inference.indexing import unit
 from llmkit.inference.writing.writer import numbers
 from llmkit.recipe import Source, registry
+from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tasks._untrained import QUESTION, Reading
-from llmkit.tasks._writing import Writing
 from llmkit.tasks.base import Prediction, Row, Task
 from llmkit.tasks.classification import Classification
-from llmkit.tasks.instruction import Instruction
+from llmkit.tasks.question_answering import QuestionAnswering
+from llmkit.tasks.shared.reading import QUESTION, Reading
 from llmkit.tasks.summarization import Summarization
+from llmkit.tasks.tagging import Tagging
 from llmkit.tasks.translation import Translation
 
 Rows = str | Path | Iterable[Mapping[str, Any]]
@@ -36,12 +37,6 @@ Wish = TypeVar("Wish", Summarization, Translation, Reading)
 
 WRITER, TRANSLATOR, ENCODER = "smollm2-135m-instruct", "t5-small", "minilm-l6"
 """What is asked where no model is named: to summarize or answer, to translate, and to compare with labels."""
-COMMANDS = {"summarization": "summarize", "translation": "translate", "question_answering": "answer",
-            "classification": "classify", "tagging": "tag", "instruction": "chat"}
-"""What uses a run of each task."""
-HEADS = {"classification": "AutoModelForSequenceClassification", "tagging": "AutoModelForTokenClassification",
-         "question_answering": "AutoModelForQuestionAnswering"}
-"""The auto class of a model that was trained elsewhere for a task that isn't writing."""
 DOES = {
     "AutoModel": "embeds texts", "AutoModelForMaskedLM": "fills in hidden words", "AutoModelForCausalLM": "writes text",
     "AutoModelForSeq2SeqLM": "writes text", "AutoModelForSequenceClassification": "is a classifier",
@@ -82,8 +77,8 @@ def summarize(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
     """
     name = str(model or WRITER)
     prefix = _prefixes(name).get("summarization")
-    task, notes = _writing(name, Summarization(template=None if prefix is None else prefix + "{text}"),
-                           "summarization", "Summarize:\n{text}", told=prefix is not None)
+    task, notes = _writing(name, Summarization(template=None if prefix is None else prefix + "{text}"), Summarization,
+                           "Summarize:\n{text}", told=prefix is not None)
     return _said(texts, name, task, notes, **{"document": "file", **how})
 
 
@@ -98,14 +93,14 @@ def translate(
     name = str(model or TRANSLATOR)
     target, origin = _language(to, "--to"), _language(source, "--from")
     learned = recipe_of(name)
-    if learned is not None and isinstance(learned.learning, Translation):
-        known = {"--to": (target, learned.learning.target_lang), "--from": (origin, learned.learning.source_lang)}
-        for option, (asked, one) in known.items():
-            if asked is not None and asked != one:
-                knows = f"it learned {one!r}" if one else "its recipe has no task.target_lang and source_lang"
+    if learned is not None and learned.task is not None and learned.task.verb == Translation.verb:
+        read, written = learned.task.languages
+        for option, asked, learns in (("--to", target, written), ("--from", origin, read)):
+            if asked is not None and asked != learns:
+                knows = f"it learned {learns!r}" if learns else "its recipe has no task.target_lang and source_lang"
                 raise RequestError(f"{option} {asked}: {name} translates as it was trained to, and {knows}; leave "
                                    f"{option} out, or name another run.")
-        return _said(texts, name, learned.learning, (), **how)
+        return _said(texts, name, learned.task, (), **how)
     if target is None:
         raise RequestError("--to: which language? As in `--to de`. Only a run that was trained for translation needs "
                            "no telling.")
@@ -120,7 +115,7 @@ def translate(
     template = None if prefix is None else prefix + "{source}"
     if template is None and _kind(name) == "AutoModelForCausalLM":
         template = wish if models.chats(models.resolve(name)) else bare
-    task, notes = _writing(name, Translation(template=template), "translation", wish, told=prefix is not None)
+    task, notes = _writing(name, Translation(template=template), Translation, wish, told=prefix is not None)
     return _said(texts, name, task, notes, **how)
 
 
@@ -131,12 +126,9 @@ def answer(questions: Rows, model: str | Path | None = None, **how: Any) -> Said
     "score"}. By a model that writes: words of its own, {"text"}.
     """
     name = str(model or WRITER)
-    learned = recipe_of(name)
-    points = (_kind(name) == HEADS["question_answering"] if learned is None
-              else registry.name_of(learned.learning) == "question_answering")
-    if points:
-        return _said(questions, name, _trained(name, "question_answering"), (), **how)
-    task, notes = _writing(name, Reading(), "question_answering", QUESTION)
+    if _is_for(name, QuestionAnswering):
+        return _said(questions, name, _trained(name, QuestionAnswering), (), **how)
+    task, notes = _writing(name, Reading(), QuestionAnswering, QUESTION)
     return _said(questions, name, task, notes, **how)
 
 
@@ -157,7 +149,7 @@ def classify(
     if model is None:
         raise RequestError("classify needs labels or a classifier: --labels good,bad compares their names with the "
                            "text, --model RUN asks a run of `llmkit finetune --task classification --data FILE`.")
-    return _said(texts, str(model), _trained(str(model), "classification"), (), **how)
+    return _said(texts, str(model), _trained(str(model), Classification), (), **how)
 
 
 def compare(
@@ -169,13 +161,13 @@ def compare(
         raise RequestError(f"--labels {','.join(labels)}: at least two labels, each once, as --labels good,bad.")
     if "{label}" not in hypothesis:
         raise RequestError(f"--hypothesis {hypothesis!r}: {{label}} has to stand in it, where a label is put.")
-    if _kind(model) == HEADS["classification"]:
+    if _kind(model) == Classification.head:
         raise RequestError(f"--labels: {model} has labels of its own; leave --labels out.")
     # here a model that writes would say how likely each label is
     embedder = Embedder.open(model)
     if max_length is not None:
         embedder = replace(embedder, max_length=min(max_length, embedder.max_length))
-    note = f"{model} compares the text with each label by meaning; {_train('classification')} trains a classifier."
+    note = f"{model} compares the text with each label by meaning; {_train(Classification)} trains a classifier."
     return Said(model, _compared(texts, embedder, labels, hypothesis, document), (note,))
 
 
@@ -184,59 +176,65 @@ def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
     if model is None:
         raise RequestError("tag has no model of its own: give --model RUN. `llmkit finetune --task tagging --data FILE`"
                            " trains one on words with tags.")
-    return _said(texts, str(model), _trained(str(model), "tagging"), (), **how)
+    return _said(texts, str(model), _trained(str(model), Tagging), (), **how)
 
 
 # ---- which task a model is asked, before its weights are read ----
 
 def _said(
-    texts: Rows, model: str, task: Task, notes: tuple[str, ...], *, max_length: int | None = None, batch_size: int = 16,
-    document: str = "auto", max_new_tokens: int | None = None,
+    texts: Rows, model: str, task: Answering, notes: tuple[str, ...], *, max_length: int | None = None,
+    batch_size: int = 16, document: str = "auto", max_new_tokens: int | None = None,
 ) -> Said:
     dtype = "float32"
-    if isinstance(task, Writing):
+    if task.writes:
         dtype, _ = numbers(models.resolve(model))
-        task = task if max_new_tokens is None else replace(task, max_new_tokens=max_new_tokens)
+        task = task if max_new_tokens is None else task.limited(max_new_tokens)
     return Said(model, prediction.beside(
         model, texts, task=task, max_length=max_length, batch_size=batch_size, document=document,
         usual_length=USUAL_LENGTH, dtype=dtype), notes)
 
 
-def _trained(model: str, name: str) -> Task:
-    """The task of a model that was trained for it; RequestError for any other."""
+def _is_for(model: str, usual: type[Task]) -> bool:
+    """Whether a model was trained for a task, or for one that does the same: as a run, or elsewhere, by its head."""
     learned = recipe_of(model)
-    if learned is not None and registry.name_of(learned.learning) == name:
-        task: Task = learned.learning
-        return task
-    if learned is not None or _kind(model) != HEADS[name]:
-        raise _other(model, name)
-    return registry.find("tasks", name)()  # type: ignore[no-any-return]
+    if learned is None:
+        return _kind(model) == usual.head
+    return learned.task is not None and learned.task.verb == usual.verb
 
 
-def _writing(model: str, task: Wish, name: str, wish: str, told: bool = False) -> tuple[Writing, tuple[str, ...]]:
+def _trained(model: str, usual: type[Task]) -> Answering:
+    """The task of a model that was trained for it; RequestError for any other."""
+    if not _is_for(model, usual):
+        raise _other(model, usual)
+    learned = recipe_of(model)
+    return usual() if learned is None or learned.task is None else learned.task
+
+
+def _writing(
+    model: str, task: Wish, usual: type[Task], wish: str, told: bool = False,
+) -> tuple[Answering, tuple[str, ...]]:
     """How a model is asked to write: as its run was trained to, or in words; and a note where it is new to it.
 
     wish   the request, as it stands in the place of an instruction run's prompt
     told   whether `task` asks it in the way that it was trained for
     """
     learned = recipe_of(model)
-    kind, what = _kind(model), name.replace("_", " ")
-    note = f"{model} is no run of {what}: it is told to in words, and may get it wrong. {_train(name)} trains one."
+    kind, what = _kind(model), _what(usual)
+    note = f"{model} is no run of {what}: it is told to in words, and may get it wrong. {_train(usual)} trains one."
     if learned is None:
         if kind == "AutoModelForSeq2SeqLM":
             reads = f"{model} is given the text alone: it does what it was trained for, which need not be {what}."
             return task, () if told else (reads,)
         if kind != "AutoModelForCausalLM":
-            raise _other(model, name)
+            raise _other(model, usual)
         return task, (note,)
-    known = registry.name_of(learned.learning)
-    if known == name:
-        return learned.learning, ()
-    if isinstance(learned.learning, Instruction):
-        own_words = wish if models.chats(models.resolve(model)) else learned.learning.template.replace("{prompt}", wish)
-        return replace(task, template=own_words), (note,)
-    if known not in ("preference", "causal_lm", "prefix_lm"):
-        raise _other(model, name)
+    if learned.task is not None and learned.task.verb == usual.verb:
+        return learned.task, ()
+    if not learned.learning.goes_on:
+        raise _other(model, usual)
+    own_words = learned.learning.worded(wish)
+    if own_words is not None:
+        task = replace(task, template=wish if models.chats(models.resolve(model)) else own_words)
     return task, (note,)
 
 
@@ -258,23 +256,27 @@ def _kind(model: str) -> str:
     return models.kind_of(models.resolve(model))
 
 
-def _train(name: str) -> str:
-    return f"`llmkit finetune --task {name} --data FILE`"
+def _what(task: type[Task]) -> str:
+    """What a task is called in plain words: question answering."""
+    return registry.name_of(task).replace("_", " ")
 
 
-def _other(model: str, name: str) -> RequestError:
+def _train(task: type[Task]) -> str:
+    return f"`llmkit finetune --task {registry.name_of(task)} --data FILE`"
+
+
+def _other(model: str, usual: type[Task]) -> RequestError:
     """Why a model can't do a task, and what can."""
     learned = recipe_of(model)
     if learned is None:
         does = DOES.get(_kind(model), "does something else")
     else:
-        known = registry.name_of(learned.learning)
-        does = f"is a run of {known}"
-        if known in COMMANDS:
-            does += f" (`llmkit {COMMANDS[known]}` uses it)"
-    instead = " Or give --labels A,B,…" if name == "classification" else ""
-    return RequestError(f"{model} {does}; `llmkit {COMMANDS[name]}` needs a model for {name.replace('_', ' ')}: "
-                        f"{_train(name)} trains one.{instead}")
+        does = f"is a run of {registry.name_of(learned.learning)}"
+        if learned.task is not None and learned.task.verb:
+            does += f" (`llmkit {learned.task.verb}` uses it)"
+    instead = " Or give --labels A,B,…" if usual is Classification else ""
+    return RequestError(f"{model} {does}; `llmkit {usual.verb}` needs a model for {_what(usual)}: {_train(usual)} "
+                        f"trains one.{instead}")
 
 
 # ---- languages ----
@@ -307,12 +309,12 @@ def _prefix(model: str, source: str, target: str) -> str | None:
     known = {name: prefix for name, prefix in _prefixes(model).items() if name.startswith("translation_")}
     if _config(model).get("model_type") in FORCED:
         raise RequestError(f"{model} starts a translation with a token for its language, which llmkit doesn't set. "
-                           f"Name another model, or train one: {_train('translation')}.")
+                           f"Name another model, or train one: {_train(Translation)}.")
     if not known:
         return None
     pair = f"translation_{source}_to_{target}"
     if pair not in known:
         pairs = ", ".join(name.removeprefix("translation_").replace("_to_", " to ") for name in known)
         raise RequestError(f"--to {target}: {model} doesn't translate from {source} to {target}. It does: {pairs}. "
-                           f"{_train('translation')} trains another.")
+                           f"{_train(Translation)} trains another.")
     return known[pair]

@@ -19,9 +19,9 @@ from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids
-from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
+from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
 from llmkit.recipe import Positive, registry
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError, nearest

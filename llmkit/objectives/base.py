@@ -96,6 +96,8 @@ class Objective:
     """The figure of an evaluation that says most."""
     best: ClassVar[str | None] = None
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
+    goes_on: ClassVar[bool] = False
+    """Whether a model that learned it goes on with any text, so that it can be told in words to do something else."""
 
     @property
     def weights(self) -> dict[str, float]:
@@ -109,6 +111,10 @@ class Objective:
     def missing(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Special tokens that it needs and the tokenizer lacks, as `add_special_tokens` takes them."""
         return {}
+
+    def worded(self, wish: str) -> str | None:
+        """A wish, "Summarize: {text}", in the words that a model which learned it is asked by; None: any will do."""
+        return None
 
     # ---- more than one network ----
 

@@ -40,6 +40,7 @@ class CausalLM(Objective):
 
     shapes = frozenset({"decoder"})
     head = "AutoModelForCausalLM"
+    goes_on = True
 
     def missing(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Tokens that mark the parts of a text whose middle is at the end."""

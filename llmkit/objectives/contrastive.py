@@ -15,8 +15,8 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives._embedding import Pooling, describe, embed, found
 from llmkit.objectives.base import Objective, Setup, Sums, token
+from llmkit.objectives.shared.embedding import Pooling, describe, embed, found
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 

@@ -11,7 +11,9 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives._pairs import (
+from llmkit.objectives.base import Sets, Setup, Sums, guesses, perplexity, token
+from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.objectives.shared.pairs import (
     Rows,
     collate_pairs,
     count_rows,
@@ -22,8 +24,6 @@ from llmkit.objectives._pairs import (
     relation,
     told,
 )
-from llmkit.objectives.base import Sets, Setup, Sums, guesses, perplexity, token
-from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:

@@ -33,6 +33,7 @@ class PrefixLM(Objective):
 
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = ""
+    goes_on = True
     masks = True
 
     def head_for(self, family: type[Family]) -> str:

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives._pairs import (
+from llmkit.objectives.base import Objective, Sets, Setup, Sums
+from llmkit.objectives.shared.pairs import (
     Rows,
     collate_pairs,
     count_rows,
@@ -21,7 +22,6 @@ from llmkit.objectives._pairs import (
     prepare_pairs,
     told,
 )
-from llmkit.objectives.base import Objective, Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives._denoisers import UL2, Denoiser, Mask
 from llmkit.objectives.base import Objective, token
+from llmkit.objectives.shared.denoisers import UL2, Denoiser, Mask
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError

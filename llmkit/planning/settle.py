@@ -15,12 +15,13 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.objectives.base import Setup
 from llmkit.planning import choices
 from llmkit.planning.choices import Size
-from llmkit.prompting.base import Around, Kit, Prompting
+from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
+from llmkit.recipe.seams import Learning, PromptMode
 from llmkit.system import machine
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tasks import _others
-from llmkit.tasks._writing import Writing
+from llmkit.tasks.base import Task
+from llmkit.tasks.shared import named_metrics
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ class Settled:
     @property
     def head(self) -> str:
         """The auto class of the model."""
-        head: str = self.recipe.learning.head_for(self.family)
-        return head
+        return self.recipe.learning.head_for(self.family)
 
     @property
     def readers(self) -> list[Reader]:
@@ -124,7 +124,7 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
     for metric in training.metrics:
         if asked.task is None:
             raise RequestError("training.metrics: an objective predicts no answers; these metrics are of tasks.")
-        _others.metric(metric)
+        named_metrics.metric(metric)
     cuts = {reader.document for reader in train if reader.document is not None}
     document: Any = cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else asked.data.document
     spoken = asked.tokenizer
@@ -144,29 +144,23 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
 
 def prompted(asked: Recipe) -> Recipe:
     """A recipe whose prompt is written out: its examples in it, its task turned round where it asks for the input."""
-    mode = asked.prompting
+    mode, task = asked.prompting, asked.task
     if mode is None:
         return asked
     if mode.untrained:
         raise RequestError(f"prompting: {mode.untrained}.")
-    task = in_reverse(asked.task) if mode.turns else asked.task
+    if mode.turns and task is not None:
+        task = task.turned_round()
     return replace(asked, task=task, prompting=mode.settled(Kit(None)))
 
 
-def in_reverse(task: Any) -> Any:
-    """A task that reads what it wrote and writes what it read; RequestError where it writes no text."""
-    if not isinstance(task, Writing):
-        raise RequestError(f"prompting: reverse asks for a text, and {registry.name_of(task)} writes none; use it with "
-                           "translation, summarization or instruction.")
-    return replace(task, reverse=True)
-
-
-def with_prompt(setup: Setup, mode: Prompting | None, task: Any) -> Setup:
+def with_prompt(setup: Setup, mode: PromptMode | None, task: Learning) -> Setup:
     """A setup whose texts stand in a recipe's prompt, as long as the task has room for."""
     if mode is None:
         return setup
+    assert isinstance(task, Task)  # the recipe was checked for it
     # only a decoder that goes on with plain text has to be told where its answer starts
-    goes_on = isinstance(task, Writing) and setup.tokenizer.chat_template is None
+    goes_on = task.writes and setup.tokenizer.chat_template is None
     kit = Kit(setup.tokenizer, setup.family.shape if goes_on else "encoder", room=task.room(setup), cuts=True)
     return replace(setup, prompt=Around(mode, kit))
 
@@ -252,7 +246,7 @@ def usual_rate(asked: Recipe) -> float:
     """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
     if asked.training.learning_rate is not None:
         return asked.training.learning_rate
-    rate: float = asked.tuning.learning_rate
+    rate = asked.tuning.learning_rate
     return 10 * rate if asked.backbone.pretrained is None and not asked.tuning.adapter else rate
 
 
@@ -267,8 +261,7 @@ def _best(asked: Recipe) -> str | None:
     """What decides which weights are kept where the recipe doesn't say: the objective's own; `loss` to stop early."""
     if asked.data.validation is None:
         return None
-    best: str | None = asked.learning.best
-    return best or ("loss" if asked.training.early_stopping_patience else None)
+    return asked.learning.best or ("loss" if asked.training.early_stopping_patience else None)
 
 
 def _schedule(training: recipe.Training) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.models import templates
+from llmkit.recipe.seams import PromptMode
 from llmkit.system.errors import RequestError
 
 Row = Mapping[str, str]
@@ -43,7 +44,7 @@ class Prompt:
     gap: bool = False
     """Whether the answer fills a gap (cloze); else it follows."""
     messages: tuple[Message, ...] | None = None
-    """The same for a chat template; None where the model is given plain text."""
+    """The prompt as the turns of a conversation, for a chat template; None where the model is given plain text."""
     examples: int = 0
     """Examples in it."""
 
@@ -195,11 +196,11 @@ class Prompting:
         return False
 
     def reseeded(self, seed: int) -> Prompting:
-        """The same mode with another seed."""
+        """A copy of it with another seed."""
         return self
 
     def bare(self) -> Prompting:
-        """The same mode without examples."""
+        """A copy of it without examples."""
         return self
 
     def chats(self, kit: Kit) -> bool:
@@ -222,14 +223,14 @@ class Prompting:
         return [Question(self.prompt(row, kit), tuple(words))]
 
     def settled(self, kit: Kit) -> Prompting:
-        """The same mode with nothing left to be read from elsewhere, as a run keeps it."""
+        """A copy of it with nothing left to be read from elsewhere, as a run keeps it."""
         return self
 
 
 class Around:
     """Puts a task's texts into their prompts, as plain text."""
 
-    def __init__(self, mode: Prompting, kit: Kit) -> None:
+    def __init__(self, mode: PromptMode, kit: Kit) -> None:
         self.mode, self.kit = mode, kit
 
     def __call__(self, row: Row) -> str:

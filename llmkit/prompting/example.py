@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.prompting._examples import Asking, FewShot
+from llmkit.prompting.shared.examples import Asking, FewShot
 from llmkit.recipe.registry import OPTIONS
 
 

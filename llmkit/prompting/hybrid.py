@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.prompting._examples import FewShot
 from llmkit.prompting.prefix import Prefix
+from llmkit.prompting.shared.examples import FewShot
 from llmkit.recipe.registry import OPTIONS
 
 

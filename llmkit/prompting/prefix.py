@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.prompting._examples import Instructed
+from llmkit.prompting.shared.examples import Instructed
 from llmkit.recipe.registry import OPTIONS
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.prompting._examples import FewShot, Instructed, shown
 from llmkit.prompting.base import Kit, Prompt, Question, Row, Shot
+from llmkit.prompting.shared.examples import FewShot, Instructed, shown
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 

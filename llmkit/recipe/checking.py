@@ -1,10 +1,9 @@
 """What can't work is refused before any library is loaded: names, shapes, numbers that contradict each other."""
 
-from typing import Any
-
 from llmkit.recipe import registry
 from llmkit.recipe.fields import Recipe
 from llmkit.recipe.reading import Tree
+from llmkit.recipe.seams import Learning, Shaped
 from llmkit.system.errors import RequestError, nearest
 
 
@@ -63,7 +62,7 @@ def check(recipe: Recipe, tree: Tree) -> None:
                            f"global_batch_size {whole}.")
 
 
-def fit_together(learning: Any, name: str, family: Any) -> None:
+def fit_together(learning: Learning, name: str, family: Shaped) -> None:
     """Raise if a family's shape can't do an objective or task; say what it can, and who can."""
     if fits(learning, family):
         return
@@ -78,7 +77,7 @@ def fit_together(learning: Any, name: str, family: Any) -> None:
         f"{registry.name_of(learning)} can be done by: {', '.join(who)}.")
 
 
-def fits(learning: Any, family: Any) -> bool:
+def fits(learning: Learning, family: Shaped) -> bool:
     """Whether a family has the shape, and transformers the head, that an objective or task takes."""
     if family.shape not in learning.shapes:
         return False

@@ -2,12 +2,17 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.recipe import registry
+
+if TYPE_CHECKING:
+    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode
+else:  # `build` has made and checked the plug-ins: pydantic takes them as they are
+    Answering = Learning = Method = PromptMode = Any
 
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
@@ -180,21 +185,24 @@ class Recipe:
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     tokenizer: Tokenizer | None = None
     """A pretrained model brings its own."""
-    objective: Any = None
+    objective: Learning | None = None
     """What pretraining learns: {name: masked_lm, …}."""
-    task: Any = None
+    task: Answering | None = None
     """What fine-tuning learns: {name: classification, …}."""
-    prompting: Any = None
+    prompting: PromptMode | None = None
     """What is put around every text that the task reads: {name: prefix, instruction: "summarize: "}."""
-    tuning: Any = None
+    tuning: Method = field(default_factory=lambda: registry.find("tuning", "full")())
     """What trains: {method: full}."""
     training: Training = field(default_factory=Training)
     output_dir: str | None = None
 
     @property
-    def learning(self) -> Any:
+    def learning(self) -> Learning:
         """The objective or the task, whichever the recipe has."""
-        return self.task if self.objective is None else self.objective
+        if self.objective is not None:
+            return self.objective
+        assert self.task is not None  # a recipe has one of the two: `build` refuses others
+        return self.task
 
     @property
     def folder(self) -> Path:

@@ -12,8 +12,9 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
+from llmkit.recipe.registry import name_of
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks import _others
+from llmkit.tasks.shared import named_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,30 @@ class Task(Objective):
     """The field that a prompt goes around; None where nothing can stand around what is read."""
     reference: ClassVar[bool] = False
     """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
+    verb: ClassVar[str] = ""
+    """The command that uses a run of it: classify, summarize, chat …; "" where only `llmkit predict` does."""
+    writes: ClassVar[bool] = False
+    """Whether its answers are texts that the model writes."""
+    example: ClassVar[Sequence[Row]] = ()
+    """A few rows as a file has them, JSON lines: what the docs show, and what a test of any task learns from."""
+
+    @property
+    def languages(self) -> tuple[str, str]:
+        """The codes of the languages that are (read, written); "" where nothing is said."""
+        return "", ""
+
+    def turned_round(self) -> Task:
+        """The task that reads what it wrote and writes what it read; RequestError where it writes no text."""
+        raise RequestError(f"prompting: reverse asks for a text, and {name_of(self)} writes none; use it with "
+                           "translation, summarization or instruction.")
+
+    def limited(self, max_new_tokens: int) -> Task:
+        """The task with written answers of at most so many tokens."""
+        return self
+
+    def by_words(self) -> Task | None:
+        """The task as a language model does it that only says how likely a label's words are; None where it can't."""
+        return None
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What a tokenizer is trained on: every field of text of every row."""
@@ -85,7 +110,7 @@ class Task(Objective):
         return list(self.stream(reader))
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
-        """The same one after the other; without their answers where they are to be predicted."""
+        """Checked rows of a source, one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
         for row, place in reader.rows():
             try:
@@ -197,7 +222,7 @@ class Task(Objective):
     ) -> dict[str, float]:
         """The task's own metrics, and the others that are wanted."""
         plain = [self.plain(said, row, setup) for said, row in pairs] if setup.metrics else []
-        return {**self.metrics(means, pairs), **(_others.scores(setup.metrics, plain) if plain else {})}
+        return {**self.metrics(means, pairs), **(named_metrics.scores(setup.metrics, plain) if plain else {})}
 
     def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """A prediction and its reference as the evaluate library reads them: numbers, texts, lists of tags."""

@@ -20,8 +20,8 @@ from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.base import Floors, Prediction, Row, Task
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +60,11 @@ class Classification(Task):
         "label": ("labels", "class", "category", "sentiment", "target", "topic", "score"),
     }
     answers = ("label",)
+    example = (
+        {"text": "A lovely film, from the first scene to the last.", "label": "positive"},
+        {"text": "Dull, and far too long.", "label": "negative"},
+    )
+    verb = "classify"
     metric = "accuracy"
     prompted = "text"
     optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
@@ -71,6 +76,10 @@ class Classification(Task):
                     raise ValueError(f"{name} is for labels; problem: regression has none")
         if self.problem == "single_label" and self.separator is not None:
             raise ValueError("separator is for problem: multi_label")
+
+    def by_words(self) -> Classification:
+        """One label a text: the likeliest."""
+        return replace(self, problem="single_label")
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Texts are texts; an answer is what the problem says, once that is known."""

@@ -14,8 +14,8 @@ from llmkit.models import templates
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks._writing import Writing, begins
 from llmkit.tasks.base import Row
+from llmkit.tasks.shared.writing import Writing, begins
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,12 +50,22 @@ class Instruction(Writing):
         "response": ("output", "answer", "completion", "summary", "target", "chosen"),
     }
     answers = ("response",)
+    example = (
+        {"prompt": "Name a colour.", "response": "Blue."},
+        {"prompt": "Which animal says moo?", "response": "A cow does."},
+    )
     prompted = "prompt"
+    verb = "chat"
+    goes_on = True
     optional = {"context": ("input",), **SYSTEM}
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
             raise ValueError("template must contain {prompt}")
+
+    def worded(self, wish: str) -> str:
+        """The wish in the place of a prompt."""
+        return self.template.replace("{prompt}", wish)
 
     # ---- rows ----
 

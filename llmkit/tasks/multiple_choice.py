@@ -16,8 +16,8 @@ from llmkit.data.sources import Place, Reader, find_fields
 from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks._figures import FLOOR_ROWS, WORD
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +47,10 @@ class MultipleChoice(Task):
         "answer": ("label", "answerKey", "answer_idx", "correct", "gold", "target"),
     }
     answers = ("answer",)
+    example = (
+        {"question": "What says moo?", "choices": ["a cat", "a cow"], "answer": 1},
+        {"question": "What can fly?", "choices": ["a bird", "a stone", "a tree"], "answer": 0},
+    )
     optional = {"context": ("passage", "article", "story")}
 
     # ---- rows ----

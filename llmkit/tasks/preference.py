@@ -45,6 +45,7 @@ class Preference(Task):
 
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = "AutoModelForCausalLM"
+    goes_on = True
     metric = "reward_accuracy"
     reference = True
     wanted = {
@@ -53,6 +54,10 @@ class Preference(Task):
         "rejected": ("dispreferred", "response_rejected", "worse"),
     }
     optional = {"context": ("input",), **SYSTEM}
+    example = (
+        {"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "No."},
+        {"prompt": "Which animal says moo?", "chosen": "A cow does.", "rejected": "Animals say things."},
+    )
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:

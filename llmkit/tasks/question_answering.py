@@ -18,9 +18,9 @@ from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks._answers import normalized, scores, segments
-from llmkit.tasks._frame import frame_of
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.shared.answers import normalized, scores, segments
+from llmkit.tasks.shared.frame import frame_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,6 +55,11 @@ class QuestionAnswering(Task):
         "answers": ("answer", "response"),
     }
     answers = ("answers",)
+    example = (
+        {"question": "Who wrote notes?", "context": "Ada wrote notes on a machine.", "answers": "Ada"},
+        {"question": "Where is the machine?", "context": "The machine is in a museum.", "answers": "in a museum"},
+    )
+    verb = "answer"
     optional = {"id": (), "answer_start": ()}
 
     # ---- rows ----

@@ -15,12 +15,12 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import shortened
-from llmkit.objectives._embedding import Pooling, describe, embed, found
 from llmkit.objectives.base import Judged, Sets, Setup, Sums
+from llmkit.objectives.shared.embedding import Pooling, describe, embed, found
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks._figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,10 @@ class Similarity(Task):
                       "text_b"),
     }
     optional = {"score": ("similarity", "rating", "label")}
+    example = (
+        {"sentence1": "A cat sleeps.", "sentence2": "The cat is asleep.", "score": 0.9},
+        {"sentence1": "A cat sleeps.", "sentence2": "The train was late.", "score": 0.1},
+    )
     answers = ("score",)
 
     def __post_init__(self) -> None:

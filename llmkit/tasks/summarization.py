@@ -13,8 +13,8 @@ from llmkit.data.sources import Place
 from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
-from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Floors, Row, only_texts
+from llmkit.tasks.shared.writing import Writing, framed, spread
 
 WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W_\u3040-\u30ff\u4e00-\u9fff]+")
 """What a word is to ROUGE: of English what it is to the library, which drops other scripts; of Chinese a character."""
@@ -37,6 +37,11 @@ class Summarization(Writing):
         "summary": ("highlights", "abstract", "target", "output", "title", "headline", "tldr"),
     }
     answers = ("summary",)
+    example = (
+        {"text": "The cat saw a bird. It sat still for an hour, and then it slept.", "summary": "A cat saw a bird."},
+        {"text": "It rained all day. In the evening the river came over the road.", "summary": "The river rose."},
+    )
+    verb = "summarize"
     long = "text"
     prompted = "text"
 

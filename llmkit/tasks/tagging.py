@@ -18,9 +18,9 @@ from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks._tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
-from llmkit.tasks._words import WORD, around, joined, subwords, windows
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.shared.tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
+from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,6 +48,12 @@ class Tagging(Task):
         "tags": ("ner_tags", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
+    example = (
+        {"tokens": ["Ada", "Lovelace", "lived", "in", "London", "."],
+         "tags": ["B-PERSON", "I-PERSON", "O", "O", "B-PLACE", "O"]},
+        {"tokens": ["Paris", "is", "old", "."], "tags": ["B-PLACE", "O", "O", "O"]},
+    )
+    verb = "tag"
 
     # ---- rows ----
 

@@ -15,8 +15,8 @@ from llmkit.data.template import filled
 from llmkit.objectives.base import Sets, Setup
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks._writing import Writing, framed, spread
 from llmkit.tasks.base import Encoded, Floors, Row, only_texts
+from llmkit.tasks.shared.writing import Writing, framed, spread
 
 LANGUAGES = {"en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "ro", "hu", "tr", "ru", "uk",
              "el", "ar", "he", "fa", "hi", "ta", "bn", "th", "vi", "id", "zh", "ja", "ko"}
@@ -46,6 +46,11 @@ class Translation(Writing):
         "target": ("tgt", "translation", "output", "label", "reference"),
     }
     answers = ("target",)
+    example = (
+        {"source": "The house is small.", "target": "Das Haus ist klein."},
+        {"source": "We see the river.", "target": "Wir sehen den Fluss."},
+    )
+    verb = "translate"
     long = "source"
     prompted = "source"
 

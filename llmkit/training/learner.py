@@ -10,7 +10,7 @@ from torch import nn
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch
-from llmkit.objectives.base import Objective
+from llmkit.recipe.seams import Learning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,7 @@ class Learner(nn.Module):
     """A model and its objective as one module whose forward is the loss, so that no head bypasses DDP's hooks."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, family: type[Family], new: tuple[str, ...] = ()
+        self, model: nn.Module, objective: Learning, family: type[Family], new: tuple[str, ...] = ()
     ) -> None:
         super().__init__()
         self.model, self.objective, self.family, self.new = model, objective, family, new
@@ -66,7 +66,7 @@ class Learner(nn.Module):
 class Collator:
     """Rows to a batch, as an objective does it; picklable, for loader workers of every start method."""
 
-    objective: Objective
+    objective: Learning
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, rows: Sequence[Any]) -> Batch:

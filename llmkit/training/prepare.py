@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from torch import nn
 
 from llmkit import recipe as recipes
 from llmkit.backbones.kernels import shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
-from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Network, Settled, network, speak, with_prompt
 from llmkit.recipe import registry
+from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
 from llmkit.training.callbacks import Callback
@@ -35,7 +35,7 @@ from llmkit.training.state import State
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
 
@@ -77,7 +77,7 @@ def rows(settled: Settled) -> tuple[Setup, Sets]:
     return replace(setup, labels=labels, problem=sets.facts.get("problem")), sets
 
 
-def with_floors(sets: Sets, learning: Objective) -> Sets:
+def with_floors(sets: Sets, learning: Learning) -> Sets:
     """The sets, and among their facts what the validation rows' metrics are without a language model."""
     if not isinstance(learning, Task) or not sets.validation:
         return sets
@@ -117,7 +117,7 @@ def learn(
         compile_layers(net.model, settled.family)
     elif unpadded:
         unpad(net.model, settled.family)
-    learner = paced(settled, tuned, setting)
+    learner = paced(settled, tuned, setting, tokenizer)
     last = max(learner.wakes.values(), default=0)
     if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
@@ -135,12 +135,14 @@ def base_of(net: Network, tokenizer: PreTrainedTokenizerBase, run: RunFolder, ma
     return base
 
 
-def paced(settled: Settled, tuned: nn.Module, setting: Setting) -> Learner:
+def paced(
+    settled: Settled, tuned: PreTrainedModel, setting: Setting, tokenizer: PreTrainedTokenizerBase,
+) -> Learner:
     """The learner of a tuned model, with the rate of each parameter and the step from which it trains."""
     tuning, objective = settled.recipe.tuning, settled.recipe.learning
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
-    whole = objective.assemble(tuned, settled.family, setting.tokenizer, None)
+    whole = objective.assemble(tuned, settled.family, tokenizer, None)
     learner = Learner(whole, objective, settled.family, setting.new)
     if shortcuts.on("fused_gelu"):
         shortcuts.fuse(learner)

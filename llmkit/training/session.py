@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from torch import nn
 
 from llmkit.data.batches import Order
-from llmkit.objectives.base import Objective, Sets, Setup
+from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled
 from llmkit.recipe import Recipe
+from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.training.callbacks import Callback, View
 from llmkit.training.learner import Learner
@@ -66,7 +67,7 @@ class Session:
         return self.settled.recipe
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> Learning:
         """What is learned."""
         return self.learner.objective
 

@@ -172,7 +172,7 @@ class Stepper:
     def penalty(self) -> torch.Tensor | float:
         """What the tuning method adds to the loss of a step: the share of this process."""
         session = self.session
-        whole: torch.Tensor | None = session.recipe.tuning.penalty(session.learner.tuned)
+        whole = session.recipe.tuning.penalty(session.learner.tuned)
         return 0.0 if whole is None else whole / session.accelerator.num_processes
 
     def not_finite(self, what: str) -> None:

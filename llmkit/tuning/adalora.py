@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
-from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import adapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,18 +58,18 @@ class AdaLora(Tuning):
         """Where peft knows no layers for a family, they have to be named; there must be ranks to cut."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING as KNOWN
 
-        _adapter.check(self.target_modules, family, KNOWN)
+        adapter.check(self.target_modules, family, KNOWN)
         if self.target_r >= self.init_r:
             raise RequestError(f"tuning.target_r: {self.target_r} must be less than init_r, {self.init_r}; for a fixed "
                                "rank use lora.")
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
         """The layers that are named are there."""
-        _adapter.check_named(self.target_modules, make, setting.family)
+        adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 12 to 8 on q_proj, v_proj`."""
-        return f"rank {self.init_r} to {self.target_r}{_adapter.where(self.target_modules)}"
+        return f"rank {self.init_r} to {self.target_r}{adapter.where(self.target_modules)}"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the products, the parts that are new, and the heads peft knows train."""
@@ -84,11 +84,11 @@ class AdaLora(Tuning):
         if setting.steps - last < max(2, first + 1):  # a cut goes by what the steps before it measured
             raise RequestError(f"tuning.tinit: {first} steps before the first cut and {last} after the last (tfinal) "
                                f"leave none of the run's {setting.steps} to cut in; make them fewer.")
-        return _adapter.wrap(model, AdaLoraConfig(
+        return adapter.wrap(model, AdaLoraConfig(
             target_r=self.target_r, init_r=self.init_r, tinit=first, tfinal=last, deltaT=self.deltaT, beta1=self.beta1,
             beta2=self.beta2, orth_reg_weight=self.orth_reg_weight, total_step=setting.steps,
-            lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, fan_in_fan_out=_adapter.transposed(model),
-            target_modules=_adapter.targets(model, self.target_modules, setting.family, KNOWN)), setting)
+            lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout, fan_in_fan_out=adapter.transposed(model),
+            target_modules=adapter.targets(model, self.target_modules, setting.family, KNOWN)), setting)
 
     def penalty(self, model: PreTrainedModel) -> Tensor | None:
         """How far P and Q are from orthogonal (eq. 4): peft adds it only where a model computes its own loss.
@@ -151,7 +151,7 @@ class AdaLora(Tuning):
         tuner: Any = model.base_model
         tuner.peft_config["default"].rank_pattern = {
             name: (weight != 0).view(-1).tolist() for name, kind, weight in matrices(model) if kind == "lora_E"}
-        _adapter.save(model, folder)
+        adapter.save(model, folder)
 
 
 def matrices(model: Any) -> Iterator[tuple[str, str, nn.Parameter]]:

@@ -71,7 +71,7 @@ class Tuning:
         """Raise RequestError, before anything is loaded, where a family or a head can't be tuned so."""
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
-        """The same where that depends on the model's parts; `make` makes one without weights, its head never new."""
+        """Raise RequestError where the model's parts can't be tuned so; `make` makes one, weightless, no head new."""
 
     def packs(self, family: type[Family]) -> bool:
         """Whether several documents may share a row, each seeing only itself."""

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
-from llmkit.tuning import _parts as parts
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,7 @@ class Head(Tuning):
                                "Use full, layers, feed_forward, bias or lora instead.")
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
-        """Nor has one whose head is its embeddings."""
+        """A model whose head is its embeddings has nothing to train either."""
         self.apply(make(), setting)
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
-from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,7 @@ class IA3(Tuning):
         """Where peft knows no layers for a family, they have to be named."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-        _adapter.check(self.target_modules, family, KNOWN)
+        adapter.check(self.target_modules, family, KNOWN)
         if self.target_modules == "all-linear":
             raise RequestError("tuning.target_modules: ia3 has no all-linear; name layers, or leave it out.")
         if self.target_modules is None and self.feedforward_modules is not None:
@@ -55,11 +55,11 @@ class IA3(Tuning):
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
         """The layers that are named are there."""
-        _adapter.check_named(self.target_modules, make, setting.family)
+        adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`scales k_proj, v_proj`; nothing where the choice isn't the recipe's."""
-        return "scales" + _adapter.where(self.target_modules).removeprefix(" on") if self.target_modules else ""
+        return "scales" + adapter.where(self.target_modules).removeprefix(" on") if self.target_modules else ""
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the vectors, the parts that are new, and the heads peft knows train."""
@@ -71,15 +71,15 @@ class IA3(Tuning):
         if layers is None:
             layers, inside = usual, usually_inside
         else:
-            layers = _adapter.targets(model, layers, setting.family, ())
+            layers = adapter.targets(model, layers, setting.family, ())
             if inside is None:
                 inside = [name for name in usually_inside if name in layers] if isinstance(layers, list) else []
-        return _adapter.wrap(model, IA3Config(
-            target_modules=layers, feedforward_modules=inside, fan_in_fan_out=_adapter.transposed(model)), setting)
+        return adapter.wrap(model, IA3Config(
+            target_modules=layers, feedforward_modules=inside, fan_in_fan_out=adapter.transposed(model)), setting)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter that peft opens."""
-        _adapter.save(model, folder)
+        adapter.save(model, folder)
 
 
 def usual_layers(model: PreTrainedModel, family: type[Family]) -> tuple[list[str], list[str]]:
@@ -93,7 +93,7 @@ def usual_layers(model: PreTrainedModel, family: type[Family]) -> tuple[list[str
     if family.model_type in KNOWN:
         return list(KNOWN[family.model_type]), list(INSIDE[family.model_type])
     ends = feed_forward_ends(model, family)
-    return [*(KEYS.get(name, name) for name in _adapter.projections(family)), *ends], ends
+    return [*(KEYS.get(name, name) for name in adapter.projections(family)), *ends], ends
 
 
 def feed_forward_ends(model: PreTrainedModel, family: type[Family]) -> list[str]:

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
-from llmkit.tuning import _parts as parts
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

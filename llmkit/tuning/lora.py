@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import adapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +69,7 @@ class Lora(Tuning):
         """Where peft knows no layers for a family, they have to be named; not every start works everywhere."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-        _adapter.check(self.target_modules, family, KNOWN)
+        adapter.check(self.target_modules, family, KNOWN)
         start = self.init_lora_weights
         if isinstance(start, bool):
             return
@@ -88,12 +88,12 @@ class Lora(Tuning):
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
         """The layers that are named are there."""
-        _adapter.check_named(self.target_modules, make, setting.family)
+        adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 8 on q_proj, v_proj`."""
         start = "" if self.init_lora_weights is True else f", starting by {self.init_lora_weights}"
-        return f"rank {self.r}{_adapter.where(self.target_modules)}{start}"
+        return f"rank {self.r}{adapter.where(self.target_modules)}{start}"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the product, the parts that are new, and the heads peft knows train."""
@@ -101,10 +101,10 @@ class Lora(Tuning):
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
         start: Any = self.init_lora_weights
-        tuned: Any = _adapter.wrap(model, LoraConfig(
+        tuned: Any = adapter.wrap(model, LoraConfig(
             r=self.r, lora_alpha=self.lora_alpha, lora_dropout=self.lora_dropout,
-            target_modules=_adapter.targets(model, self.target_modules, setting.family, KNOWN),
-            init_lora_weights=start, fan_in_fan_out=_adapter.transposed(model),
+            target_modules=adapter.targets(model, self.target_modules, setting.family, KNOWN),
+            init_lora_weights=start, fan_in_fan_out=adapter.transposed(model),
             use_rslora=self.use_rslora, use_dora=self.use_dora, bias=self.bias), setting)
         if self.moves_base:
             tuned.llmkit_start = {name: tensor.detach().clone() for name, tensor in products(tuned).items()}
@@ -115,7 +115,7 @@ class Lora(Tuning):
         if self.moves_base:
             save_difference(model, folder)
         else:
-            _adapter.save(model, folder)
+            adapter.save(model, folder)
 
 
 def products(model: Any) -> dict[str, Tensor]:

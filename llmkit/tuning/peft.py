@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError, nearest
-from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ class Peft(Tuning):
         if kind == "LN_TUNING" and asked is None and family.model_type not in known:
             raise RequestError(f"tuning.config.target_modules: peft knows no norms of {family.model_type}; name them.")
         if "target_modules" in names_of(type(made)):
-            _adapter.check(asked, family, known)
+            adapter.check(asked, family, known)
 
     def describe(self) -> str:
         """`BOFT, boft_block_size 4`."""
@@ -67,10 +67,10 @@ class Peft(Tuning):
         """A PeftModel around the model: what the type adds, the parts that are new, and the heads peft knows train."""
         config = self._config()
         if "fan_in_fan_out" in names_of(type(config)) and "fan_in_fan_out" not in self.config:
-            config.fan_in_fan_out = _adapter.transposed(model)
-        config.target_modules = _adapter.targets(
+            config.fan_in_fan_out = adapter.transposed(model)
+        config.target_modules = adapter.targets(
             model, self.config.get("target_modules"), setting.family, known_layers(self._kind()))
-        tuned = _adapter.wrap(model, config, setting)
+        tuned = adapter.wrap(model, config, setting)
         if all(".modules_to_save." in name for name, weight in tuned.named_parameters() if weight.requires_grad):
             raise RequestError(f"tuning.peft_type: {self._kind()} finds nothing to train in {type(model).__name__}. "
                                "Use lora instead, or name other target_modules.")
@@ -78,7 +78,7 @@ class Peft(Tuning):
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter that peft opens."""
-        _adapter.save(model, folder)
+        adapter.save(model, folder)
 
     def _kind(self) -> str:
         """The type as peft writes it; RequestError where it has none, or none that changes layers."""

@@ -75,7 +75,7 @@ class Prefix(Tuning):
         """The model with a prefix; only this and the parts that are new train."""
         import torch
 
-        from llmkit.tuning import _attention_prefix as attention
+        from llmkit.tuning.shared import attention_prefix as attention
 
         before = model.config._attn_implementation
         where = tuple(attention.places(model))
@@ -106,7 +106,7 @@ class Prefix(Tuning):
         """Write an adapter: one that peft opens wherever peft can give the same outputs, else one for `load`."""
         from peft import PeftModel
 
-        from llmkit.tuning import _attention_prefix as attention
+        from llmkit.tuning.shared import attention_prefix as attention
 
         if isinstance(model, PeftModel):
             model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -147,7 +147,7 @@ def peft_reads(model: PreTrainedModel, setting: Setting) -> bool:
 
 def why_not_peft(model: PreTrainedModel, setting: Setting) -> str:
     """Why a model that peft can read still can't be trained through peft; empty where it can."""
-    from llmkit.tuning._attention_prefix import checkpoints
+    from llmkit.tuning.shared.attention_prefix import checkpoints
 
     if checkpoints(model) or setting.gradient_checkpointing:
         return "peft's prefix doesn't work with gradient checkpointing"
@@ -162,6 +162,6 @@ def why_not_peft(model: PreTrainedModel, setting: Setting) -> str:
 
 def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Put what `Prefix.save` wrote on a model like the one it was trained on; CheckpointError where it doesn't fit."""
-    from llmkit.tuning import _attention_prefix as attention
+    from llmkit.tuning.shared import attention_prefix as attention
 
     return attention.load(model, folder)

@@ -84,7 +84,7 @@ class Prompt(Tuning):
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model with a prompt; only this and the parts that are new train."""
-        from llmkit.tuning import _soft_prompt as soft
+        from llmkit.tuning.shared import soft_prompt as soft
 
         shape, tokenizer = setting.family.shape, setting.tokenizer
         before, after = sides(self.template) if self.template is not None else ([SOFT] * self.virtual_tokens, [])
@@ -98,13 +98,13 @@ class Prompt(Tuning):
 
     def rows(self, start: Tensor) -> nn.Module:
         """What trains: a table that starts from these rows."""
-        from llmkit.tuning._soft_prompt import Table
+        from llmkit.tuning.shared.soft_prompt import Table
 
         return Table(start)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter: one that peft opens wherever peft gives the same outputs, else one for `load`."""
-        from llmkit.tuning import _soft_prompt as soft
+        from llmkit.tuning.shared import soft_prompt as soft
 
         soft.save(model, folder)
 
@@ -114,7 +114,7 @@ class Prompt(Tuning):
         """The rows that the prompt starts from, (virtual, width): of words the mean of their pieces."""
         import torch
 
-        from llmkit.tuning._soft_prompt import words
+        from llmkit.tuning.shared.soft_prompt import words
 
         count = tokens.count(SOFT)
         size = model.config.get_text_config().vocab_size
@@ -176,6 +176,6 @@ def closes(tokenizer: PreTrainedTokenizerBase | None) -> bool:
 
 def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Put what `Prompt.save` wrote on a model like the one it was trained on; CheckpointError where it doesn't fit."""
-    from llmkit.tuning import _soft_prompt as soft
+    from llmkit.tuning.shared import soft_prompt as soft
 
     return soft.load(model, folder)

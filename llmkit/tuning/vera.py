@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.recipe.registry import OPTIONS
-from llmkit.tuning import _adapter
 from llmkit.tuning.base import Setting, Tuning
+from llmkit.tuning.shared import adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,27 +43,27 @@ class Vera(Tuning):
         """Where peft knows no layers for a family, they have to be named."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
-        _adapter.check(self.target_modules, family, KNOWN)
+        adapter.check(self.target_modules, family, KNOWN)
 
     def check_parts(self, make: Callable[[], PreTrainedModel], setting: Setting) -> None:
         """The layers that are named are there."""
-        _adapter.check_named(self.target_modules, make, setting.family)
+        adapter.check_named(self.target_modules, make, setting.family)
 
     def describe(self) -> str:
         """`rank 256 on q_proj, v_proj`."""
-        return f"rank {self.r}{_adapter.where(self.target_modules)}"
+        return f"rank {self.r}{adapter.where(self.target_modules)}"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """A PeftModel around the model: the vectors, the parts that are new, and the heads peft knows train."""
         from peft import VeraConfig
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
-        return _adapter.wrap(model, VeraConfig(
+        return adapter.wrap(model, VeraConfig(
             r=self.r, d_initial=self.d_initial, vera_dropout=self.vera_dropout,
-            target_modules=_adapter.targets(model, self.target_modules, setting.family, KNOWN),
+            target_modules=adapter.targets(model, self.target_modules, setting.family, KNOWN),
             projection_prng_key=self.projection_prng_key, save_projection=self.save_projection, bias=self.bias,
-            fan_in_fan_out=_adapter.transposed(model)), setting)
+            fan_in_fan_out=adapter.transposed(model)), setting)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter that peft opens."""
-        _adapter.save(model, folder)
+        adapter.save(model, folder)

@@ -18,7 +18,7 @@ from conftest import OBJECTIVE, SMALL, WORDS, tiny
 import llmkit
 from llmkit import models, recipe
 from llmkit.cli import main
-from llmkit.objectives._embedding import describe, embed
+from llmkit.objectives.shared.embedding import describe, embed
 from llmkit.recipe import registry
 from llmkit.system.errors import PlaceError, RequestError
 from llmkit.training.fit import fit

@@ -211,6 +211,48 @@ def test_t5_is_told_by_the_prefixes_of_its_config(tmp_path):
         verbs.translate([{"source": "cat"}], name, "fr")
 
 
+# ---- tasks of one's own ----
+
+OWN = """
+from pydantic.dataclasses import dataclass
+from llmkit.registry import OPTIONS
+from llmkit.tasks.{task} import {cls}
+
+@dataclass(config=OPTIONS)
+class Mine({cls}):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("task", "cls", "family", "verb"), [
+    ("classification", "Classification", "bert", verbs.classify),
+    ("summarization", "Summarization", "gpt2", verbs.summarize)])
+def test_a_task_made_from_another_is_used_by_the_same_verb(
+    task, cls, family, verb, labelled, summarized, tmp_path, monkeypatch):
+    own = tmp_path / f"my_{task}" / "own.py"
+    own.parent.mkdir()
+    own.write_text(OWN.format(task=task, cls=cls))
+    monkeypatch.syspath_prepend(tmp_path)
+    data = labelled if task == "classification" else summarized
+    tree = tiny(family, data, tmp_path / "run", max_steps=1)
+    del tree["objective"]
+    fit(recipe.load({**tree, "task": {"name": f"my_{task}.own"}}))
+    (one,) = said(verb([{"text": STORY}], str(tmp_path / "run")))
+    assert set(one) == ({"label", "score"} if task == "classification" else {"text"})
+    with pytest.raises(RequestError, match=f"is a run of my_{task}.own .`llmkit {verb.__name__}` uses it"):
+        verbs.tag([{"tokens": STORY}], str(tmp_path / "run"))
+
+
+def test_a_translation_the_other_way_round_knows_its_languages(parallel, tmp_path):
+    tree = tiny("t5", parallel, tmp_path / "run", max_steps=1)
+    del tree["objective"]
+    fit(recipe.load({**tree, "task": {"name": "translation", "source_lang": "en", "target_lang": "de", "reverse": True,
+                                      "max_new_tokens": 2}}))
+    assert len(said(verbs.translate([{"source": "das moon ."}], str(tmp_path / "run"), "en", "de"))) == 1
+    with pytest.raises(RequestError, match=r"--to de: .* it learned 'en'"):
+        verbs.translate([{"source": STORY}], str(tmp_path / "run"), "de")
+
+
 # ---- who can't do it ----
 
 def test_a_model_of_another_kind_is_refused_with_what_to_do(runs, llama, tmp_path):

@@ -12,8 +12,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
-from llmkit.objectives._variety import bleu, distinct, harmonic, self_bleu
 from llmkit.objectives.adversarial import Adversarial, embedded, evenly, gumbel, straight_through, unroll, until
+from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 from llmkit.training.fit import fit

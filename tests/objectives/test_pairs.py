@@ -11,11 +11,11 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import Documents, marked, tokenize
-from llmkit.objectives._pairs import Rows, framed, next_pair, order_pair, slices, truncate
 from llmkit.objectives.base import Setup
 from llmkit.objectives.masked_lm_next_sentence import MaskedLMNextSentence
 from llmkit.objectives.next_sentence import NextSentence
 from llmkit.objectives.sentence_order import SentenceOrder
+from llmkit.objectives.shared.pairs import Rows, framed, next_pair, order_pair, slices, truncate
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.objectives._denoisers import UL2, Denoiser, parts, span_mask
+from llmkit.objectives.shared.denoisers import UL2, Denoiser, parts, span_mask
 from llmkit.objectives.span_corruption import SpanCorruption, sentinels, with_sentinels
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError

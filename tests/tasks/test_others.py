@@ -8,7 +8,7 @@ from conftest import tiny
 from llmkit import recipe
 from llmkit.inference import evaluate as evaluation
 from llmkit.system.errors import RequestError
-from llmkit.tasks import _others
+from llmkit.tasks.shared import named_metrics
 from llmkit.training.fit import fit
 
 SCRIPT = '''
@@ -50,7 +50,7 @@ def test_a_named_metric_is_part_of_every_evaluation(script: Path, labelled: Path
 
 def test_predictions_that_a_metric_does_not_take_are_told(script: Path) -> None:
     with pytest.raises(RequestError, match=r"doesn't take this task's predictions"):
-        _others.scores([str(script)], [("a text", "another")])
+        named_metrics.scores([str(script)], [("a text", "another")])
 
 
 def test_a_script_of_the_current_folder_never_runs_in_the_place_of_a_hubs(
@@ -58,7 +58,7 @@ def test_a_script_of_the_current_folder_never_runs_in_the_place_of_a_hubs(
 ) -> None:
     monkeypatch.chdir(script.parents[1])
     with pytest.raises(RequestError, match=rf"is also a file or folder here.*write '{script.parent}'"):
-        _others.metric("off")
+        named_metrics.metric("off")
 
 
 @pytest.mark.parametrize(("name", "message"), [
@@ -67,7 +67,7 @@ def test_a_script_of_the_current_folder_never_runs_in_the_place_of_a_hubs(
 ])
 def test_a_metric_that_cannot_be_had_is_refused(name: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        _others.metric(name)
+        named_metrics.metric(name)
 
 
 def test_an_objective_has_no_predictions_for_a_metric(script: Path, text: Path, tmp_path: Path) -> None:

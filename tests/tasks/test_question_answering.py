@@ -16,9 +16,9 @@ from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
-from llmkit.tasks._answers import exact, longest_run, normalized, overlap, scores, segments
-from llmkit.tasks._frame import frame_of
 from llmkit.tasks.question_answering import QuestionAnswering, closest
+from llmkit.tasks.shared.answers import exact, longest_run, normalized, overlap, scores, segments
+from llmkit.tasks.shared.frame import frame_of
 from llmkit.training.fit import fit
 
 CONTEXT = "the cat saw the moon . a dog found a hat ."

@@ -15,7 +15,7 @@ from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks._writing import spread
+from llmkit.tasks.shared.writing import spread
 from llmkit.tasks.translation import Translation
 from llmkit.training.fit import fit
 

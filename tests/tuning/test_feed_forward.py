@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from promises import FEED_FORWARD, blank, trained
+from promises import blank, feed_forward, trained
 
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
@@ -37,7 +37,7 @@ def test_it_trains_the_feed_forward_parts_of_both_stacks_of_t5():
 def test_in_every_class_of_every_family_it_trains_the_same(family):
     for head in registry.find("backbones", family).heads:
         model, _ = blank(family, head)
-        expected = [name for name, _ in model.named_parameters() if re.search(FEED_FORWARD[family], f".{name}")]
+        expected = [name for name, _ in model.named_parameters() if re.search(feed_forward(family), f".{name}")]
         assert len(expected) >= 4
         assert trained(FeedForward(), family, head) == expected
 

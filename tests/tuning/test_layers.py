@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import run_in_two, tiny
+from conftest import FAMILIES, run_in_two, tiny
 from promises import blank, trained
 from safetensors.torch import load_file
 
@@ -81,7 +81,7 @@ def test_the_last_layers_of_t5_train():
     assert [name for name in names if "block" not in name] == []
 
 
-@pytest.mark.parametrize("family", [name for name in registry.names("backbones") if name not in ("auto", "albert")])
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.shares])
 def test_in_every_class_of_every_family_it_finds_the_layers(family):
     for head in registry.find("backbones", family).heads:
         names = trained(Layers(layers="1"), family, head)

@@ -243,7 +243,7 @@ def test_a_t5_has_a_prefix_in_every_attention_without_distance_to_it():
     with torch.no_grad():  # keys of 0 without bias share the attention evenly: values of 7 on 5 of 7 keys
         module.prefix.weight.view(POINTS, 2, 4, 8)[:, 0] = 0
         module.prefix.weight.view(POINTS, 2, 4, 8)[:, 1] = 7
-        from llmkit.tuning._attention_prefix import attend
+        from llmkit.tuning.shared.attention_prefix import attend
 
         seen, _ = attend(module, zeros, zeros, zeros, None, scaling=1.0, position_bias=torch.zeros(1, 4, 2, 2))
     assert difference(seen, torch.full((1, 2, 4, 8), 5.0)) <= 1e-5

@@ -8,7 +8,7 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from llmkit.inference.evaluate import open_scorer
 from llmkit.inference.scoring import Scorer
 from llmkit.prompting.base import Kit, Prompting, generator
 from llmkit.recipe import registry
+from llmkit.recipe.seams import PromptMode
 from llmkit.system.errors import CheckpointError, LlmkitError, RequestError, nearest
 from llmkit.tasks.base import Floors, Row, hold_out
-from llmkit.tasks.classification import Classification
 from llmkit.training.run_folder import put
 
 log = logging.getLogger("llmkit")
@@ -59,7 +59,8 @@ class Prompts:
         `limit`: so many of the rows are asked about, the same for all. RequestError where a request can't work.
         """
         asked = recipes.load(recipe, settings)
-        if not isinstance(asked.task, Classification):
+        task = None if asked.task is None else asked.task.by_words()
+        if task is None:
             raise RequestError(f"task: prompts are compared by how well they tell labels apart: classification, not "
                                f"{registry.name_of(asked.learning)}.")
         if asked.backbone.pretrained is None:
@@ -68,7 +69,7 @@ class Prompts:
             raise RequestError("data.validation: prompts are compared on rows that examples aren't drawn from; set "
                                "data.validation=0.1, or name sources.")
         self.recipe, self.seeds, self.limit, self.asked = recipe, list(seeds), limit, asked
-        self.task: Classification = replace(asked.task, problem="single_label")
+        self.task = task
         self.model = asked.backbone.pretrained
         self.modes = {one.label: made(one, asked.prompting) for one in modes}
         self.slugs = {one.label: one.slug for one in modes}
@@ -197,7 +198,7 @@ class Prompts:
         self.sheet.write(self.folder, "prompts", self.as_json())
 
 
-def made(variant: Variant, usual: Prompting | None) -> Prompting:
+def made(variant: Variant, usual: PromptMode | None) -> Prompting:
     """A mode with its own options, and what the recipe's block says of others that it has.
 
     A mode that is normalised inherits as if it stood alone. RequestError as for a recipe.

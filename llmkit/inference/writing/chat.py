@@ -17,8 +17,8 @@ from llmkit.objectives.base import Setup
 from llmkit.planning.settle import family_named
 from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
-from llmkit.tasks._writing import special
 from llmkit.tasks.instruction import Instruction, Message, conversation
+from llmkit.tasks.shared.writing import special
 
 USUAL = Options(max_new_tokens=512)
 """How answers are written where nothing else is said."""
@@ -59,7 +59,7 @@ class Chat:
         if kind not in WRITERS:
             raise RequestError(f"{model} writes no text: it is opened as {kind}. Name a chat model, or leave --model "
                                "out.")
-        told = learned is not None and isinstance(learned.learning, Instruction)
+        told = learned is not None and learned.task is not None and learned.task.verb == Instruction.verb
         if not told and not (kind == "AutoModelForCausalLM" and models.chats(folder)):
             raise RequestError(
                 f"{model} has no chat template: it goes on with a text and doesn't know that it is spoken to. Let it "
@@ -160,9 +160,9 @@ class Chat:
 
     def _ids(self, messages: Sequence[Message]) -> list[int]:
         """Messages in the chat template, or as the run learned conversations where its tokenizer has none."""
-        if self.writer.chats or self.learned is None:
+        task = None if self.learned is None else self.learned.task
+        if self.writer.chats or self.learned is None or task is None:
             return self.writer.ids(messages)
-        task: Instruction = self.learned.learning
         family = family_named(str(self.learned.backbone.family), self.writer.opened.folder)
         whole = Setup(self.writer.opened.tokenizer, family, 2**31, "none", 0)
         (features,) = task.encode([({"messages": list(messages)}, Place("the conversation", None))], whole, [])

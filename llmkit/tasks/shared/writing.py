@@ -47,6 +47,7 @@ class Writing(Task):
 
     shapes = frozenset({"decoder", "encoder-decoder"})
     head = "AutoModelForCausalLM"
+    writes = True
     long: ClassVar[str | None] = None
     """The field that is cut where a prompt is too long for max_length; None: that is an error."""
 
@@ -87,6 +88,14 @@ class Writing(Task):
     def codes(self, name: str) -> tuple[str, ...]:
         """Other names that a field's column may have in this run."""
         return ()
+
+    def turned_round(self) -> Writing:
+        """The task the other way round."""
+        return replace(self, reverse=True)
+
+    def limited(self, max_new_tokens: int) -> Writing:
+        """The task with answers of at most so many tokens."""
+        return replace(self, max_new_tokens=max_new_tokens)
 
     def turned(self, row: Row, place: Place) -> Row:
         """A row whose answer is asked with."""

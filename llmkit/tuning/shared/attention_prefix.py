@@ -25,7 +25,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from llmkit.system.errors import CheckpointError, RequestError
-from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
+from llmkit.tuning.shared.files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 INTERFACE = "llmkit_prefix"
 """What the way of attending is called in a model's config."""

@@ -105,7 +105,7 @@ class Asking(Worded):
 
 @dataclass(config=OPTIONS)
 class Instructed(Asking):
-    """The same, and what is to be done is said first."""
+    """An input that is asked about as `Asking` does it, after what is to be done was said."""
 
     instruction: str = ""
     """What is to be done. It is followed by an empty line, unless it ends with a space: "summarize: "."""

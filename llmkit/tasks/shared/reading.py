@@ -10,9 +10,9 @@ from llmkit.data.sources import Place
 from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
-from llmkit.tasks._writing import Writing, framed
 from llmkit.tasks.base import Row, only_texts
 from llmkit.tasks.question_answering import QuestionAnswering
+from llmkit.tasks.shared.writing import Writing, framed
 
 QUESTION = "Read this text and answer the question.\n\n{context}\n\nQuestion: {question}"
 """How a question is asked about a text."""

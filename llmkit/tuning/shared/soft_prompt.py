@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from llmkit.system.errors import CheckpointError, RequestError
-from llmkit.tuning._files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
+from llmkit.tuning.shared.files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 OWN_TYPE = "LLMKIT_PROMPT"
 """The `peft_type` of adapters that plain peft can't reproduce, so that it refuses them."""

@@ -1,0 +1,1 @@
+"""What several prompt modes share; no mode of its own."""

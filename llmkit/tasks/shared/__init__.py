@@ -1,0 +1,1 @@
+"""What several tasks share; no task of its own."""

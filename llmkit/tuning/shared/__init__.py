@@ -1,0 +1,1 @@
+"""What several tuning methods share; no method of its own."""
