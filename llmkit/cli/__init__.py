@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
+from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
 
@@ -56,6 +57,7 @@ def everywhere(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
+    prepare_torch()
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     debug = "--debug" in given[:end]

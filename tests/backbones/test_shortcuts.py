@@ -179,7 +179,10 @@ def test_a_backward_pass_in_another_thread_does_what_its_forward_pass_began() ->
 
 GROWTH = """
 import ctypes, sys
-import llmkit, torch
+import torch
+from llmkit.system.environment import prepare_torch
+
+prepare_torch()
 
 class Heap(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in
