@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llmkit.backbones.kernels.privates import attention_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -207,7 +209,7 @@ def unpad(model: PreTrainedModel, family: type[Family]) -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-    way = model.config._attn_implementation
+    way = attention_of(model)
     name = f"llmkit_unpadded_{way}"
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])
