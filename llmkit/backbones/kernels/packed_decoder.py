@@ -266,7 +266,7 @@ class Decoder:
         return self.norm(x if not plan.parts else x[plan.last])
 
 
-class Reading:
+class PackedReading:
     """A batch of prompts, and what is written behind them, for `writing.token_loop.steps`."""
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], states: States | None = None) -> None:

@@ -42,7 +42,7 @@ class Group:
     """(tokens,): row x longest + column, in this group."""
 
 
-class Layout:
+class TokenPlaces:
     """Where the tokens of a batch stand in its padded rows: the longest row first."""
 
     def __init__(self, mask: Tensor, heads: int) -> None:
@@ -134,7 +134,7 @@ class Unpadding:
     def __init__(self, attend: Callable[..., tuple[Tensor, Any]], heads: int) -> None:
         self.attend, self.heads = attend, heads
         """How the model attends to padded rows, and with how many heads."""
-        self.layout: Layout | None = None
+        self.layout: TokenPlaces | None = None
         """Of the batch that is on its way through the model; None where it stays padded."""
 
     def begin(self, body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Unpadding:
             return
         tokens = mask.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
-            self.layout = Layout(mask, self.heads)
+            self.layout = TokenPlaces(mask, self.heads)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """After the body."""
