@@ -103,3 +103,53 @@ def test_no_module_keeps_state_that_changes() -> None:
     "from llmkit.data import sources\nsources.FORMATS['.x'] = 'text'"])
 def test_state_of_a_module_is_found(code: str) -> None:
     assert list(state(ast.parse(code)))
+
+
+ELSEWHERE = {
+    "_fingerprint": "datasets 5.2",  # data knows no kernels
+    "_attn_implementation": "transformers 5.23", "_experts_implementation": "transformers 5.23",
+    "_prefill": "transformers 5.23", "_supports_default_dynamic_cache": "transformers 5.23",
+    "_update_model_kwargs_for_generation": "transformers 5.23",
+    "_is_mkldnn_bf16_supported": "torch 2.13", "_modules": "torch 2.13", "_parameters": "torch 2.13",
+}
+"""Private names of other libraries that stand outside kernels/, each with the version that it was seen in."""
+PUBLIC = {"_asdict", "_exit", "_replace"}
+"""Names of Python's own that are documented."""
+
+
+def privates(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of what a module takes from another that has it to itself; its own classes' parts aren't meant."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            of = node.value.id if isinstance(node.value, ast.Name) else ""
+            if of not in ("self", "cls") and node.attr not in own | PUBLIC:
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.module.startswith(("llmkit", "__")):
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            yield from ((node.lineno, name) for name in names if name.startswith("_"))
+
+
+def test_private_names_of_other_libraries_stand_in_kernels_alone() -> None:
+    found = []
+    for path in ROOT.rglob("*.py"):
+        short = path.relative_to(ROOT.parent).as_posix()
+        if not short.startswith("llmkit/backbones/kernels/"):
+            found += [f"{short}:{line}: {name}" for line, name in privates(ast.parse(path.read_text()))
+                      if name not in ELSEWHERE]
+    assert not found, found
+
+
+TWICE = {"Adapter", "Asked", "Decoder", "Encoded", "Encoder", "Engine", "Full", "Layout", "Outcome", "Part", "Place",
+         "Prefix", "Prompt", "Reader", "Reading", "Rows", "Table", "Text", "Window", "Writer", "Writing", "_Piece"}
+"""Names that still stand for two classes; no more are to come."""
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    twice = {name: where for name, where in places.items() if len(where) > 1 and name not in TWICE}
+    assert not twice, twice
