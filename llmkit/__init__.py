@@ -7,7 +7,6 @@
 >>> llmkit.search("copy a file", "builtin:python-docs")       # doctest: +SKIP
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +27,6 @@ _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "export": ("exporting", "export"), "search": ("inference.search", "search"),
            "Callback": ("training.callbacks", "Callback"),
            "DataCollator": ("objectives.shared.collator", "DataCollator")}
-
-# torch's own switch, which it reads at its first tensor: large tensors in huge pages, a fifth off a step (Linux only)
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-# torch and oneDNN each keep 1,024 products ready by their shape, half a gigabyte where every batch has another length;
-# 128 are more than the shapes of a model, and as fast
-os.environ.setdefault("LRU_CACHE_CAPACITY", "128")
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def __getattr__(name: str) -> Any:

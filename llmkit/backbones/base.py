@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from llmkit.backbones.kernels.privates import attention_of
 from llmkit.recipe import MOST_LAYERS
 from llmkit.system.errors import RequestError, nearest
 
@@ -133,7 +134,7 @@ class Family:
             documents = inputs.get("attention_mask", torch.ones_like(prefix)) - 1
         if documents is None:
             return model(**inputs)
-        if model.config._attn_implementation == "eager":  # type: ignore[union-attr]
+        if attention_of(model) == "eager":
             raise RequestError("data.packing: documents needs attention that takes a mask of booleans; open the model "
                                "with attn_implementation='sdpa', or choose blocks or none.")
         inputs.pop("attention_mask", None)

@@ -15,6 +15,8 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
+from llmkit.system import machine
+from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
 
@@ -56,6 +58,7 @@ def everywhere(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
+    prepare_torch()
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     debug = "--debug" in given[:end]
@@ -67,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words += given[end:]  # here `--` only says that what follows is no option
     logging.captureWarnings(True)
     trains = any(word in words[:1] for word in train.LAUNCHED)
+    if (trains or words[:1] == ["compare"]) and os.environ.get("RANK", "0") == "0" and (why := machine.untested()):
+        print(f"llmkit: {why}", file=sys.stderr, flush=True)
     try:
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)

@@ -22,6 +22,7 @@ from llmkit.models.files import (
     read_json,
     tokenizer_of,
 )
+from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
     name of one: float32, bfloat16, float16. RequestError where weights are pickles or the base can't be found,
     CheckpointError where weights are damaged or, with no `head` asked for, missing.
     """
+    prepare_torch()
     folder = resolve(name)
     with quiet():
         if (folder / "adapter_config.json").is_file():

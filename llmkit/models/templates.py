@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from llmkit.system import machine
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 """Time that a template may take for one conversation; the longest take milliseconds."""
-KILOBYTES = 1 << 20
-"""Memory that it may take."""
+MEMORY = 1 << 30
+"""Bytes that it may take."""
 
 
 def apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
@@ -37,18 +37,18 @@ def apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, An
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Let Python code in this thread run for SECONDS, and take KILOBYTES more memory than was ever taken before.
+    """Let Python code in this thread run for SECONDS, and take MEMORY more bytes than was ever taken before.
 
     A template is compiled to Python, so its loops pass here line by line. One operation of a single line isn't
     interrupted.
     """
-    deadline, most = time.monotonic() + SECONDS, _peak() + KILOBYTES
+    deadline, most = time.monotonic() + SECONDS, machine.peak_memory() + MEMORY
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
         if time.monotonic() > deadline:
             raise RequestError(f"the model's chat template doesn't end within {SECONDS:g} s.")
-        if _peak() > most:
-            raise RequestError(f"the model's chat template takes more than {KILOBYTES >> 20} GiB of memory.")
+        if machine.peak_memory() > most:
+            raise RequestError(f"the model's chat template takes more than {MEMORY >> 30} GiB of memory.")
         return watch
 
     before = sys.gettrace()
@@ -57,9 +57,3 @@ def limited() -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-
-
-def _peak() -> int:
-    """The most memory that this process has held, in kilobytes."""
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return held >> 10 if sys.platform == "darwin" else held

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmkit import recipe
 from llmkit.backbones.base import Family
+from llmkit.backbones.kernels.privates import has_avx512_bf16, onednn_multiplies_bf16
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ def precision(width: int) -> tuple[Literal["fp32", "bf16"], str]:
 
 def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bf16 products (AVX512-BF16 or AMX); without them fp32 is faster."""
-    import torch
-
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bool(torch.cpu._is_avx512_bf16_supported())
+    return onednn_multiplies_bf16() and has_avx512_bf16()
 
 
 def check_precision(chosen: str, family: type[Family]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import sys
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from llmkit import models
 from llmkit.system import cache, machine
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError
+from llmkit.system.locks import lock
 
 MAIN = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "peft")
 """Packages that have a line of their own where all is well."""
@@ -90,8 +90,10 @@ def problem(findings: list[Finding]) -> LlmkitError | None:
 
 def python() -> Finding:
     """The interpreter; an older one than 3.11 can't even install llmkit."""
-    return Finding("python", "ok",
-                   f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}")
+    said = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+    if (why := machine.untested()) is not None:
+        return Finding("python", "note", said, f"{why} Where models are used here, set PYTHONUTF8=1.")
+    return Finding("python", "ok", said)
 
 
 def packages() -> Iterator[Finding]:
@@ -238,7 +240,7 @@ def place(about: str, folder: Path, way_out: str) -> Finding:
             file.write(b"llmkit")
             file.flush()
             os.fsync(file.fileno())
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
     except OSError as error:
         return Finding(about, "problem", f"{folder.absolute()} can't be written: {error.strerror or error}", way_out,
                        PlaceError)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from llmkit.system.errors import PlaceError, RequestError
+from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
     from llmkit.serving.app import Limits
@@ -112,8 +112,7 @@ async def _run(application: Any, listener: socket.socket, worker: Any, ready: Ca
         worker.stop(0 if server.force_exit else GRACE)
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    tell(loop, stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,7 +68,10 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 def sync(path: Path) -> None:
     """Wait until a file or a folder is on disk."""
-    handle = os.open(path, os.O_RDONLY)
+    writes = sys.platform == "win32"  # it syncs no folder, and no file that is only read
+    if writes and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if writes else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

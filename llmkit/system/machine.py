@@ -1,13 +1,24 @@
-"""What this machine has: memory, and room on its disks."""
+"""What this machine has: memory, and room on its disks; what this process takes of it; and whether llmkit knows it."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import sys
 from pathlib import Path
 
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
+SUPPORTED = ("Linux", "Darwin")
+"""Systems that llmkit trains on, as `platform.system` calls them; WSL2 is a Linux."""
+
+
+def untested() -> str | None:
+    """A sentence on the system that this is, where llmkit wasn't tested on it."""
+    here = platform.system()
+    return None if here in SUPPORTED else (
+        f"{here or 'this system'} itself is untested; supported are Linux, macOS and WSL2.")
 
 
 def memory() -> int:
@@ -21,7 +32,16 @@ def memory() -> int:
 
 def main_memory() -> int:
     """Bytes of main memory; in a container, what that may use."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *(limit for limit, _ in _limits())])
+    return min([_installed(), *(limit for limit, _ in _limits())])
+
+
+def _installed() -> int:
+    """Bytes of main memory that are built in."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def memory_each() -> int:
@@ -46,12 +66,16 @@ def free_memory() -> int:
 
 
 def free_main_memory() -> int:
-    """The same of the main memory."""
+    """Bytes of the main memory that nothing uses now; in a container, of what that may use."""
     return min([_available(), *(max(0, limit - used) for limit, used in _limits())])
 
 
 def _available(path: Path = Path("/proc/meminfo")) -> int:
     """Bytes that could be had without swapping; where the system doesn't say, half of all."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -71,6 +95,32 @@ def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
         if most.isdigit() and now.isdigit():  # `max` is no limit
             found.append((int(most), int(now)))
     return found
+
+
+def peak_memory() -> int:
+    """The most main memory that this process has held so far, in bytes."""
+    try:
+        from resource import RUSAGE_SELF, getrusage
+    except ImportError:  # Windows
+        import psutil  # type: ignore[import-untyped]
+
+        held = psutil.Process().memory_info()._asdict()
+        return int(held.get("peak_wset", held["rss"]))
+    most = getrusage(RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def held_memory(path: Path = Path("/proc/self/statm")) -> int:
+    """Bytes of main memory that this process holds now; 0 where the system doesn't say."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+    try:
+        pages = path.read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def free_disk(folder: Path) -> int:

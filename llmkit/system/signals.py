@@ -9,14 +9,19 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from llmkit.system.errors import Stopped
 
-STATUS = {signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGHUP: 75}
-"""The signals that end a run, and its exit status then; SIGHUP comes when a terminal is closed."""
+if TYPE_CHECKING:
+    import asyncio
+
+STATUS = {signal.Signals[name]: status for name, status in (("SIGTERM", 75), ("SIGINT", 130), ("SIGHUP", 75))
+          if name in signal.Signals.__members__}
+"""The signals that end a run, and its exit status then; SIGHUP comes when a terminal is closed, but not on Windows."""
 PATIENCE = 3.0
 """Seconds that the program has to end by itself where a signal ends it at once; a long call into a library doesn't."""
 SAME = 0.5
@@ -84,7 +89,16 @@ def heard(flags: Sequence[float]) -> signal.Signals | None:
 def listened() -> list[signal.Signals]:
     """The signals that end a run here: `nohup` has SIGHUP ignored."""
     return [number for number in STATUS
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+            if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def tell(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    """Let an event loop do something at each SIGTERM and SIGINT."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, act)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda number, frame: loop.call_soon_threadsafe(act))
 
 
 def leave_terminal() -> None:
@@ -130,7 +144,8 @@ def deaf(worker: int = 0) -> None:
     A group of its own keeps a terminal's or a launcher's signals from it.
     """
     signal.set_wakeup_fd(-1)
-    os.setpgid(0, 0)
+    if sys.platform != "win32":  # there, a worker isn't forked
+        os.setpgid(0, 0)
     end_with_parent()
 
 

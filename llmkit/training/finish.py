@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +13,7 @@ from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
 from llmkit.recipe import registry
-from llmkit.system import report
+from llmkit.system import machine, report
 from llmkit.training.processes import shared
 from llmkit.training.session import Session
 
@@ -102,6 +100,5 @@ def about(session: Session) -> dict[str, Any]:
 
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes; on a GPU, with what it held there."""
-    unit = 1 if sys.platform == "darwin" else 1024
     held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + held
+    return machine.peak_memory() + held

@@ -12,6 +12,7 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.planning.settle import settle
 from llmkit.recipe import Recipe
 from llmkit.system import report
+from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import PlaceError
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
@@ -36,6 +37,7 @@ def fit(
     Raises an LlmkitError whose status is the exit status of the command line.
     """
     began = time.monotonic()
+    prepare_torch()
     with stopping() as stop, ExitStack() as held:
         report.quiet_libraries()
         request = recipe_from(recipe)

@@ -124,3 +124,5 @@ def check(processes: int) -> None:
     """Raise RequestError where this machine can't run so many."""
     if processes < 1:
         raise RequestError(f"--processes {processes}: at least 1.")
+    if processes > 1 and sys.platform == "win32":
+        raise RequestError(f"--processes {processes}: several are started on Linux, macOS and WSL2 only.")

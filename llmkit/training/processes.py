@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 
+from llmkit.backbones.kernels.privates import forget_accelerator
 from llmkit.system.errors import RequestError
 
 
@@ -23,7 +23,7 @@ def accelerate(
     if torch.cuda.is_available():  # a CPU would take the same word for bf16
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # accelerate keeps the first run's precision for the whole process; each run has its own
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    forget_accelerator(processes_too=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
         cpu=not torch.cuda.is_available(),

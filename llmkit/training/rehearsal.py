@@ -208,11 +208,11 @@ def grown() -> Iterator[list[int]]:
         yield found
         found[0] = torch.cuda.max_memory_allocated() - before
         return
-    before, over = resident(), threading.Event()
+    before, over = machine.held_memory(), threading.Event()
 
     def watch() -> None:
         while not over.wait(0.005):
-            found[0] = max(found[0], resident() - before)
+            found[0] = max(found[0], machine.held_memory() - before)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -221,15 +221,6 @@ def grown() -> Iterator[list[int]]:
     finally:
         over.set()
         watcher.join()
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds now; 0 where the system doesn't say."""
-    try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def how_long(session: Session, measured: Measured, tokens_per_row: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from llmkit import recipe as recipes
 from llmkit.recipe import Recipe
 from llmkit.system.cache import sync
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
+from llmkit.system.locks import alive, lock
 
 log = logging.getLogger("llmkit")
 
@@ -83,7 +83,7 @@ class RunFolder:
             file.seek(0)
             said = file.read().strip()
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no forked worker keeps it
+                lock(file)
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):
                     raise PlaceError(f"{self.folder}: in use by another run ({said or 'unknown'}); "
@@ -324,17 +324,6 @@ def _sensible(manifest: Mapping[str, Any]) -> bool:
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
         for name, said in files.items())
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -147,9 +149,40 @@ def test_a_step_replaces_torchs_own_functions_for_whoever_calls_them_and_only_th
     assert type(layer(input).grad_fn).__name__ == "MulBackward0"
 
 
+def test_what_one_thread_may_take_is_its_own_affair() -> None:
+    training, asked = Event(), Event()
+
+    def train() -> bool:
+        with shortcuts.only([]):
+            training.set()
+            assert asked.wait(10)
+            return shortcuts.on("fast_dropout")
+
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(train)
+        assert training.wait(10)
+        meanwhile = shortcuts.on("fast_dropout")
+        asked.set()
+        assert not trained.result()
+    assert meanwhile
+
+
+def test_a_backward_pass_in_another_thread_does_what_its_forward_pass_began() -> None:
+    input = torch.ones(4096, requires_grad=True)
+    with shortcuts.only(["fast_dropout"]), shortcuts.step("cpu"):
+        out = functional.dropout(input, 0.5)
+    other = Thread(target=lambda: out.sum().backward())
+    other.start()
+    other.join()
+    assert torch.equal(input.grad, out.detach())
+
+
 GROWTH = """
 import ctypes, sys
-import llmkit, torch
+import torch
+from llmkit.system.environment import prepare_torch
+
+prepare_torch()
 
 class Heap(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in

@@ -11,7 +11,7 @@ from conftest import SMALL, STILL, tiny
 
 from llmkit import recipe
 from llmkit.backbones.kernels import unpadded as _unpadded
-from llmkit.backbones.kernels.unpadded import Layout, grouped, unpad
+from llmkit.backbones.kernels.unpadded import TokenPlaces, grouped, unpad
 from llmkit.recipe import registry
 from llmkit.training.fit import fit
 
@@ -48,7 +48,7 @@ def test_lengths_that_fall_make_groups_of_like_ones() -> None:
 
 
 def test_a_layout_keeps_every_token_and_its_place() -> None:
-    layout = Layout(MASKS["right"].long(), heads=_unpadded.SAVED)
+    layout = TokenPlaces(MASKS["right"].long(), heads=_unpadded.SAVED)
     padded = torch.arange(36).view(4, 9) + 1
     flat = layout.flat(padded)
     assert flat.tolist() == [[*range(10, 19), *range(28, 33), 1, 2, 3, 19]]  # rows of 9, 5, 3 and 1

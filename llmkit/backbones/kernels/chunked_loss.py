@@ -186,7 +186,7 @@ class _Sum(torch.autograd.Function):
 
 
 class _Each(torch.autograd.Function):
-    """The same with a loss for each target: its gradient waits for what each counts."""
+    """Linear layer and the cross-entropy of each target in one: the gradient waits for what each counts."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:

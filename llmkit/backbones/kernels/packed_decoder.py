@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmkit.backbones.kernels.privates import attention_of, onednn_multiplies_bf16
+
 ROOM = 128
 """Places that rows get at a time."""
 READ = 4096
@@ -264,8 +266,8 @@ class Decoder:
         return self.norm(x if not plan.parts else x[plan.last])
 
 
-class Reading:
-    """A batch of prompts, and what is written behind them, for `decoding.steps`."""
+class PackedReading:
+    """A batch of prompts, and what is written behind them, for `writing.token_loop.steps`."""
 
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], states: States | None = None) -> None:
         self.decoder, self.prompts = decoder, prompts
@@ -290,12 +292,12 @@ def _plain(model: Any) -> bool:
     """Whether a model is transformers' own, nothing is hung into it, and oneDNN multiplies its numbers on this CPU."""
     weights = {(weight.dtype, weight.device.type) for weight in model.parameters()}
     fit = weights == {(torch.float32, "cpu")} or (
-        weights == {(torch.bfloat16, "cpu")} and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        weights == {(torch.bfloat16, "cpu")} and onednn_multiplies_bf16())
     hooks = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
     known = all(type(part).__module__.startswith(("torch.nn.modules.", "transformers.")) for part in model.modules())
     there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return (there and fit and known and not hooks and not model.training
-            and model.config._attn_implementation in ("sdpa", "eager"))
+            and attention_of(model) in ("sdpa", "eager"))
 
 
 def _packed(part: nn.Module, *names: str) -> Packed:

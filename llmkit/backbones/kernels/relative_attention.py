@@ -97,7 +97,7 @@ def shifted(scores: Tensor, keys: int) -> Tensor:
 
 
 def shifted_at(scores: Tensor, places: Tensor, keys: int) -> Tensor:
-    """The same for queries at some places (batch, targets) of a row that is as long as there are keys."""
+    """`shifted` for queries at some places (batch, targets) of a row that is as long as there are keys."""
     columns = keys - places[:, :, None] + torch.arange(keys, device=places.device)
     return scores.gather(-1, columns[:, None].expand(-1, scores.shape[1], -1, -1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -28,25 +29,27 @@ SHORT = 256
 fifth of its time at 64 and 0.6 at 256. They still gain at 512, but keep a number for each pair of positions."""
 SCORES = 4 * 1024**2
 """Attention scores that exist at once in fp32."""
-_on: set[str] = set(ALL)
+_WANTED: ContextVar[frozenset[str]] = ContextVar("shortcuts", default=ALL)
+"""Those that may be taken in this thread."""
 
 
 def on(shortcut: str) -> bool:
-    """Whether a shortcut may be taken."""
-    return shortcut in _on
+    """Whether a shortcut may be taken here.
+
+    To be asked in a forward pass alone: on a GPU, torch runs a backward pass in threads of its own, which know nothing
+    of `only`. What a backward pass needs to know is kept with what the forward pass saves.
+    """
+    return shortcut in _WANTED.get()
 
 
 @contextmanager
 def only(wanted: Collection[str]) -> Iterator[None]:
-    """Take these shortcuts only."""
-    before = set(_on)
-    _on.clear()
-    _on.update(wanted)
+    """Take these shortcuts only, in this thread, while the block runs; a new thread begins with all of them."""
+    token = _WANTED.set(frozenset(wanted))
     try:
         yield
     finally:
-        _on.clear()
-        _on.update(before)
+        _WANTED.reset(token)
 
 
 def step(device: str) -> AbstractContextManager[Any]:

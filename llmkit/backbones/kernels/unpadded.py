@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llmkit.backbones.kernels.privates import attention_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -40,7 +42,7 @@ class Group:
     """(tokens,): row x longest + column, in this group."""
 
 
-class Layout:
+class TokenPlaces:
     """Where the tokens of a batch stand in its padded rows: the longest row first."""
 
     def __init__(self, mask: Tensor, heads: int) -> None:
@@ -132,7 +134,7 @@ class Unpadding:
     def __init__(self, attend: Callable[..., tuple[Tensor, Any]], heads: int) -> None:
         self.attend, self.heads = attend, heads
         """How the model attends to padded rows, and with how many heads."""
-        self.layout: Layout | None = None
+        self.layout: TokenPlaces | None = None
         """Of the batch that is on its way through the model; None where it stays padded."""
 
     def begin(self, body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -147,7 +149,7 @@ class Unpadding:
             return
         tokens = mask.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
-            self.layout = Layout(mask, self.heads)
+            self.layout = TokenPlaces(mask, self.heads)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """After the body."""
@@ -207,7 +209,7 @@ def unpad(model: PreTrainedModel, family: type[Family]) -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-    way = model.config._attn_implementation
+    way = attention_of(model)
     name = f"llmkit_unpadded_{way}"
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])

@@ -358,10 +358,10 @@ class Writer:
         cache = memory.shared(prompts[0], self._empty) if memory and not self.opened.virtual_tokens else None
         forward = None
         if self.decoder is not None:
-            from llmkit.backbones.kernels.packed_decoder import Reading
+            from llmkit.backbones.kernels.packed_decoder import PackedReading
 
             count = len(texts) // len(prompts)
-            forward, cache = Reading(self.decoder, [one for one in prompts for _ in range(count)], cache), None
+            forward, cache = PackedReading(self.decoder, [one for one in prompts for _ in range(count)], cache), None
         written = self.opened.model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache,
             custom_generate=partial(

@@ -1,0 +1,43 @@
+"""Private names of other libraries, each with the version it was seen in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def attention_of(model: Any) -> str:
+    """The way in which a model of transformers attends: eager, sdpa, or a name that was registered.
+
+    Seen in transformers 5.23.
+    """
+    return str(model.config._attn_implementation)
+
+
+def onednn_multiplies_bf16() -> bool:
+    """Whether oneDNN multiplies bf16 on this CPU at all, be it with instructions for it or by way of fp32.
+
+    Seen in torch 2.13.
+    """
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_avx512_bf16() -> bool:
+    """Whether this CPU has instructions for products of bf16.
+
+    Seen in torch 2.13.
+    """
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def forget_accelerator(processes_too: bool) -> None:
+    """Let the next Accelerator decide anew on its precision, which accelerate keeps for the whole process.
+
+    Seen in accelerate 1.15.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=processes_too)

@@ -1,0 +1,53 @@
+"""Locks on files that a dead process can't leave behind: the kernel ends them with the process that holds them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import IO, Any
+
+BEHIND = 1 << 30
+"""Where the byte is that Windows locks: behind all that the file may hold, for nobody can read a locked byte."""
+
+
+def lock(file: IO[Any]) -> None:
+    """Lock an open file for this process alone, until the file is closed or the process ends, however that ends.
+
+    OSError: EACCES or EAGAIN where another process has locked it, another number where the place knows no locks.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:
+        _lock_a_byte(file)
+    else:
+        lockf(file, LOCK_EX | LOCK_NB)  # unlike flock's, no forked worker keeps it
+
+
+def _lock_a_byte(file: IO[Any]) -> None:
+    """Windows' way; untested there."""
+    if sys.platform != "win32":
+        raise OSError(errno.ENOLCK, "this system has no locks on files")
+    import msvcrt
+
+    at = file.tell()
+    file.seek(BEHIND)
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    finally:
+        file.seek(at)
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    if sys.platform == "win32":  # signal 0 would be Ctrl-C there
+        import psutil
+
+        return bool(psutil.pid_exists(process))
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
