@@ -40,7 +40,7 @@ def export(
         raise PlaceError(f"--to {to}: holds something already; name a new folder.")
     if format not in FORMATS:
         raise RequestError(f"no format is called {format!r}.{nearest(format, FORMATS)}")
-    written = import_module(f"llmkit.exporting.{format}")
+    written = import_module(f"llmkit.exporting.formats.{format}")
     if dtype is not None and dtype not in written.DTYPES:
         raise RequestError(f"--dtype {dtype}: --format {format} has {', '.join(written.DTYPES)}.")
     if push_to_hub is not None:
