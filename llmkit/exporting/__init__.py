@@ -18,8 +18,8 @@ from llmkit.exporting.card import card
 from llmkit.exporting.origin import adapter_of, before, origin_of
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
-FORMATS = ("safetensors", "onnx", "gguf")
-"""Each a file of this folder: `check`, `write` and `how`."""
+FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
+"""Each a file of formats/; a new file there is a new format."""
 
 
 def export(

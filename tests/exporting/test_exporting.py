@@ -626,3 +626,9 @@ def test_the_command_prints_one_document(text: Path, tmp_path: Path, capsys: pyt
     found = json.loads(capsys.readouterr().out)
     assert found == {"folder": str(tmp_path / "out"), "format": "safetensors", "class": "AutoModelForMaskedLM",
                      "dtype": "float32", "merged": None, "base": None, "from": str(tmp_path / "run")}
+
+
+def test_a_format_is_a_file_of_the_folder_formats() -> None:
+    from llmkit.exporting import FORMATS
+
+    assert FORMATS == ("safetensors", "onnx", "gguf")
