@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix reliability chaos fuzz slow bench bench-full docs clean
+.PHONY: help setup demo test check matrix reliability chaos fuzz slow bench bench-full docs release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench-full: setup  ## the same at full size: hours
 
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py
+
+release:  ## wheel and sdist into dist/; the wheel is tried out in a clean environment: --help, three steps, no network
+	$(PYTHON) .ci/release.py
 
 slow: setup  ## quality tests that take minutes; those on real data read it from $$LLMKIT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-TEXT = {"english": DOCS / "alice.txt", "chinese": DOCS / "chinese.txt"}
+TEXT = {"english": DOCS / "english.txt", "chinese": DOCS / "chinese.txt"}
 MARKER = re.compile(r"(<!-- (row|options|families|recipe|plugins) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

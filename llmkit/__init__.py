@@ -35,3 +35,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'llmkit' has no attribute {name!r}")
     module, attribute = _PLACES[name]
     return getattr(import_module(f"llmkit.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    """The public names, for Tab: nothing is imported to list them."""
+    return sorted(__all__)

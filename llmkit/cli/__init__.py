@@ -28,12 +28,14 @@ PASSWORD = re.compile(r"://[^/\s@]+@")
 """A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
+FOR_SHELLS = ("--install-completion", "--show-completion")
+"""typer's own options: they say on stdout why they can't, and end with 1."""
 MOST = 1500
 """Characters of a message; of a longer one, which shows what a file holds, the middle is left out."""
 
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
-    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, doctor, catalogue):
     group.register(app)
 
@@ -75,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)
+        if status == 1 and words[0] in FOR_SHELLS:
+            return _fail(f"{words[0]}: which shell this is can't be seen; bash, zsh, fish and PowerShell are known.", 2,
+                         debug)
         return status if isinstance(status, int) else 0
     except UsageError as error:
         return _fail(_usage(error, words), 2, debug)

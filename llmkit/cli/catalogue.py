@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from llmkit.cli import completion
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 models_app = typer.Typer(rich_markup_mode=None, help="Models that llmkit knows by a short name.")
@@ -40,7 +42,8 @@ def models_list(json_: Json = False) -> None:
 
 @models_app.command("pull")
 def models_pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from the list, or a hub id.")],
+    name: Annotated[str, typer.Argument(
+        metavar="NAME", autocompletion=completion.models, help="A name from the list, or a hub id.")],
 ) -> None:
     """Bring a model into the cache, so that later commands need no network."""
     from llmkit import models
@@ -64,7 +67,7 @@ def recipes_list(json_: Json = False) -> None:
 
 
 @recipes_app.command("show")
-def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.recipes)]) -> None:
     """Print a recipe."""
     from llmkit import recipe
 
@@ -73,7 +76,7 @@ def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
 
 @recipes_app.command("copy")
 def recipes_copy(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.recipes)],
     place: Annotated[
         Path, typer.Argument(metavar="[PATH]", help="A folder or a file; here where nothing is said.")] = Path(),
 ) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmkit.cli import completion
+
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -47,7 +49,8 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     model: Annotated[str, typer.Option(
-        "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.",
+        "--model", metavar="M", autocompletion=completion.models,
+        help="A run, a folder, a hub id, or a name from `llmkit models list`.",
     )] = "smollm2-135m-instruct",
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="Tell the model who it is.")] = None,
     load: Annotated[str | None, typer.Option(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmkit.cli import completion
+
 if TYPE_CHECKING:
     from llmkit.inference.comparing.methods import Comparison
     from llmkit.inference.comparing.prompts import Prompts
@@ -19,9 +21,12 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str, typer.Argument(
+        metavar="RECIPE", autocompletion=completion.recipes,
+        help="A path, or a name from `llmkit recipes list`.")],
     methods: Annotated[str, typer.Option(
-        "--methods", metavar="A,B,…", help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")],
+        "--methods", metavar="A,B,…", autocompletion=completion.several_methods,
+        help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")],
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Runs of each method: seeds 1 to N.", min=1)] = 1,
     tune: Annotated[str | None, typer.Option(
         "--tune", metavar="learning_rate", help="Try a third, once and three times each method's usual rate.")] = None,

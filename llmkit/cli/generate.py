@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmkit.cli import completion
+
 if TYPE_CHECKING:
     from llmkit.inference.generate import Result
 
@@ -24,7 +26,8 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(
         metavar="PROMPT", help="What the model goes on with, answers or fills the holes of; - reads stdin.")] = None,
     model: Annotated[str, typer.Option(
-        "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.",
+        "--model", metavar="M", autocompletion=completion.models,
+        help="A run, a folder, a hub id, or a name from `llmkit models list`.",
     )] = "smollm2-135m-instruct",
     input_: Annotated[str | None, typer.Option(
         "--input", metavar="FILE", help="Many prompts: a .txt file, one a line, or a .jsonl file with a field prompt, "
@@ -56,12 +59,14 @@ def generate(
         "--stop", metavar="TEXT", help=r"End before this text; repeatable. \n is the end of a line.")] = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed draws the same text.")] = None,
     assistant: Annotated[str | None, typer.Option(
-        "--assistant", metavar="M", help="A smaller model of the same vocabulary that guesses ahead.")] = None,
+        "--assistant", metavar="M", autocompletion=completion.models,
+        help="A smaller model of the same vocabulary that guesses ahead.")] = None,
     system: Annotated[str | None, typer.Option(
         "--system", metavar="TEXT", help="A system message for chat models.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is, without a chat template.")] = False,
     mode: Annotated[str | None, typer.Option(
-        "--prompt", metavar="MODE", help="Put PROMPT into another: 'example(k=4, file=examples.jsonl)'.")] = None,
+        "--prompt", metavar="MODE", autocompletion=completion.modes,
+        help="Put PROMPT into another: 'example(k=4, file=examples.jsonl)'.")] = None,
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
     logprobs: Annotated[int | None, typer.Option(

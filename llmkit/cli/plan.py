@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmkit.cli import train
+from llmkit.cli import completion, train
 from llmkit.cli.train import Folder, Held, Method, Model, Processes, Rows, Seed, Set, Task
 
 
@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
 def plan(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(
-        metavar="[RECIPE]", help="A path or a packaged name; the task's own example where --task is given.")] = None,
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where --task is given.")] = None,
     set_: Set = [], method: Method = None, task: Task = None, model: Model = None, data: Rows = None,  # noqa: B006
     validation: Held = None, output_dir: Folder = None, seed: Seed = None, processes: Processes = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.cli.compare import carry_out
 
 
@@ -16,9 +17,11 @@ def register(app: typer.Typer) -> None:
 
 
 def prompts(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str, typer.Argument(
+        metavar="RECIPE", autocompletion=completion.recipes,
+        help="A path, or a name from `llmkit recipes list`.")],
     modes: Annotated[str, typer.Option(
-        "--modes", metavar="A,B,…",
+        "--modes", metavar="A,B,…", autocompletion=completion.several_modes,
         help="Prompt modes, with options: 'cloze,cloze(k=4),normalize(of=cloze(k=4),calibration=true)'.")],
     seeds: Annotated[int, typer.Option(
         "--seeds", metavar="N", help="Draws of each mode's examples: seeds 1 to N.", min=1)] = 1,

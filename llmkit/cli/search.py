@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmkit.cli import completion
+
 if TYPE_CHECKING:
     from llmkit.inference.search import Hit
 
@@ -29,7 +31,8 @@ def search(
     more: Annotated[list[str], typer.Argument(
         metavar="FILE", help="More files, as --in docs/*.md gives them.")] = [],  # noqa: B006
     model: Annotated[str, typer.Option(
-        "--model", metavar="M", help="A sentence encoder: a run, a folder, a hub id, or a catalogue name.",
+        "--model", metavar="M", autocompletion=completion.models,
+        help="A sentence encoder: a run, a folder, a hub id, or a catalogue name.",
     )] = "minilm-l6",
     top: Annotated[int, typer.Option("--top", metavar="N", help="How many passages.", min=1)] = 5,
     passage_tokens: Annotated[int | None, typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmkit.cli import completion
 from llmkit.system.errors import RequestError
 
 
@@ -17,7 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     models: Annotated[list[str], typer.Argument(
-        metavar="RUN|MODEL…", help="Runs, folders, hub ids, catalogue names; name=M gives one another name.")],
+        metavar="RUN|MODEL…", autocompletion=completion.models,
+        help="Runs, folders, hub ids, catalogue names; name=M gives one another name.")],
     adapter: Annotated[list[str], typer.Option(
         "--adapter", metavar="NAME=FOLDER", help="An adapter over one of the models; repeatable.")] = [],  # noqa: B006
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmkit.cli import completion
+
 if TYPE_CHECKING:
     from llmkit.inference.verbs import Rows, Said
 
@@ -19,7 +21,8 @@ SUFFIXES = (".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parqu
 Text = Annotated[str, typer.Argument(
     metavar="TEXT|FILE", help="A text; a file, where one has that name: text, .jsonl, .csv …; - reads stdin.")]
 Model = Annotated[str | None, typer.Option(
-    "--model", metavar="M", help="A run, a folder, a hub id, or a name from `llmkit models list`.")]
+    "--model", metavar="M", autocompletion=completion.models,
+    help="A run, a folder, a hub id, or a name from `llmkit models list`.")]
 Output = Annotated[str | None, typer.Option(
     "--output", "-o", metavar="OUT.jsonl", help="Write what is said there, one JSON object a row.")]
 MaxLength = Annotated[int | None, typer.Option(

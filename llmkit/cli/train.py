@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from llmkit.cli import completion
+
 Set = Annotated[list[str], typer.Option(
     "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
 Folder = Annotated[str | None, typer.Option("--output-dir", metavar="DIR", help="Where the run leaves what it makes.")]
@@ -22,10 +24,13 @@ Resume = Annotated[str, typer.Option(
 Processes = Annotated[int, typer.Option(
     "--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
-Method = Annotated[str | None, typer.Option("--method", metavar="NAME", help="Tuning method: full, lora, prefix …")]
-Task = Annotated[str | None, typer.Option("--task", metavar="NAME", help="Task: classification, instruction …")]
+Method = Annotated[str | None, typer.Option(
+    "--method", metavar="NAME", autocompletion=completion.methods, help="Tuning method: full, lora, prefix …")]
+Task = Annotated[str | None, typer.Option(
+    "--task", metavar="NAME", autocompletion=completion.tasks, help="Task: classification, instruction …")]
 Model = Annotated[str | None, typer.Option(
-    "--model", metavar="M", help="A hub id, a folder, a run, or a name from `llmkit models list`.")]
+    "--model", metavar="M", autocompletion=completion.models,
+    help="A hub id, a folder, a run, or a name from `llmkit models list`.")]
 Rows = Annotated[str | None, typer.Option(
     "--data", metavar="FILE", help="Rows to learn from: csv, tsv, jsonl, parquet; a tenth is held out.")]
 Held = Annotated[str | None, typer.Option("--validation", metavar="FILE", help="Rows to evaluate on instead.")]
@@ -50,7 +55,9 @@ def register(app: typer.Typer) -> None:
 
 def pretrain(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str, typer.Argument(
+        metavar="RECIPE", autocompletion=completion.recipes,
+        help="A path, or a name from `llmkit recipes list`.")],
     set_: Set = [], method: Method = None, output_dir: Folder = None, seed: Seed = None,  # noqa: B006
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
 ) -> int:
@@ -62,7 +69,8 @@ def pretrain(
 def finetune(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(
-        metavar="[RECIPE]", help="A path or a packaged name; the task's own example where none is given.")] = None,
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given.")] = None,
     method: Method = None, task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     set_: Set = [], output_dir: Folder = None, seed: Seed = None,  # noqa: B006
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,

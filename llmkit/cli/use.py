@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from llmkit.cli import completion
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -20,19 +22,24 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    model: Annotated[str, typer.Argument(
+        metavar="RUN|MODEL", autocompletion=completion.models,
+        help="A run, a folder, a hub id, or a catalogue name.")],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="Text, or rows of the run's task.")],
     target: Annotated[str | None, typer.Option(
         "--target", metavar="FILE", help="Of parallel text, the translations of the lines of --data.")] = None,
     task: Annotated[str | None, typer.Option(
-        "--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
+        "--task", metavar="NAME", autocompletion=completion.tasks,
+        help="The task, where the model isn't a run.")] = None,
     objective: Annotated[str | None, typer.Option(
-        "--objective", metavar="NAME", help="The objective, where the model isn't a run.")] = None,
+        "--objective", metavar="NAME", autocompletion=completion.objectives,
+        help="The objective, where the model isn't a run.")] = None,
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
     prompt: Annotated[str | None, typer.Option(
-        "--prompt", metavar="MODE", help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
+        "--prompt", metavar="MODE", autocompletion=completion.modes,
+        help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
@@ -56,12 +63,15 @@ def evaluate(
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    model: Annotated[str, typer.Argument(
+        metavar="RUN|MODEL", autocompletion=completion.models,
+        help="A run, a folder, a hub id, or a catalogue name.")],
     data: Annotated[str, typer.Argument(metavar="FILE", help="The task's rows, answers aside; - reads stdin.")],
     output: Annotated[str, typer.Option(
         "--output", "-o", metavar="OUT.jsonl", help="Where the predictions go; stdout where nothing is said.")] = "-",
     task: Annotated[str | None, typer.Option(
-        "--task", metavar="NAME", help="The task, where the model isn't a run.")] = None,
+        "--task", metavar="NAME", autocompletion=completion.tasks,
+        help="The task, where the model isn't a run.")] = None,
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
@@ -79,7 +89,9 @@ def predict(
 
 
 def inspect(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str, typer.Argument(
+        metavar="RECIPE", autocompletion=completion.recipes,
+        help="A path, or a name from `llmkit recipes list`.")],
     row: Annotated[list[int], typer.Option("--row", metavar="N", help="Which row, from 0; repeatable.")] = [0],  # noqa: B006
     times: Annotated[int, typer.Option(
         "--times", metavar="N", help="Passes to draw each in: chance differs.", min=1)] = 1,
@@ -107,7 +119,9 @@ def inspect(
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, a folder, a hub id, or a catalogue name.")],
+    model: Annotated[str, typer.Argument(
+        metavar="RUN|MODEL", autocompletion=completion.models,
+        help="A run, a folder, a hub id, or a catalogue name.")],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
     format_: Annotated[str, typer.Option(
         "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime) or gguf (llama.cpp).",

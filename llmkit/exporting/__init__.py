@@ -18,8 +18,8 @@ from llmkit.exporting.card import card
 from llmkit.exporting.origin import adapter_of, before, origin_of
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
-FORMATS = ("safetensors", "onnx", "gguf")
-"""Each a file of this folder: `check`, `write` and `how`."""
+FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
+"""Each a file of formats/; a new file there is a new format."""
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
         raise PlaceError(f"--to {to}: holds something already; name a new folder.")
     if format not in FORMATS:
         raise RequestError(f"no format is called {format!r}.{nearest(format, FORMATS)}")
-    written = import_module(f"llmkit.exporting.{format}")
+    written = import_module(f"llmkit.exporting.formats.{format}")
     if dtype is not None and dtype not in written.DTYPES:
         raise RequestError(f"--dtype {dtype}: --format {format} has {', '.join(written.DTYPES)}.")
     if push_to_hub is not None:

@@ -298,7 +298,7 @@ def test_q8_0_is_a_scale_and_32_whole_numbers_a_block(writers: dict[str, Path], 
 def test_a_gguf_file_that_says_something_else_is_not_left_behind(
     writers: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.exporting import gguf
+    from llmkit.exporting.formats import gguf
 
     monkeypatch.setattr(gguf, "turned", lambda name, values, *_, **__: values)
     with pytest.raises(RequestError, match="the file says something else than the model"):
@@ -336,7 +336,7 @@ def test_a_tokenizer_that_llama_cpp_cuts_otherwise_is_refused(writers: dict[str,
 
 
 def test_merges_become_sentencepiece_scores_where_they_go_by_the_token_that_they_make() -> None:
-    from llmkit.exporting.gguf import scores_of
+    from llmkit.exporting.formats.gguf import scores_of
 
     tokens = ["<s>", "a", "b", "c", "ab", "bc", "abc"]
     normal, merges = set(tokens[1:]), [("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")]
@@ -366,7 +366,7 @@ def test_llama_cpp_cuts_text_and_writes_as_transformers_does(writers: dict[str, 
 def test_an_onnx_file_that_says_something_else_is_not_left_behind(
     models_of_each_head: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.exporting import onnx
+    from llmkit.exporting.formats import onnx
 
     def of_one_length(part: onnx.Part, path: Path) -> None:
         torch.onnx.export(part.network, part.sample(2, 7, 0), str(path), input_names=list(part.inputs), dynamo=False,
@@ -404,7 +404,7 @@ def test_what_can_not_be_asked_is_refused(
 def test_without_onnxruntime_the_extra_is_named(
     models_of_each_head: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llmkit.exporting import onnx
+    from llmkit.exporting.formats import onnx
 
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxruntime" else name)
     with pytest.raises(RequestError, match=r"needs onnxruntime: pip install 'llmkit\[onnx\]'"):
@@ -626,3 +626,9 @@ def test_the_command_prints_one_document(text: Path, tmp_path: Path, capsys: pyt
     found = json.loads(capsys.readouterr().out)
     assert found == {"folder": str(tmp_path / "out"), "format": "safetensors", "class": "AutoModelForMaskedLM",
                      "dtype": "float32", "merged": None, "base": None, "from": str(tmp_path / "run")}
+
+
+def test_a_format_is_a_file_of_the_folder_formats() -> None:
+    from llmkit.exporting import FORMATS
+
+    assert FORMATS == ("safetensors", "onnx", "gguf")

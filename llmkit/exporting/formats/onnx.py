@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.exporting import example, pooling, safetensors
+from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
+from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened, templates
 from llmkit.recipe import registry

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
-from llmkit.exporting import example, safetensors
+from llmkit.exporting import example
 from llmkit.exporting.card import python
+from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened
 from llmkit.system.errors import RequestError

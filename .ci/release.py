@@ -1,0 +1,93 @@
+"""Build the wheel and the source archive, and try the wheel out in a clean environment. `make release`.
+
+Only the standard library is imported: it runs before anything is installed. What holds afterwards: the source archive
+builds the same wheel, the wheel carries the types, the recipes and the tested versions, and what it installs answers
+--help and trains three steps on text that every Python has, without a network.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CARRIED = tuple(f"llmkit/{name}" for name in (
+    "py.typed", "constraints.txt", "recipes/bert_mlm.yaml", "serving/page/index.html"))
+"""Files of the wheel that are no modules, and that something would miss."""
+TINY = ("backbone.size=tiny", "tokenizer={train: {vocab_size: 1000}}", "data.max_length=64", "data.validation=null",
+        "training.max_steps=3", "training.global_batch_size=8")
+
+
+def main() -> int:
+    """Build, compare, install, run; whatever fails ends it."""
+    dist = ROOT / "dist"
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        hatchling: list[str | Path] = [environment(work / "tools", "hatchling"), "-m", "hatchling", "build"]
+        for old in dist.glob("llmkit-*"):
+            old.unlink()
+        run(*hatchling, "-d", dist, "-t", "sdist", "-t", "wheel", at=ROOT)
+        (wheel,), (archive,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(work / "source", filter="data")
+        (source,) = (work / "source").iterdir()
+        run(*hatchling, "-d", work / "again", "-t", "wheel", at=source)
+        check(wheel, work / "again" / wheel.name)
+        python = environment(work / "clean", str(wheel))
+        llmkit = python.with_name("llmkit")
+        run(llmkit, "--version", at=work)
+        run(llmkit, "--help", at=work)
+        settings = [word for setting in TINY for word in ("--set", setting)]
+        run(llmkit, "pretrain", "gpt2_causal", *settings, "--output-dir", "run", at=work)
+        steps = json.loads((work / "run" / "summary.json").read_text())["steps"]
+        if steps != 3:
+            sys.exit(f"release: {steps} steps instead of 3")
+    print(f"release: {wheel.name} and {archive.name} in {dist}")
+    return 0
+
+
+def check(wheel: Path, again: Path) -> None:
+    """The wheel and the one that the source archive builds hold the same, and all that they should."""
+    first, second = contents(wheel), contents(again)
+    if other := sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name)):
+        sys.exit(f"release: the source archive builds another wheel: {', '.join(other)[:500]}")
+    if missing := [name for name in CARRIED if name not in first]:
+        sys.exit(f"release: the wheel lacks {', '.join(missing)}")
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llmkit").rglob("*.py")}
+    if lost := sorted(modules - first.keys()):
+        sys.exit(f"release: the wheel lacks {', '.join(lost)[:500]}")
+    if foreign := sorted(name for name in first if not name.startswith(("llmkit/", "llmkit-"))):
+        sys.exit(f"release: the wheel holds {', '.join(foreign)[:500]}")
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """The files of a wheel by name."""
+    with zipfile.ZipFile(wheel) as packed:
+        return {name: packed.read(name) for name in packed.namelist()}
+
+
+def environment(folder: Path, *packages: str) -> Path:
+    """The interpreter of a new environment with packages of the tested versions."""
+    python = folder / "bin" / "python"
+    run(sys.executable, "-m", "venv", folder, at=ROOT)
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt",
+        *packages, at=ROOT)
+    return python
+
+
+def run(*words: str | Path, at: Path) -> None:
+    """Run a command; its failure ends this program."""
+    print("$", " ".join(str(word) for word in words), flush=True)
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # the wheel's llmkit, no other
+    done = subprocess.run([str(word) for word in words], cwd=at, check=False, env={
+        **here, "HF_HUB_OFFLINE": "1", "LLMKIT_CACHE": str(at / "cache")})
+    if done.returncode:
+        sys.exit(f"release: exit status {done.returncode}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

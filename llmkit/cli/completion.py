@@ -1,0 +1,64 @@
+"""What a shell offers at Tab: names of recipes, models and plug-ins, without a library being loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def recipes(incomplete: str) -> list[str]:
+    """Packaged recipes; of anything else the shell offers files."""
+    from llmkit.recipe.loading import packaged
+
+    return _starting(packaged(), incomplete)
+
+
+def models(incomplete: str) -> list[str]:
+    """Names of the catalogue; of anything else the shell offers files."""
+    from llmkit.models.catalogue import CATALOGUE
+
+    return _starting(CATALOGUE, incomplete)
+
+
+def methods(incomplete: str) -> list[str]:
+    """Tuning methods."""
+    return _plugins("tuning", incomplete)
+
+
+def tasks(incomplete: str) -> list[str]:
+    """Tasks."""
+    return _plugins("tasks", incomplete)
+
+
+def objectives(incomplete: str) -> list[str]:
+    """Objectives."""
+    return _plugins("objectives", incomplete)
+
+
+def modes(incomplete: str) -> list[str]:
+    """Prompt modes."""
+    return _plugins("prompting", incomplete)
+
+
+def several_methods(incomplete: str) -> list[str]:
+    """The last of several tuning methods: full,lo -> full,lora."""
+    return _last_of("tuning", incomplete)
+
+
+def several_modes(incomplete: str) -> list[str]:
+    """The last of several prompt modes."""
+    return _last_of("prompting", incomplete)
+
+
+def _plugins(kind: str, incomplete: str) -> list[str]:
+    from llmkit.recipe.registry import names
+
+    return _starting(names(kind), incomplete)
+
+
+def _last_of(kind: str, incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in _plugins(kind, last)]
+
+
+def _starting(names: Iterable[str], incomplete: str) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]

@@ -1,0 +1,102 @@
+"""What the pages for people who carry on say of the code: every name, path and link in them is there."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from test_contributing import examples
+from test_structure import LAYERS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DECISIONS = sorted((DOCS / "decisions").glob("[a-z]*.md"))
+PAGES = [ROOT / "CONTRIBUTING.md", DOCS / "architecture.md", DOCS / "decisions" / "README.md", *DECISIONS]
+MADE = {path for example in examples().values() for path in example.files}
+"""Files that a reader of the examples writes."""
+
+
+def names(page: Path) -> list[str]:
+    """Dotted names of ours in a page's words; those in its code are run by test_contributing."""
+    words = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return sorted(set(re.findall(r"`(llmkit(?:\.\w+)+)", words)))
+
+
+def paths(page: Path) -> list[str]:
+    """Paths of the repository that a page names."""
+    path = r"(?<![\w/.])((?:llmkit|tests|docs|recipes|benchmarks|examples)/[\w./-]*\w/?)"
+    found = re.findall(path, page.read_text())
+    return sorted({path for path in found if path not in MADE})
+
+
+def there(name: str) -> bool:
+    """Whether a dotted name leads to a module, a class, a function or a method."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        module = "/".join(parts[:end])
+        if (ROOT / f"{module}.py").is_file() or (ROOT / module / "__init__.py").is_file():
+            found = import_module(".".join(parts[:end]))
+            for part in parts[end:]:
+                if part not in dir(found):
+                    return False
+                found = getattr(found, part)
+            return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_name_that_a_page_mentions_is_there(page: Path) -> None:
+    assert [name for name in names(page) if not there(name)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_path_that_a_page_mentions_is_there(page: Path) -> None:
+    assert [path for path in paths(page) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text())
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+
+
+def test_a_name_that_is_not_there_is_found() -> None:
+    assert there("llmkit.training.fit.fit")
+    assert there("llmkit.data.tokens.Documents.split")
+    assert not there("llmkit.training.fit.fitted")
+    assert not there("llmkit.trainer")
+
+
+def test_the_pages_name_what_a_row_goes_through() -> None:
+    assert len(names(DOCS / "architecture.md")) > 20
+
+
+def test_the_drawing_shows_every_folder_in_the_order_that_the_structure_has() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    drawing = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
+    shown = [folder for line in drawing.splitlines() for folder in re.split(" {3,}", line)[0].split()]
+    assert sorted(shown) == sorted(path.parent.name for path in (ROOT / "llmkit").glob("*/__init__.py"))
+    order = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}
+    assert [order[folder] for folder in shown] == sorted((order[folder] for folder in shown), reverse=True)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = DOCS / "decisions"
+    index = (folder / "README.md").read_text()
+    assert re.findall(r"^- .*?\]\((.*?)\)", index, re.MULTILINE) == [
+        "own-loop.md", "chance-as-an-argument.md", "sum-and-count.md", "no-pickles.md", "own-decoder.md"]
+    assert set(re.findall(r"\]\((.*?)\)", index)) == {page.name for page in folder.glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_says_what_why_at_which_cost_and_until_when(page: Path) -> None:
+    parts = re.findall(r"^\*\*(.*?)\*\*", page.read_text(), re.MULTILINE)
+    assert [part for part in parts if part not in ("What we still rest on.", "What holds it right.")] == [
+        "Decided.", "Why.", "What it costs.", "What would change it."]
+
+
+def test_the_plug_in_folders_that_the_architecture_names_are_those_of_the_registry() -> None:
+    from llmkit.recipe.registry import KINDS
+
+    named = set(re.findall(r"`llmkit/(\w+)/`", (DOCS / "architecture.md").read_text()))
+    assert set(KINDS) <= named
