@@ -339,7 +339,8 @@ def test_a_gzip_file_that_breaks_off_or_is_none_is_refused() -> None:
 @pytest.mark.parametrize(("name", "options", "message"), [
     ("t.txt", {"encoding": "utf8-8"}, "t.txt: no encoding is called 'utf8-8'. Did you mean 'utf-8'?"),
     ("t.txt", {"encoding": "rot13"}, "t.txt: no encoding is called 'rot13'."),
-    ("t.txt", {"fields": {"text": "body"}}, "t.txt: a text file has no fields; "),
+    ("t.txt", {"fields": {"text": "body"}}, "t.txt: a text file has no fields; leave out {'text': 'body'}, or give it "
+     "an extension that says its format: .jsonl, .ndjson, .json, .csv, .tsv, .parquet."),
     ("t.jsonl", {"fields": {"text": 0}}, "t.jsonl: numbers in fields count the columns of a .csv or .tsv table"),
     ("t.csv", {"fields": {"text": 0, "label": "y"}}, "t.csv: numbers in fields count the columns"),
 ])
@@ -401,6 +402,37 @@ def test_a_fingerprint_is_of_content_and_reading_not_of_paths() -> None:
         opened("a.csv", "a\n\nb\n").fingerprint(),
         opened("a.csv", "a\n\nb\n", fields={"text": "a"}).fingerprint(),
     }) == 6
+
+
+FILES = {
+    "lines.txt": b"a\nb\n", "gaps.txt": b"a\n\nb\n", "rows.jsonl": b'{"text": "a", "label": 1}\n',
+    "rows.json": b'[{"text": "a", "label": 1}]', "table.csv": b"text,label\na,x\n", "table.tsv": b"text\tlabel\na\tx\n",
+    "en.txt": b"one\n", "de.txt": b"eins\n", "packed.txt.gz": gzip.compress(b"a\nb\n", mtime=0),
+}
+
+
+@pytest.mark.parametrize(("source", "how", "fingerprint"), [
+    (Source("lines.txt"), (), "211e8a7d979efa3b1ec9796af84394e1dcc97f669f175b98e03d242c36c53f96"),
+    (Source("gaps.txt"), (), "4eb1da1e928f184595a5b62fc159d74aa45f22e1b38d6fe5b8c37db74de7a0fd"),
+    (Source("gaps.txt"), ("line",), "ae10435de1da6b8f3685f5cd24472d0dfeeb20f688e78eb8a96fe463b8468345"),
+    (Source("gaps.txt", encoding="latin-1"), (), "1b525b6fc603e29fed4548a8e7e8557bb39eafdacdcbe282f0caece7231f5b7e"),
+    (Source("rows.jsonl"), (), "2b6706233857fc2d92632705c84c6160391f8570646eeeaab3d1f5150d45eaa7"),
+    (Source("rows.jsonl"), ("auto", True), "308baaf7c205e730a1ea9ffe9cebec4fadd22d56f5419c20fa4e5659707f8528"),
+    (Source("rows.json"), (), "83156e802f5bf704689e66adf9176e27dea5d6d0dbd019c97e1695e75d0a2a97"),
+    (Source("rows.json", fields={"text": "label"}), (),
+     "f8d33c5537eba71396131eaaca715e5363f05cc23c7ced17668557396b64b10d"),
+    (Source("table.csv"), (), "879dbbb4f1a8072fdd724071545221a16ea5ffc41d29d6581a250b9ebee80586"),
+    (Source("table.tsv", fields={"text": 0}), (), "d71f97ca02d85cb66ae9b9ddcd2fc727fe14c083c4a7a037c99d6b973b02d738"),
+    (Source("en.txt", target="de.txt"), (), "859909989135c7cdc2780c5eb2d8a380d1d4823cf3c24475e1f03cabcdcc68de"),
+    (Source("packed.txt.gz"), (), "a247e2b41c9d4689b358d6c90d2a7fedf703cf87c9c6d3393d5b339be4552bb2"),
+    (Source("*s.txt"), (), "2afc24a3aae5bb1c8eb87413ae78eb31617acb1c4e70bf0c7a9a6ef9760c61b0"),
+])
+def test_fingerprints_are_those_of_earlier_versions_so_that_old_runs_resume(
+    source: Source, how: tuple[Any, ...], fingerprint: str,
+) -> None:
+    for name, data in FILES.items():
+        Path(name).write_bytes(data)
+    assert open_source(source, *how).fingerprint() == fingerprint
 
 
 def test_a_file_is_hashed_anew_when_it_may_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
