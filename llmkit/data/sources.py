@@ -20,8 +20,9 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from llmkit.data import builtin, squad
+from llmkit.data import builtin
 from llmkit.data.builtin import Place as Place
+from llmkit.data.formats import _squad as squad
 from llmkit.recipe import Source
 from llmkit.system import cache
 from llmkit.system.errors import DataError, RequestError, nearest

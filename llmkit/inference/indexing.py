@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.data.folders import SCHEMES, Changed, Listed, Listing, listed
-from llmkit.data.passages import BREAK, passages
+from llmkit.data.search.folders import SCHEMES, Changed, Listed, Listing, listed
+from llmkit.data.search.passages import BREAK, passages
 from llmkit.data.tokens import encode
 from llmkit.inference.embedding import Embedder, Vectors
 from llmkit.system import cache, report

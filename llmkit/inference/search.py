@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from llmkit.data.folders import listed
+from llmkit.data.search.folders import listed
 from llmkit.inference import indexing
 from llmkit.inference.embedding import Embedder
 from llmkit.inference.indexing import Index, unit

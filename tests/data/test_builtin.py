@@ -103,7 +103,7 @@ def test_a_docstring_says_what_it_says_in_the_library() -> None:
 
 
 def test_tokens_of_source_lines_have_tags_of_what_they_name() -> None:
-    from llmkit.data._source_lines import tagged_lines
+    from llmkit.data.builtin.python_lines import tagged_lines
 
     source = b"""from os.path import join
 class Reader(io.Base):

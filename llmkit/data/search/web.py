@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from llmkit.data.passages import BREAK
+from llmkit.data.search.passages import BREAK
 
 _UNREAD = {"title", "script", "style", "template", "svg"}
 _INLINE = {"a", "abbr", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img",

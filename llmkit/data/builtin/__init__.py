@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmkit.data import _source_lines
-from llmkit.data._source_lines import tagged_lines
+from llmkit.data.builtin import python_lines
+from llmkit.data.builtin.python_lines import tagged_lines
 from llmkit.system import cache
 from llmkit.system.errors import DataError, RequestError, nearest
 
@@ -263,7 +263,7 @@ def _docstring_preferences() -> Iterator[dict[str, Any]]:
 def _python_tokens() -> Iterator[dict[str, Any]]:
     """Lines of the library's source, with what is called, defined, imported, passed or taken in BIO; {tokens, tags}."""
     listing = [(short, path.stat().st_size) for short, path in _files()]
-    tagger = hashlib.sha256(Path(_source_lines.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    tagger = hashlib.sha256(Path(python_lines.__file__).read_bytes() + Path(__file__).read_bytes()).hexdigest()
     about = json.dumps(["tokens", sys.version, sys.implementation.name, listing, tagger])
 
     def make(folder: Path) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.passages import Unit
+from llmkit.data.search.passages import Unit
+from llmkit.data.search.web import readable
 from llmkit.data.sources import ALIASES, Reader, files_of, find_fields, format_of, open_source
-from llmkit.data.web import readable
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 

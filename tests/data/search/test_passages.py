@@ -3,8 +3,8 @@
 import pytest
 from conftest import stories
 
-from llmkit.data.passages import BREAK, passages
-from llmkit.data.web import readable
+from llmkit.data.search.passages import BREAK, passages
+from llmkit.data.search.web import readable
 
 
 def words(texts):

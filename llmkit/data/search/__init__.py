@@ -1,0 +1,1 @@
+"""What search reads: folders and their pages, cut into passages."""
