@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines
-from llmkit.data.sources import Reader, hold
+from llmkit.data.memory import hold
+from llmkit.data.sources import Reader
 from llmkit.inference.evaluate import Ready, make_ready
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError

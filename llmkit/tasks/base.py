@@ -10,7 +10,8 @@ import numpy as np
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.recipe.registry import name_of
 from llmkit.system.errors import DataError, RequestError

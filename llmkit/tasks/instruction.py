@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.models import templates
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS

@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError

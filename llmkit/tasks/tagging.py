@@ -277,10 +277,8 @@ def tag_names(reader: Reader) -> list[str] | None:
     """The names of numbered tags, where a data set or a parquet file of `datasets` says them."""
     import json
 
-    features: Any = None
-    if reader.dataset is not None:
-        features = reader.dataset.features.to_dict()
-    elif reader.files and reader.files[0].suffix == ".parquet":
+    features: Any = None if reader.origin is None else reader.origin.features()
+    if reader.files and reader.files[0].suffix == ".parquet":
         import pyarrow.parquet as pq
 
         about = (pq.read_schema(reader.files[0]).metadata or {}).get(b"huggingface")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.data.template import filled
 from llmkit.objectives.base import Sets, Setup
 from llmkit.recipe.registry import OPTIONS

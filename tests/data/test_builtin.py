@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmkit.data import builtin
+from llmkit.data.builtin import library, sets
 from llmkit.system.errors import RequestError
 
 
@@ -39,7 +40,7 @@ def test_a_set_has_its_fields_and_size_and_no_row_twice(name: str, fields: list[
 
 def test_labels_are_a_kind_and_a_topic_where_that_is_clear() -> None:
     rows = read("docstring-labels")
-    kinds, topics = {"module", "class", "function", "method"}, {*builtin.TOPICS.values()}
+    kinds, topics = {"module", "class", "function", "method"}, {*sets.TOPICS.values()}
     assert len(rows) > 3000
     assert all(row["labels"][0] in kinds and {*row["labels"][1:]} <= topics for row in rows)
     assert {len(row["labels"]) for row in rows} == {1, 2}
@@ -60,8 +61,8 @@ def test_rows_are_numbered_from_one() -> None:
 
 
 def test_parsing_again_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = builtin._files()[::8]  # all of them take seconds
-    monkeypatch.setattr(builtin, "_files", lambda: some)
+    some = library.modules()[::8]  # all of them take seconds
+    monkeypatch.setattr(library, "modules", lambda: some)
 
     def parsed(folder: str) -> dict[str, str]:
         monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / folder))

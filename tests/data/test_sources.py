@@ -12,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmkit.data import builtin, sources
-from llmkit.data.sources import Place, Reader, find_fields, open_source
+from llmkit.data import files, sources
+from llmkit.data.builtin import sets
+from llmkit.data.fields import find_fields
+from llmkit.data.formats import text as plain_text
+from llmkit.data.sources import Place, Reader, open_source
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError, LlmkitError, RequestError
 
@@ -209,13 +212,13 @@ def test_a_source_that_is_not_there_is_told_with_the_way_out(
 
 
 def test_builtin_text_is_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(builtin._SETS, "python-docs", lambda: iter([{"text": "a"}, {"text": "b"}]))
+    monkeypatch.setitem(sets.SETS, "python-docs", lambda: iter([{"text": "a"}, {"text": "b"}]))
     reader = open_source(Source("builtin:python-docs"))
     assert (reader.files, reader.document) == ((), None)
     assert [(text, str(place)) for text, place in reader.documents()] == [
         ("a", "builtin:python-docs:1"), ("b", "builtin:python-docs:2")]
     first = reader.fingerprint()
-    monkeypatch.setitem(builtin._SETS, "python-docs", lambda: iter([{"text": "a"}]))
+    monkeypatch.setitem(sets.SETS, "python-docs", lambda: iter([{"text": "a"}]))
     assert reader.fingerprint() != first
 
 
@@ -438,10 +441,10 @@ def test_fingerprints_are_those_of_earlier_versions_so_that_old_runs_resume(
 def test_a_file_is_hashed_anew_when_it_may_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = opened("a.txt", "one\n")
     before, hashed = reader.fingerprint(), []
-    inner = sources._hash
-    monkeypatch.setattr(sources, "_hash", lambda path: (hashed.append(path), inner(path))[1])
+    inner = files.sha256_of
+    monkeypatch.setattr(files, "sha256_of", lambda path: (hashed.append(path), inner(path))[1])
     assert reader.fingerprint() == before and len(hashed) == 1  # too new: a write within the clock's tick wouldn't show
-    monkeypatch.setattr(sources, "TICK", -10**12)
+    monkeypatch.setattr(files, "TICK", -10**12)
     assert [reader.fingerprint() for _ in range(3)] == [before] * 3 and len(hashed) == 2
     stamp = Path("a.txt").stat()
     Path("a.txt").write_text("two\n")
@@ -456,7 +459,7 @@ def line_by_line(path: Path) -> str:
     """What auto means, as the documentation says it."""
     lines = path.read_text().split("\n")
     filled = [i for i, line in enumerate(lines) if line.strip()]
-    if any(line.removesuffix("\r") == sources.SEPARATOR for line in lines):
+    if any(line.removesuffix("\r") == plain_text.SEPARATOR for line in lines):
         return "endoftext"
     gap = any(not line.strip() for line in lines[filled[0] : filled[-1]]) if filled else False
     return "paragraph" if gap else "line"
@@ -469,7 +472,7 @@ def line_by_line(path: Path) -> str:
 def test_auto_is_what_the_lines_say_wherever_the_file_is_cut(
     monkeypatch: pytest.MonkeyPatch, content: str, size: int,
 ) -> None:
-    monkeypatch.setattr(sources, "_CHUNK", size)
+    monkeypatch.setattr(plain_text, "CHUNK", size)
     Path("a.txt").write_bytes(content.encode())
     assert open_source(Source("a.txt")).document == line_by_line(Path("a.txt"))
 
@@ -478,7 +481,7 @@ def test_what_auto_is_in_large_files_is_remembered_by_content(monkeypatch: pytes
     monkeypatch.setenv("LLMKIT_CACHE", "cache")
     monkeypatch.setattr(sources, "LARGE", 4)
     assert opened("a.txt", "a\n\nb\n").document == "paragraph"
-    monkeypatch.setattr(Reader, "_auto", lambda self, texts: "read again")
+    monkeypatch.setattr(sources, "usual_document", lambda texts, encoding, label: "read again")
     assert opened("b.txt", "a\n\nb\n").document == "paragraph"
     assert opened("b.txt", "a\n\nc\n").document == "read again"
 

@@ -28,36 +28,36 @@ def tagged_lines(source: bytes) -> Iterator[dict[str, Any]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old escapes in strings are the library's business
             named = dict(_named(ast.parse(source)))
-        found = list(tokenize.tokenize(io.BytesIO(source).readline))
+        tokens = list(tokenize.tokenize(io.BytesIO(source).readline))
     except (SyntaxError, ValueError, tokenize.TokenError):
         return
     starts = sorted(named)
     line: list[tokenize.TokenInfo] = []
-    for one in found:
-        if one.type == tokenize.NEWLINE:
+    for token in tokens:
+        if token.type == tokenize.NEWLINE:
             row = _row(line, named, starts)
             if row is not None:
                 yield row
             line = []
-        elif one.type not in _LAYOUT:
-            line.append(one)
+        elif token.type not in _LAYOUT:
+            line.append(token)
 
 
 def _row(
     line: Sequence[tokenize.TokenInfo], named: dict[_Point, tuple[_Point, str]], starts: Sequence[_Point],
 ) -> dict[str, Any] | None:
-    tokens = [one.string for one in line]
+    tokens = [token.string for token in line]
     if not 4 <= len(tokens) <= 60 or any(len(token) > _LONGEST or _is_formatted(token) for token in tokens):
         return None
-    if any(tokenize.tok_name[one.type].startswith("FSTRING") for one in line):
+    if any(tokenize.tok_name[token.type].startswith("FSTRING") for token in line):
         return None
     tags, opened = ["O"] * len(line), False
-    for i, one in enumerate(line):
-        nth = bisect_right(starts, one.start) - 1
-        if nth < 0 or one.end > named[starts[nth]][0]:
+    for i, token in enumerate(line):
+        nth = bisect_right(starts, token.start) - 1
+        if nth < 0 or token.end > named[starts[nth]][0]:
             opened = False
             continue
-        tags[i] = f"{'I' if opened and one.start != starts[nth] else 'B'}-{named[starts[nth]][1]}"
+        tags[i] = f"{'I' if opened and token.start != starts[nth] else 'B'}-{named[starts[nth]][1]}"
         opened = True
     return {"tokens": tokens, "tags": tags} if any(tag != "O" for tag in tags) else None
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from llmkit.data.builtin import Place
+from llmkit.data.files import Place
 from llmkit.system.errors import DataError
 
 OPENING = re.compile(r'\{\s*(?:"\w+"\s*:\s*"[^"]*"\s*,\s*)*"data"\s*:\s*\[')

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.fields import ALIASES, find_fields
+from llmkit.data.files import files_of
+from llmkit.data.formats import format_of
 from llmkit.data.search.passages import Unit
 from llmkit.data.search.web import readable
-from llmkit.data.sources import ALIASES, Reader, files_of, find_fields, format_of, open_source
+from llmkit.data.sources import Reader, open_source
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 

@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.sources import find_fields, open_source
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import open_source
 from llmkit.data.template import filled
 from llmkit.prompting.base import Kit, Message, Prompt, Prompting, Row, Shot, generator
 from llmkit.recipe import Source

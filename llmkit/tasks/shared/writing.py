@@ -12,7 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
 from llmkit.models import templates
 from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token

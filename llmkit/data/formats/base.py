@@ -1,0 +1,84 @@
+"""The contract of a format: which files are of it, and how their rows are read one after the other."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from llmkit.data.files import Place, decoded
+from llmkit.recipe import Source
+from llmkit.system.errors import DataError
+
+Row: TypeAlias = dict[str, Any]
+Rows: TypeAlias = Iterator[tuple[Row, Place]]
+"""Each row, and where it stands."""
+_ESCAPED = re.compile("[\udc80-\udcff]")
+"""Bytes that a decoder couldn't read."""
+
+
+class Asking(Protocol):
+    """Who reads a file, as far as a format needs to know; it is `llmkit.data.sources.Reader`."""
+
+    source: Source
+    label: str
+    files: tuple[Path, ...]
+    spares: bool
+    """Whether a bad row is left out and noted, where it is an error otherwise."""
+    headerless: dict[Path, dict[str, int]]
+    """Tables whose first row is data: which column holds which field."""
+
+    @property
+    def document(self) -> str | None:
+        """What a document is in text files: line, paragraph, file or endoftext."""
+
+    def spare(self, error: DataError, cause: Exception | None = None) -> None:
+        """Raise what is wrong with a row; only note it where such rows are left out."""
+
+
+class Format:
+    """How files of one kind are read. It holds nothing: each file is read from its start at each pass.
+
+    A module of this folder holds one, and its name is that of the module: it is what errors call it and part of a
+    source's fingerprint.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """The extensions of its files, in lower case; .gz may follow. None: it is chosen in another way."""
+    rank: ClassVar[int] = 9
+    """Where it stands when extensions are listed: the usual ones first, of one rank by name."""
+    numbered: ClassVar[bool] = False
+    """Whether `fields` may count its columns, where no header names them."""
+    ragged: ClassVar[bool] = False
+    """Whether each row says its own fields, so that one that is missing is the fault of that row."""
+    compressed: ClassVar[bool] = False
+    """Whether it is compressed inside, so that a .gz around it is refused."""
+
+    def rows(self, path: Path, reader: Asking) -> Rows:
+        """One dict a row, {"text": …} where a row is a document of text, in the order of the file.
+
+        Raises DataError, with file and line, where the file can't be read on; a bad row goes to `reader.spare`.
+        """
+        raise NotImplementedError
+
+    def look(self, path: Path, reader: Asking) -> str | None:
+        """What the first rows tell of a file whose fields nobody named, noted in the reader; the words to say it in."""
+        return None
+
+
+def lines(path: Path, reader: Asking) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
+    encoding = reader.source.encoding
+    with decoded(path, encoding, reader.label, reader.spares) as file:
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+            if "\0" in line:
+                reader.spare(DataError(f"{path}:{number}: a NUL byte; this is no {encoding} text."))
+                continue
+            if reader.spares and not line.isascii() and (strange := _ESCAPED.search(line)):
+                byte = ord(strange[0]) - 0xDC00
+                reader.spare(DataError(f"{path}:{number}: not {encoding}: byte 0x{byte:02x}."))
+                continue
+            if line.endswith("\n"):
+                line = line[:-2] if line.endswith("\r\n") else line[:-1]
+            yield number, line

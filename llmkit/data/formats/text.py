@@ -1,0 +1,67 @@
+"""Plain text, cut into documents: lines, paragraphs, whole files, or what stands between <|endoftext|> lines."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llmkit.data.files import CHUNK, Place, decoded
+from llmkit.data.formats.base import Asking, Format, Row, Rows, lines
+
+SEPARATOR = "<|endoftext|>"
+"""A line that is exactly this stands between two documents (the convention of GPT-2's and TinyStories' files)."""
+_SEPARATOR = re.compile(rf"\n{re.escape(SEPARATOR)}\r?\n")
+_GAP = re.compile(r"\n[^\S\n]*\n")
+
+
+class PlainText(Format):
+    """Text: any file whose extension no other format has."""
+
+    def rows(self, path: Path, reader: Asking) -> Rows:
+        """{"text": …} a document, with the line that it starts on."""
+        kind, block, start = reader.document, list[str](), 0
+        for number, line in lines(path, reader):
+            blank = not line or line.isspace()
+            if kind == "line":
+                if not blank:
+                    yield {"text": line}, Place(str(path), number)
+            elif (kind == "paragraph" and blank) or (kind == "endoftext" and line == SEPARATOR):
+                if block:
+                    yield _joined(block, path, start)
+                    block = []
+            elif block or not blank:
+                start = start if block else number
+                block.append(line)
+        if block:
+            yield _joined(block, path, start)
+
+
+def _joined(block: list[str], path: Path, start: int) -> tuple[Row, Place]:
+    while not block[-1] or block[-1].isspace():
+        block.pop()
+    return {"text": "\n".join(block)}, Place(str(path), start)
+
+
+def usual_document(files: Sequence[Path], encoding: str, label: str) -> str:
+    """What `document: auto` is in these files: endoftext, or paragraph where a blank line parts text, else line."""
+    gaps = False
+    for path in files:
+        for text in _stretches(path, encoding, label):
+            if SEPARATOR in text and _SEPARATOR.search(text):
+                return "endoftext"
+            gaps = gaps or _GAP.search(text.strip()) is not None
+    return "paragraph" if gaps else "line"
+
+
+def _stretches(path: Path, encoding: str, label: str) -> Iterator[str]:
+    """A file's text, about a million characters at a time, each from within the last one's last line that has some.
+
+    So a separator, or a gap between two lines, is whole in one of them; a line end is added at both of its ends.
+    """
+    rest = "\n"
+    with decoded(path, encoding, label) as file:
+        while piece := file.read(CHUNK):
+            text = rest + (piece.removeprefix("\ufeff") if rest == "\n" else piece)
+            yield text
+            filled = len(text.rstrip())
+            rest = text[max(0, min(filled - 1 if filled else len(text), len(text) - len(SEPARATOR) - 2)) :]
+    yield f"{rest}\n"
