@@ -83,9 +83,14 @@ def find_fields(
                 meant = plain[near[0]] if near else next(others, "COLUMN")
                 raise DataError(
                     f"{place or reader.name}: no column is called {' or '.join(map(repr, (name, *aliases)))}; there is "
-                    f"{listed(columns)}. Name it in the recipe: data.train: "
-                    f"{{source: {reader.label}, fields: {{{name}: {meant}}}}}.")
+                    f"{listed(columns)}. {_way_out(reader, name, meant)}")
     return {name: found[name] for name in fields if name in found}
+
+
+def _way_out(reader: Reader, name: str, meant: str | int) -> str:
+    if reader.origin is not None and reader.origin.kind == "memory":
+        return f"Rename it in the rows: {meant!r} to {name!r}."
+    return f"Name it in the recipe: data.train: {{source: {reader.label}, fields: {{{name}: {meant}}}}}."
 
 
 def shown(value: Any) -> str:

@@ -1,19 +1,144 @@
-"""Rows that are in the memory of a program, not in a file."""
+"""Rows that are in the memory of a program, not in a file: a list, a data set, or a function that yields them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeAlias
 
+from llmkit.data.fields import shown
 from llmkit.data.files import Place
 from llmkit.data.sources import Reader
 from llmkit.recipe import Source
+from llmkit.system.errors import DataError, RequestError
+
+Given: TypeAlias = "Iterable[Mapping[str, Any] | str] | Callable[[], Iterable[Mapping[str, Any] | str]]"
+"""What a program gives: a list of dicts or of texts, a `datasets.Dataset`, or a function that yields such rows."""
+
+
+class Memory:
+    """Rows of a program, read from the first on at each pass; each time they must be the same.
+
+    given   as `Given` says; a function is called anew at each pass
+    label   what errors call it: `memory:train`, its third row `memory:train:3`
+
+    Raises RequestError where it is of another type, or can be gone through only once.
+    """
+
+    kind: ClassVar[str] = "memory"
+
+    def __init__(self, given: Given, label: str) -> None:
+        if isinstance(given, Iterator):
+            raise RequestError(f"{label}: {_a(given)} can be gone through only once; give a list, or the function that "
+                               "makes it.")
+        if isinstance(given, str | bytes) or not (
+            isinstance(given, Sequence) or callable(given) or _is_dataset(given)
+        ):
+            raise RequestError(f"{label}: rows are a list of dicts or of texts, a datasets.Dataset, or a function that "
+                               f"yields them, not {_a(given)}.")
+        self.given, self.label = given, label
+
+    def rows(self) -> Iterator[tuple[dict[str, Any], Place]]:
+        """Each row with its number from 1; a text is {"text": …}.
+
+        Raises DataError, with number and field, for a row that is no dict of what JSON can say (numbers, texts, truth
+        values, null, lists and dicts of these), and at the end where the rows aren't those of the first pass.
+        """
+        digest = hashlib.sha256()
+        for row, place, written in self._written():
+            digest.update(written)
+            yield row, place
+        if digest.hexdigest() != self._sha256:
+            raise DataError(f"{self.label}: the rows are others than at first; they must be the same each time that "
+                            "they are gone through.")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the rows in their order, each as JSON with sorted keys and a line end."""
+        return self._sha256
+
+    def features(self) -> dict[str, Any] | None:
+        """What a data set says of its columns: types, and the names of numbered classes."""
+        features = self.given.features if _is_dataset(self.given) else None  # type: ignore[union-attr]
+        return None if features is None else dict(features.to_dict())
+
+    @cached_property
+    def _sha256(self) -> str:
+        digest = hashlib.sha256()
+        for _, _, written in self._written():
+            digest.update(written)
+        return digest.hexdigest()
+
+    def _written(self) -> Iterator[tuple[dict[str, Any], Place, bytes]]:
+        rows = self.given() if callable(self.given) and not isinstance(self.given, Sequence) else self.given
+        if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+            raise RequestError(f"{self.label}: the function must yield rows, dicts or texts; it gives {_a(rows)}.")
+        for number, given in enumerate(rows, 1):
+            place = Place(self.label, number)
+            if not isinstance(given, str | Mapping):
+                raise DataError(f"{place}: a row must be a dict or a text, not {shown(given)}.")
+            row = {"text": given} if isinstance(given, str) else dict(given)
+            yield row, place, _canonical(row, place)
+
+
+def _canonical(row: dict[str, Any], place: Place) -> bytes:
+    """A row as one line of JSON, keys in order; DataError, with the field, for what JSON can't say."""
+    try:
+        if all(isinstance(name, str) for name in row):
+            return json.dumps(row, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError):
+        pass  # which field it is takes longer to say
+    for name, value in row.items():
+        if not isinstance(name, str):
+            raise DataError(f"{place}: the name of a field must be a text, not {shown(name)}.")
+        try:
+            json.dumps([name, value], ensure_ascii=False, sort_keys=True).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place}: the field {name!r} has the lone surrogate "
+                            f"\\u{ord(error.object[error.start]):04x}, which is half a character.") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{place}: the field {name!r} must be text, a number, a list or a dict, as JSON has them, "
+                            f"not {shown(value)}: {error}.") from error
+    raise DataError(f"{place}: this row can't be written as JSON.")
+
+
+def _is_dataset(given: object) -> bool:
+    """Whether it is a data set of `datasets`: who has one has imported the library."""
+    library = sys.modules.get("datasets")
+    return library is not None and isinstance(given, library.Dataset | library.IterableDataset)
+
+
+def _a(thing: object) -> str:
+    kind = type(thing).__name__
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+
+
+def memory_reader(
+    rows: Given, label: str, fields: Mapping[str, str] | None = None, spares: bool = False,
+) -> Reader:
+    """Rows of a program as a source of a run: read like those of a file, document by document or row by row.
+
+    rows     a list of dicts, [{"text": …, "label": …}, …], or of texts, each a document; a `datasets.Dataset`; or a
+             function that yields such rows, which is called anew at each pass
+    label    what errors and the run's record call it: `memory:train`, `memory:validation`
+    fields   field -> the name that it has in the rows, as `fields` of a source in a recipe
+    spares   whether bad rows are left out and noted, where they are an error otherwise
+
+    The reader's `source.source` is `memory:` and the SHA-256 of the rows in their order, which is what a recipe
+    records: all rows are gone through once here. Raises RequestError for what is no such thing or can be read only
+    once (a generator: give the function), DataError, with the row's number and the field, for what JSON can't say.
+    """
+    memory = Memory(rows, label)
+    source = Source(f"memory:{memory.fingerprint()}", fields=dict(fields or {}))
+    return Reader(source, label, origin=memory, spares=spares)
 
 
 @dataclass(frozen=True)
 class Held:
-    """Rows that are gone through as they are."""
+    """Rows that are gone through as they are, once: those of a prediction."""
 
-    kind: ClassVar[str] = "memory"
+    kind: ClassVar[str] = "held"
     label: str
     given: Iterable[Mapping[str, Any]]
 
@@ -23,7 +148,7 @@ class Held:
             yield dict(row), Place(self.label, number)
 
     def fingerprint(self) -> str:
-        """It has none: what is done with such rows isn't kept."""
+        """It has none: nothing that is made of such rows is kept."""
         raise NotImplementedError
 
     def features(self) -> None:
@@ -31,5 +156,5 @@ class Held:
 
 
 def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
-    """Rows in memory as a source, fields by their names; an error says which row of `label` it is about."""
+    """Rows to predict, fields by their names; an error says which row of `label` it is about."""
     return Reader(Source(label), label, origin=Held(label, rows))

@@ -165,7 +165,8 @@ def open_source(
 
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
     says the format, text for any that is unknown; .gz may follow.
-    Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields.
+    Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields, and
+    for `memory:`, rows that only the program that has them can give (`llmkit.data.memory.memory_reader`).
     """
     label = source.source
     _check_encoding(source)
@@ -179,6 +180,9 @@ def open_source(
         return Reader(source, label, origin=builtin.named(label.removeprefix("builtin:")), spares=spares)
     if label.startswith("hub:"):
         return Reader(source, label, origin=hub.load(source), spares=spares)
+    if label.startswith("memory:"):
+        raise RequestError(f"{label} are rows that a program gave; run it again from Python: llmkit.fit(recipe, "
+                           "train=rows), or validation=rows.")
     reader = Reader(source, label, _readable(label), document, spares=spares)
     _check_fields(reader)
     if not source.fields:
