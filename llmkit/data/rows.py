@@ -75,7 +75,7 @@ class Blocks:
     """One stream of all documents, cut into rows of equal length; a row may hold the end of one and the next."""
 
     def __init__(self, documents: Documents, layout: Layout) -> None:
-        self.wrapped, self.layout = Wrapped(documents, layout), layout
+        self.wrapped, self.length = Wrapped(documents, layout), layout.length
         self.total = int(self.wrapped.lengths.sum())
         self.step = layout.length - layout.overlap
         self.count = max(0, -(-(self.total - layout.overlap) // self.step))
@@ -87,7 +87,7 @@ class Blocks:
 
     def __getitem__(self, row: int) -> list[Ids]:
         start = row * self.step
-        return [self.wrapped.stream(start, min(self.total, start + self.layout.length))]
+        return [self.wrapped.stream(start, min(self.total, start + self.length))]
 
 
 class Segments:

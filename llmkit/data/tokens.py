@@ -19,6 +19,7 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.encoder import Encoder, places
 from llmkit.data.encoder import Ids as Ids
 from llmkit.data.encoder import encode as encode
+from llmkit.data.mapped import mapped, portable
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
 from llmkit.data.words import bare, check
@@ -49,6 +50,12 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return portable(vars(self))  # a loader's worker maps the tokens too
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(mapped(state))
 
     @property
     def lengths(self) -> NDArray[np.int64]:

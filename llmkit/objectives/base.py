@@ -265,7 +265,9 @@ class Text:
     """Rows of text, drawn for an objective."""
 
     def __init__(self, objective: Objective, rows: Rows, setup: Setup) -> None:
-        self.objective, self.rows, self.tokenizer, self.family = objective, rows, setup.tokenizer, setup.family
+        self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
+        writes = setup.family.shape == "encoder-decoder"
+        self.decoder_start = setup.family.decoder_start(setup.tokenizer) if writes else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -275,7 +277,7 @@ class Text:
         parts = [self.objective.draw(segment, rng, self.tokenizer) for segment in self.rows[row]]
         for one in parts:
             if "decoder_input_ids" in one:  # drawn as T5 has it, where the padding token is first
-                one["decoder_input_ids"][0] = self.family.decoder_start(self.tokenizer)
+                one["decoder_input_ids"][0] = self.decoder_start
         return self.objective.finish(join(parts), rng, self.tokenizer)
 
 

@@ -1,0 +1,97 @@
+"""A program that draws the same batches in its own process and in a loader's worker, by the start method it is told.
+
+It prints {"same": [names], "different": [names], "imported": [heavy libraries that the worker has], "losses": …}.
+"""
+
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+from typing import Any
+
+from llmkit.data.batches import load
+
+HEAVY = ("accelerate", "datasets", "peft", "sklearn", "llmkit.planning", "llmkit.inference", "llmkit.cli")
+"""What takes time to import, and no worker needs."""
+
+
+class Every:
+    """Rows of several recipes in one loader: a worker takes seconds to start. Keys are (name, pass, row)."""
+
+    def __init__(self, drawn: dict[str, Any]) -> None:
+        self.drawn = drawn
+
+    def __getitem__(self, key: tuple[str, int, int]) -> Any:
+        name, nth, row = key
+        return name, ([there for there in HEAVY if there in sys.modules] if name == "modules"
+                      else self.drawn[name][nth, row])
+
+
+class Collate:
+    """Rows to a batch, as the objective or task of their recipe does it."""
+
+    def __init__(self, collators: dict[str, Any]) -> None:
+        self.collators = collators
+
+    def __call__(self, rows: list[tuple[str, Any]]) -> Any:
+        name = rows[0][0]
+        return name, rows[0][1] if name == "modules" else self.collators[name]([row for _, row in rows])
+
+
+def recipe_of(name: str, folder: Path, workers: int = 0) -> Any:
+    from llmkit import recipe
+
+    family, learning, packing = name.split()
+    kind = "task" if learning in ("classification", "tagging") else "objective"
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16} \
+        if family == "bert" else {"n_embd": 16, "n_head": 2, "n_layer": 1}
+    return recipe.load({
+        "backbone": {"family": family, "size": "tiny", "config": shape},
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "data": {"train": str(folder / ("rows.jsonl" if kind == "task" else "text.txt")), "max_length": 32,
+                 "packing": packing},
+        kind: {"name": learning},
+        "training": {"max_steps": 2, "global_batch_size": 4, "logging_steps": 1, "precision": "fp32",
+                     "dataloader_num_workers": workers},
+        "output_dir": str(folder / f"run-{workers}")})
+
+
+def prepared(name: str, folder: Path) -> tuple[Any, Any]:
+    """(rows, collator) of a recipe."""
+    from llmkit.data.batches import Drawn
+    from llmkit.objectives.base import Setup
+    from llmkit.planning.settle import settle, speak
+    from llmkit.training.learner import Collator
+
+    settled = settle(recipe_of(name, folder))
+    tokenizer, recipe = speak(settled), settled.recipe
+    setup = Setup(tokenizer, settled.family, 32, recipe.data.packing, recipe.seed)
+    sets = recipe.learning.prepare(settled.train, None, setup)
+    return Drawn(sets.train, recipe.seed), Collator(recipe.learning, tokenizer)
+
+
+def main(method: str, folder: Path, names: list[str]) -> None:
+    import torch
+
+    from llmkit.training.fit import fit
+
+    multiprocessing.set_start_method(method)
+    pairs = {name: prepared(name, folder) for name in names}
+    keys = [[(name, nth, row) for row in range(3)] for name in names for nth in (0, 1)] + [[("modules", 0, 0)]]
+    every, collate = (({name: pair[i] for name, pair in pairs.items()}) for i in (0, 1))
+    alone, helped = (list(load(Every(every), keys, Collate(collate), workers)) for workers in (0, 1))
+    same = dict.fromkeys(names, True)
+    for (name, one), (_, other) in zip(alone[:-1], helped[:-1], strict=True):
+        same[name] = same[name] and one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+    losses = []
+    for workers in (0, 1):
+        fit(recipe_of(names[0], folder, workers))
+        lines = (folder / f"run-{workers}" / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["loss"] for line in lines])
+    print(json.dumps({"same": [name for name in names if same[name]],
+                      "different": [name for name in names if not same[name]],
+                      "imported": helped[-1][1], "losses": losses}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
