@@ -197,6 +197,27 @@ def _no_truths(raw: Any, built: Any, tree: Tree, path: Keys) -> None:
             _no_truths(below, made, tree, (*path, i))
 
 
+def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dict as YAML would give it; RequestError for rows of a program, or functions, where a value should be."""
+    _refuse_objects(recipe, ())
+    tree: dict[str, Any] = json.loads(json.dumps(recipe, default=str))
+    return tree
+
+
+def _refuse_objects(value: Any, path: Keys) -> None:
+    """What can be gone through or called is no value of a recipe; its text would be taken for the name of a file."""
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _refuse_objects(below, (*path, key))
+    elif isinstance(value, list | tuple):
+        for i, below in enumerate(value):
+            _refuse_objects(below, (*path, i))
+    elif callable(value) or (isinstance(value, Iterable) and not isinstance(value, str)):
+        way = ("give rows beside it: llmkit.fit(recipe, train=…, validation=…)" if path[:1] == ("data",)
+               else "write numbers, texts, lists or dicts")
+        raise RequestError(f"{'.'.join(map(str, path))}: a recipe can't hold a {type(value).__name__}; {way}.")
+
+
 def load(
     recipe: str | Path | Mapping[str, Any],
     settings: Iterable[str] = (),
@@ -210,7 +231,7 @@ def load(
     `method` and `task` replace their whole block, `fields` maps dotted names to values, and `settings` are
     `section.key=value` texts; each goes over the one before. Raises RequestError with file and line.
     """
-    tree = Tree(json.loads(json.dumps(recipe, default=str)), {}) if isinstance(recipe, Mapping) else read(find(recipe))
+    tree = Tree(_plain(dict(recipe)), {}) if isinstance(recipe, Mapping) else read(find(recipe))
     settings = list(settings)
     if task is not None:
         put(tree, ("task",), {}, f"--task {task}")

@@ -422,6 +422,27 @@ def test_a_recipe_can_be_a_dict(tmp_path: Path) -> None:
         llmkit.load_recipe({**tree, "training": {"lerning_rate": 1}})
 
 
+def test_rows_in_a_dict_of_a_recipe_are_refused_with_the_way_to_give_them() -> None:
+    import datasets  # type: ignore[import-untyped]
+
+    for train, said in ((datasets.Dataset.from_list([{"text": "a"}]), "data.train: a recipe can't hold a Dataset; "),
+                        ([{"source": (text for text in "ab")}], "data.train.0.source: a recipe can't hold a generator; "),
+                        (lambda: ["a"], "data.train: a recipe can't hold a function; ")):
+        with pytest.raises(RequestError) as caught:
+            recipe.load({"backbone": {"family": "gpt2", "size": "tiny"}, "objective": "causal_lm",
+                         "data": {"train": train}})
+        assert str(caught.value) == f"{said}give rows beside it: llmkit.fit(recipe, train=…, validation=…)."
+
+
+def test_a_set_is_no_value_and_a_path_is_one() -> None:
+    tree = {"backbone": {"family": "gpt2", "size": "tiny"}, "tokenizer": {"train": {}}, "objective": "causal_lm",
+            "data": {"train": [Path("a.txt"), {"source": Path("b.txt")}]}, "output_dir": Path("run")}
+    made = recipe.load(tree)
+    assert ([source.source for source in made.data.train], made.output_dir) == (["a.txt", "b.txt"], "run")
+    with pytest.raises(RequestError, match=r"^training\.metrics: a recipe can't hold a set; write numbers, texts"):
+        recipe.load({**tree, "training": {"metrics": {"f1"}}})
+
+
 def test_a_recipe_is_found_by_path_and_by_name(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     assert recipe.find("r.yaml") == Path("r.yaml")
