@@ -48,9 +48,9 @@ class Encoder:
         words: list[str] = []
         counts = []
         for text in texts:
-            found = self.split(text)
-            words += found
-            counts.append(len(found))
+            pieces = self.split(text)
+            words += pieces
+            counts.append(len(pieces))
         which = np.fromiter(map(self.known.__getitem__, words), np.int64, len(words))
         if self.known.fresh:
             self._learn(self.known.fresh)
@@ -152,8 +152,8 @@ def splitter(tokenizer: PreTrainedTokenizerBase) -> Split | None:
         return None
     if _drops_spaces(cutter):
         if normalizer.get("handle_chinese_chars"):
-            found = re.compile(f"[{IDEOGRAPHS}]|[^ \n{IDEOGRAPHS}]+").findall
-            return lambda text: _between_spaces(text) if text.isascii() else found(text)
+            split = re.compile(f"[{IDEOGRAPHS}]|[^ \n{IDEOGRAPHS}]+").findall
+            return lambda text: _between_spaces(text) if text.isascii() else split(text)
         return _between_spaces
     if _keeps_spaces(cutter) and normalizer.get("type") != "BertNormalizer":
         return re.compile(f"[{SPACES}]*[^{SPACES}]+|[{SPACES}]+").findall

@@ -142,17 +142,17 @@ def pack(sizes: Counts, room: int) -> Counts:
             used = -(-(end - placed) // each)
             if fits:
                 stack = np.concatenate(waiting[left])
-                some = stack[::-1][:used]
+                taking = stack[::-1][:used]
                 waiting[left] = [stack[:-used]] if used < len(stack) else []
                 open_ ^= 0 if waiting[left] else 1 << left
             else:
-                some = np.arange(count, count + used)
+                taking = np.arange(count, count + used)
                 count += used
-            taken = np.repeat(some, each)[: end - placed]
+            taken = np.repeat(taking, each)[: end - placed]
             rows[order[placed : placed + len(taken)]] = taken
             placed += len(taken)
-            last = len(taken) - each * (len(some) - 1)  # segments in the last of the rows
-            for full, those in ((each, some[:-1]), (last, some[-1:])):
+            last = len(taken) - each * (len(taking) - 1)  # segments in the last of the rows
+            for full, those in ((each, taking[:-1]), (last, taking[-1:])):
                 rest = left - full * size
                 if rest > 0 and len(those):
                     waiting[rest].append(those)

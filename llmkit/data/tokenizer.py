@@ -357,7 +357,7 @@ def _other(
         model: Any = models.Unigram(vocab, unk_id=first.index(wanted.tokens["unk_token"]), byte_fallback=False)
     else:
         ranked = sorted(state["model"]["vocab"], key=state["model"]["vocab"].__getitem__)
-        ids = {token: i for i, token in enumerate([*first, *(one for one in ranked if one not in drop), *last])}
+        ids = {token: i for i, token in enumerate([*first, *(token for token in ranked if token not in drop), *last])}
         if kind == "wordpiece":
             model = models.WordPiece(ids, unk_token=wanted.tokens["unk_token"], max_input_chars_per_word=100)
         else:
@@ -433,9 +433,9 @@ def _short_words(texts: Iterable[str]) -> Iterator[str]:
     """
     for text in texts:
         start = 0
-        for found in _LONG.finditer(text):
-            yield text[start : found.end()]
-            start = found.end()
+        for word in _LONG.finditer(text):
+            yield text[start : word.end()]
+            start = word.end()
         yield text[start:]
 
 

@@ -105,7 +105,7 @@ class Marked(Reader):
 
 
 def marked(readers: Sequence[Reader], words: str | None = None, sentences: str | None = None) -> list[Reader]:
-    """The same sources, read with marks; RequestError where the package that finds words isn't there."""
+    """The sources, read with marks of words or sentences; RequestError where what finds words is missing."""
     if words is not None:
         check(words)
     out: list[Reader] = []
@@ -124,8 +124,8 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     try:
         return _read(folder, reader)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise PlaceError(f"{folder}: these cached tokens are damaged ({said}); delete the folder.") from error
+        why = " ".join(str(error).split())[:200]
+        raise PlaceError(f"{folder}: these cached tokens are damaged ({why}); delete the folder.") from error
 
 
 def _read(folder: Path, reader: Reader) -> Documents:
@@ -193,15 +193,15 @@ def shortened(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], most: int
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of each text with special tokens, at most `most`; and how many too many each longer text had."""
-    found: list[list[int]] = []
+    encoded: list[list[int]] = []
     for start in range(0, len(texts), AT_ONCE):  # what a tokenizer says of a token takes a hundred times its id's room
-        found += tokenizer(list(texts[start : start + AT_ONCE]))["input_ids"]
+        encoded += tokenizer(list(texts[start : start + AT_ONCE]))["input_ids"]
     over = []
-    for i, ids in enumerate(found):
+    for i, ids in enumerate(encoded):
         if len(ids) > most:
             over.append(len(ids) - most)
-            found[i] = tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
-    return found, over
+            encoded[i] = tokenizer(texts[i], truncation=True, max_length=most)["input_ids"]
+    return encoded, over
 
 
 def cut(text: str, most: int) -> list[str]:
@@ -219,8 +219,8 @@ def cut(text: str, most: int) -> list[str]:
         place = max((m.end() for m in LINE.finditer(window)), default=0)
         place = place or max((m.start() for m in SPACE.finditer(window)), default=0)
         if place == 0:
-            found = SPACE.search(text, start + most)
-            place = (found.start() if found else len(text)) - start
+            space = SPACE.search(text, start + most)
+            place = (space.start() if space else len(text)) - start
         pieces.append(text[start : start + place])
         start += place
     return [*pieces, text[start:]] if start < len(text) else pieces
@@ -236,19 +236,19 @@ def entropy(sets: list[Documents], most: int = 10_000_000) -> float:
     for documents in sets:
         ends = np.cumsum(documents.lengths)
         for start in range(0, int(ends[-1]) if len(ends) else 0, every * STRETCH):
-            some = np.bincount(bare(_stretch(documents, ends, start, min(start + STRETCH, int(ends[-1])))))
-            counts = np.pad(counts, (0, max(0, len(some) - len(counts))))
-            counts[: len(some)] += some
+            counted = np.bincount(bare(_stretch(documents, ends, start, min(start + STRETCH, int(ends[-1])))))
+            counts = np.pad(counts, (0, max(0, len(counted) - len(counts))))
+            counts[: len(counted)] += counted
     share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log(share)).sum())
 
 
 def _stretch(documents: Documents, ends: NDArray[np.int64], start: int, stop: int) -> Ids:
     """Tokens start to stop of all documents, one after the other; `ends` says where each ends there."""
-    some = slice(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
-    first, last = np.array(documents.starts[some]), np.array(documents.stops[some])
-    last[-1] -= ends[some][-1] - stop
-    first[0] = documents.stops[some][0] - (ends[some][0] - start)
+    reached = slice(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
+    first, last = np.array(documents.starts[reached]), np.array(documents.stops[reached])
+    last[-1] -= ends[reached][-1] - stop
+    first[0] = documents.stops[reached][0] - (ends[reached][0] - start)
     return documents.ids[places(first, last - first)]
 
 

@@ -425,13 +425,13 @@ def test_a_recipe_can_be_a_dict(tmp_path: Path) -> None:
 def test_rows_in_a_dict_of_a_recipe_are_refused_with_the_way_to_give_them() -> None:
     import datasets  # type: ignore[import-untyped]
 
-    for train, said in ((datasets.Dataset.from_list([{"text": "a"}]), "data.train: a recipe can't hold a Dataset; "),
-                        ([{"source": (text for text in "ab")}], "data.train.0.source: a recipe can't hold a generator; "),
-                        (lambda: ["a"], "data.train: a recipe can't hold a function; ")):
+    for train, said in ((datasets.Dataset.from_list([{"text": "a"}]), "data.train: a recipe can't hold a Dataset"),
+                        ([{"source": (text for text in "ab")}], "data.train.0.source: a recipe can't hold a generator"),
+                        (lambda: ["a"], "data.train: a recipe can't hold a function")):
         with pytest.raises(RequestError) as caught:
             recipe.load({"backbone": {"family": "gpt2", "size": "tiny"}, "objective": "causal_lm",
                          "data": {"train": train}})
-        assert str(caught.value) == f"{said}give rows beside it: llmkit.fit(recipe, train=…, validation=…)."
+        assert str(caught.value) == f"{said}; give rows beside it: llmkit.fit(recipe, train=…, validation=…)."
 
 
 def test_a_set_is_no_value_and_a_path_is_one() -> None:

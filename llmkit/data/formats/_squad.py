@@ -36,21 +36,22 @@ def rows(text: str, file: str) -> Iterator[tuple[dict[str, Any], Place]]:
     places = _lines(text, file)
     for article in _objects(articles, "data", file):
         for paragraph in _objects(article.get("paragraphs"), "paragraphs", file):
-            for asked in _objects(paragraph.get("qas"), "qas", file):
+            for question in _objects(paragraph.get("qas"), "qas", file):
                 above = {**({"title": article["title"]} if "title" in article else {}),
                          "context": paragraph.get("context")}
                 # a text that quotes the key in its middle escapes the quotes, so each match is a question's
-                yield {**above, **asked}, next(places, Place(file, None)) if "question" in asked else Place(file, None)
+                place = next(places, Place(file, None)) if "question" in question else Place(file, None)
+                yield {**above, **question}, place
 
 
 def _lines(text: str, file: str) -> Iterator[Place]:
     line, at = 1, 0
-    for found in QUESTION.finditer(text):
-        line, at = line + text.count("\n", at, found.start()), found.start()
+    for key in QUESTION.finditer(text):
+        line, at = line + text.count("\n", at, key.start()), key.start()
         yield Place(file, line)
 
 
 def _objects(value: Any, name: str, file: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise DataError(f"{file}: {name!r} must be a list of objects, as in SQuAD: data, paragraphs, qas.")
     return value

@@ -33,7 +33,6 @@ class Changed(Exception):
     """A file isn't what it was when its content was listed."""
 
 
-
 @dataclass(frozen=True)
 class Listed:
     """A file or another source, with the hash of its content."""
@@ -62,9 +61,9 @@ class Listed:
         for row, place in self.reader.rows():
             if columns != list(row):
                 columns = list(row)
-                found = find_fields(columns, {}, FIELDS, self.reader)
-            title = str(row[found["title"]] or "") if {"text", "title"} <= set(found) else ""
-            text = row[found["text"]] if "text" in found else _cells(row)
+                column = find_fields(columns, {}, FIELDS, self.reader)
+            title = str(row[column["title"]] or "") if {"text", "title"} <= set(column) else ""
+            text = row[column["text"]] if "text" in column else _cells(row)
             if text is not None and str(text).strip():
                 yield place.line or 1, " ".join(title.split())[:TITLE], str(text).replace("\0", " "), "whole"
         if self.reader.files and self.reader.fingerprint() != self.digest:
@@ -80,9 +79,9 @@ class Listing:
 
     def passed(self) -> str:
         """What was passed over, in words; empty where nothing was."""
-        some = [f"{len(names)} {why} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        reasons = [f"{len(names)} {why} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
                 for why, names in sorted(self.passed_over.items())]
-        return "; ".join(some)
+        return "; ".join(reasons)
 
 
 def listed(places: Sequence[str]) -> Listing:
