@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmkit.models import layout
 from llmkit.models.fetch import resolve
 from llmkit.models.files import read_json
 from llmkit.models.opening import Opened, open_model
@@ -22,7 +23,7 @@ def merge(name: str | Path) -> Opened:
     import torch
 
     folder = resolve(name)
-    path = folder / "adapter_config.json"
+    path = folder / layout.ADAPTER
     if path.is_file() and "num_virtual_tokens" in read_json(path):
         raise RequestError(
             f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({folder}) with its "

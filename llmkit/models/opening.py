@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from llmkit.models import layout
 from llmkit.models.fetch import resolve
 from llmkit.models.files import (
     NO_CODE,
@@ -68,7 +69,7 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
     prepare_torch()
     folder = resolve(name)
     with quiet():
-        if (folder / "adapter_config.json").is_file():
+        if (folder / layout.ADAPTER).is_file():
             return _open_adapter(folder, head, dtype)
         config = config_of(folder)
         kind = head or head_of(config)
@@ -81,7 +82,7 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
 
 def kind_of(folder: Path) -> str:
     """The auto class that a folder's model is opened with; an adapter's is that of the task that it was trained for."""
-    path = folder / "adapter_config.json"
+    path = folder / layout.ADAPTER
     if path.is_file():
         adapter = read_json(path)
         where = folder if (folder / "config.json").is_file() else _base(folder, adapter)
@@ -92,8 +93,8 @@ def kind_of(folder: Path) -> str:
 def chats(folder: Path) -> bool:
     """Whether a model's tokenizer has a chat template; nothing is loaded."""
     path = folder / "tokenizer_config.json"
-    if not path.is_file() and (folder / "adapter_config.json").is_file():
-        return chats(_base(folder, read_json(folder / "adapter_config.json")))
+    if not path.is_file() and (folder / layout.ADAPTER).is_file():
+        return chats(_base(folder, read_json(folder / layout.ADAPTER)))
     said = read_json(path) if path.is_file() else {}
     return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 
@@ -128,9 +129,9 @@ def head_of(config: PretrainedConfig) -> str:
 
 
 def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
-    adapter = read_json(folder / "adapter_config.json")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise RequestError(f"{folder} has no adapter_model.safetensors: safetensors needed, pickles aren't read.")
+    adapter = read_json(folder / layout.ADAPTER)
+    if not (folder / layout.ADAPTER_WEIGHTS).is_file():
+        raise RequestError(f"{folder} has no {layout.ADAPTER_WEIGHTS}: safetensors needed, pickles aren't read.")
     base = _base(folder, adapter)
 
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
@@ -165,8 +166,8 @@ def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
     try:
         base = resolve(str(adapter.get("base_model_name_or_path") or ""))
     except RequestError as error:
-        raise RequestError(f"{folder}/adapter_config.json: base_model_name_or_path: {error}") from error
-    if (base / "adapter_config.json").is_file():
+        raise RequestError(f"{folder / layout.ADAPTER}: base_model_name_or_path: {error}") from error
+    if (base / layout.ADAPTER).is_file():
         raise RequestError(f"{folder}: its base {base} is an adapter too; merge that into its own base first.")
     return base
 

@@ -12,6 +12,7 @@ from llmkit import models, recipe
 from llmkit.backbones.base import Family
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import Reader, open_source
+from llmkit.models import layout
 from llmkit.objectives.base import Setup
 from llmkit.planning import choices
 from llmkit.planning.choices import Size
@@ -72,7 +73,7 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
     train = [open_source(source, *how) for source in asked.data.train]
     validation = [open_source(source, *how) for source in held] if isinstance(held, list) else held
     base = None if spec.pretrained is None else models.resolve(spec.pretrained)
-    if base is not None and (base / "adapter_config.json").is_file():
+    if base is not None and (base / layout.ADAPTER).is_file():
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
                            "name the model that it was trained on.")
     if base is not None:

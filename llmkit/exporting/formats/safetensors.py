@@ -12,7 +12,7 @@ from llmkit import models
 from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
-from llmkit.models import Opened
+from llmkit.models import Opened, layout
 from llmkit.system.errors import RequestError
 
 LIBRARY = "transformers"
@@ -32,7 +32,7 @@ def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> di
     """
     source = origin.source
     saved = saved_dtype(source)
-    if not (source / "adapter_config.json").is_file() and dtype in (None, saved):
+    if not (source / layout.ADAPTER).is_file() and dtype in (None, saved):
         copy(source, folder, (*models.SAFE, *BESIDE))
         return {"dtype": saved}
     converted(opened.model, dtype or saved).save_pretrained(folder)
@@ -43,7 +43,7 @@ def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> di
 
 def saved_dtype(source: Path) -> str:
     """What a folder's weights are in; float32 for an adapter, which is merged in that."""
-    if (source / "adapter_config.json").is_file():
+    if (source / layout.ADAPTER).is_file():
         return "float32"
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
