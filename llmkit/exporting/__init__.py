@@ -16,6 +16,7 @@ from llmkit import models
 from llmkit.exporting import hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import adapter_of, before, origin_of
+from llmkit.models import layout
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
 FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
@@ -54,10 +55,10 @@ def export(
     with staged(target) as folder:
         facts = written.write(opened, origin, folder, dtype)
         if origin.recipe:
-            (folder / "recipe.yaml").write_text(
+            (folder / layout.RECIPE).write_text(
                 yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
         how = written.how(opened, origin, folder, push_to_hub or ".")
-        (folder / "README.md").write_text(
+        (folder / layout.CARD).write_text(
             card(origin, target.name, opened.kind, written.LIBRARY, how), encoding="utf-8")
         tidy(folder)
     if push_to_hub is not None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.models import Opened
+from llmkit.models import Opened, layout
+from llmkit.models.run import Run
 from llmkit.objectives.shared.embedding import MODES, pooled
 from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
@@ -82,7 +83,7 @@ class Embedder:
 
         folder = models.resolve(name)
         said = _Files(folder)
-        adapter = (folder / "adapter_config.json").is_file()
+        adapter = (folder / layout.ADAPTER).is_file()
         if not adapter:  # before the weights are read
             _check(str(name), _family(models.config_of(folder)), said)
         opened = models.open_model(folder, None if adapter else "AutoModel")
@@ -168,7 +169,7 @@ class Embedder:
         from llmkit.models import resolve
 
         folders = [self.opened.folder]
-        adapter = self.opened.folder / "adapter_config.json"
+        adapter = self.opened.folder / layout.ADAPTER
         if adapter.is_file():
             folders.append(resolve(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
         whole = hashlib.sha256(json.dumps([self.pooling, self.normalize, self.max_length, self.lower,
@@ -259,12 +260,8 @@ def _body(name: str, opened: Opened) -> nn.Module:
 
 def _learned_length(folder: Path) -> int | None:
     """The tokens of a row that a run learned from: beyond them its positions are untrained. None: it is no run."""
-    path = folder.parent / "recipe.yaml"
-    if folder.name != "model" or not path.is_file():
-        return None
-    from llmkit import recipe
-
-    return recipe.load(path).data.max_length
+    run = Run.open(folder)
+    return run.recipe.data.max_length if run is not None and folder.name == run.model.name else None
 
 
 def _batches(lengths: Sequence[int], room: int) -> list[list[int]]:

@@ -11,6 +11,8 @@ from llmkit import models, recipe
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
+from llmkit.models import layout
+from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import family_named, family_of, with_prompt
 from llmkit.prompting.base import Kit, Prompting
@@ -112,7 +114,7 @@ def make_ready(
     own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
     chosen = prompted(chosen, prompt) if prompt is not None else chosen
     opened = models.open_model(model, chosen.head_for(family), dtype=dtype)
-    if opened.missing and not (folder / "adapter_config.json").is_file():  # an adapter brings its head
+    if opened.missing and not (folder / layout.ADAPTER).is_file():  # an adapter brings its head
         raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
                            "train it for that first.")
     limit = family.position_limit(opened.model.config)
@@ -217,11 +219,3 @@ def _family(folder: Path) -> str:
         return family_of(folder)
     except RequestError:
         return "auto"
-
-
-def recipe_of(model: str | Path) -> recipe.Recipe | None:
-    """The recipe of a run, where the model is one."""
-    for folder in (Path(model), Path(model).parent):
-        if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
-            return recipe.load(folder / "recipe.yaml")
-    return None

@@ -10,9 +10,9 @@ from typing import Any, get_type_hints
 
 from llmkit import models
 from llmkit.data.sources import Place
-from llmkit.inference.evaluate import recipe_of
 from llmkit.inference.writing.token_loop import Completion
 from llmkit.inference.writing.writer import WRITERS, Memory, Options, Writer, positions
+from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Setup
 from llmkit.planning.settle import family_named
 from llmkit.recipe import Recipe
