@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-LAYERS = [["system"], ["recipe"], ["data"], ["models", "backbones"], ["objectives", "tuning", "prompting"], ["tasks"],
+LAYERS = [["system"], ["recipe"], ["data"], ["backbones"], ["models"], ["objectives", "tuning", "prompting"], ["tasks"],
           ["planning"], ["training"], ["inference"], ["exporting"], ["serving"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}

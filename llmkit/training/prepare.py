@@ -18,7 +18,9 @@ from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
 from llmkit.models import layout
 from llmkit.objectives.base import Sets, Setup
-from llmkit.planning.settle import Network, Settled, network, speak, with_prompt
+from llmkit.planning.network import Network, network
+from llmkit.planning.settle import Settled, with_prompt
+from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping

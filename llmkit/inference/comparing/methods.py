@@ -17,7 +17,7 @@ from llmkit import recipe as recipes
 from llmkit.inference.comparing.inline import Variant
 from llmkit.inference.comparing.sheet import Sheet, of_seeds, rank, spread
 from llmkit.models.run import Run
-from llmkit.planning.settle import usual_rate
+from llmkit.planning.choices import usual_rate
 from llmkit.recipe import Recipe
 from llmkit.system import machine
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
