@@ -13,6 +13,7 @@ from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened, layout
+from llmkit.models.pooling import Pooling
 from llmkit.system.errors import RequestError
 
 LIBRARY = "transformers"
@@ -87,7 +88,7 @@ def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
     return "\n".join(parts)
 
 
-def lines(opened: Opened, origin: Origin, way: pooling.Pooling | None) -> list[str]:
+def lines(opened: Opened, origin: Origin, way: Pooling | None) -> list[str]:
     """A model is given something to read, and what it says is printed: by what its head is for."""
     kind, config = opened.kind, opened.model.config
 
@@ -135,5 +136,5 @@ def lines(opened: Opened, origin: Origin, way: pooling.Pooling | None) -> list[s
                 *(["print(model(**inputs).prediction_logits.shape)"] if words else [])]
     if way is not None:
         return [f'inputs = tokenizer([{example.quoted(*example.PAIR)}], padding=True, return_tensors="pt")',
-                "states = model(**inputs).last_hidden_state", *way.in_torch(), "print(vectors)"]
+                "states = model(**inputs).last_hidden_state", *pooling.in_torch(way), "print(vectors)"]
     return [text, "print(model(**inputs)[0].shape)"]
