@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-LAYERS = [["system"], ["recipe"], ["data"], ["models", "backbones"], ["objectives", "tuning", "prompting"], ["tasks"],
+LAYERS = [["system"], ["recipe"], ["data"], ["backbones"], ["models"], ["objectives", "tuning", "prompting"], ["tasks"],
           ["planning"], ["training"], ["inference"], ["exporting"], ["serving"], ["cli"]]
 RANK = {module: i for i, modules in enumerate(LAYERS) for module in modules}
 UPWARD = {("models", "tuning"): "opens adapters of llmkit's own type where it meets one"}
@@ -43,6 +43,49 @@ def test_imports_point_down() -> None:
         for other in imported(path):
             other = "recipe" if other == "registry" else other
             assert other == here or RANK[other] < RANK[here] or (here, other) in UPWARD, f"{path} imports {other}"
+
+
+RUN_FILES = ("recipe.yaml", "metrics.jsonl", "summary.json", "bad_rows.txt", "README.md", "MANIFEST.json",
+             "adapter_config.json", "adapter_model.safetensors")
+RUN_FOLDERS = ("model", "checkpoints")
+
+
+def texts(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The strings of a module that are no docstrings."""
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            yield node
+
+
+def joined(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The strings that are put after a folder, or compared with the name of one: `folder / "model"`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            yield node.right
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr == "name":
+            yield from (other for other in node.comparators if isinstance(other, ast.Constant))
+
+
+def test_a_runs_layout_stands_in_one_module() -> None:
+    for path in ROOT.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        if path == ROOT / "models" / "layout.py":
+            assert set(RUN_FILES) | set(RUN_FOLDERS) <= {str(text.value) for text in texts(tree)}
+            continue
+        for text in texts(tree):
+            assert not any(name in str(text.value) for name in RUN_FILES), f"{path}:{text.lineno}: {text.value}"
+        for text in joined(tree):
+            assert text.value not in RUN_FOLDERS, f"{path}:{text.lineno}: {text.value}"
+
+
+READS_RECIPES = ["models/run.py", "training/run_folder.py"]
+
+
+def test_a_runs_recipe_is_read_in_two_modules() -> None:
+    reads = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.rglob("*.py"))
+             for line in path.read_text().splitlines() if ".load(" in line and "layout.RECIPE" in line]
+    assert reads == READS_RECIPES
 
 
 def test_a_module_opens_with_one_sentence() -> None:

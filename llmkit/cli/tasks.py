@@ -50,7 +50,7 @@ def summarize(
 
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(verbs.summarize(rows, model, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.summarize(rows, model, **how), output, json_, lambda row, said: said["text"])
 
 
 def translate(
@@ -67,7 +67,7 @@ def translate(
 
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(verbs.translate(rows, model, to, from_, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, lambda row, said: said["text"])
 
 
 def answer(
@@ -92,7 +92,7 @@ def answer(
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
                                "give a file of rows with question and context instead of the question.")
     how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(verbs.answer(rows, model, **how), output, json_, found)
+    tell(lambda: verbs.answer(rows, model, **how), output, json_, found)
 
 
 def classify(
@@ -110,7 +110,7 @@ def classify(
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
     how = chosen(document=document, max_length=max_length, batch_size=batch_size)
-    tell(verbs.classify(rows, model, some, hypothesis, **how), output, json_, labelled)
+    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, labelled)
 
 
 def tag(
@@ -121,7 +121,7 @@ def tag(
     from llmkit.inference import verbs
 
     rows = given(text, "tokens")
-    tell(verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
+    tell(lambda: verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
 
 
 # ---- what comes in ----
@@ -160,13 +160,15 @@ def chosen(**how: Any) -> dict[str, Any]:
 # ---- what goes out ----
 
 def tell(
-    said: Said, output: str | None, json_: bool, show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
+    ask: Callable[[], Said], output: str | None, json_: bool,
+    show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
-    """Print what is said of each row, or write it to a file; what to know of the model goes to stderr."""
+    """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr."""
     from llmkit.data import jsonlines
     from llmkit.system import report
 
     report.to_stderr()
+    said = ask()
     for note in said.notes if not json_ else ():
         print(note, file=sys.stderr)
     predictions = (one for _, one in said.predictions)

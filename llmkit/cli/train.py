@@ -148,16 +148,13 @@ def checked(
     """
     from llmkit import recipe as recipes
     from llmkit.recipe import registry
-    from llmkit.system.errors import RequestError
     from llmkit.training import launch
 
     launch.check(processes)
     cleared = ("tokenizer", "data.max_length")
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
-    if asked.training.global_batch_size % processes:
-        raise RequestError(f"--processes {processes}: training.global_batch_size {asked.training.global_batch_size} "
-                           "can't be shared by so many.")
+    recipes.check_processes(asked.training, processes, "--processes")
     if asked.output_dir is None and (asked.task is not None if tuned is None else tuned):
         task = registry.name_of(asked.learning)
         name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"

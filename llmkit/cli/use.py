@@ -135,6 +135,7 @@ def export(
 ) -> None:
     """Write a model as a folder for others: an adapter merged into its base, a model card that says how to use it."""
     from llmkit import exporting
+    from llmkit.models import layout
     from llmkit.system import report
 
     report.to_stderr()
@@ -144,7 +145,7 @@ def export(
         print(json.dumps(done))
         return
     how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"from {done['from']}"
-    print(f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its README.md says how to use it",
+    print(f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its {layout.CARD} says how to use it",
           file=sys.stderr)
     if "pushed" in done:
         print(f"uploaded: {done['pushed']}", file=sys.stderr)

@@ -15,7 +15,8 @@ import yaml
 from llmkit import models
 from llmkit.exporting import hub
 from llmkit.exporting.card import card
-from llmkit.exporting.origin import adapter_of, before, origin_of
+from llmkit.exporting.origin import before, origin_of
+from llmkit.models import Base, layout
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
 FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
@@ -47,30 +48,24 @@ def export(
         hub.check(push_to_hub)
     elif private:
         raise RequestError("--private says how --push-to-hub gives the model away; name an id there.")
-    source = models.resolve(model)
-    written.check(config_of(source))
-    opened = models.merge(source)
+    base = Base.open(model)
+    source = base.folder
+    written.check((base if base.has_config else base.below).said)
+    opened = models.merge(base)
     origin = origin_of(model, source)
     with staged(target) as folder:
         facts = written.write(opened, origin, folder, dtype)
         if origin.recipe:
-            (folder / "recipe.yaml").write_text(
+            (folder / layout.RECIPE).write_text(
                 yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
         how = written.how(opened, origin, folder, push_to_hub or ".")
-        (folder / "README.md").write_text(
+        (folder / layout.CARD).write_text(
             card(origin, target.name, opened.kind, written.LIBRARY, how), encoding="utf-8")
         tidy(folder)
     if push_to_hub is not None:
         facts["pushed"] = hub.push(target, push_to_hub, private)
     return {"folder": str(to), "format": format, "class": opened.kind, "merged": origin.adapter, "base": before(source),
             "from": str(model), **facts}
-
-
-def config_of(source: Path) -> dict[str, Any]:
-    """The config of a folder's model; of an adapter's base where it brings none."""
-    if not (source / "config.json").is_file():
-        source = models.resolve(adapter_of(source).get("base_model_name_or_path") or "")
-    return dict(json.loads((source / "config.json").read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from llmkit.exporting.origin import Origin
+from llmkit.models import layout
 from llmkit.system import report
 
 TASKS = {
@@ -32,8 +33,8 @@ def card(origin: Origin, name: str, kind: str, library: str, how: str) -> str:
         lines += [f"Its adapter ({origin.adapter}) is merged into the weights of `{origin.base}`: neither peft nor "
                   "llmkit is needed.", ""]
     if origin.recipe:
-        lines += ["`recipe.yaml` has every setting that it was trained with; llmkit can run it again. Of files and "
-                  "folders that were named by a full path, it has the names alone.", ""]
+        lines += [f"`{layout.RECIPE}` has every setting that it was trained with; llmkit can run it again. Of files "
+                  "and folders that were named by a full path, it has the names alone.", ""]
     if origin.licence:
         whose = f"`{origin.base}`, which it started from," if origin.base else f"`{origin.model}`"
         lines += [f"The licence of {whose} is {origin.licence}.", ""]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 import yaml
 
 from llmkit import models
-from llmkit.models import CATALOGUE
+from llmkit.models import CATALOGUE, layout
+from llmkit.models.files import read_json
+from llmkit.models.run import Run, recipe_beside
 
 NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics")
 """Fields of a recipe whose value may be a path."""
@@ -52,31 +53,35 @@ class Origin:
 
 def origin_of(model: str | Path, source: Path) -> Origin:
     """Read what stands around a model's folder: `source` is what `model` names on this machine."""
-    run = source.parent if source.name == "model" and (source.parent / "summary.json").is_file() else None
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8")) if run else {}
+    run = run_of(source)
+    summary = (run.summary if run is not None else None) or {}
     recipe = recipe_of(source)
     if summary:
         about = summary["recipe"]
         about |= {"backbone": named(about["backbone"]), "data": [named(one) for one in about["data"]]}
-    first = before(source)
+    first, place = before(source), run.folder.resolve() if run is not None and summary else model
     return Origin(
-        source, named(str(run.resolve() if run else model)), summary, without_places(recipe),
-        adapter_of(source).get("peft_type"), named(first) if first else None, hub_id(first) if first else None,
+        source, named(str(place)), summary, without_places(recipe), adapter_of(source).get("peft_type"),
+        named(first) if first else None, hub_id(first) if first else None,
         next((licence for one in line(str(model), source) if (licence := licence_of(one))), None))
 
 
 def recipe_of(source: Path) -> dict[str, Any]:
     """The recipe that a model's folder is from: a run's, or one that went along with an export."""
-    for folder in (source.parent if source.name == "model" else source, source):
-        if (folder / "recipe.yaml").is_file():
-            return dict(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")) or {})
-    return {}
+    run = run_of(source)
+    return run.asked if run is not None else recipe_beside(source)
+
+
+def run_of(source: Path) -> Run | None:
+    """The run whose model/ a folder is."""
+    run = Run.open(source)
+    return run if run is not None and source.name == run.model.name else None
 
 
 def adapter_of(source: Path) -> dict[str, Any]:
     """What peft's file says of the adapter in a folder; empty where it holds a whole model."""
-    path = source / "adapter_config.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    path = source / layout.ADAPTER
+    return read_json(path) if path.is_file() else {}
 
 
 def before(source: Path) -> str | None:
@@ -96,7 +101,7 @@ def named(name: str) -> str:
         return name
     if known := hub_id(name):
         return known
-    return path.parent.name if path.name == "model" else path.name
+    return path.parent.name if path.name == layout.MODEL else path.name
 
 
 def without_places(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -125,7 +130,8 @@ def line(model: str, source: Path) -> Iterator[str]:
         if not folder.is_dir():
             yield model
             return
-        source = folder / "model" if (folder / "model").is_dir() else folder
+        run = Run(folder)
+        source = run.model if run.has_model else folder
 
 
 def hub_id(name: str) -> str | None:
@@ -143,7 +149,7 @@ def licence_of(model: str) -> str | None:
     """The licence that the catalogue knows, or that a folder's model card says."""
     if entry := models.find(hub_id(model) or ""):
         return entry.licence
-    card = Path(model).expanduser() / "README.md"
+    card = Path(model).expanduser() / layout.CARD
     head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
     try:
         said = yaml.safe_load(head[1]) if head else None

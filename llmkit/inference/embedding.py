@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.models import Opened
-from llmkit.objectives.shared.embedding import MODES, pooled
-from llmkit.recipe import registry
+from llmkit.models import Base, Opened, open_model, pooling
+from llmkit.models.families import family_for
+from llmkit.models.pooling import Pooling
+from llmkit.models.run import Run
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
 
     from llmkit.backbones.base import Family
 
@@ -45,7 +45,7 @@ class Embedder:
     body: nn.Module
     """What makes the hidden states: the model without its head."""
     pooling: tuple[str, ...]
-    """What of the last hidden states is the embedding (`MODES`); of several, they stand side by side."""
+    """What of the last hidden states is the embedding (`models.pooling.MODES`); of several, they stand side by side."""
     normalize: bool
     """Whether the model's files say that its vectors have length 1."""
     max_length: int
@@ -78,31 +78,28 @@ class Embedder:
         """
         import torch
 
-        from llmkit import models
-
-        folder = models.resolve(name)
-        said = _Files(folder)
-        adapter = (folder / "adapter_config.json").is_file()
-        if not adapter:  # before the weights are read
-            _check(str(name), _family(models.config_of(folder)), said)
-        opened = models.open_model(folder, None if adapter else "AutoModel")
+        base = Base.open(name)
+        folder, said = base.folder, _Files(base.folder)
+        if not base.is_adapter:  # before the weights are read
+            _check(str(name), base.family, said)
+        opened = open_model(base, None if base.is_adapter else "AutoModel")
         config = opened.model.config
-        family = _family(config)
-        if adapter:
+        family = family_for(config) if base.is_adapter else base.family
+        if base.is_adapter:
             _check(str(name), family, said)
         lost = [weight for weight in opened.missing if not weight.startswith("pooler")]  # which nothing reads here
         if lost:
             raise CheckpointError(f"{folder} lacks {len(lost)} weights, {lost[0]} first.")
-        if said.pooling is None:
+        if not said.pooling.modes:
             log.info("%s: its files don't say how texts become vectors; each is the mean of its last hidden states",
                      name)
         limits = [said.max_length, opened.tokenizer.model_max_length, _learned_length(folder)]
         positions = family.position_limit(config)
         limits.append(None if positions is None else positions - opened.virtual_tokens)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling or ("mean",), said.normalize,
-                   min(limit for limit in limits if limit is not None), said.lower, said.prompts, said.default_prompt,
-                   device)
+        return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling.modes or ("mean",),
+                   said.pooling.normalized, min(limit for limit in limits if limit is not None), said.lower,
+                   said.prompts, said.default_prompt, device)
 
     def ids(self, texts: Sequence[str], role: Role | None = None) -> tuple[list[list[int]], int]:
         """The token ids of each text, special ones included, at most `max_length`; and how many texts were cut."""
@@ -143,8 +140,6 @@ class Embedder:
 
     def _vectors(self, ids: list[list[int]]) -> Vectors:
         import torch
-        from torch.nn.functional import normalize
-
         longest = max(map(len, ids))
         padding = self.opened.tokenizer.pad_token_id or 0
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
@@ -155,8 +150,7 @@ class Embedder:
             inputs["attention_mask"] = mask
         with torch.inference_mode():
             hidden = self.body(**inputs).last_hidden_state.float()
-            vectors = torch.cat([pooled(hidden, mask, mode) for mode in self.pooling], 1)
-            out: Vectors = (normalize(vectors, dim=1) if self.normalize else vectors).cpu().numpy()
+            out: Vectors = Pooling(self.pooling, self.normalize).vectors(hidden, mask).cpu().numpy()
         return out
 
     def _prompt(self, role: str | None) -> str:
@@ -165,12 +159,8 @@ class Embedder:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that vectors depend on: weights, tokenizer, pooling; not of names or places."""
-        from llmkit.models import resolve
-
-        folders = [self.opened.folder]
-        adapter = self.opened.folder / "adapter_config.json"
-        if adapter.is_file():
-            folders.append(resolve(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]))
+        base = Base.open(self.opened.folder)
+        folders = [base.folder, *([base.below.folder] if base.is_adapter else [])]
         whole = hashlib.sha256(json.dumps([self.pooling, self.normalize, self.max_length, self.lower,
                                            dict(self.prompts), self.default_prompt]).encode())
         for folder in folders:
@@ -185,40 +175,13 @@ class _Files:
     """What a folder's files for sentence-transformers say; without any, nothing."""
 
     def __init__(self, folder: Path) -> None:
-        self.pooling: tuple[str, ...] | None = None
-        self.normalize = False
         about = _json(folder / "sentence_bert_config.json")
         self.max_length: int | None = about.get("max_seq_length")
         self.lower = bool(about.get("do_lower_case"))
         prompting = _json(folder / "config_sentence_transformers.json")
         self.prompts: dict[str, str] = prompting.get("prompts") or {}
         self.default_prompt: str | None = prompting.get("default_prompt_name")
-        if not (folder / "modules.json").is_file():
-            return
-        for module in json.loads((folder / "modules.json").read_text(encoding="utf-8")):
-            kind = module["type"].rpartition(".")[2]
-            if kind == "Pooling":
-                self._read(folder / module["path"] / "config.json")
-            elif kind == "Normalize":
-                self.normalize = True
-            elif kind != "Transformer":
-                raise RequestError(f"{folder}/modules.json: llmkit doesn't know a module {kind!r}; it reads "
-                                   "Transformer, Pooling and Normalize.")
-
-    def _read(self, path: Path) -> None:
-        about = _json(path)
-        if isinstance(about.get("pooling_mode"), str):
-            self.pooling = (about["pooling_mode"],)
-        else:
-            on = [name for name, value in about.items() if name.startswith("pooling_mode_") and value]
-            self.pooling = tuple(name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-                                 for name in on)
-        unknown = [name for name in self.pooling if name not in MODES]
-        if unknown or not self.pooling:
-            raise RequestError(f"{path}: llmkit doesn't know this pooling: {', '.join(unknown) or 'none is named'}; it "
-                               f"knows {', '.join(MODES)}.")
-        if about.get("include_prompt") is False and self.prompts:
-            raise RequestError(f"{path}: include_prompt is false: llmkit doesn't leave prompts out of the pooling.")
+        self.pooling = pooling.read(folder, bool(self.prompts))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -226,19 +189,9 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _family(config: PretrainedConfig) -> type[Family]:
-    """The family of a config, or what can be read from the config itself."""
-    for name in registry.names("backbones"):
-        family: type[Family] = registry.find("backbones", name)
-        if family.model_type == config.model_type:
-            return family
-    made: type[Family] = registry.find("backbones", "auto").like(config)
-    return made
-
-
 def _check(name: str, family: type[Family], said: _Files) -> None:
     """Refuse what reads and writes, and decoders that weren't trained to embed: their states foretell the next word."""
-    if family.shape == "encoder" or (family.shape == "decoder" and said.pooling is not None):
+    if family.shape == "encoder" or (family.shape == "decoder" and said.pooling.modes):
         return
     raise RequestError(
         f"{name} is no sentence encoder: a {family.model_type} is made to write text, and nothing in its folder says "
@@ -259,12 +212,8 @@ def _body(name: str, opened: Opened) -> nn.Module:
 
 def _learned_length(folder: Path) -> int | None:
     """The tokens of a row that a run learned from: beyond them its positions are untrained. None: it is no run."""
-    path = folder.parent / "recipe.yaml"
-    if folder.name != "model" or not path.is_file():
-        return None
-    from llmkit import recipe
-
-    return recipe.load(path).data.max_length
+    run = Run.open(folder)
+    return run.recipe.data.max_length if run is not None and folder.name == run.model.name else None
 
 
 def _batches(lengths: Sequence[int], room: int) -> list[list[int]]:

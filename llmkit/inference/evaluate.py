@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,11 @@ from llmkit import models, recipe
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
+from llmkit.models import Base, Opened
+from llmkit.models.families import family_for, family_named, file_for
+from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
-from llmkit.planning.settle import family_named, family_of, with_prompt
+from llmkit.planning.settle import with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
@@ -20,40 +25,66 @@ from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Row, Task
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from llmkit.backbones.base import Family
     from llmkit.training.learner import Learner
 
 log = logging.getLogger("llmkit")
 
+Model = str | Path | Opened
+"""A run, a folder, a hub id or a catalogue name; or a model that is open."""
+
 
 def evaluate(
-    model: str | Path, data: str | Path, *, target: str | Path | None = None, task: str | None = None,
+    model: Model, data: str | Path, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run, a folder, a hub id or a catalogue model on a file; all of the file counts.
+    """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
     target   of parallel text, the file whose lines are the translations of those of `data`
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
     With a prompt, a language model says labels by their words, and any other model reads every text in it.
-    Returns {"metrics": {"loss": …}, "floors", "model", "data", …}.
+    Returns {"metrics": {"loss": …}, "floors", "model", "data", …}. A program's own Accelerator stays as it is.
     """
-    from llmkit.training.evaluate import evaluate as all_figures
-    from llmkit.training.evaluate import refer
-    from llmkit.training.processes import accelerate
+    from llmkit.training.processes import accelerate, apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
     sets = ready.learner.objective.prepare([ready.source(str(data), target=target)], None, ready.setup)
-    accelerator = accelerate("fp32", (), Path())
-    if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
-        refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, batch_size)
-    metrics = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, batch_size)
+    with apart(), _kept_where_it_is(model):
+        metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
     chosen = ready.learner.objective
-    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": str(model), "data": str(data),
-            "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
+    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
+            "data": str(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
             "rows": sum(map(len, sets.train))}
+
+
+@contextmanager
+def _kept_where_it_is(model: Model) -> Iterator[None]:
+    """Bring an opened model back to its device in the end."""
+    if not isinstance(model, Opened):
+        yield
+        return
+    network: Any = model.model
+    device = network.device
+    try:
+        yield
+    finally:
+        network.to(device)
+
+
+def _measured(ready: Ready, sets: Sets, model: Model, accelerator: Accelerator, size: int) -> dict[str, float]:
+    """The metrics over all rows, `size` of them at once."""
+    from llmkit.training.evaluate import evaluate as all_figures
+    from llmkit.training.evaluate import refer
+
+    if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
+        refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, size)
+    return all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size)
 
 
 @dataclass(frozen=True)
@@ -76,11 +107,12 @@ class Ready:
 
 
 def make_ready(
-    model: str | Path, *, task: str | Answering | None = None, objective: str | None = None,
+    model: Model, *, task: str | Answering | None = None, objective: str | None = None,
     max_length: int | None = None, usual_length: int = 512, dtype: str = "float32", prompt: Prompting | None = None,
 ) -> Ready:
     """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
 
+    model          may be open already, with the head that is needed
     usual_length   positions that are used at most where neither `max_length` nor a run's recipe says how many
     prompt         stands in the place of the run's own
 
@@ -91,44 +123,93 @@ def make_ready(
     from llmkit.training.learner import Learner
 
     report.quiet_libraries()
-    learned = recipe_of(model)
-    if task is not None and not isinstance(task, str):
-        chosen: Learning | None = task
-    elif task is not None or objective is not None:
-        kind, name = ("tasks", task) if task is not None else ("objectives", objective)
-        chosen = registry.find(kind, str(name))()
-    else:
-        chosen = None if learned is None else learned.learning
-    folder = models.resolve(model)
-    family_name = _family(folder) if learned is None else str(learned.backbone.family)
-    family = family_named(family_name, folder)
-    if chosen is None:
-        usual = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
-                 "permuted": "permuted_lm"}[family.shape]
-        # not every decoder was taught to end, and an end is no text
-        options = {"add_eos_token": False} if usual == "causal_lm" else {}
-        chosen = registry.find("objectives", usual)(**options)
-    recipe.fit_together(chosen, family_name, family)
+    learned = recipe_of(place_of(model))
+    named = _named(task, objective)
+    source = model if isinstance(model, Opened) else Base.open(model)
+    name, family = _family(source, learned)
+    chosen = named or (_usual(family) if learned is None else learned.learning)
+    recipe.fit_together(chosen, name, family)
     own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
     chosen = prompted(chosen, prompt) if prompt is not None else chosen
-    opened = models.open_model(model, chosen.head_for(family), dtype=dtype)
-    if opened.missing and not (folder / "adapter_config.json").is_file():  # an adapter brings its head
-        raise RequestError(f"{model}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} needs; "
-                           "train it for that first.")
+    opened = _with_head(source, chosen, family, dtype)
+    length = _length(opened, family, learned, max_length, usual_length)
+    whole = chosen.assemble(opened.model, family, opened.tokenizer,
+                            opened.folder.parent if learned is not None else None)
+    setup = _setup(opened, chosen, family, learned, length)
+    learner = Learner(whole, chosen, family).eval()  # a model that was open comes back as it was
+    return Ready(learner, with_prompt(setup, prompt or own, chosen), learned)
+
+
+def _named(task: str | Answering | None, objective: str | None) -> Learning | None:
+    """The task or objective that is asked for by name."""
+    if task is not None and not isinstance(task, str):
+        return task
+    if task is None and objective is None:
+        return None
+    kind, name = ("tasks", task) if task is not None else ("objectives", objective)
+    chosen: Learning = registry.find(kind, str(name))()
+    return chosen
+
+
+def _family(source: Base | Opened, learned: recipe.Recipe | None) -> tuple[str, type[Family]]:
+    """(name, family) of a model: its run's; of another, by its config."""
+    if learned is not None:
+        name = str(learned.backbone.family)
+        base = None if name != "auto" else source if isinstance(source, Base) else Base.open(source.folder)
+        return name, family_named(name, base)
+    family = family_for(source.model.config) if isinstance(source, Opened) else source.family
+    return file_for(family.model_type) or "auto", family
+
+
+def _usual(family: type[Family]) -> Learning:
+    """What a model that isn't a run is measured by."""
+    name = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
+            "permuted": "permuted_lm"}[family.shape]
+    # not every decoder was taught to end, and an end is no text
+    options = {"add_eos_token": False} if name == "causal_lm" else {}
+    chosen: Learning = registry.find("objectives", name)(**options)
+    return chosen
+
+
+def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dtype: str) -> Opened:
+    """The model under the head of what it is measured by; RequestError where it has no weights for it."""
+    head = chosen.head_for(family)
+    if isinstance(source, Opened):
+        if source.kind != head:
+            raise RequestError(f"{source.folder}: is open as {source.kind}, and {registry.name_of(chosen)} needs "
+                               f"{head}; give its folder.")
+        return source
+    opened = models.open_model(source, head, dtype=dtype)
+    if opened.missing and not source.is_adapter:  # an adapter brings its head
+        raise RequestError(f"{source.name}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} "
+                           "needs; train it for that first.")
+    return opened
+
+
+def _length(
+    opened: Opened, family: type[Family], learned: recipe.Recipe | None, asked: int | None, usual: int,
+) -> int:
+    """Tokens of a row; RequestError where the model has fewer positions than were asked for."""
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
-    most = min(usual_length, (limit or 512) - virtual)
-    said = max_length or (learned.data.max_length if learned is not None else None) or most
-    if limit is not None and said + virtual > limit:
-        raise RequestError(f"--max-length {said}: the model has {limit - virtual} positions.")
+    most = min(usual, (limit or 512) - virtual)
+    length = asked or (learned.data.max_length if learned is not None else None) or most
+    if limit is not None and length + virtual > limit:
+        raise RequestError(f"--max-length {length}: the model has {limit - virtual} positions.")
+    return length
+
+
+def _setup(
+    opened: Opened, chosen: Learning, family: type[Family], learned: recipe.Recipe | None, length: int,
+) -> Setup:
+    """How rows are made for it: as the run made its own."""
+    if not isinstance(chosen, Task):
+        return Setup(opened.tokenizer, family, length, "blocks" if learned is None else learned.data.packing, 0)
     names: dict[Any, str] = dict(opened.model.config.id2label or {})
-    labels = tuple(names[number] for number in sorted(names)) if isinstance(chosen, Task) else None
-    way = chosen.packings[-1] if isinstance(chosen, Task) else "blocks" if learned is None else learned.data.packing
-    whole = chosen.assemble(opened.model, family, opened.tokenizer, folder.parent if learned is not None else None)
-    problem = opened.model.config.problem_type if isinstance(chosen, Task) else None
-    others = tuple(learned.training.metrics) if learned is not None and isinstance(chosen, Task) else ()
-    setup = Setup(opened.tokenizer, family, said, way, 0, labels, metrics=others, problem=problem)
-    return Ready(Learner(whole, chosen, family), with_prompt(setup, prompt or own, chosen), learned)
+    labels = tuple(names[number] for number in sorted(names))
+    others = tuple(learned.training.metrics) if learned is not None else ()
+    return Setup(opened.tokenizer, family, length, chosen.packings[-1], 0, labels, metrics=others,
+                 problem=opened.model.config.problem_type)
 
 
 def prompted(chosen: Learning, prompt: Prompting) -> Learning:
@@ -142,16 +223,16 @@ def prompted(chosen: Learning, prompt: Prompting) -> Learning:
     return chosen.turned_round() if prompt.turns else chosen
 
 
-def asks_for_words(model: str | Path, task: str | None) -> Task | None:
+def asks_for_words(model: Model, task: str | None) -> Task | None:
     """The task whose labels a model that learned no task is to say by their words; None where it isn't asked to."""
     asked: Task | None = None if task is None else registry.find("tasks", task)().by_words()
-    learned = recipe_of(model)
+    learned = recipe_of(place_of(model))
     if asked is None or (learned is not None and learned.task is not None):
         return None
-    return asked if models.kind_of(models.resolve(model)) in KINDS else None
+    return asked if (model.kind if isinstance(model, Opened) else models.kind_of(model)) in KINDS else None
 
 
-def by_prompt(model: str | Path, data: str | Path, mode: Prompting, task: Task) -> dict[str, Any]:
+def by_prompt(model: Model, data: str | Path, mode: Prompting, task: Task) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file of texts and labels."""
     reader = open_source(Source(str(data)))
     rows = [row for row, _ in task.read(reader)]
@@ -162,34 +243,34 @@ def by_prompt(model: str | Path, data: str | Path, mode: Prompting, task: Task) 
     metrics = measured(labeller, task, rows)
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
         log.info("%s", note)
-    return {"metrics": metrics, "floors": task.floors([], rows), "model": str(model), "data": str(data),
+    return {"metrics": metrics, "floors": task.floors([], rows), "model": name_of(model), "data": str(data),
             "measured_by": registry.name_of(task), "prompt": recipe.block("prompting", mode),
             "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows)}
 
 
-def open_scorer(model: str | Path) -> Scorer:
+def open_scorer(model: Model) -> Scorer:
     """A language model, opened to be asked how likely words are; on a GPU where there is one."""
     import torch
 
     from llmkit.system import report
 
     report.quiet_libraries()
-    opened, learned = models.open_model(model), recipe_of(model)
-    name = _family(opened.folder) if learned is None else str(learned.backbone.family)
+    source = model if isinstance(model, Opened) else Base.open(model)
+    opened = source if isinstance(source, Opened) else models.open_model(source)
     gpu = torch.cuda.is_available()
-    return Scorer(opened, family_named(name, opened.folder), device="cuda" if gpu else "cpu",
-                  at_once=16_384 if gpu else 1024)
+    _, family = _family(source, recipe_of(place_of(model)))
+    return Scorer(opened, family, device="cuda" if gpu else "cpu", at_once=16_384 if gpu else 1024)
 
 
-def untuned(ready: Ready, model: str | Path) -> Learner:
+def untuned(ready: Ready, model: Model) -> Learner:
     """The model that a run was tuned from; RequestError where there is none to be found."""
     from llmkit.training.learner import Learner
 
     learned, objective = ready.learned, ready.learner.objective
     before = learned.backbone.pretrained if learned is not None else None
     if before is None:
-        raise RequestError(f"{model}: {registry.name_of(objective)} is measured beside the model that it was tuned "
-                           "from; give a run that started from a pretrained model.")
+        raise RequestError(f"{name_of(model)}: {registry.name_of(objective)} is measured beside the model that it was "
+                           "tuned from; give a run that started from a pretrained model.")
     return Learner(models.open_model(before, objective.head_for(ready.learner.family)).model, objective,
                    ready.learner.family)
 
@@ -211,17 +292,11 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floo
     return chosen.floors(before, rows)
 
 
-def _family(folder: Path) -> str:
-    """The family of a model that isn't a run; auto where llmkit has no file for it."""
-    try:
-        return family_of(folder)
-    except RequestError:
-        return "auto"
+def place_of(model: Model) -> str | Path:
+    """What a model was asked for by; of an opened one, its folder."""
+    return model.folder if isinstance(model, Opened) else model
 
 
-def recipe_of(model: str | Path) -> recipe.Recipe | None:
-    """The recipe of a run, where the model is one."""
-    for folder in (Path(model), Path(model).parent):
-        if (folder / "recipe.yaml").is_file() and (folder / "model").is_dir():
-            return recipe.load(folder / "recipe.yaml")
-    return None
+def name_of(model: Model) -> str:
+    """What a model is called in a result."""
+    return str(place_of(model))

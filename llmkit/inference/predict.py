@@ -67,9 +67,10 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     import torch
 
     from llmkit.training.evaluate import visited
-    from llmkit.training.processes import accelerate
+    from llmkit.training.processes import accelerate, apart
 
-    accelerator = accelerate("fp32", (), Path())
+    with apart():
+        accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)
     stream, cut = task.stream(reader, answered=False), list[int]()
     while chunk := list(islice(stream, CHUNK)):

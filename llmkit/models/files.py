@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmkit.backbones.kernels.privates import forget_kernels
+from llmkit.models.layout import CONFIG
 from llmkit.recipe import MOST_LAYERS
 from llmkit.system.errors import CheckpointError, RequestError, nearest
 
@@ -24,26 +27,52 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, Runti
 """What transformers and peft raise where a file isn't what they expect."""
 
 
-def config_of(folder: Path, **fields: Any) -> PretrainedConfig:
-    """The config of a folder's model, with some fields changed; RequestError where transformers doesn't know it.
+def config_of(folder: Path) -> PretrainedConfig:
+    """The config of a folder's model; RequestError where transformers doesn't know it, or nothing can be built by it.
 
     What it names to be run is left aside: modules beside it, kernels of a hub.
     """
+    return usable(folder, read_config(folder))
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The config of a folder's model, as it is written; RequestError where transformers doesn't know it."""
     from transformers import AutoConfig
 
+    with telling(folder):
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return config
+
+
+def changed(
+    folder: Path, config: PretrainedConfig, said: Mapping[str, Any], fields: Mapping[str, Any],
+) -> PretrainedConfig:
+    """The config that transformers makes of what a folder's config says, with some fields changed."""
+    written = {**deepcopy(dict(said)), "model_type": config.model_type}
+    with telling(folder):
+        made: PretrainedConfig = type(config).from_dict(written, name_or_path=folder, **fields)
+    return made
+
+
+@contextmanager
+def telling(folder: Path) -> Iterator[None]:
+    """Turn whatever transformers says of a folder's config into RequestError."""
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True, **fields)
+        yield
     except Exception as error:  # what checks the fields' types raises errors of its own
-        raise RequestError(f"{folder}/config.json can't be used: {in_one_line(error)}") from error
-    config._attn_implementation = config._experts_implementation = None  # may name kernels of a hub, which are code
+        raise RequestError(f"{folder / CONFIG} can't be used: {in_one_line(error)}") from error
+
+
+def usable(folder: Path, config: PretrainedConfig) -> PretrainedConfig:
+    """A config without the kernels that it names; RequestError where no model can be built by it."""
+    forget_kernels(config)  # of a hub, perhaps, which are code
     said = vars(config.get_text_config())
     for name in [name for name in LAYERS if said.get(name) is not None]:
         if not isinstance(said[name], int) or not 1 <= said[name] <= MOST_LAYERS:
-            raise RequestError(f"{folder}/config.json can't be used: {name} is {said[name]}; 1 to {MOST_LAYERS:,} "
+            raise RequestError(f"{folder / CONFIG} can't be used: {name} is {said[name]}; 1 to {MOST_LAYERS:,} "
                                "layers are built.")
     if config.is_encoder_decoder and not type(config)().is_encoder_decoder:
-        raise RequestError(f"{folder}/config.json can't be used: a {config.model_type} is no encoder-decoder.")
+        raise RequestError(f"{folder / CONFIG} can't be used: a {config.model_type} is no encoder-decoder.")
     return config
 
 

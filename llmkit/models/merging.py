@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmkit.models.fetch import resolve
-from llmkit.models.files import read_json
+from llmkit.models.base import Base
 from llmkit.models.opening import Opened, open_model
 from llmkit.system.errors import RequestError
 
 
-def merge(name: str | Path) -> Opened:
+def merge(model: str | Path | Base) -> Opened:
     """Load an adapter and put what it learned into the weights of its base: the same model without an adapter.
 
     RequestError where that can't be: virtual tokens have no place in a weight, and some layers share their weights
@@ -21,14 +20,14 @@ def merge(name: str | Path) -> Opened:
     """
     import torch
 
-    folder = resolve(name)
-    path = folder / "adapter_config.json"
-    if path.is_file() and "num_virtual_tokens" in read_json(path):
+    base = Base.open(model)
+    name = base.folder if isinstance(model, Base) else model
+    if "num_virtual_tokens" in base.adapter:
         raise RequestError(
-            f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({folder}) with its "
-            "base, and open it with llmkit; or tune by a method that changes weights, as lora.")
-    opened = open_model(name)
-    if not path.is_file():
+            f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({base.folder}) with "
+            "its base, and open it with llmkit; or tune by a method that changes weights, as lora.")
+    opened = open_model(base)
+    if not base.is_adapter:
         return opened
     tuned: Any = opened.model
     ids = {"input_ids": torch.full((1, 8), opened.tokenizer.eos_token_id or 0)}  # T5's classifier wants an end

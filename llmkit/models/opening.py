@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from llmkit.models.fetch import resolve
+from llmkit.models import layout
+from llmkit.models.base import Base
 from llmkit.models.files import (
     NO_CODE,
     UNREADABLE,
@@ -58,7 +58,7 @@ class Opened:
     """Weights that the folder doesn't have: they are random."""
 
 
-def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float32") -> Opened:
+def open_model(model: str | Path | Base, head: str | None = None, *, dtype: str = "float32") -> Opened:
     """Load a model, or an adapter over its base, in eval mode and on the CPU.
 
     `head` is a transformers auto class; where it is None, the one that the model was saved with. `dtype` is torch's
@@ -66,36 +66,34 @@ def open_model(name: str | Path, head: str | None = None, *, dtype: str = "float
     CheckpointError where weights are damaged or, with no `head` asked for, missing.
     """
     prepare_torch()
-    folder = resolve(name)
+    base = Base.open(model)
     with quiet():
-        if (folder / "adapter_config.json").is_file():
-            return _open_adapter(folder, head, dtype)
-        config = config_of(folder)
+        if base.is_adapter:
+            return _open_adapter(base, head, dtype)
+        config = base.config()
         kind = head or head_of(config)
-        model, missing = _load(folder, kind, config, dtype)
+        network, missing = _load(base, kind, config, dtype)
         if missing and head is None:
-            raise CheckpointError(f"{folder} lacks {len(missing)} weights of its {kind}, {missing[0]} first.")
-        model.eval()  # type: ignore[no-untyped-call]
-        return Opened(model, tokenizer_of(folder), folder, kind, missing=missing)
+            raise CheckpointError(f"{base.folder} lacks {len(missing)} weights of its {kind}, {missing[0]} first.")
+        network.eval()  # type: ignore[no-untyped-call]
+        return Opened(network, tokenizer_of(base.folder), base.folder, kind, missing=missing)
 
 
-def kind_of(folder: Path) -> str:
-    """The auto class that a folder's model is opened with; an adapter's is that of the task that it was trained for."""
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        adapter = read_json(path)
-        where = folder if (folder / "config.json").is_file() else _base(folder, adapter)
-        return PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config_of(where))
-    return head_of(config_of(folder))
+def kind_of(model: str | Path | Base) -> str:
+    """The auto class that a model is opened with; an adapter's is that of the task that it was trained for."""
+    base = Base.open(model)
+    where = base if base.has_config or not base.is_adapter else base.below
+    return PEFT_HEADS.get(base.adapter.get("task_type") or "") or head_of(where.config())
 
 
-def chats(folder: Path) -> bool:
+def chats(model: str | Path | Base) -> bool:
     """Whether a model's tokenizer has a chat template; nothing is loaded."""
-    path = folder / "tokenizer_config.json"
-    if not path.is_file() and (folder / "adapter_config.json").is_file():
-        return chats(_base(folder, read_json(folder / "adapter_config.json")))
+    base = Base.open(model)
+    path = base.folder / "tokenizer_config.json"
+    if not path.is_file() and base.is_adapter:
+        return chats(base.below)
     said = read_json(path) if path.is_file() else {}
-    return (folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
+    return (base.folder / "chat_template.jinja").is_file() or said.get("chat_template") is not None
 
 
 def head_of(config: PretrainedConfig) -> str:
@@ -127,62 +125,54 @@ def head_of(config: PretrainedConfig) -> str:
     return "AutoModel"
 
 
-def _open_adapter(folder: Path, head: str | None, dtype: str) -> Opened:
-    adapter = read_json(folder / "adapter_config.json")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise RequestError(f"{folder} has no adapter_model.safetensors: safetensors needed, pickles aren't read.")
-    base = _base(folder, adapter)
+def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
+    folder, adapter = given.folder, given.adapter
+    if not (folder / layout.ADAPTER_WEIGHTS).is_file():
+        raise RequestError(f"{folder} has no {layout.ADAPTER_WEIGHTS}: safetensors needed, pickles aren't read.")
+    base = given.below
 
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
-    base_config = config_of(base)
-    config = config_of(folder) if (folder / "config.json").is_file() else config_of(base)
+    base_config = base.config()
+    config = given.config() if given.has_config else base.config()
     rows = config.get_text_config().vocab_size
     config.get_text_config().vocab_size = base_config.get_text_config().vocab_size
     tokenized = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-    tokenizer = tokenizer_of(folder if tokenized else base)
+    tokenizer = tokenizer_of(folder if tokenized else base.folder)
     kind = head or PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config)
     model, missing = _load(base, kind, config, dtype)
     rows = max(rows, len(tokenizer) if tokenized else 0)
     if rows > config.get_text_config().vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)
-
-    tuned: Any
-    try:
-        if adapter.get("peft_type") in OWN_ADAPTERS:
-            tuned = import_module(f"llmkit.tuning.{OWN_ADAPTERS[adapter['peft_type']]}").load(model, folder)
-        else:
-            from peft import PeftModel
-
-            tuned = PeftModel.from_pretrained(model, folder, local_files_only=True)
-    except (*UNREADABLE, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the adapter can't be read: {in_one_line(error)}") from error
+    tuned = _tuned(model, given)
     return Opened(tuned.to(dtype_of(dtype)).eval(), tokenizer, folder, kind,
                   int(adapter.get("num_virtual_tokens") or 0), missing)
 
 
-def _base(folder: Path, adapter: Mapping[str, Any]) -> Path:
-    """The folder of the model that an adapter stands on."""
+def _tuned(model: PreTrainedModel, given: Base) -> Any:
+    """A model under an adapter, which llmkit's own method or peft reads; CheckpointError where it can't be read."""
     try:
-        base = resolve(str(adapter.get("base_model_name_or_path") or ""))
-    except RequestError as error:
-        raise RequestError(f"{folder}/adapter_config.json: base_model_name_or_path: {error}") from error
-    if (base / "adapter_config.json").is_file():
-        raise RequestError(f"{folder}: its base {base} is an adapter too; merge that into its own base first.")
-    return base
+        own = OWN_ADAPTERS.get(given.adapter.get("peft_type") or "")
+        if own is not None:
+            return import_module(f"llmkit.tuning.{own}").load(model, given.folder)
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(model, given.folder, local_files_only=True)
+    except (*UNREADABLE, SafetensorError) as error:
+        raise CheckpointError(f"{given.folder}: the adapter can't be read: {in_one_line(error)}") from error
 
 
 def _load(
-    folder: Path, head: str, config: PretrainedConfig, dtype: str
+    base: Base, head: str, config: PretrainedConfig, dtype: str
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model and the names of its weights that the folder doesn't have. Where it can, transformers picks sdpa."""
     import transformers
 
-    check_weights(folder)
+    base.check_weights()
     try:
         model, about = getattr(transformers, head).from_pretrained(
-            folder, config=config, dtype=dtype_of(dtype), output_loading_info=True, **NO_CODE)
+            base.folder, config=config, dtype=dtype_of(dtype), output_loading_info=True, **NO_CODE)
     except (*UNREADABLE, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: its weights can't be read: {in_one_line(error)}") from error
+        raise CheckpointError(f"{base.folder}: its weights can't be read: {in_one_line(error)}") from error
     return model, tuple(sorted(about["missing_keys"]))
 
 

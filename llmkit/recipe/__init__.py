@@ -1,6 +1,8 @@
 """The recipe: one YAML file that says everything a run needs, checked before anything is built."""
 
 from llmkit.recipe.checking import (
+    check_processes,
+    check_whole,
     fit_together,
     fits,
 )
@@ -68,6 +70,8 @@ __all__ = [
     "Tree",
     "block",
     "build",
+    "check_processes",
+    "check_whole",
     "differences",
     "dump",
     "find",

@@ -1,9 +1,9 @@
 """What can't work is refused before any library is loaded: names, shapes, numbers that contradict each other."""
 
 from llmkit.recipe import registry
-from llmkit.recipe.fields import Recipe
+from llmkit.recipe.fields import Recipe, Training
 from llmkit.recipe.reading import Tree
-from llmkit.recipe.seams import Learning, Shaped
+from llmkit.recipe.seams import Learning, Method, Shaped
 from llmkit.system.errors import RequestError, nearest
 
 
@@ -53,13 +53,28 @@ def check(recipe: Recipe, tree: Tree) -> None:
         if getattr(plan, name) is not None and recipe.tuning.counted:
             raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
                                "ahead; say how long the run is by max_steps or num_train_epochs.")
-    if not recipe.learning.adapters and not recipe.tuning.whole:
-        raise RequestError(f"{tree.where(('tuning',))}: {registry.name_of(recipe.learning)} trains two networks whole; "
-                           "it takes the method full.")
+    check_whole(recipe.learning, recipe.tuning, tree.where(("tuning",)))
     micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size
     if micro != "auto" and whole % micro:
         raise RequestError(f"{tree.where(('training', 'micro_batch_size'))}: {micro} does not divide "
                            f"global_batch_size {whole}.")
+
+
+def check_whole(learning: Learning, tuning: Method, where: str) -> None:
+    """Raise if an objective of two networks is to be tuned in part; `where` is what names the method."""
+    if not learning.adapters and not tuning.whole:
+        raise RequestError(f"{where}: {registry.name_of(learning)} trains two networks whole; it takes the method "
+                           "full.")
+
+
+def check_processes(training: Training, processes: int, option: str | None = None) -> None:
+    """Raise if processes can't share the rows of a step evenly; `option` is what asked for so many."""
+    rows = training.global_batch_size
+    if rows % processes == 0:
+        return
+    if option is not None:
+        raise RequestError(f"{option} {processes}: training.global_batch_size {rows} can't be shared by so many.")
+    raise RequestError(f"training.global_batch_size: {rows} can't be shared by {processes} processes.")
 
 
 def fit_together(learning: Learning, name: str, family: Shaped) -> None:

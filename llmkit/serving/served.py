@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import models
 from llmkit.inference.writing.writer import WRITERS, Writer, numbers
+from llmkit.models import layout
+from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.report import log
 
@@ -68,7 +70,8 @@ def _name(place: str) -> str:
     if not path.is_dir():
         return place
     path = path.resolve()
-    return path.parent.name if path.name == "model" and (path.parent / "summary.json").is_file() else path.name
+    run = Run.open(path)
+    return run.folder.name if run is not None and path.name == run.model.name else path.name
 
 
 def adapters(given: Sequence[str], bases: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
@@ -81,7 +84,7 @@ def adapters(given: Sequence[str], bases: Mapping[str, Path]) -> dict[str, tuple
         if name in bases or name in found:
             raise RequestError(f"--adapter {one}: something else is called {name!r} already.")
         folder = models.resolve(place)
-        config = folder / "adapter_config.json"
+        config = folder / layout.ADAPTER
         if not config.is_file():
             raise RequestError(f"--adapter {one}: is a whole model; name it beside the others: "
                                f"llmkit serve … {name}={place}.")

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
+from llmkit.models import layout
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.training.processes import shared
@@ -30,8 +31,8 @@ def finish(session: Session) -> dict[str, Any]:
     if session.main:
         summary = conclude(session, "completed", session.state.ended or "the recipe's length is reached")
         summary["peak_memory_bytes"] = sum(peaks)
-        session.run.write("README.md", report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
-        session.run.write("summary.json", json.dumps(summary, indent=1))
+        session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
+        session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
     if session.recipe.training.report_to:
         session.accelerator.end_training()
     return dict(shared(session.accelerator, lambda: summary or {}))
@@ -84,7 +85,7 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         more["bad_rows"] = sum(len(reader.bad) for reader in session.settled.readers)
     # a plug-in's facts stand among ours, and change none of them
     summary = {**own, **session.sets.facts, **more, **own}
-    session.run.write("summary.json", json.dumps(summary, indent=1))
+    session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
     return summary
 
 

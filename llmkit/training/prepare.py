@@ -16,8 +16,11 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
+from llmkit.models import layout
 from llmkit.objectives.base import Sets, Setup
-from llmkit.planning.settle import Network, Settled, network, speak, with_prompt
+from llmkit.planning.network import Network, network
+from llmkit.planning.settle import Settled, with_prompt
+from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
@@ -179,8 +182,8 @@ def list_bad_rows(settled: Settled, run: RunFolder) -> None:
     bad = [what for reader in settled.readers for what in reader.bad]
     if bad:
         log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
-                    run.folder / "bad_rows.txt", bad[0])
-        run.write("bad_rows.txt", "".join(f"{what}\n" for what in bad))
+                    run.folder / layout.BAD_ROWS, bad[0])
+        run.write(layout.BAD_ROWS, "".join(f"{what}\n" for what in bad))
 
 
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:

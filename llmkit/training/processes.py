@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 
-from llmkit.backbones.kernels.privates import forget_accelerator
+from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerators
 from llmkit.system.errors import RequestError
 
 
@@ -33,6 +35,25 @@ def accelerate(
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
     return accelerator
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """While the block runs, accelerators are made beside those of the program that called, which stay as they are.
+
+    accelerate lets all accelerators of a process share one state: the last one made would decide the precision of all.
+    Where several processes are connected already, they stay connected.
+    """
+    kinds: list[type[Any]] = [AcceleratorState, GradientState]
+    if not torch.distributed.is_initialized():
+        kinds.append(PartialState)
+    precision = torch.get_float32_matmul_precision()
+    before = swap_accelerators({kind: {} for kind in kinds})
+    try:
+        yield
+    finally:
+        swap_accelerators(before)
+        torch.set_float32_matmul_precision(precision)
 
 
 def world() -> int:

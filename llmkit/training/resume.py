@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from llmkit import recipe as recipes
+from llmkit.models import layout
+from llmkit.models.run import Run
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
@@ -25,10 +26,10 @@ log = logging.getLogger("llmkit")
 
 def as_before(settled: Settled, run: RunFolder) -> Settled:
     """Micro-batches as an earlier run in this folder had them: bit for bit, dropout depends on them."""
-    path, plan = run.folder / "recipe.yaml", settled.recipe.training
-    if "micro_batch_size" not in settled.chosen or not path.is_file():
+    plan = settled.recipe.training
+    if "micro_batch_size" not in settled.chosen or not (run.folder / layout.RECIPE).is_file():
         return settled
-    size = recipes.load(path).training.micro_batch_size
+    size = Run(run.folder).recipe.training.micro_batch_size
     if not isinstance(size, int) or (plan.global_batch_size // world()) % size:
         return settled
     return replace(
@@ -76,7 +77,7 @@ def pick_up(
 
 def named(path: Path, run: RunFolder) -> Path:
     """The checkpoint that --resume PATH means: itself, or the newest of a run's folder."""
-    if (path / "checkpoints").is_dir():
+    if (path / layout.CHECKPOINTS).is_dir():
         found = RunFolder(path).newest(log.warning)
         if found is not None:
             return found.folder

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmkit import recipe as recipes
+from llmkit.models import layout
+from llmkit.models.layout import CHECKPOINT, MANIFEST
 from llmkit.recipe import Recipe
 from llmkit.system.cache import sync
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
@@ -26,8 +28,6 @@ from llmkit.system.locks import alive, lock
 
 log = logging.getLogger("llmkit")
 
-MANIFEST = "MANIFEST.json"
-NAME = re.compile(r"step-(\d{8,})")
 SIGN_OF_LIFE = 20.0
 """Seconds between two times that a run touches its lock."""
 SILENCE = 300.0
@@ -62,8 +62,8 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checkpoints = folder / "checkpoints"
-        self.model = folder / "model"
+        self.checkpoints = folder / layout.CHECKPOINTS
+        self.model = folder / layout.MODEL
         self._metrics: IO[str] | None = None
 
     # ---- taking the folder ----
@@ -137,7 +137,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove what a dead run left half; PlaceError where a file is in the way of what this run will write."""
-        for folder in (self.model, *(path for path in self.checkpoints.iterdir() if NAME.fullmatch(path.name))):
+        for folder in (self.model, *(path for path in self.checkpoints.iterdir() if CHECKPOINT.fullmatch(path.name))):
             if folder.exists() and not folder.is_dir():
                 raise PlaceError(f"{folder}: is a file, and in the way of this run's folder; move it away.")
         for left in self.checkpoints.glob(".was-step-*"):  # killed between the two renames of `replace`
@@ -145,7 +145,7 @@ class RunFolder:
             if not final.exists():
                 left.rename(final)
         for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
-                     *self.folder.glob(".model"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*")]:
+                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*")]:
             if left.is_dir():
                 shutil.rmtree(left)
             else:
@@ -170,29 +170,29 @@ class RunFolder:
 
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
-        metrics = self.folder / "metrics.jsonl"
+        metrics = self.folder / layout.METRICS
         return (self.model.exists() or bool(self._saved())
                 or (metrics.exists() and metrics.stat().st_size > 0))
 
     def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
         """Where a recipe differs from this folder's: (ours, there) by field. CheckpointError if that can't be read."""
         try:
-            there = recipes.load(self.folder / "recipe.yaml")
+            there = recipes.load(self.folder / layout.RECIPE)
         except RequestError as error:
-            raise CheckpointError(f"{self.folder}/recipe.yaml can't be read: {error}") from error
+            raise CheckpointError(f"{self.folder / layout.RECIPE} can't be read: {error}") from error
         return recipes.differences(recipe, there)
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a completed run, or None."""
         try:
-            summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+            summary: dict[str, Any] = json.loads((self.folder / layout.SUMMARY).read_text())
         except (OSError, ValueError):
             return None
         return summary if summary.get("status") == "completed" and self.model.is_dir() else None
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Leave the resolved recipe."""
-        self.write("recipe.yaml", recipes.dump(recipe))
+        self.write(layout.RECIPE, recipes.dump(recipe))
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
@@ -204,13 +204,13 @@ class RunFolder:
         """Add a line to metrics.jsonl, on disk before this returns to the loop."""
         with telling(self.folder):
             if self._metrics is None:
-                self._metrics = (self.folder / "metrics.jsonl").open("a")
+                self._metrics = (self.folder / layout.METRICS).open("a")
             self._metrics.write(json.dumps(event) + "\n")
             self._metrics.flush()
 
     def rewind(self, step: int) -> None:
         """Drop the lines after a step, and a line that was cut short: they will be written again."""
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / layout.METRICS
         kept = []
         for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
             try:
@@ -218,7 +218,7 @@ class RunFolder:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break
-        self.write("metrics.jsonl", "".join(kept))
+        self.write(layout.METRICS, "".join(kept))
 
     # ---- checkpoints ----
 
@@ -251,7 +251,7 @@ class RunFolder:
 
     def _saved(self) -> list[Path]:
         """All checkpoints, the oldest first, be they whole or not."""
-        found = [path for path in self.checkpoints.glob("step-*") if NAME.fullmatch(path.name)]
+        found = [path for path in self.checkpoints.glob("step-*") if CHECKPOINT.fullmatch(path.name)]
         return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
     def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
@@ -270,7 +270,7 @@ class RunFolder:
                                   "Delete the folder, or use --output-dir, to start afresh.")
         return None
 
-    def publish(self, write: Callable[[Path], None], name: str = "model") -> None:
+    def publish(self, write: Callable[[Path], None], name: str = layout.MODEL) -> None:
         """Write model/, or another network's folder, beside the run; then let it appear by one rename."""
         final, staging = self.folder / name, self.folder / f".{name}"
         with telling(self.folder), dropped_on_error(staging):

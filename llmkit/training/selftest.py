@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from llmkit import recipe as recipes
+from llmkit.models.run import Run
 from llmkit.planning.doctor import Finding
 from llmkit.system.errors import CheckpointError, LlmkitError
 from llmkit.training.fit import fit
@@ -115,7 +116,7 @@ def kill_and_resume(tree: dict[str, Any]) -> int:
 def resumed(whole: Path, cut: Path, killed: Future[int]) -> str:
     """What the comparison of an unbroken run with a killed one came to; CheckpointError where they differ."""
     after = killed.result()
-    ours, theirs = (load_file(folder / "model" / "model.safetensors") for folder in (whole, cut))
+    ours, theirs = (load_file(Run(folder).model / "model.safetensors") for folder in (whole, cut))
     other = [name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])]
     if other or ours.keys() != theirs.keys():
         raise CheckpointError(f"killed after step {after} and resumed, {len(other)} of {len(ours)} tensors differ from "
@@ -172,13 +173,11 @@ def stories(count: int) -> list[str]:
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == "train"]
+    return [event for event in Run(folder).events if event["event"] == "train"]
 
 
 def _steps(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_text().count('"train"') if path.is_file() else 0
+    return len(_events(folder))
 
 
 def _last(said: str) -> str:

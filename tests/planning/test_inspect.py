@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_row_is_the_one_that_a_run_sees(text: Path, tmp_path: Path) -> None:
     from llmkit.data.batches import Drawn
     from llmkit.objectives.base import Setup
-    from llmkit.planning.settle import settle, speak
+    from llmkit.planning.settle import settle
+    from llmkit.planning.vocabulary import speak
 
     asked = recipe.load(tiny("bert", text, tmp_path))
     settled = settle(asked)

@@ -89,7 +89,9 @@ def test_the_first_loss_is_transformers_own(text: Path, tmp_path: Path) -> None:
     """The mean over targets of one batch, computed by transformers from the same weights and the same batch."""
     from llmkit.data.batches import Drawn
     from llmkit.objectives.base import Setup
-    from llmkit.planning.settle import network, settle, speak
+    from llmkit.planning.network import network
+    from llmkit.planning.settle import settle
+    from llmkit.planning.vocabulary import speak
 
     asked = recipes.load(tiny("gpt2", text, tmp_path / "run", still=True, max_steps=1))
     fit(asked)

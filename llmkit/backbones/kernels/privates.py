@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 def attention_of(model: Any) -> str:
@@ -11,6 +15,14 @@ def attention_of(model: Any) -> str:
     Seen in transformers 5.23.
     """
     return str(model.config._attn_implementation)
+
+
+def forget_kernels(config: PretrainedConfig) -> None:
+    """Leave it to transformers which attention and experts it computes by: a config may name kernels of a hub.
+
+    Seen in transformers 5.23.
+    """
+    config._attn_implementation = config._experts_implementation = None
 
 
 def onednn_multiplies_bf16() -> bool:
@@ -41,3 +53,14 @@ def forget_accelerator(processes_too: bool) -> None:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=processes_too)
+
+
+def swap_accelerators(states: Mapping[type[Any], Any]) -> dict[type[Any], Any]:
+    """Give accelerate's classes of states others to share between their instances; returns those that they had.
+
+    An accelerator that was made before keeps what it had. Seen in accelerate 1.15.
+    """
+    before = {kind: kind._shared_state for kind in states}
+    for kind, state in states.items():
+        kind._shared_state = state
+    return before

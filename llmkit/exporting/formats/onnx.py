@@ -22,6 +22,8 @@ from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Origin
 from llmkit.models import Opened, templates
+from llmkit.models.families import file_for
+from llmkit.models.pooling import Pooling
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 
@@ -126,7 +128,7 @@ def parts_of(opened: Opened, source: Path) -> list[Part]:
     return [reader(opened, pooling.read(source) if opened.kind == "AutoModel" else None)]
 
 
-def reader(opened: Opened, way: pooling.Pooling | None) -> Part:
+def reader(opened: Opened, way: Pooling | None) -> Part:
     """A model that reads a whole text at once, with whatever head it has."""
     import torch
 
@@ -153,7 +155,7 @@ def reader(opened: Opened, way: pooling.Pooling | None) -> Part:
 
         def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
             states = given(*inputs)
-            extra = [way.pooled(states["last_hidden_state"], inputs[1])] if way else []
+            extra = [way.vectors(states["last_hidden_state"], inputs[1])] if way else []
             return (*states.values(), *extra)
 
     if way:
@@ -294,10 +296,9 @@ def read(opened: Opened, rows: int, length: int, left: bool = False) -> dict[str
 def longest(opened: Opened) -> int:
     """Tokens of the longest row that is compared: LONG, or what the model has positions for."""
     config = opened.model.config
-    for name in registry.names("backbones"):
-        family = registry.find("backbones", name)
-        if family.model_type == config.model_type:
-            return min(LONG, family.position_limit(config) or LONG)
+    name = file_for(config.model_type)
+    if name is not None:
+        return min(LONG, registry.find("backbones", name).position_limit(config) or LONG)
     return min(LONG, config.to_dict().get("max_position_embeddings") or LONG)
 
 

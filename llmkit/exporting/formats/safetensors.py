@@ -12,7 +12,8 @@ from llmkit import models
 from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.origin import Origin
-from llmkit.models import Opened
+from llmkit.models import Opened, layout
+from llmkit.models.pooling import Pooling
 from llmkit.system.errors import RequestError
 
 LIBRARY = "transformers"
@@ -32,7 +33,7 @@ def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> di
     """
     source = origin.source
     saved = saved_dtype(source)
-    if not (source / "adapter_config.json").is_file() and dtype in (None, saved):
+    if not (source / layout.ADAPTER).is_file() and dtype in (None, saved):
         copy(source, folder, (*models.SAFE, *BESIDE))
         return {"dtype": saved}
     converted(opened.model, dtype or saved).save_pretrained(folder)
@@ -43,7 +44,7 @@ def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> di
 
 def saved_dtype(source: Path) -> str:
     """What a folder's weights are in; float32 for an adapter, which is merged in that."""
-    if (source / "adapter_config.json").is_file():
+    if (source / layout.ADAPTER).is_file():
         return "float32"
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     return str(config.get("dtype") or config.get("torch_dtype") or "float32")
@@ -87,7 +88,7 @@ def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
     return "\n".join(parts)
 
 
-def lines(opened: Opened, origin: Origin, way: pooling.Pooling | None) -> list[str]:
+def lines(opened: Opened, origin: Origin, way: Pooling | None) -> list[str]:
     """A model is given something to read, and what it says is printed: by what its head is for."""
     kind, config = opened.kind, opened.model.config
 
@@ -135,5 +136,5 @@ def lines(opened: Opened, origin: Origin, way: pooling.Pooling | None) -> list[s
                 *(["print(model(**inputs).prediction_logits.shape)"] if words else [])]
     if way is not None:
         return [f'inputs = tokenizer([{example.quoted(*example.PAIR)}], padding=True, return_tensors="pt")',
-                "states = model(**inputs).last_hidden_state", *way.in_torch(), "print(vectors)"]
+                "states = model(**inputs).last_hidden_state", *pooling.in_torch(way), "print(vectors)"]
     return [text, "print(model(**inputs)[0].shape)"]

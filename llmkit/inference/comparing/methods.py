@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import statistics
@@ -17,7 +16,8 @@ import yaml
 from llmkit import recipe as recipes
 from llmkit.inference.comparing.inline import Variant
 from llmkit.inference.comparing.sheet import Sheet, of_seeds, rank, spread
-from llmkit.planning.settle import usual_rate
+from llmkit.models.run import Run
+from llmkit.planning.choices import usual_rate
 from llmkit.recipe import Recipe
 from llmkit.system import machine
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
@@ -112,9 +112,10 @@ class Comparison:
         asked = self.asked(variant, seed, None if self.rate_given else rate)
         kind = "pretrain" if asked.task is None else "finetune"
         tree = {**recipes.tree_of(asked), "output_dir": str(place)}
+        run = Run(place)
         path, said = place.with_suffix(place.suffix + ".yaml"), place.with_suffix(place.suffix + ".log")
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-        made = path.is_file() and path.read_text(encoding="utf-8") == text and completed(place)
+        made = path.is_file() and path.read_text(encoding="utf-8") == text and run.completed
         status = 0
         if not made:
             log.info("%s, seed %d, learning rate %g …", variant.label, seed, rate)
@@ -137,13 +138,13 @@ class Comparison:
                 raise CheckpointError(outcome.error)
             log.info("%s, seed %d failed: %s", variant.label, seed, outcome.error)
             return outcome
-        outcome.summary = json.loads((place / "summary.json").read_text(encoding="utf-8"))
+        outcome.summary = run.summary or {}
         figures = outcome.summary["best"] or outcome.summary["evaluation"]
         if self.metric not in figures:
             raise RequestError(f"--metric {self.metric}: the evaluation has no such figure."
                                f"{nearest(self.metric, figures)}")
         outcome.value = figures[self.metric]
-        outcome.saved_bytes = sum(path.stat().st_size for path in (place / "model").rglob("*") if path.is_file())
+        outcome.saved_bytes = sum(path.stat().st_size for path in run.model.rglob("*") if path.is_file())
         log.info("%s, seed %d: %s %.4f%s", variant.label, seed, self.metric, outcome.value,
                  " (made before)" if made else f" in {outcome.summary['wall_seconds']:.0f} s")
         return outcome
@@ -210,12 +211,3 @@ class Comparison:
     def write(self) -> None:
         """Leave compare.json, compare.md and compare.png in the folder."""
         self.sheet.write(self.folder, "compare", self.as_json())
-
-
-def completed(place: Path) -> bool:
-    """Whether a run's folder holds a whole run."""
-    try:
-        status: str = json.loads((place / "summary.json").read_text(encoding="utf-8"))["status"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return status == "completed" and (place / "model").is_dir()

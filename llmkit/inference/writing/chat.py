@@ -10,11 +10,12 @@ from typing import Any, get_type_hints
 
 from llmkit import models
 from llmkit.data.sources import Place
-from llmkit.inference.evaluate import recipe_of
 from llmkit.inference.writing.token_loop import Completion
 from llmkit.inference.writing.writer import WRITERS, Memory, Options, Writer, positions
+from llmkit.models.base import Base
+from llmkit.models.families import family_named
+from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Setup
-from llmkit.planning.settle import family_named
 from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
 from llmkit.tasks.instruction import Instruction, Message, conversation
@@ -163,7 +164,7 @@ class Chat:
         task = None if self.learned is None else self.learned.task
         if self.writer.chats or self.learned is None or task is None:
             return self.writer.ids(messages)
-        family = family_named(str(self.learned.backbone.family), self.writer.opened.folder)
+        family = family_named(str(self.learned.backbone.family), Base.open(self.writer.opened.folder))
         whole = Setup(self.writer.opened.tokenizer, family, 2**31, "none", 0)
         (features,) = task.encode([({"messages": list(messages)}, Place("the conversation", None))], whole, [])
         ids: list[int] = features["input_ids"].tolist()

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmkit.models import layout
 from llmkit.system.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-CONFIG, WEIGHTS, PLAIN_KEY = "adapter_config.json", "adapter_model.safetensors", "prompt_embeddings"
+CONFIG, WEIGHTS, PLAIN_KEY = layout.ADAPTER, layout.ADAPTER_WEIGHTS, "prompt_embeddings"
 """peft's names for the two files of an adapter and for the one tensor of a prefix or a prompt."""
 
 

@@ -1,0 +1,94 @@
+"""A pretrained model's folder, opened once: its config, its family, its tokenizer, the adapter in it."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.data import tokenizer as tokenizers
+from llmkit.models import layout
+from llmkit.models.families import family_named, file_for
+from llmkit.models.fetch import resolve
+from llmkit.models.files import changed, check_weights, read_config, read_json, usable
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from llmkit.backbones.base import Family
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained model, be it whole or an adapter. Each of its files is read once, when it is first asked for."""
+
+    name: str
+    """What it was asked for by: a path, a run, a name of the catalogue, a hub id."""
+    folder: Path
+
+    @classmethod
+    def open(cls, model: str | Path | Base) -> Base:
+        """The model that a name stands for, fetched where it isn't here; RequestError where nothing has that name."""
+        return model if isinstance(model, Base) else cls(str(model), resolve(model))
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether the folder holds what is to be put over another model."""
+        return (self.folder / layout.ADAPTER).is_file()
+
+    @cached_property
+    def adapter(self) -> dict[str, Any]:
+        """What peft's file says of its adapter; empty where it is a whole model."""
+        return read_json(self.folder / layout.ADAPTER) if self.is_adapter else {}
+
+    @cached_property
+    def below(self) -> Base:
+        """The whole model that its adapter stands on; RequestError where that can't be had."""
+        try:
+            found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""))
+        except RequestError as error:
+            raise RequestError(f"{self.folder / layout.ADAPTER}: base_model_name_or_path: {error}") from error
+        if found.is_adapter:
+            raise RequestError(f"{self.folder}: its base {found.folder} is an adapter too; merge that into its own "
+                               "base first.")
+        return found
+
+    @property
+    def has_config(self) -> bool:
+        """Whether it says its own config; an adapter needn't."""
+        return (self.folder / layout.CONFIG).is_file()
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """Its config as it is written; CheckpointError where there is none."""
+        return read_json(self.folder / layout.CONFIG)
+
+    def config(self, **fields: Any) -> PretrainedConfig:
+        """Its config, with some fields changed; RequestError where transformers doesn't know it. Each call makes one.
+
+        What it names to be run is left aside: modules beside it, kernels of a hub.
+        """
+        made = changed(self.folder, self._config, self.said, fields) if fields else deepcopy(self._config)
+        return usable(self.folder, made)
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        return read_config(self.folder)
+
+    @cached_property
+    def family(self) -> type[Family]:
+        """Its family; where llmkit has no file for it, what can be read from its config."""
+        source = self.below if self.is_adapter and not self.has_config else self
+        return family_named(file_for(source.said.get("model_type")) or "auto", source)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer as it was saved: copy it to change it. CheckpointError where there is none."""
+        return tokenizers.load(self.folder)
+
+    def check_weights(self) -> None:
+        """Raise RequestError where its weights are no safetensors, CheckpointError where some aren't there."""
+        check_weights(self.folder)

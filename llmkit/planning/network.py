@@ -1,0 +1,160 @@
+"""The model as it is before tuning: pretrained, or random from the family's config, with the objective's head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit import models
+from llmkit.models.base import Base
+from llmkit.planning.settle import Settled
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger("llmkit")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as it is before tuning."""
+
+    model: PreTrainedModel
+    new: tuple[str, ...]
+    """Parts that start from random weights though the rest is pretrained."""
+    base: str | None
+    """Where an adapter finds it again: a folder or hub id; None where no folder holds it as it is."""
+
+
+def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: Mapping[str, Any]) -> Network:
+    """The model with the head that the objective asks for: pretrained, or random from the family's config.
+
+    `facts` of the data go into its config: how many labels there are. RequestError where the config can't have the
+    tokenizer's words, or the pretrained weights don't fit.
+    """
+    fields = {**settled.recipe.learning.config(dict(facts)), **settled.recipe.backbone.config}
+    if settled.base is None:
+        return _random(settled, tokenizer, fields)
+    return _pretrained(settled, settled.base, tokenizer, fields)
+
+
+def _random(settled: Settled, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any]) -> Network:
+    family, head = settled.family, settled.head
+    config = family.config(settled.recipe.backbone.size, fields, tokenizer)
+    if config.vocab_size < len(tokenizer):
+        raise RequestError(f"backbone.config.vocab_size: {config.vocab_size} is less than the tokenizer's "
+                           f"{len(tokenizer)} tokens.")
+    model = _auto(head).from_config(config, **_common(settled))
+    return Network(model, (family.heads[head],) if settled.recipe.task and head in family.heads else (), None)
+
+
+def _pretrained(
+    settled: Settled, base: Base, tokenizer: PreTrainedTokenizerBase, fields: Mapping[str, Any],
+) -> Network:
+    spec = settled.recipe.backbone
+    config = base.config(**fields)
+    model, new = _loaded(settled, base, config)
+    if new:
+        log.info("new weights: %s", ", ".join(new))
+    if settled.recipe.task and (off := without_dropout(config, spec.config)):
+        log.info("dropout: 0 in the pretrained model's config, and small data may need it: %s",
+                 " ".join(f"--set backbone.config.{name}={rate:g}" for name, rate in off.items()))
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if base.tokenizer.get_vocab() != tokenizer.get_vocab():
+        respell(model, base.tokenizer, tokenizer)
+        return Network(model, new, None)
+    if len(tokenizer) > (rows := _rows(model)):
+        raise RequestError(f"backbone.pretrained: {spec.pretrained} has {rows} embeddings, its tokenizer "
+                           f"{len(tokenizer)} tokens.")
+    return Network(model, new, found_again(base))
+
+
+def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model with its pretrained weights, and the names of the parts that these lack."""
+    from safetensors import SafetensorError
+
+    family, head = settled.family, settled.head
+    try:
+        model, info = _auto(head).from_pretrained(
+            base.folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **models.NO_CODE,
+            **_common(settled))
+    except (*models.UNREADABLE, SafetensorError) as error:
+        raise RequestError(f"backbone.pretrained: {base.folder}: {' '.join(str(error).split())[:300]}") from error
+    other = [key for key, *_ in info["mismatched_keys"]]  # a head for other labels is made anew, nothing else is
+    if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:
+        raise RequestError(f"backbone.config: {strange[0]} of {base.folder} has another shape; a pretrained model "
+                           "keeps its own.")
+    if 2 * len(info["missing_keys"]) > len(model.state_dict()):  # LlamaForQuestionAnswering calls its body otherwise
+        raise RequestError(f"backbone.pretrained: {type(model).__name__} takes no weights from {base.folder}: it has "
+                           "other names for them, so it would start from random ones.")
+    new = {key.rpartition(".")[0] for key in (*info["missing_keys"], *other)}
+    if family.heads.get(head) in new:
+        new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
+    return model, tuple(sorted(new))
+
+
+def _rows(model: Any) -> int:
+    return int(model.get_input_embeddings().num_embeddings)
+
+
+def _auto(head: str) -> Any:
+    import transformers
+
+    return getattr(transformers, head)
+
+
+def _common(settled: Settled) -> dict[str, Any]:
+    """How every model of a run is made."""
+    import torch
+
+    return {"attn_implementation": settled.family.attention, "dtype": torch.float32}
+
+
+def found_again(base: Base) -> str:
+    """What an adapter calls its base: a hub id where it has one, else its folder."""
+    if Path(base.name).exists():  # before the catalogue: a folder of the same name goes before it
+        return str(base.folder.resolve())
+    entry = models.CATALOGUE.get(base.name)
+    return base.name if entry is None else entry.hub
+
+
+def without_dropout(config: PretrainedConfig, said: Mapping[str, Any]) -> dict[str, float]:
+    """Dropouts that are 0 here and not in others of the config's kind, unless said so: name -> what is usual.
+
+    A model that was pretrained for long on much text has its use for it again when little text follows.
+    """
+    usual = {name: getattr(type(config), name, None) for name in config.to_dict() if "drop" in name}
+    return {name: rate for name, rate in usual.items()
+            if isinstance(rate, float) and rate > 0 and getattr(config, name) == 0 and name not in said}
+
+
+def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
+    """Give a pretrained model another tokenizer: rows of tokens known to both stay, new ones start from the mean."""
+    import torch
+
+    before, after = old.get_vocab(), new.get_vocab()
+    kept = [(row, before[word]) for word, row in after.items() if word in before]
+    saved = [table.detach().clone() for table in _tables(model)]
+    model.resize_token_embeddings(len(new), mean_resizing=False)
+    with torch.no_grad():
+        for was, table in zip(saved, _tables(model), strict=True):
+            table[:] = was.mean(0)
+            ours, theirs = zip(*((row, place) for row, place in kept if place < len(was)), strict=True)
+            table[list(ours)] = was[list(theirs)]
+    model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = (
+        new.pad_token_id, new.bos_token_id, new.eos_token_id)
+    log.info("another tokenizer: %s of its %s tokens keep their embeddings, the others start from the mean",
+             f"{len(kept):,}", f"{len(new):,}")
+
+
+def _tables(model: Any) -> list[Tensor]:
+    """A model's input and output embeddings; one where they are tied."""
+    found = (model.get_input_embeddings(), model.get_output_embeddings())
+    both = [table.weight for table in found if table is not None]
+    return both[:1] if len(both) == 2 and both[0] is both[1] else both

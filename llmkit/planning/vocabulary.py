@@ -1,0 +1,58 @@
+"""The tokenizer of a run: trained on its text, taken from elsewhere, or the pretrained model's own."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+from llmkit.data import tokenizer as tokenizers
+from llmkit.models.base import Base
+from llmkit.planning.settle import Settled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def speak(settled: Settled) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run, with the special tokens that its objective needs.
+
+    CheckpointError where the one that it is to be taken from can't be read, DataError where there is no text.
+    """
+    tokenizer = _found(settled)
+    if missing(tokenizer, settled):
+        tokenizer.add_special_tokens(settled.recipe.learning.missing(tokenizer))
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # for positions that nothing attends to or learns from
+    return tokenizer
+
+
+def _found(settled: Settled) -> PreTrainedTokenizerBase:
+    """The tokenizer as it is elsewhere, or as it was trained; this run's own, to be changed."""
+    asked = settled.recipe.tokenizer
+    if asked is None:
+        assert settled.base is not None
+        return deepcopy(settled.base.tokenizer)
+    if asked.pretrained is not None:
+        return Base.open(asked.pretrained).tokenizer
+    tokenizer = _trained(settled, 0)
+    extra = missing(tokenizer, settled)  # the tokens that an objective adds are part of vocab_size
+    return _trained(settled, extra) if extra else tokenizer
+
+
+def missing(tokenizer: PreTrainedTokenizerBase, settled: Settled) -> int:
+    """How many special tokens the objective needs that the tokenizer lacks."""
+    found = settled.recipe.learning.missing(tokenizer)
+    return sum(len(tokens) if isinstance(tokens, list) else 1 for tokens in found.values())
+
+
+def _trained(settled: Settled, less: int) -> PreTrainedTokenizerBase:
+    """The tokenizer trained on the run's text, with room for some more tokens."""
+    asked = settled.recipe.tokenizer
+    assert asked is not None
+    assert asked.train is not None
+    assert asked.train.kind is not None
+    tokenizer, _ = tokenizers.trained(
+        [reader.fingerprint() for reader in settled.train],
+        lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
+        asked.train.kind, asked.train.vocab_size - less, asked.train.lowercase, settled.family.special)
+    return tokenizer
