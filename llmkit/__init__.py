@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from llmkit.exporting import export
     from llmkit.inference.evaluate import evaluate
     from llmkit.inference.generate import generate
+    from llmkit.inference.predict import predict
     from llmkit.inference.search import search
     from llmkit.objectives.shared.collator import DataCollator
     from llmkit.recipe import load as load_recipe
+    from llmkit.system.errors import LlmkitError
     from llmkit.training.callbacks import Callback
     from llmkit.training.fit import fit
 
-__all__ = ["Callback", "DataCollator", "evaluate", "export", "fit", "generate", "load_recipe", "search"]
+__all__ = [
+    "Callback", "DataCollator", "LlmkitError", "evaluate", "export", "fit", "generate", "load_recipe", "predict",
+    "search",
+]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
            "export": ("exporting", "export"), "search": ("inference.search", "search"),
            "Callback": ("training.callbacks", "Callback"),
+           "LlmkitError": ("system.errors", "LlmkitError"), "predict": ("inference.predict", "predict"),
            "DataCollator": ("objectives.shared.collator", "DataCollator")}
 
 

@@ -14,6 +14,8 @@ from llmkit.data.sources import Reader
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError, RequestError
 
+IN_MEMORY = "memory:"
+"""What a recipe calls rows of a program by, before their SHA-256."""
 Given: TypeAlias = "Iterable[Mapping[str, Any] | str] | Callable[[], Iterable[Mapping[str, Any] | str]]"
 """What a program gives: a list of dicts or of texts, a `datasets.Dataset`, or a function that yields such rows."""
 
@@ -130,7 +132,7 @@ def memory_reader(
     once (a generator: give the function), DataError, with the row's number and the field, for what JSON can't say.
     """
     memory = Memory(rows, label)
-    source = Source(f"memory:{memory.fingerprint()}", fields=dict(fields or {}))
+    source = Source(f"{IN_MEMORY}{memory.fingerprint()}", fields=dict(fields or {}))
     return Reader(source, label, origin=memory, spares=spares)
 
 

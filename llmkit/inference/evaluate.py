@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe
+from llmkit.data.memory import IN_MEMORY, Given, memory_reader
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
@@ -32,16 +33,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmkit")
 
+ROWS = "rows"
+"""What rows in memory are called in errors and answers."""
 Model = str | Path | Opened
 """A run, a folder, a hub id or a catalogue name; or a model that is open."""
 
 
 def evaluate(
-    model: Model, data: str | Path, *, target: str | Path | None = None, task: str | None = None,
+    model: Model, data: str | Path | Given, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
+    data     a file, or rows in memory: a list of dicts or texts, a `datasets.Dataset`, a function that yields them
     target   of parallel text, the file whose lines are the translations of those of `data`
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
@@ -54,12 +58,12 @@ def evaluate(
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-    sets = ready.learner.objective.prepare([ready.source(str(data), target=target)], None, ready.setup)
+    sets = ready.learner.objective.prepare([ready.reader(data, target)], None, ready.setup)
     with apart(), _kept_where_it_is(model):
         metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
-            "data": str(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
+            "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
             "rows": sum(map(len, sets.train))}
 
 
@@ -95,6 +99,13 @@ class Ready:
     setup: Setup
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
+
+    def reader(self, data: str | Path | Given, target: str | Path | None = None) -> Reader:
+        """A file, or rows in memory under the names that fields had in the rows that it learned from."""
+        if isinstance(data, str | Path):
+            return self.source(str(data), target=target)
+        names = {} if self.learned is None else self.learned.data.train[0].fields
+        return memory_reader(data, ROWS, {name: field for name, field in names.items() if isinstance(field, str)})
 
     def source(self, data: str, document: str = "auto", target: str | Path | None = None) -> Reader:
         """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it."""
@@ -232,9 +243,9 @@ def asks_for_words(model: Model, task: str | None) -> Task | None:
     return asked if (model.kind if isinstance(model, Opened) else models.kind_of(model)) in KINDS else None
 
 
-def by_prompt(model: Model, data: str | Path, mode: Prompting, task: Task) -> dict[str, Any]:
-    """Evaluate a language model as a classifier that nobody trained, on a file of texts and labels."""
-    reader = open_source(Source(str(data)))
+def by_prompt(model: Model, data: str | Path | Given, mode: Prompting, task: Task) -> dict[str, Any]:
+    """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
+    reader = open_source(Source(str(data))) if isinstance(data, str | Path) else memory_reader(data, ROWS)
     rows = [row for row, _ in task.read(reader)]
     labels = known_labels(mode, rows)
     mode.words(labels)
@@ -243,7 +254,7 @@ def by_prompt(model: Model, data: str | Path, mode: Prompting, task: Task) -> di
     metrics = measured(labeller, task, rows)
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
         log.info("%s", note)
-    return {"metrics": metrics, "floors": task.floors([], rows), "model": name_of(model), "data": str(data),
+    return {"metrics": metrics, "floors": task.floors([], rows), "model": name_of(model), "data": data_name(data),
             "measured_by": registry.name_of(task), "prompt": recipe.block("prompting", mode),
             "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows)}
 
@@ -286,6 +297,8 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floo
     before: list[Row] = []
     try:
         for source in learned.data.train if learned is not None and type(chosen) is type(learned.learning) else []:
+            if source.source.startswith(IN_MEMORY):  # they went with the program
+                return chosen.floors([], rows)
             before += (row for row, _ in chosen.read(open_source(source)))
     except DataError:  # moved or deleted since
         before = []
@@ -295,6 +308,11 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floo
 def place_of(model: Model) -> str | Path:
     """What a model was asked for by; of an opened one, its folder."""
     return model.folder if isinstance(model, Opened) else model
+
+
+def data_name(data: str | Path | Given) -> str:
+    """What rows are called in a result: their file, or just rows."""
+    return str(data) if isinstance(data, str | Path) else ROWS
 
 
 def name_of(model: Model) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from llmkit.data import jsonlines
 from llmkit.data.memory import hold
 from llmkit.data.sources import Reader
-from llmkit.inference.evaluate import Ready, make_ready
+from llmkit.inference.evaluate import Model, Ready, make_ready, name_of
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
@@ -23,11 +23,12 @@ CHUNK = 2048
 
 
 def predict(
-    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
+    model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16,
 ) -> Iterator[Prediction]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
+    `model` is a run, a folder, a hub id or a catalogue name, or a model that is open (`llmkit.models.Opened`).
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
     Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
     Raises RequestError where the model learned no task.
@@ -37,7 +38,7 @@ def predict(
 
 
 def beside(
-    model: str | Path, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
+    model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
     dtype: str = "float32",
 ) -> Iterator[tuple[Row, Prediction]]:
@@ -48,7 +49,7 @@ def beside(
     ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
     objective = ready.learner.objective
     if not isinstance(objective, Task):
-        raise RequestError(f"{model} learned no task; name one by --task, or use generate.")
+        raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
     with opened(data, partial(ready.source, document=document)) as reader:
         yield from _predicted(ready, objective, reader, batch_size)
 

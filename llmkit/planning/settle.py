@@ -55,14 +55,18 @@ class Settled:
         return [*self.train, *(self.validation if isinstance(self.validation, Sequence) else [])]
 
 
-def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Settled:
+def settle(
+    asked: Recipe, processes: int = 1, of_any_size: bool = False, memory: Mapping[str, Reader] | None = None,
+) -> Settled:
     """Fill in every `auto` of a recipe for this machine and number of processes.
+
+    `memory` has the sources that are rows of the program that calls, by what the recipe calls them.
 
     Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
     but for `of_any_size`; DataError where a source isn't there.
     """
     asked = prompted(asked)
-    train, validation = _sources(asked.data)  # first: a missing file is told before a model is downloaded
+    train, validation = _sources(asked.data, memory or {})  # first: a missing file is told before a model is downloaded
     base = _base(asked.backbone)
     name, family = _family(asked, base)
     config = _config(family, asked.backbone, base)
@@ -86,10 +90,17 @@ def settle(asked: Recipe, processes: int = 1, of_any_size: bool = False) -> Sett
 # ---- what there is to learn from ----
 
 
-def _sources(data: recipe.Data) -> tuple[list[Reader], list[Reader] | float | None]:
-    how, held = (data.document, data.on_bad_row == "skip"), data.validation
-    train = [open_source(source, *how) for source in data.train]
-    return train, [open_source(source, *how) for source in held] if isinstance(held, list) else held
+def _sources(
+    data: recipe.Data, memory: Mapping[str, Reader],
+) -> tuple[list[Reader], list[Reader] | float | None]:
+    spares, held = data.on_bad_row == "skip", data.validation
+
+    def opened(source: recipe.Source) -> Reader:
+        if source.source in memory:
+            return replace(memory[source.source], spares=spares)
+        return open_source(source, data.document, spares)
+
+    return list(map(opened, data.train)), list(map(opened, held)) if isinstance(held, list) else held
 
 
 def _document(data: recipe.Data, train: Sequence[Reader]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from llmkit import recipe as recipes
 from llmkit.models import layout
 from llmkit.recipe import registry
 from llmkit.system import machine, report
+from llmkit.system.errors import PlaceError
 from llmkit.training.processes import shared
 from llmkit.training.session import Session
 
@@ -35,7 +37,17 @@ def finish(session: Session) -> dict[str, Any]:
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
     if session.recipe.training.report_to:
         session.accelerator.end_training()
-    return dict(shared(session.accelerator, lambda: summary or {}))
+    told: dict[str, Any] = dict(shared(session.accelerator, lambda: summary or {}))
+    session.tell(lambda callback, view: callback.on_end(view, told))
+    return told
+
+
+def give_up(session: Session, error: BaseException) -> None:
+    """Say in the summary why a run ended before its end; what went wrong first is what is told."""
+    if session.main:
+        with suppress(PlaceError):
+            summary = conclude(session, "failed" if session.stop.by is None else "stopped", str(error))
+            session.tell(lambda callback, view: callback.on_end(view, summary))
 
 
 def publish(session: Session) -> None:

@@ -15,7 +15,7 @@ from llmkit.training.validation import validate
 log = logging.getLogger("llmkit")
 
 
-def train(session: Session) -> None:
+def go_on(session: Session) -> None:
     """Step, log, evaluate, save, stop where a signal says so; until the recipe's length is reached."""
     plan, state, journal = session.recipe.training, session.state, Log(session)
     stepper = Stepper(session, journal)

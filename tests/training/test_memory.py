@@ -1,0 +1,118 @@
+"""Rows of a program as the data of a run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import yaml
+from accelerate import Accelerator
+from conftest import stories, tiny
+
+import llmkit
+from llmkit.cli import main
+from llmkit.system.errors import CheckpointError, DataError, RequestError
+
+ROWS = [{"text": story, "label": "animal" if story.split()[1] in ("cat", "dog", "small") else "other"}
+        for story in stories(48, 1)]
+
+
+@pytest.fixture
+def tree(labelled: Path, tmp_path: Path) -> dict[str, Any]:
+    """A recipe of a classifier, without data."""
+    made = tiny("bert", labelled, tmp_path / "run", max_steps=4)
+    del made["objective"], made["data"]["train"]
+    return {**made, "task": "classification"}
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["event"] == "train"]
+
+
+def test_a_list_a_data_set_and_a_function_give_the_run_that_a_file_gives(tree: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def rows() -> Iterator[dict[str, str]]:
+        yield from ROWS
+
+    found = []
+    for name, given in (("list", ROWS), ("set", datasets.Dataset.from_list(ROWS)), ("function", rows)):
+        llmkit.fit({**tree, "output_dir": str(tmp_path / name)}, train=given)
+        found.append(losses(tmp_path / name))
+    llmkit.fit({**tree, "output_dir": str(tmp_path / "file"), "data": {**tree["data"], "train": str(path)}})
+    assert found == [losses(tmp_path / "file")] * 3
+
+
+def test_texts_are_documents(text: Path, tmp_path: Path) -> None:
+    made = tiny("gpt2", text, tmp_path / "texts", max_steps=2)
+    file = llmkit.fit({**made, "output_dir": str(tmp_path / "file")})
+    summary = llmkit.fit(made, train=text.read_text().splitlines())
+    assert summary["train_loss"] == file["train_loss"]
+
+
+def test_a_recipe_that_was_loaded_takes_rows_too(tree: dict[str, Any], labelled: Path) -> None:
+    loaded = llmkit.load_recipe({**tree, "data": {**tree["data"], "train": str(labelled)}})
+    summary = llmkit.fit(loaded, train=ROWS, validation=ROWS[:16])
+    assert summary["recipe"]["data"] == ["memory:train"]
+    assert summary["evaluation"]["loss"] > 0
+
+
+def test_the_same_rows_go_on_and_others_are_another_run(tree: dict[str, Any], tmp_path: Path) -> None:
+    longer = {**tree, "training": {**tree["training"], "lr_scheduler_type": "constant"}}
+    llmkit.fit(longer, train=ROWS)
+    whole = losses(tmp_path / "run")
+    more = {**longer, "training": {**longer["training"], "max_steps": 6}}
+    assert llmkit.fit(more, train=list(ROWS))["steps"] == 6
+    assert losses(tmp_path / "run")[: len(whole)] == whole
+    with pytest.raises(CheckpointError, match=r"data\.train"):
+        llmkit.fit(more, train=ROWS[1:])
+
+
+def test_recipe_yaml_says_memory_and_the_command_line_refuses_it(
+    tree: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    llmkit.fit(tree, train=ROWS)
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["data"]["train"][0]["source"].startswith("memory:")
+    assert len(written["data"]["train"][0]["source"]) == len("memory:") + 64
+    assert main(["finetune", str(tmp_path / "run" / "recipe.yaml")]) == 2
+    assert "run it again from Python" in capsys.readouterr().err
+
+
+def test_a_bad_row_is_named_or_left_out(tree: dict[str, Any], tmp_path: Path) -> None:
+    rows = [*ROWS[:20], {"text": "", "label": "other"}, *ROWS[20:]]
+    with pytest.raises(DataError, match="memory:train:21: the field 'text' is empty"):
+        llmkit.fit(tree, train=rows)
+    skipping = {**tree, "data": {**tree["data"], "on_bad_row": "skip"}}
+    assert llmkit.fit(skipping, train=rows)["bad_rows"] == 1
+    assert "memory:train:21" in (tmp_path / "run" / "bad_rows.txt").read_text()
+
+
+@pytest.mark.parametrize(("given", "what"), [
+    (iter(ROWS), "can be gone through only once"), ("text", "not a str"), (7, "not an int")])
+def test_what_is_no_rows_is_refused(tree: dict[str, Any], given: Any, what: str) -> None:
+    with pytest.raises(RequestError, match=f"memory:train: .*{what}"):
+        llmkit.fit(tree, train=given)
+
+
+def test_a_run_of_rows_is_measured_and_asked_on_rows(tree: dict[str, Any], tmp_path: Path) -> None:
+    llmkit.fit(tree, train=ROWS, validation=ROWS[:16])
+    last = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    found = llmkit.evaluate(tmp_path / "run", ROWS[:16])
+    assert found["metrics"]["loss"] == pytest.approx(last["loss"], rel=1e-5)
+    assert (found["rows"], found["data"]) == (16, "rows")
+    predictions = list(llmkit.predict(tmp_path / "run", [{"text": row["text"]} for row in ROWS[:3]]))
+    assert [one["label"] in ("animal", "other") for one in predictions] == [True] * 3
+
+
+def test_a_programs_own_accelerator_stays_as_it_is(tree: dict[str, Any], tmp_path: Path) -> None:
+    mine = Accelerator(cpu=True, mixed_precision="bf16")
+    llmkit.fit(tree, train=ROWS)
+    list(llmkit.predict(tmp_path / "run", ROWS[:2]))
+    llmkit.evaluate(tmp_path / "run", ROWS[:8])
+    assert mine.mixed_precision == "bf16"
+    assert Accelerator(cpu=True).mixed_precision == "bf16"
