@@ -275,7 +275,7 @@ class Building:
                     before = int(ends[row - 1]) if row else 0
                     texts.seek(before)
                     given.append(titled(*texts.read(int(ends[row]) - before).decode().split("\0", 1)))
-                made = _Piece(self.embedder, given, digests[some], count)
+                made = _Passage(self.embedder, given, digests[some], count)
                 yield _read(cache.once(str(self.shelf / "pieces"), _key(digests[some].tolist()), made.make))
                 passed = start + len(some)  # another process may have made it
 
@@ -288,7 +288,7 @@ class _Vectors(NamedTuple):
 
 
 @dataclass
-class _Piece:
+class _Passage:
     """A part of an index that is being built."""
 
     embedder: Embedder

@@ -38,8 +38,8 @@ class PTuning(Prompt):
 
     def rows(self, start: Tensor) -> nn.Module:
         """What trains: the network, and the rows that go in."""
-        from llmkit.tuning.shared.soft_prompt import Encoded
+        from llmkit.tuning.shared.soft_prompt import PromptEncoder
 
         hidden = self.encoder_hidden_size or start.shape[1]
-        return Encoded(start, self.encoder_reparameterization_type, hidden, self.encoder_num_layers,
+        return PromptEncoder(start, self.encoder_reparameterization_type, hidden, self.encoder_num_layers,
                        self.encoder_dropout)

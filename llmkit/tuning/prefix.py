@@ -90,7 +90,7 @@ class Prefix(Tuning):
             ids = torch.tensor(fitted(self.prefix_init_text, setting.tokenizer, self.num_virtual_tokens))
             state = {"embedding.weight": attention.from_text(model, ids)}
         if reason:
-            adapter = attention.Adapter(
+            adapter = attention.PrefixAdapter(
                 places=where, tokens=self.num_virtual_tokens, hidden=hidden, new=setting.new, plain=reads,
                 task_type=TASK_TYPES.get(setting.head, "FEATURE_EXTRACTION"), base=setting.base)
             attention.attach(model, adapter, state)

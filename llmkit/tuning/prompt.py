@@ -91,16 +91,16 @@ class Prompt(Tuning):
         task = None if setting.head == "AutoModelForMaskedLM" else TASK_TYPES.get(setting.head, "FEATURE_EXTRACTION")
         plain = soft.PLAIN_SHAPES.get(str(task)) == shape and not after and soft.takes_embeddings(model, shape)
         rows = self.start(model, shape, [*before, *after], tokenizer)
-        soft.attach(model, soft.Adapter(
+        soft.attach(model, soft.SoftPromptAdapter(
             shape=shape, before=len(before), after=len(after), closed=closes(tokenizer), new=setting.new, plain=plain,
             task_type=task, base=setting.base), self.rows(rows))
         return model
 
     def rows(self, start: Tensor) -> nn.Module:
         """What trains: a table that starts from these rows."""
-        from llmkit.tuning.shared.soft_prompt import Table
+        from llmkit.tuning.shared.soft_prompt import PromptTable
 
-        return Table(start)
+        return PromptTable(start)
 
     def save(self, model: PreTrainedModel, folder: Path) -> None:
         """Write an adapter: one that peft opens wherever peft gives the same outputs, else one for `load`."""

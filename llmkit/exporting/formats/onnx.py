@@ -45,7 +45,7 @@ Axes = dict[int, str]
 
 
 @dataclass(frozen=True)
-class Part:
+class OnnxPart:
     """One file: a network whose inputs and outputs have names."""
 
     file: str
@@ -119,7 +119,7 @@ def save_tokenizer(opened: Opened, folder: Path) -> None:
 # ---- the graphs ---------------------------------------------------------------------------------------------------
 
 
-def parts_of(opened: Opened, source: Path) -> list[Part]:
+def parts_of(opened: Opened, source: Path) -> list[OnnxPart]:
     """The files of a model: one; of an encoder-decoder that writes, two."""
     if opened.kind == "AutoModelForSeq2SeqLM":
         return [encoder(opened), decoder(opened)]
@@ -128,7 +128,7 @@ def parts_of(opened: Opened, source: Path) -> list[Part]:
     return [reader(opened, pooling.read(source) if opened.kind == "AutoModel" else None)]
 
 
-def reader(opened: Opened, way: Pooling | None) -> Part:
+def reader(opened: Opened, way: Pooling | None) -> OnnxPart:
     """A model that reads a whole text at once, with whatever head it has."""
     import torch
 
@@ -148,7 +148,7 @@ def reader(opened: Opened, way: Pooling | None) -> Part:
     outputs: dict[str, Axes] = {name: {0: "batch_size", **({1: "sequence_length"} if one.shape[1:2] == (7,) else {})}
                                 for name, one in found.items()}
 
-    class Reader(torch.nn.Module):
+    class ReaderGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -161,7 +161,7 @@ def reader(opened: Opened, way: Pooling | None) -> Part:
     if way:
         outputs["sentence_embedding"] = {0: "batch_size"}
     axes: Axes = {0: "batch_size", **({1: "num_choices", 2: "sequence_length"} if several else {1: "sequence_length"})}
-    return Part("model.onnx", Reader(), dict.fromkeys(names, axes), outputs, sample)
+    return OnnxPart("model.onnx", ReaderGraph(), dict.fromkeys(names, axes), outputs, sample)
 
 
 def inputs_of(opened: Opened) -> list[str]:
@@ -171,7 +171,7 @@ def inputs_of(opened: Opened) -> list[str]:
             if name in takes and (name in opened.tokenizer.model_input_names or name == "attention_mask")]
 
 
-def writer(opened: Opened) -> Part:
+def writer(opened: Opened) -> OnnxPart:
     """A decoder that is given the keys and values of what it has read, and gives them back with the new ones."""
     import torch
     from transformers import DynamicCache
@@ -192,7 +192,7 @@ def writer(opened: Opened) -> Part:
             _, *before = network(*(one[:, :past] for one in given), *before)
         return (given[0][:, past:], mask, *(one[:, past:] for one in given[2:]), *before)
 
-    class Writer(torch.nn.Module):
+    class WriterGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -203,19 +203,19 @@ def writer(opened: Opened) -> Part:
             said = model(**dict(zip(names, given, strict=True)), past_key_values=cache, use_cache=True)
             return (said.logits, *(one for layer in said.past_key_values.layers for one in (layer.keys, layer.values)))
 
-    network = Writer()
+    network = WriterGraph()
     new: Axes = {0: "batch_size", 1: "sequence_length"}
     inputs = {**dict.fromkeys(names, new), "attention_mask": {0: "batch_size", 1: "total_sequence_length"},
               **{f"past_key_values.{name}": {0: "batch_size", 2: "past_sequence_length"} for name in kept}}
     outputs = {"logits": new, **{f"present.{name}": {0: "batch_size", 2: "total_sequence_length"} for name in kept}}
-    return Part("model.onnx", network, inputs, outputs, sample, past=True)
+    return OnnxPart("model.onnx", network, inputs, outputs, sample, past=True)
 
 
-def encoder(opened: Opened) -> Part:
+def encoder(opened: Opened) -> OnnxPart:
     """The half of an encoder-decoder that reads."""
     import torch
 
-    class Encoder(torch.nn.Module):
+    class EncoderGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.encoder: Any = opened.model.get_encoder()
@@ -229,18 +229,18 @@ def encoder(opened: Opened) -> Part:
         return texts["input_ids"], texts["attention_mask"]
 
     axes: Axes = {0: "batch_size", 1: "encoder_sequence_length"}
-    return Part("encoder_model.onnx", Encoder(), {"input_ids": axes, "attention_mask": axes},
+    return OnnxPart("encoder_model.onnx", EncoderGraph(), {"input_ids": axes, "attention_mask": axes},
                 {"last_hidden_state": axes}, sample)
 
 
-def decoder(opened: Opened) -> Part:
+def decoder(opened: Opened) -> OnnxPart:
     """The half that writes: all that was written so far goes in each time."""
     import torch
     from transformers.modeling_outputs import BaseModelOutput
 
     reads: Any = opened.model.get_encoder()
 
-    class Decoder(torch.nn.Module):
+    class DecoderGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model: Any = opened.model
@@ -258,7 +258,7 @@ def decoder(opened: Opened) -> Part:
 
     new: Axes = {0: "batch_size", 1: "decoder_sequence_length"}
     before: Axes = {0: "batch_size", 1: "encoder_sequence_length"}
-    return Part("decoder_model.onnx", Decoder(),
+    return OnnxPart("decoder_model.onnx", DecoderGraph(),
                 {"input_ids": new, "encoder_hidden_states": before, "encoder_attention_mask": before},
                 {"logits": new}, sample)
 
@@ -302,7 +302,7 @@ def longest(opened: Opened) -> int:
     return min(LONG, config.to_dict().get("max_position_embeddings") or LONG)
 
 
-def trace(part: Part, path: Path) -> None:
+def trace(part: OnnxPart, path: Path) -> None:
     """Write the graph of a network."""
     import torch
 
@@ -314,7 +314,7 @@ def trace(part: Part, path: Path) -> None:
             dynamo=False)
 
 
-def compared(part: Part, path: Path, most: int) -> float:
+def compared(part: OnnxPart, path: Path, most: int) -> float:
     """How far onnxruntime's output is from torch's at most, over rows and lengths it wasn't traced with:
     as a share of the largest output, or as it is where that is below 1.
 

@@ -30,7 +30,7 @@ GRID = (1 / 3, 1.0, 3.0)
 
 
 @dataclass
-class Outcome:
+class MethodOutcome:
     """What one run came to."""
 
     variant: str
@@ -73,7 +73,7 @@ class Comparison:
         self.folder = folder or Path("runs") / f"{self.name}-compare"
         self.metric = metric or asked[0].learning.metric
         self.rates = {variant.label: usual_rate(one) for variant, one in zip(methods, asked, strict=True)}
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[MethodOutcome] = []
 
     def asked(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
         """The recipe of a run."""
@@ -106,7 +106,7 @@ class Comparison:
                 self.outcomes.append(self.one(variant, seed, rate))
             self.write()
 
-    def one(self, variant: Variant, seed: int, rate: float) -> Outcome:
+    def one(self, variant: Variant, seed: int, rate: float) -> MethodOutcome:
         """One run in a process of its own, or what it came to when it was made before."""
         place = self.folder / f"{variant.slug}-{rate:.3g}-{seed}"
         asked = self.asked(variant, seed, None if self.rate_given else rate)
@@ -129,7 +129,7 @@ class Comparison:
                 raise PlaceError(f"{self.folder}: {error.strerror}.") from error
             if status in (75, 130):
                 raise Stopped(f"stopped in {place}; the same command goes on from there", status)
-        outcome = Outcome(variant.label, seed, rate, "completed" if status == 0 else "failed")
+        outcome = MethodOutcome(variant.label, seed, rate, "completed" if status == 0 else "failed")
         if status:
             lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             outcome.exit_status = status
@@ -169,7 +169,7 @@ class Comparison:
                 values = [one.value for one in done if one.value is not None]
                 first = done[0].summary
 
-                def mean(name: str, among: Sequence[Outcome] = tuple(done)) -> float:
+                def mean(name: str, among: Sequence[MethodOutcome] = tuple(done)) -> float:
                     return float(statistics.mean(one.summary[name] for one in among))
 
                 row |= {

@@ -31,7 +31,7 @@ log = logging.getLogger("llmkit")
 
 
 @dataclass
-class Outcome:
+class PromptOutcome:
     """What one prompt mode came to, with one seed."""
 
     mode: str
@@ -75,7 +75,7 @@ class Prompts:
         self.slugs = {one.label: one.slug for one in modes}
         self.folder = folder or Path("runs") / f"{asked.name}-prompts"
         self.metric = metric or self.task.metric
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[PromptOutcome] = []
         self.floors: Floors = {}
         self.asked_rows = 0
 
@@ -134,7 +134,7 @@ class Prompts:
     def one(
         self, label: str, seed: int, mode: Prompting, scorer: Scorer, labels: Sequence[str], examples: Sequence[Any],
         rows: Sequence[Row],
-    ) -> Outcome:
+    ) -> PromptOutcome:
         """Ask about all rows by one mode."""
         start = time.monotonic()
         try:
@@ -142,8 +142,8 @@ class Prompts:
             metrics = prompted.measured(labeller, self.task, rows)
         except LlmkitError as error:
             log.info("%s, seed %d failed: %s", label, seed, error)
-            return Outcome(label, seed, error=str(error), exit_status=error.status)
-        outcome = Outcome(label, seed, metrics, statistics.mean(labeller.tokens), time.monotonic() - start,
+            return PromptOutcome(label, seed, error=str(error), exit_status=error.status)
+        outcome = PromptOutcome(label, seed, metrics, statistics.mean(labeller.tokens), time.monotonic() - start,
                           labeller.kit.notes(mode.wants))
         log.info("%s, seed %d: %s %.4f in %.0f s%s", label, seed, self.metric, metrics[self.metric], outcome.seconds,
                  "".join(f"; {note}" for note in outcome.notes))
@@ -231,13 +231,13 @@ def stamp(folder: Path) -> list[tuple[str, int, int]]:
     return [(name, about.st_size, about.st_mtime_ns) for name, about in found]
 
 
-def kept(path: Path, key: str) -> Outcome | None:
+def kept(path: Path, key: str) -> PromptOutcome | None:
     """What was measured before; CheckpointError where that was of another model, data or mode."""
     if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        outcome = Outcome(**found["outcome"])
+        outcome = PromptOutcome(**found["outcome"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} can't be read: {error}; remove it to ask again.") from error
     if found["key"] != key:

@@ -35,7 +35,7 @@ OWN_TYPE = "LLMKIT_PREFIX"
 
 
 @dataclass(frozen=True)
-class Place:
+class PrefixPlace:
     """An attention that gets a prefix."""
 
     name: str
@@ -52,10 +52,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Adapter:
+class PrefixAdapter:
     """What a prefixed model knows of its prefix, and is saved beside the weights."""
 
-    places: tuple[Place, ...]
+    places: tuple[PrefixPlace, ...]
     tokens: int
     hidden: int | None
     """Hidden size of the two-layer network that the prefix came out of; None where there was none."""
@@ -81,10 +81,12 @@ class Inner(nn.Module):
         return torch.tanh(nn.functional.linear(self.embedding, self.weight, self.bias))
 
 
-class Prefix(nn.Module):
+class AttentionPrefix(nn.Module):
     """The keys and values of one attention: a table, or the shared features through a linear layer of its own."""
 
-    def __init__(self, place: Place, weight: Tensor, bias: Tensor | None = None, inner: Inner | None = None) -> None:
+    def __init__(
+        self, place: PrefixPlace, weight: Tensor, bias: Tensor | None = None, inner: Inner | None = None,
+    ) -> None:
         super().__init__()
         self.place = place
         self.inner = inner
@@ -129,7 +131,7 @@ def written_out(*sizes: Any, **options: Any) -> Tensor | None:
     return sdpa_mask(*sizes, **{**options, "allow_is_causal_skip": False})
 
 
-def places(model: PreTrainedModel) -> list[Place]:
+def places(model: PreTrainedModel) -> list[PrefixPlace]:
     """Every attention of the model in the order it calls them: found by calling it on one token."""
     return [place for place, _ in heard(model, torch.zeros(1, 1, dtype=torch.long)).values()]
 
@@ -143,10 +145,10 @@ def from_text(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return torch.cat([rows for _, rows in heard(model, ids[None]).values()], 1)
 
 
-def heard(model: PreTrainedModel, ids: Tensor) -> dict[str, tuple[Place, Tensor]]:
+def heard(model: PreTrainedModel, ids: Tensor) -> dict[str, tuple[PrefixPlace, Tensor]]:
     """Each attention, by its name, with the keys and values of some tokens (1, tokens): (tokens, columns)."""
     names = {id(module): name for name, module in model.named_modules()}
-    found: dict[str, tuple[Place, Tensor]] = {}
+    found: dict[str, tuple[PrefixPlace, Tensor]] = {}
 
     def note(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
@@ -155,7 +157,7 @@ def heard(model: PreTrainedModel, ids: Tensor) -> dict[str, tuple[Place, Tensor]
             raise RequestError(
                 f"tuning: {type(module).__name__} has keys and values of different shapes, which prefix tuning can't "
                 "prefix. Use lora instead.")
-        place = Place(names[id(module)], key.shape[1], key.shape[3])
+        place = PrefixPlace(names[id(module)], key.shape[1], key.shape[3])
         rows = torch.stack([key[0], value[0]]).permute(2, 0, 1, 3).flatten(1)  # keys before values
         found.setdefault(place.name, (place, rows.float()))
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -197,7 +199,7 @@ def fresh(tokens: int, columns: int, width: int, hidden: int | None) -> dict[str
     return {f"{part}.{key}": weight for part, layer in parts.items() for key, weight in layer.state_dict().items()}
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, state: dict[str, Tensor]) -> None:
+def attach(model: PreTrainedModel, adapter: PrefixAdapter, state: dict[str, Tensor]) -> None:
     """Put weights with the names of `fresh` on the attentions; they and the parts that are new are all that trains."""
     model.requires_grad_(False)
     inner = Inner(state).to(model.device) if "transform.0.weight" in state else None
@@ -209,7 +211,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, state: dict[str, Tensor]) -
         weights = torch.split(state["transform.2.weight"], columns)
         biases = torch.split(state["transform.2.bias"], columns)
     for place, weight, bias in zip(adapter.places, weights, biases, strict=False):
-        prefix = Prefix(place, weight.clone(), None if bias is None else bias.clone(), inner)
+        prefix = AttentionPrefix(place, weight.clone(), None if bias is None else bias.clone(), inner)
         model.get_submodule(place.name).add_module("prefix", prefix.to(model.device))
     for name in adapter.new:
         model.get_submodule(name).requires_grad_(True)
@@ -312,7 +314,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             f"{(config['num_virtual_tokens'], columns)}; it belongs to another model.")
     put_back(model, tensors, folder)
     parts = dict(model.named_modules())
-    adapter = Adapter(
+    adapter = PrefixAdapter(
         places=tuple(where), tokens=config["num_virtual_tokens"], hidden=None,
         new=tuple(name for name in config["modules_to_save"] or () if name in parts),
         plain=config["peft_type"] == "PREFIX_TUNING", task_type=config["task_type"],
@@ -322,7 +324,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model
 
 
-def _adapter(model: PreTrainedModel) -> Adapter:
+def _adapter(model: PreTrainedModel) -> PrefixAdapter:
     adapter = model.llmkit_prefix
-    assert isinstance(adapter, Adapter)
+    assert isinstance(adapter, PrefixAdapter)
     return adapter

@@ -30,7 +30,7 @@ PLAIN_SHAPES = {"CAUSAL_LM": "decoder", "SEQ_2_SEQ_LM": "encoder-decoder"}
 
 
 @dataclass(frozen=True)
-class Adapter:
+class SoftPromptAdapter:
     """What a prompted model knows of its prompt, and is saved beside the weights."""
 
     shape: str
@@ -50,7 +50,7 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """Where the tokens of a batch and the virtual tokens stand in the longer rows that the body reads."""
 
     places: Tensor
@@ -101,7 +101,7 @@ class Layout:
         return hidden.gather(1, self.places[:, :, None].expand(-1, -1, hidden.shape[2]))
 
 
-class Table(nn.Module):
+class PromptTable(nn.Module):
     """A prompt whose rows are what trains."""
 
     def __init__(self, rows: Tensor) -> None:
@@ -113,7 +113,7 @@ class Table(nn.Module):
         return self.weight
 
 
-class Encoded(nn.Module):
+class PromptEncoder(nn.Module):
     """A prompt that comes out of a small network, added to the rows that it goes in as.
 
     The network of Liu et al. 2021 and of peft's PromptEncoder: two layers of a bidirectional LSTM, then
@@ -146,12 +146,12 @@ class Encoded(nn.Module):
 class SoftPrompt(nn.Module):
     """The prompt of a model, and what puts it between the tokens of each batch."""
 
-    def __init__(self, rows: nn.Module, adapter: Adapter, empty: int) -> None:
+    def __init__(self, rows: nn.Module, adapter: SoftPromptAdapter, empty: int) -> None:
         super().__init__()
         self.rows, self.adapter = rows, adapter
         self.empty = empty
         """The id at a virtual token's place: any but padding, which RoBERTa doesn't count."""
-        self.layout: Layout | None = None
+        self.layout: PromptLayout | None = None
         """Of the batch that the body is reading."""
         self.awaited = False
         """Whether its embedding hasn't been asked yet."""
@@ -161,7 +161,7 @@ class SoftPrompt(nn.Module):
         """Virtual tokens, before and behind the text."""
         return self.adapter.before + self.adapter.after
 
-    def lay_out(self, batch: int, length: int, mask: Tensor | None, device: torch.device) -> Layout:
+    def lay_out(self, batch: int, length: int, mask: Tensor | None, device: torch.device) -> PromptLayout:
         """Where everything stands, which follows from the padding mask (batch, length) alone.
 
         [CLS] a b [SEP] ·  ->  [CLS] (before) a b (behind) [SEP] ·
@@ -180,7 +180,7 @@ class SoftPrompt(nn.Module):
         before = start + torch.arange(adapter.before, device=device)
         behind = end + adapter.before + torch.arange(adapter.after, device=device)
         beside = torch.cat([first.expand_as(before), (end - 1).clamp(min=0).expand_as(behind)], 1)
-        return Layout(moved, torch.cat([before, behind], 1), beside)
+        return PromptLayout(moved, torch.cat([before, behind], 1), beside)
 
     def before_body(
         self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -306,7 +306,7 @@ def takes_embeddings(model: PreTrainedModel, shape: str) -> bool:
     return torch.equal(a["last_hidden_state"], b["last_hidden_state"])
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, rows: nn.Module) -> None:
+def attach(model: PreTrainedModel, adapter: SoftPromptAdapter, rows: nn.Module) -> None:
     """Put a prompt into a model; it and the parts that are new are all that trains."""
     model.requires_grad_(False)
     prompt = SoftPrompt(rows.to(model.device), adapter, empty=int(model.config.get_text_config().pad_token_id == 0))
@@ -326,7 +326,7 @@ def attach(model: PreTrainedModel, adapter: Adapter, rows: nn.Module) -> None:
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors: in peft's own layout where peft can read them."""
     prompt: Any = model.soft_prompt
-    adapter: Adapter = prompt.adapter
+    adapter: SoftPromptAdapter = prompt.adapter
     config: dict[str, Any] = {
         "peft_type": OWN_TYPE, "task_type": adapter.task_type, "base_model_name_or_path": adapter.base,
         "num_virtual_tokens": prompt.tokens, "modules_to_save": list(adapter.new) or None, "inference_mode": True}
@@ -375,8 +375,8 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     put_back(model, tensors, folder)
     placed = {"before": len(rows), "shape": shape} if plain else config["placed"]
     named = dict(model.named_modules())
-    attach(model, Adapter(
+    attach(model, SoftPromptAdapter(
         **placed, new=tuple(name for name in config["modules_to_save"] or () if name in named), plain=plain,
-        task_type=config["task_type"], base=config["base_model_name_or_path"] or ""), Table(rows))
+        task_type=config["task_type"], base=config["base_model_name_or_path"] or ""), PromptTable(rows))
     model.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
     return model
