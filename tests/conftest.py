@@ -278,7 +278,7 @@ class Child:
 
 def run_in_two(words: list[str], folder: Path) -> list[Child]:
     """The same command as both processes of a launch."""
-    from llmkit.training.launch import free_port
+    from llmkit.training.spread.launch import free_port
 
     where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
              "GLOO_SOCKET_IFNAME": "lo"}

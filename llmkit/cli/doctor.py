@@ -28,7 +28,7 @@ def doctor(
         if not json_:
             say(finding)
     if selftest and doctors.problem(found) is None:
-        from llmkit.training import selftest as selftests
+        from llmkit.training.trial import selftest as selftests
 
         if not json_:
             print("self-test: tiny models are trained, killed, resumed and compared …", file=sys.stderr, flush=True)

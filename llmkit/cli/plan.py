@@ -30,7 +30,7 @@ def plan(
     """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept."""
     from llmkit.system import report
     from llmkit.system.errors import RequestError
-    from llmkit.training import launch
+    from llmkit.training.spread import launch
 
     if recipe is None and task is None:
         raise RequestError("plan: give a RECIPE, or a --task.")
@@ -42,7 +42,7 @@ def plan(
     main = int(os.environ.get("RANK", "0")) == 0
     if main:
         report.to_stderr()
-    from llmkit.training import rehearsal as planning
+    from llmkit.training.trial import rehearsal as planning
 
     found = planning.plan(asked)
     if main and json_:

@@ -120,7 +120,7 @@ def run(
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit.system import report
-    from llmkit.training import launch
+    from llmkit.training.spread import launch
 
     asked = checked(recipe, blocks, fields, settings, processes, tuned)
     if (processes > 1 or words.launcher) and not launch.is_worker():
@@ -148,7 +148,7 @@ def checked(
     """
     from llmkit import recipe as recipes
     from llmkit.recipe import registry
-    from llmkit.training import launch
+    from llmkit.training.spread import launch
 
     launch.check(processes)
     cleared = ("tokenizer", "data.max_length")

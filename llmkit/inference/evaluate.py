@@ -53,7 +53,7 @@ def evaluate(
     With a prompt, a language model says labels by their words, and any other model reads every text in it.
     Returns {"metrics": {"loss": …}, "floors", "model", "data", …}. A program's own Accelerator stays as it is.
     """
-    from llmkit.training.processes import accelerate, apart
+    from llmkit.training.spread.processes import accelerate, apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words)

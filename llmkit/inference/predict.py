@@ -68,7 +68,7 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     import torch
 
     from llmkit.training.evaluate import visited
-    from llmkit.training.processes import accelerate, apart
+    from llmkit.training.spread.processes import accelerate, apart
 
     with apart():
         accelerator = accelerate("fp32", (), Path())

@@ -17,8 +17,8 @@ from llmkit.models import layout
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError
-from llmkit.training.processes import shared
 from llmkit.training.session import Session
+from llmkit.training.spread.processes import shared
 
 
 def finish(session: Session) -> dict[str, Any]:

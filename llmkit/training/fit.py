@@ -15,12 +15,12 @@ from llmkit.system.environment import prepare_torch
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
+from llmkit.training.folder.resume import as_before, pick_up
+from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, ready
-from llmkit.training.processes import accelerate, apart, shared, world
 from llmkit.training.request import Request, read
-from llmkit.training.resume import as_before, pick_up
-from llmkit.training.run_folder import RunFolder
+from llmkit.training.spread.processes import accelerate, apart, shared, world
 
 
 def fit(

@@ -6,8 +6,8 @@ import logging
 import time
 
 from llmkit.system import report
+from llmkit.training.folder.saving import save
 from llmkit.training.log import Log
-from llmkit.training.saving import save
 from llmkit.training.session import Session
 from llmkit.training.step import Stepper
 from llmkit.training.validation import validate

@@ -27,10 +27,10 @@ from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
+from llmkit.training.folder.resume import kept, restored
+from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
 from llmkit.training.optimizer import adamw
-from llmkit.training.resume import kept, restored
-from llmkit.training.run_folder import Checkpoint, RunFolder
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel

@@ -19,8 +19,8 @@ from llmkit.recipe import Recipe
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.training.callbacks import Callback, View
+from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.learner import Learner
-from llmkit.training.run_folder import RunFolder
 from llmkit.training.schedule import Length, schedule, weights
 from llmkit.training.spread.base import Spread
 from llmkit.training.state import State

@@ -19,8 +19,8 @@ from llmkit.system.errors import DataError, NumberError, RequestError
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
-from llmkit.training.processes import mixed
 from llmkit.training.session import Session
+from llmkit.training.spread.processes import mixed
 
 log = logging.getLogger("llmkit")
 

@@ -215,7 +215,7 @@ def test_a_mistake_nobody_foresaw_is_one_line_too(llmkit: Command, monkeypatch: 
 def test_what_follows_two_dashes_goes_to_the_launcher(
     llmkit: Command, bert: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from llmkit.training import launch
+    from llmkit.training.spread import launch
 
     seen: list[Any] = []
 
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_made_is_told(llmkit: Command, bert: Path, tmp_p
 
 
 def test_a_folder_in_use_is_told_with_the_process_that_uses_it(llmkit: Command, bert: Path, tmp_path: Path) -> None:
-    code = ("import pathlib, sys; from llmkit.training.run_folder import RunFolder\n"
+    code = ("import pathlib, sys; from llmkit.training.folder.run_folder import RunFolder\n"
             "with RunFolder(pathlib.Path('run')).locked(): print('held', flush=True); sys.stdin.read()")
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, cwd=tmp_path) as other:

@@ -16,7 +16,7 @@ from llmkit.inference.comparing.inline import Variant
 from llmkit.inference.comparing.inline import variants as every_variant
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import RequestError
-from llmkit.training import launch
+from llmkit.training.spread import launch
 
 
 def variants(text: str) -> list[Variant]:

@@ -66,9 +66,9 @@ def test_what_a_model_keeps_for_the_backward_pass_is_known_to_a_factor_of_two(
     from accelerate import Accelerator
 
     from llmkit.system.signals import Stopping
+    from llmkit.training.folder.run_folder import RunFolder
     from llmkit.training.log import Log
     from llmkit.training.prepare import ready
-    from llmkit.training.run_folder import RunFolder
     from llmkit.training.step import Stepper
 
     session = ready(settled, Accelerator(cpu=True), RunFolder(tmp_path / "run"), Stopping(), 0.0)

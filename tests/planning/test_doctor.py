@@ -194,7 +194,7 @@ def test_a_hub_that_does_not_answer_is_a_note_without_the_password_in_its_addres
 @pytest.fixture
 def one_family(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The self-test with GPT-2 only."""
-    from llmkit.training import selftest
+    from llmkit.training.trial import selftest
 
     monkeypatch.setattr(selftest, "MODELS", {"gpt2": selftest.MODELS["gpt2"]})
     return selftest

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 240.0
 """Seconds that a command may take on a busy machine."""
 IMPORTED = (
-    "typer.main", "llmkit.cli", "llmkit.training.fit", "llmkit.training.launch", "llmkit.inference.evaluate",
+    "typer.main", "llmkit.cli", "llmkit.training.fit", "llmkit.training.spread.launch", "llmkit.inference.evaluate",
     "llmkit.inference.predict", "llmkit.inference.generate", "peft",
     "transformers.optimization", "transformers.models.auto.modeling_auto",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "t5", "roberta", "llama")),
@@ -162,7 +162,7 @@ class Server:
         """Start the same command as all processes of a launch."""
         if processes == 1:
             return [self.start(*words, **more)]
-        from llmkit.training.launch import free_port
+        from llmkit.training.spread.launch import free_port
 
         where = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": str(free_port()), "GLOO_SOCKET_IFNAME": "lo"}
@@ -348,7 +348,7 @@ def _signal_at(count: int, folder: str, number: int) -> None:
 
 def _signal_after(step: int, number: int) -> None:
     """Signal this process once the line of a step is written."""
-    from llmkit.training.run_folder import RunFolder
+    from llmkit.training.folder.run_folder import RunFolder
 
     write = RunFolder.log
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from llmkit.system.errors import CheckpointError
-from llmkit.training.run_folder import SILENCE, verify
+from llmkit.training.folder.run_folder import SILENCE, verify
 from reliability import runs
 from reliability.commands import ROOT, Server
 from reliability.test_resume import cases, the_same

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from conftest import tiny
 
-from llmkit.training.run_folder import MANIFEST, describe, sealed
+from llmkit.training.folder.run_folder import MANIFEST, describe, sealed
 from reliability import runs
 from reliability.commands import Done, Server
 from reliability.test_data import refused

@@ -13,8 +13,8 @@ from llmkit.cli import main
 from llmkit.cli.plan import words
 from llmkit.system import machine
 from llmkit.system.errors import LlmkitError
-from llmkit.training import rehearsal as planning
 from llmkit.training.fit import fit
+from llmkit.training.trial import rehearsal as planning
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "steps": ("bert", {"training": {"max_steps": 5, "save_steps": 2, "eval_steps": 2}}),

@@ -21,7 +21,7 @@ from llmkit.planning.choices import usual_rate
 from llmkit.recipe import Recipe
 from llmkit.system import machine
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, Stopped, nearest
-from llmkit.training import launch
+from llmkit.training.spread import launch
 
 log = logging.getLogger("llmkit")
 

@@ -25,7 +25,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.seams import PromptMode
 from llmkit.system.errors import CheckpointError, LlmkitError, RequestError, nearest
 from llmkit.tasks.base import Floors, Row, hold_out
-from llmkit.training.run_folder import put
+from llmkit.training.folder.run_folder import put
 
 log = logging.getLogger("llmkit")
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
-from llmkit.training.run_folder import Checkpoint
 
 
 class Spread(Protocol):

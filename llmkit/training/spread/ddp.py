@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llmkit.system.errors import CheckpointError
+from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
-from llmkit.training.run_folder import Checkpoint
 
 TRAINED, OPTIMIZER, BEST = "trained.safetensors", "optimizer.pt", "best.safetensors"
 

@@ -15,10 +15,10 @@ from llmkit.models.run import Run
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
-from llmkit.training.processes import world
-from llmkit.training.run_folder import Checkpoint, RunFolder, verify
-from llmkit.training.saving import TUNING
+from llmkit.training.folder.run_folder import Checkpoint, RunFolder, verify
+from llmkit.training.folder.saving import TUNING
 from llmkit.training.spread.ddp import tensors
+from llmkit.training.spread.processes import world
 from llmkit.training.state import State
 
 log = logging.getLogger("llmkit")

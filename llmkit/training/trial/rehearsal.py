@@ -31,12 +31,12 @@ from llmkit.system.signals import stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import visited
 from llmkit.training.finish import peak_memory
+from llmkit.training.folder.resume import pick_up
+from llmkit.training.folder.run_folder import RunFolder, telling
 from llmkit.training.log import Log
 from llmkit.training.prepare import idles, ready
-from llmkit.training.processes import accelerate, world
-from llmkit.training.resume import pick_up
-from llmkit.training.run_folder import RunFolder, telling
 from llmkit.training.session import Session
+from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
 
 log = logging.getLogger("llmkit")
