@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from test_contributing import examples
-from test_structure import LAYERS
+from test_structure import FLOOR
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -76,8 +76,7 @@ def test_the_drawing_shows_every_folder_in_the_order_that_the_structure_has() ->
     drawing = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
     shown = [folder for line in drawing.splitlines() for folder in re.split(" {3,}", line)[0].split()]
     assert sorted(shown) == sorted(path.parent.name for path in (ROOT / "llmkit").glob("*/__init__.py"))
-    order = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}
-    assert [order[folder] for folder in shown] == sorted((order[folder] for folder in shown), reverse=True)
+    assert [FLOOR[folder] for folder in shown] == sorted((FLOOR[folder] for folder in shown), reverse=True)
 
 
 def test_every_decision_is_in_the_index() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from llmkit.exporting.origin import Origin
+from llmkit.exporting.origin import Provenance
 from llmkit.models import layout
 from llmkit.system import report
 
@@ -22,7 +22,7 @@ TASKS = {
 """What a hub calls the use of a model, by the auto class that it is opened with."""
 
 
-def card(origin: Origin, name: str, kind: str, library: str, how: str) -> str:
+def card(origin: Provenance, name: str, kind: str, library: str, how: str) -> str:
     """The whole page. `how` is the format's own part: what the files are, and code that opens them."""
     lines = [front_matter(origin, kind, library), f"# {name}", ""]
     if origin.summary:
@@ -41,7 +41,7 @@ def card(origin: Origin, name: str, kind: str, library: str, how: str) -> str:
     return "\n".join([*lines, "## Use", "", how, ""])
 
 
-def front_matter(origin: Origin, kind: str, library: str) -> str:
+def front_matter(origin: Provenance, kind: str, library: str) -> str:
     """What a hub reads of the card."""
     said: dict[str, Any] = {"library_name": library, "pipeline_tag": TASKS.get(kind), "license": origin.licence,
                             "base_model": origin.base_id,

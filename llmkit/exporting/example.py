@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from llmkit.exporting.origin import Origin
+from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened
 from llmkit.tasks.shared.frame import frame_of
 
@@ -16,7 +16,7 @@ PAIR = ("The cat saw the moon.", "It was full.")
 MESSAGES = [{"role": "user", "content": "Who are you?"}]
 
 
-def text_for(opened: Opened, origin: Origin) -> str:
+def text_for(opened: Opened, origin: Provenance) -> str:
     """A text for a model that reads one."""
     if opened.kind == "AutoModelForMaskedLM" or is_permuted(opened):
         return f"The cat saw the {opened.tokenizer.mask_token}."

@@ -20,7 +20,7 @@ NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics")
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """What is known of a model that is given away; but for `source`, no path of this machine is in it."""
 
     source: Path
@@ -51,7 +51,7 @@ class Origin:
         return list(self.summary["recipe"]["data"]) if self.summary else []
 
 
-def origin_of(model: str | Path, source: Path) -> Origin:
+def origin_of(model: str | Path, source: Path) -> Provenance:
     """Read what stands around a model's folder: `source` is what `model` names on this machine."""
     run = run_of(source)
     summary = (run.summary if run is not None else None) or {}
@@ -60,7 +60,7 @@ def origin_of(model: str | Path, source: Path) -> Origin:
         about = summary["recipe"]
         about |= {"backbone": named(about["backbone"]), "data": [named(one) for one in about["data"]]}
     first, place = before(source), run.folder.resolve() if run is not None and summary else model
-    return Origin(
+    return Provenance(
         source, named(str(place)), summary, without_places(recipe), adapter_of(source).get("peft_type"),
         named(first) if first else None, hub_id(first) if first else None,
         next((licence for one in line(str(model), source) if (licence := licence_of(one))), None))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.prompting.shared.examples import Asking, FewShot
+from llmkit.prompting.shared.examples import FewShot, InQuestions
 from llmkit.recipe.registry import OPTIONS
 
 
 @dataclass(config=OPTIONS)
-class Example(Asking, FewShot):
+class Example(InQuestions, FewShot):
     """In-context learning (Brown et al. 2020): what is to be done is shown, not said, and no weight changes.
 
     In a chat, each example is a turn of the user and one of the assistant. Examples that don't fit into the model's

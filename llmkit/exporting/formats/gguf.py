@@ -18,7 +18,7 @@ from llmkit import models
 from llmkit.exporting import example
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
-from llmkit.exporting.origin import Origin
+from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened
 from llmkit.system.errors import RequestError
 
@@ -62,7 +62,7 @@ def check(config: Mapping[str, Any]) -> None:
             raise RequestError(f"--format gguf: this {saved} can't be written: {what}.")
 
 
-def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> dict[str, Any]:
+def write(opened: Opened, origin: Provenance, folder: Path, dtype: str | None) -> dict[str, Any]:
     """Fill a folder with the file, and with config and tokenizer for transformers, which reads the file too.
 
     Returns {"dtype", "files", "difference"}. RequestError where the tokenizer is none that llama.cpp has, or the file
@@ -319,7 +319,7 @@ def add_vocabulary(writer: Any, vocabulary: Mapping[str, Any], opened: Opened) -
 # ---- what the card shows ------------------------------------------------------------------------------------------
 
 
-def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
+def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     """How llama.cpp and transformers open the file; `at` is its hub id, or "."."""
     (path,) = folder.glob("*.gguf")
     fetched = "" if at == "." else f" (`hf download {at} --local-dir .` brings it)"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
-from llmkit.exporting.origin import Origin
+from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened, templates
 from llmkit.models.families import file_for
 from llmkit.models.pooling import Pooling
@@ -68,7 +68,7 @@ def check(config: Mapping[str, Any]) -> None:
                            "writes, which no file of fixed inputs can say; --format safetensors keeps all of it.")
 
 
-def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> dict[str, Any]:
+def write(opened: Opened, origin: Provenance, folder: Path, dtype: str | None) -> dict[str, Any]:
     """Fill a folder, compare what onnxruntime says with what torch says, and return how much they differ at most.
 
     RequestError where that is more than TOLERANCE, or the tokenizer can't be had as a file.
@@ -353,7 +353,7 @@ def compared(part: OnnxPart, path: Path, most: int) -> float:
 # ---- what the card shows ------------------------------------------------------------------------------------------
 
 
-def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
+def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     """How onnxruntime opens the folder, without torch or transformers; `at` is its hub id, or "."."""
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if opened.kind == "AutoModelForSeq2SeqLM":
@@ -382,7 +382,7 @@ def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
 OPEN = 'model = onnxruntime.InferenceSession("model.onnx")'
 
 
-def prompt_for(opened: Opened, origin: Origin) -> str:
+def prompt_for(opened: Opened, origin: Provenance) -> str:
     """The text that a writer goes on from: of a chat model, a question as its template writes it."""
     if opened.tokenizer.chat_template:
         return str(templates.apply(opened.tokenizer, example.MESSAGES, tokenize=False, add_generation_prompt=True))
@@ -402,7 +402,7 @@ def ending(opened: Opened) -> list[str]:
     return [f"    if ids[-1] in {ends}:", "        break"] if ends else []
 
 
-def lines_that_write(opened: Opened, origin: Origin) -> list[str]:
+def lines_that_write(opened: Opened, origin: Provenance) -> list[str]:
     """The likeliest token each time, what was read before kept as keys and values."""
     shape = cache_of(opened).layers[0].keys.shape
     positions = "position_ids" in inspect.signature(opened.model.forward).parameters
@@ -420,7 +420,7 @@ def lines_that_write(opened: Opened, origin: Origin) -> list[str]:
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 
-def lines_that_write_anew(opened: Opened, origin: Origin) -> list[str]:
+def lines_that_write_anew(opened: Opened, origin: Provenance) -> list[str]:
     """The likeliest token each time, the whole text read for each."""
     return [
         OPEN, f"ids = {encoded(opened, prompt_for(opened, origin))}.ids",
@@ -431,7 +431,7 @@ def lines_that_write_anew(opened: Opened, origin: Origin) -> list[str]:
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 
-def lines_that_read_and_write(opened: Opened, origin: Origin) -> list[str]:
+def lines_that_read_and_write(opened: Opened, origin: Provenance) -> list[str]:
     """An encoder-decoder: the text is read once, then the likeliest token each time."""
     start = opened.model.generation_config.decoder_start_token_id
     return [
@@ -448,7 +448,7 @@ def lines_that_read_and_write(opened: Opened, origin: Origin) -> list[str]:
         "print(tokenizer.decode(ids, skip_special_tokens=False))"]
 
 
-def lines_that_tell(opened: Opened, origin: Origin, folder: Path) -> list[str]:
+def lines_that_tell(opened: Opened, origin: Provenance, folder: Path) -> list[str]:
     """What a model that reads says, by what its head is for."""
     kind, config = opened.kind, opened.model.config
     fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}

@@ -11,7 +11,7 @@ from typing import Any
 from llmkit import models
 from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
-from llmkit.exporting.origin import Origin
+from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened, layout
 from llmkit.models.pooling import Pooling
 from llmkit.system.errors import RequestError
@@ -26,7 +26,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Every model has this layout."""
 
 
-def write(opened: Opened, origin: Origin, folder: Path, dtype: str | None) -> dict[str, Any]:
+def write(opened: Opened, origin: Provenance, folder: Path, dtype: str | None) -> dict[str, Any]:
     """Fill a folder; with the model's own files where nothing is merged or converted. Returns {"dtype"}.
 
     RequestError where the dtype can't hold a weight.
@@ -73,7 +73,7 @@ def copy(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
 # ---- what the card shows ------------------------------------------------------------------------------------------
 
 
-def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
+def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     """How transformers opens the folder, in a few lines that run as they are; `at` is the folder, or its hub id."""
     kind = opened.kind
     way = pooling.read(folder) if kind == "AutoModel" else None
@@ -88,7 +88,7 @@ def how(opened: Opened, origin: Origin, folder: Path, at: str) -> str:
     return "\n".join(parts)
 
 
-def lines(opened: Opened, origin: Origin, way: Pooling | None) -> list[str]:
+def lines(opened: Opened, origin: Provenance, way: Pooling | None) -> list[str]:
     """A model is given something to read, and what it says is printed: by what its head is for."""
     kind, config = opened.kind, opened.model.config
 

@@ -64,7 +64,7 @@ class Worded(Prompting):
 
 
 @dataclass(config=OPTIONS)
-class Asking(Worded):
+class InQuestions(Worded):
     """An input is written down, what is to be done and examples may stand before, and the answer follows."""
 
     input_template: str | None = None
@@ -105,8 +105,8 @@ class Asking(Worded):
 
 
 @dataclass(config=OPTIONS)
-class Instructed(Asking):
-    """An input that is asked about as `Asking` does it, after what is to be done was said."""
+class Instructed(InQuestions):
+    """An input that is asked about as `InQuestions` does it, after what is to be done was said."""
 
     instruction: str = ""
     """What is to be done. It is followed by an empty line, unless it ends with a space: "summarize: "."""
