@@ -71,7 +71,7 @@ def why_not(family: str, learning: str, method: str) -> str | None:
         return "it has no biases"
     if method == "head" and head == "AutoModel":
         return "it has no head"
-    if method == "head" and head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM") and kind.shape != "permuted":
+    if method == "head" and head in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM") and tied(family, head):
         return "its head is tied to its embeddings"
     return None
 
@@ -85,6 +85,14 @@ def learned(name: str) -> Any:
 def has_biases(family: str) -> bool:
     """Whether a family's models have biases, whatever their heads have."""
     return any(name.endswith(".bias") for name, _ in blank(family, "AutoModel")[0].named_parameters())
+
+
+@cache
+def tied(family: str, head: str) -> bool:
+    """Whether the table of the input embeddings makes a model's logits, with no weight of the head's own."""
+    model, _ = blank(family, head)
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight and not any(
+        name.startswith(FAMILIES[family].heads[head]) for name, _ in model.named_parameters())
 
 
 def rows_for(learning: str, request: pytest.FixtureRequest, folder: Path) -> Path:

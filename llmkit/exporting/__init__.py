@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from llmkit.exporting import hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import before, origin_of
 from llmkit.models import Base, layout
+from llmkit.recipe import registry
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
 FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
@@ -41,7 +41,7 @@ def export(
         raise PlaceError(f"--to {to}: holds something already; name a new folder.")
     if format not in FORMATS:
         raise RequestError(f"no format is called {format!r}.{nearest(format, FORMATS)}")
-    written = import_module(f"llmkit.exporting.formats.{format}")
+    written = registry.module(f"llmkit.exporting.formats.{format}")
     if dtype is not None and dtype not in written.DTYPES:
         raise RequestError(f"--dtype {dtype}: --format {format} has {', '.join(written.DTYPES)}.")
     if push_to_hub is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from llmkit.models.files import (
     read_json,
     tokenizer_of,
 )
+from llmkit.recipe import registry
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
 
@@ -153,7 +153,7 @@ def _tuned(model: PreTrainedModel, given: Base) -> Any:
     try:
         own = OWN_ADAPTERS.get(given.adapter.get("peft_type") or "")
         if own is not None:
-            return import_module(f"llmkit.tuning.{own}").load(model, given.folder)
+            return registry.module(f"llmkit.tuning.{own}").load(model, given.folder)
         from peft import PeftModel
 
         return PeftModel.from_pretrained(model, given.folder, local_files_only=True)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import metadata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from llmkit import models
+from llmkit.recipe.registry import module as load_module
 from llmkit.system import cache, machine
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError
 from llmkit.system.locks import lock
@@ -158,7 +159,7 @@ def imports() -> Iterator[Finding]:
     """Packages that are installed and can't be imported: a half-done upgrade, parts of another machine."""
     for name in COMPILED:
         try:
-            import_module(name)
+            load_module(name)
         except (ImportError, OSError, ValueError, AttributeError) as error:
             said = " ".join(f"can't be imported: {type(error).__name__}: {error}".split())[:300]
             yield Finding(name, "problem", said, f"pip install --force-reinstall {name}", RequestError)

@@ -58,6 +58,11 @@ def find(kind: str, name: str) -> type[Any]:
     return public[0]
 
 
+def module(name: str) -> Any:
+    """A module of llmkit, or of a library, by its whole name: here alone, what is loaded is decided by a name."""
+    return import_module(name)
+
+
 def name_of(plugin: object) -> str:
     """The name that a recipe calls a plug-in by: `masked_lm` of `llmkit.objectives.masked_lm.MaskedLM`."""
     cls = plugin if inspect.isclass(plugin) else type(plugin)

@@ -368,11 +368,11 @@ def test_an_onnx_file_that_says_something_else_is_not_left_behind(
 ) -> None:
     from llmkit.exporting.formats import onnx
 
-    def of_one_length(part: onnx.Part, path: Path) -> None:
+    def of_one_length(part: onnx.OnnxPart, path: Path) -> None:
         torch.onnx.export(part.network, part.sample(2, 7, 0), str(path), input_names=list(part.inputs), dynamo=False,
                           output_names=list(part.outputs), dynamic_axes={name: {0: "rows"} for name in part.inputs})
 
-    def wrong(part: onnx.Part, path: Path) -> None:
+    def wrong(part: onnx.OnnxPart, path: Path) -> None:
         part.network.model.classifier.bias.data += 0.001
         traced(part, path)
         part.network.model.classifier.bias.data -= 0.001

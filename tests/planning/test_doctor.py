@@ -84,7 +84,7 @@ def test_a_package_that_is_missing_or_cannot_be_imported_is_a_problem(
             raise ImportError("libc.so.6: version `GLIBC_2.99' not found")
 
     monkeypatch.setattr(metadata, "version", version)
-    monkeypatch.setattr(doctor, "import_module", load)
+    monkeypatch.setattr(doctor, "load_module", load)
     assert main(["doctor", "--json"]) == 2
     out = capsys.readouterr()
     found = {one["about"]: one for one in json.loads(out.out)["findings"]}

@@ -2,11 +2,11 @@
 
 import inspect
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 from llmkit.data.files import suffix_of
 from llmkit.data.formats.base import Format
+from llmkit.recipe import registry
 
 
 @cache
@@ -18,7 +18,7 @@ def formats() -> dict[str, Format]:
 
 
 def _only_format(stem: str) -> Format:
-    module = import_module(f"{__name__}.{stem}")
+    module = registry.module(f"{__name__}.{stem}")
     kinds = [cls for cls in vars(module).values()
              if inspect.isclass(cls) and issubclass(cls, Format) and cls.__module__ == module.__name__]
     if len(kinds) != 1:
