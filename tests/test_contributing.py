@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("objective", "tuning method", "task", "family", "prompt mode", "format of export")
+KINDS = ("objective", "tuning method", "task", "family", "prompt mode", "format of data", "format of export")
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DRIVER = """
 import json, shlex, sys
@@ -107,6 +107,12 @@ def test_the_new_family_trains(tree: Path) -> None:
     config = json.loads((tree / "runs" / "gpt_neox" / "model" / "config.json").read_text())
     assert config["model_type"] == "gpt_neox"
     assert summary(tree, "gpt_neox")["status"] == "completed"
+
+
+def test_the_new_format_of_data_is_read_row_by_row(tree: Path) -> None:
+    said = [json.loads(line) for line in (tree / "subtitles.jsonl").read_text().splitlines()]
+    assert len(said) == 2
+    assert {type(one["acceptable"]) for one in said} == {bool}
 
 
 def test_the_new_format_of_export_holds_the_weights(tree: Path) -> None:

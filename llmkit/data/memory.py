@@ -20,7 +20,7 @@ Given: TypeAlias = "Iterable[Mapping[str, Any] | str] | Callable[[], Iterable[Ma
 """What a program gives: a list of dicts or of texts, a `datasets.Dataset`, or a function that yields such rows."""
 
 
-class Memory:
+class MemoryRows:
     """Rows of a program, read from the first on at each pass; each time they must be the same.
 
     given   as `Given` says; a function is called anew at each pass
@@ -131,13 +131,13 @@ def memory_reader(
     records: all rows are gone through once here. Raises RequestError for what is no such thing or can be read only
     once (a generator: give the function), DataError, with the row's number and the field, for what JSON can't say.
     """
-    memory = Memory(rows, label)
+    memory = MemoryRows(rows, label)
     source = Source(f"{IN_MEMORY}{memory.fingerprint()}", fields=dict(fields or {}))
     return Reader(source, label, origin=memory, spares=spares)
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRows:
     """Rows that are gone through as they are, once: those of a prediction."""
 
     kind: ClassVar[str] = "held"
@@ -159,4 +159,4 @@ class Held:
 
 def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
     """Rows to predict, fields by their names; an error says which row of `label` it is about."""
-    return Reader(Source(label), label, origin=Held(label, rows))
+    return Reader(Source(label), label, origin=HeldRows(label, rows))

@@ -23,7 +23,7 @@ from llmkit.system.errors import DataError, RequestError, nearest
 LARGE = 2**26  # bytes of text from which on it is remembered what a document is in it
 
 
-class Origin(Protocol):
+class RowOrigin(Protocol):
     """Where rows come from that are in no file: the hub, this Python, the memory of a program."""
 
     kind: ClassVar[str]
@@ -52,7 +52,7 @@ class Reader:
     """What the recipe calls a document."""
     notes: list[str] = field(default_factory=list)
     """What was concluded from the data and should be said once."""
-    origin: Origin | None = None
+    origin: RowOrigin | None = None
     """Where rows come from that are in no file."""
     headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
     """Tables whose first row is data: which column holds which field."""

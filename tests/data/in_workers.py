@@ -60,7 +60,8 @@ def prepared(name: str, folder: Path) -> tuple[Any, Any]:
     """(rows, collator) of a recipe."""
     from llmkit.data.batches import Drawn
     from llmkit.objectives.base import Setup
-    from llmkit.planning.settle import settle, speak
+    from llmkit.planning.settle import settle
+    from llmkit.planning.vocabulary import speak
     from llmkit.training.learner import Collator
 
     settled = settle(recipe_of(name, folder))

@@ -13,7 +13,7 @@ from llmkit.system.errors import RequestError, nearest
 
 
 @dataclass(frozen=True)
-class BuiltIn:
+class BuiltInRows:
     """A set as a source's origin; construct it through `named`."""
 
     kind: ClassVar[str] = "builtin"
@@ -37,10 +37,10 @@ def names() -> tuple[str, ...]:
     return tuple(SETS)
 
 
-def named(name: str) -> BuiltIn:
+def named(name: str) -> BuiltInRows:
     """The set of a name; RequestError where there is none."""
     _set(name)
-    return BuiltIn(name)
+    return BuiltInRows(name)
 
 
 def describe(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from llmkit.data.fields import shown
 from llmkit.data.files import Place
-from llmkit.data.formats.base import Asking, Row, Rows
+from llmkit.data.formats.base import FileReader, Row, Rows
 from llmkit.system.errors import DataError
 
 
@@ -18,7 +18,7 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
-def checked(row: Any, written: str, place: Place, reader: Asking) -> Rows:
+def checked(row: Any, written: str, place: Place, reader: FileReader) -> Rows:
     """A row that was decoded from what is `written`; none where it is bad and bad ones are left out."""
     try:
         _refuse(row, written, place)

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeAlias
 
 from llmkit.data.fields import FIELD_WORDS
 from llmkit.data.files import Place
-from llmkit.data.formats.base import Asking, Format, Rows
+from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.system.errors import DataError
 
 Cells: TypeAlias = Iterator[tuple[int, list[str]]]
@@ -19,11 +19,11 @@ class TextTable(Format):
 
     numbered: ClassVar[bool] = True
 
-    def cells(self, path: Path, reader: Asking) -> Cells:
+    def cells(self, path: Path, reader: FileReader) -> Cells:
         """The rows of the file as cells; blank lines are passed over."""
         raise NotImplementedError
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """Each row below the header by its names; every row where the columns are numbered, unnamed ones as "0" …."""
         columns = reader.headerless.get(path) or {
             name: index for name, index in reader.source.fields.items() if isinstance(index, int)}
@@ -45,7 +45,7 @@ class TextTable(Format):
                 continue
             yield {name: cells[i] for name, i in places}, Place(str(path), number)
 
-    def look(self, path: Path, reader: Asking) -> str | None:
+    def look(self, path: Path, reader: FileReader) -> str | None:
         """Two columns, no known name above them, and the first short cell occurs again below: a row, no header."""
         rows = [cells for _, cells in islice(self._of_one_width(path, reader), 1000)]
         if len(rows) < 2 or len(rows[0]) != 2 or any(cell.strip().casefold() in FIELD_WORDS for cell in rows[0]):
@@ -58,7 +58,7 @@ class TextTable(Format):
         return (f"{path} has no header: its first row is data, column {1 - short} is read as text and column {short} "
                 "as label.")
 
-    def _of_one_width(self, path: Path, reader: Asking) -> Cells:
+    def _of_one_width(self, path: Path, reader: FileReader) -> Cells:
         """The rows as cells; all have as many as the first."""
         width, first = 0, 0
         for number, cells in self.cells(path, reader):

@@ -16,7 +16,7 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 """Bytes that a decoder couldn't read."""
 
 
-class Asking(Protocol):
+class FileReader(Protocol):
     """Who reads a file, as far as a format needs to know; it is `llmkit.data.sources.Reader`."""
 
     source: Source
@@ -53,19 +53,19 @@ class Format:
     compressed: ClassVar[bool] = False
     """Whether it is compressed inside, so that a .gz around it is refused."""
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """One dict a row, {"text": …} where a row is a document of text, in the order of the file.
 
         Raises DataError, with file and line, where the file can't be read on; a bad row goes to `reader.spare`.
         """
         raise NotImplementedError
 
-    def look(self, path: Path, reader: Asking) -> str | None:
+    def look(self, path: Path, reader: FileReader) -> str | None:
         """What the first rows tell of a file whose fields nobody named, noted in the reader; the words to say it in."""
         return None
 
 
-def lines(path: Path, reader: Asking) -> Iterator[tuple[int, str]]:
+def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
     encoding = reader.source.encoding
     with decoded(path, encoding, reader.label, reader.spares) as file:

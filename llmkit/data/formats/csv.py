@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from llmkit.data.formats._table import Cells, TextTable
-from llmkit.data.formats.base import Asking, lines
+from llmkit.data.formats.base import FileReader, lines
 from llmkit.system.errors import DataError
 
 
@@ -15,7 +15,7 @@ class CommaTable(TextTable):
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
     rank: ClassVar[int] = 3
 
-    def cells(self, path: Path, reader: Asking) -> Cells:
+    def cells(self, path: Path, reader: FileReader) -> Cells:
         """A quote that doesn't close is a DataError with the line that its row starts on."""
         csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
         parser, start = csv.reader((f"{line}\n" for _, line in lines(path, reader)), strict=True), 1

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 from llmkit.data.files import CHUNK, Place, decoded
 from llmkit.data.formats import _squad
 from llmkit.data.formats._objects import checked, no_key_twice
-from llmkit.data.formats.base import Asking, Format, Rows
+from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.data.formats.jsonl import JsonLines
 from llmkit.system.errors import DataError
 
@@ -23,7 +23,7 @@ class JsonFile(Format):
     rank: ClassVar[int] = 2
     ragged: ClassVar[bool] = True
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """The objects of the array, of the lines, or one a question of SQuAD."""
         encoding, label = reader.source.encoding, reader.label
         head = ""
@@ -39,7 +39,7 @@ class JsonFile(Format):
         return JsonLines().rows(path, reader, "; .json is an array of objects, or one object a line")
 
 
-def _array(path: Path, reader: Asking) -> Rows:
+def _array(path: Path, reader: FileReader) -> Rows:
     """The objects of a top-level array, decoded one by one from a window over the file."""
     decoder = json.JSONDecoder(object_pairs_hook=no_key_twice)
     text, at, line, awaited = "", 0, 1, "["

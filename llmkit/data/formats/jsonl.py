@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from llmkit.data.files import Place
 from llmkit.data.formats._objects import checked, no_key_twice
-from llmkit.data.formats.base import Asking, Format, Rows, lines
+from llmkit.data.formats.base import FileReader, Format, Rows, lines
 from llmkit.system.errors import DataError
 
 
@@ -17,7 +17,7 @@ class JsonLines(Format):
     rank: ClassVar[int] = 1
     ragged: ClassVar[bool] = True
 
-    def rows(self, path: Path, reader: Asking, hint: str = "") -> Rows:
+    def rows(self, path: Path, reader: FileReader, hint: str = "") -> Rows:
         """The object of each line; `hint` is added where a line is no JSON."""
         for number, line in lines(path, reader):
             if line and not line.isspace():

@@ -4,14 +4,14 @@ from itertools import zip_longest
 from pathlib import Path
 
 from llmkit.data.files import Place
-from llmkit.data.formats.base import Asking, Format, Rows, lines
+from llmkit.data.formats.base import FileReader, Format, Rows, lines
 from llmkit.system.errors import DataError
 
 
 class ParallelText(Format):
     """The files of a source that has a `target`: both are text, read side by side."""
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """{source, target} a line that says something in one of the two files."""
         ours, theirs = reader.files
         number = 0

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from llmkit.data.files import Place
-from llmkit.data.formats.base import Asking, Format, Rows
+from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.system.errors import DataError
 
 
@@ -15,7 +15,7 @@ class Parquet(Format):
     rank: ClassVar[int] = 5
     compressed: ClassVar[bool] = True
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """The rows with the types that they have; DataError with the number of the row where the file breaks off."""
         import pyarrow as pa
         import pyarrow.parquet as pq

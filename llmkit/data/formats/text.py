@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmkit.data.files import CHUNK, Place, decoded
-from llmkit.data.formats.base import Asking, Format, Row, Rows, lines
+from llmkit.data.formats.base import FileReader, Format, Row, Rows, lines
 
 SEPARATOR = "<|endoftext|>"
 """A line that is exactly this stands between two documents (the convention of GPT-2's and TinyStories' files)."""
@@ -16,7 +16,7 @@ _GAP = re.compile(r"\n[^\S\n]*\n")
 class PlainText(Format):
     """Text: any file whose extension no other format has."""
 
-    def rows(self, path: Path, reader: Asking) -> Rows:
+    def rows(self, path: Path, reader: FileReader) -> Rows:
         """{"text": …} a document, with the line that it starts on."""
         kind, block, start = reader.document, list[str](), 0
         for number, line in lines(path, reader):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from llmkit.data.formats._table import Cells, TextTable
-from llmkit.data.formats.base import Asking, lines
+from llmkit.data.formats.base import FileReader, lines
 
 
 class TabTable(TextTable):
@@ -13,7 +13,7 @@ class TabTable(TextTable):
     suffixes: ClassVar[tuple[str, ...]] = (".tsv",)
     rank: ClassVar[int] = 4
 
-    def cells(self, path: Path, reader: Asking) -> Cells:
+    def cells(self, path: Path, reader: FileReader) -> Cells:
         """Quotes around a whole cell are taken off."""
         for number, line in lines(path, reader):
             if line:
