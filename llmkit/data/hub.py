@@ -1,12 +1,12 @@
 """Data sets of the hub: `hub:org/name` or `hub:org/name:config`, loaded by `datasets`."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmkit.data.files import Place
 from llmkit.recipe import Source
+from llmkit.system.environment import switched_on
 from llmkit.system.errors import DataError, RequestError
 
 
@@ -43,8 +43,7 @@ def load(source: Source) -> HubRows:
     name, _, config = label.removeprefix("hub:").partition(":")
     if not name:
         raise RequestError(f"{label!r}: write hub:<id> or hub:<id>:<config>.")
-    forbidden = [name for name in ("LLMKIT_OFFLINE", "HF_HUB_OFFLINE")
-                 if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")]
+    forbidden = list(filter(switched_on, ("LLMKIT_OFFLINE", "HF_HUB_OFFLINE")))
     if forbidden == ["LLMKIT_OFFLINE"]:  # datasets obeys only the hub's own switch, and still has its cache then
         raise DataError(f"{label}: LLMKIT_OFFLINE forbids the hub; set HF_HUB_OFFLINE=1 too to read its cache.")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmkit import models
+from llmkit.system.environment import switched_on
 from llmkit.system.errors import PlaceError, RequestError
 
 
 def check(repository: str) -> None:
     """Raise RequestError where nothing can be uploaded: offline, no id, no token. The hub itself isn't asked yet."""
     for variable in ("HF_HUB_OFFLINE", "LLMKIT_OFFLINE"):
-        if models.switched_on(variable):
+        if switched_on(variable):
             raise RequestError(f"--push-to-hub {repository}: the hub is switched off by {variable} (or --offline).")
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError

@@ -19,7 +19,7 @@ def read(folder: Path) -> Pooling | None:
 
 
 def in_torch(way: Pooling) -> list[str]:
-    """The same as lines for a reader: `states` and `inputs` to `vectors`."""
+    """Pooling as lines of code for a reader: `states` and `inputs` to `vectors`."""
     norm = ["vectors = vectors / vectors.norm(dim=-1, keepdim=True)"] if way.normalized else []
     if way.modes == ("cls",):
         return ["vectors = states[:, 0]", *norm]

@@ -15,7 +15,6 @@ from llmkit.models.fetch import (
     place,
     pull,
     resolve,
-    switched_on,
 )
 from llmkit.models.files import (
     LAYERS,
@@ -65,5 +64,4 @@ __all__ = [
     "quiet",
     "read_json",
     "resolve",
-    "switched_on",
 ]

