@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.token_loop import Scored
 from llmkit.inference.writing.writer import Options
 from llmkit.serving import modes, tools
@@ -36,7 +37,6 @@ from llmkit.serving.protocol import (
     parse,
     usage,
 )
-from llmkit.serving.sampling import Choosing
 from llmkit.serving.served import Embedding, Served, Writing, find
 from llmkit.serving.worker import Full, Worker
 from llmkit.system.errors import RequestError

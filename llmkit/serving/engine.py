@@ -25,10 +25,10 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from llmkit.backbones.kernels.packed_decoder import Decoder, States
+from llmkit.inference.writing.pieces import Pieces
+from llmkit.inference.writing.sampling import Choosing, choose
 from llmkit.inference.writing.token_loop import Scored, logprobs_of, scored
 from llmkit.inference.writing.writer import Options, base_of
-from llmkit.serving.pieces import Pieces
-from llmkit.serving.sampling import Choosing, choose
 
 if TYPE_CHECKING:
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from served import letters
 
-from llmkit.serving.pieces import Pieces
+from llmkit.inference.writing.pieces import Pieces
 from llmkit.serving.tools import Call, Holding, beginning, calls, known, written_out
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
