@@ -12,9 +12,12 @@ from llmkit.data import jsonlines
 from llmkit.data.sources import Place, open_source
 from llmkit.inference.labelling import embedder
 from llmkit.inference.writing import filling
+from llmkit.inference.writing.completion import Completion
+from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.filling import FILLERS, Fill, Filler
-from llmkit.inference.writing.token_loop import Completion
-from llmkit.inference.writing.writer import Options, Writer, check_assisted, numbers, positions
+from llmkit.inference.writing.opening import numbers
+from llmkit.inference.writing.options import Options, check_assisted
+from llmkit.inference.writing.writer import Writer
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.prompting.base import Prompt as Made

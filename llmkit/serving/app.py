@@ -21,9 +21,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from llmkit.inference.writing.completion import Scored
+from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
-from llmkit.inference.writing.token_loop import Scored
-from llmkit.inference.writing.writer import Options
 from llmkit.serving import modes, tools
 from llmkit.serving.engine import End, Job, Piece, Wish
 from llmkit.serving.protocol import (

@@ -25,10 +25,11 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from llmkit.backbones.kernels.packed_decoder import Decoder, States
+from llmkit.inference.writing.completion import Scored, scored
+from llmkit.inference.writing.context import base_of
+from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.pieces import Pieces
-from llmkit.inference.writing.sampling import Choosing, choose
-from llmkit.inference.writing.token_loop import Scored, logprobs_of, scored
-from llmkit.inference.writing.writer import Options, base_of
+from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of
 
 if TYPE_CHECKING:
 

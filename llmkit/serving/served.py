@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
-from llmkit.inference.writing.writer import WRITERS, Writer, numbers
+from llmkit.inference.writing.opening import WRITERS, numbers
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest

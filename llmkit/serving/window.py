@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmkit.serving.engine import End, Job, Piece
 
 if TYPE_CHECKING:
-    from llmkit.inference.writing.token_loop import Completion
+    from llmkit.inference.writing.completion import Completion
     from llmkit.inference.writing.writer import Writer
 
 

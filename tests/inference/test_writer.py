@@ -23,8 +23,9 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
-from llmkit.inference.writing.token_loop import Text
-from llmkit.inference.writing.writer import Options, Writer
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.text import Text
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import open_model
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError

@@ -40,9 +40,10 @@ from transformers.generation.logits_process import (
 
 from llmkit import models, recipe
 from llmkit.backbones.kernels.packed_decoder import Decoder
+from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.pieces import Pieces
 from llmkit.inference.writing.sampling import Choosing, candidates, choose, penalized
-from llmkit.inference.writing.writer import Options, Writer
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import Opened
 from llmkit.serving import engine as engines
 from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits

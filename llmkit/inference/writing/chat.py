@@ -10,8 +10,12 @@ from typing import Any, get_type_hints
 
 from llmkit import models
 from llmkit.data.sources import Place
-from llmkit.inference.writing.token_loop import Completion
-from llmkit.inference.writing.writer import WRITERS, Memory, Options, Writer, positions
+from llmkit.inference.writing.completion import Completion
+from llmkit.inference.writing.context import positions
+from llmkit.inference.writing.memory import Memory
+from llmkit.inference.writing.opening import WRITERS
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.writer import Writer
 from llmkit.models.base import Base
 from llmkit.models.families import family_named
 from llmkit.models.run import recipe_of

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from llmkit.inference.writing.token_loop import Completion, decoded, padded
-from llmkit.inference.writing.writer import Options, positions
+from llmkit.inference.writing.completion import Completion, decoded
+from llmkit.inference.writing.context import positions
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.reading import padded
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.system.errors import RequestError
 

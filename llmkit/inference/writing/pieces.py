@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmkit.inference.writing.token_loop import begun, decoded
+from llmkit.inference.writing.completion import decoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,3 +55,8 @@ class Pieces:
         keep = 0 if last else max((begun(text, one) for one in self.stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
+
+
+def begun(text: str, stop: str) -> int:
+    """How many characters of a stop string a text ends with."""
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
