@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmkit.inference.writing.beams import Feed, Until
+from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
-from llmkit.inference.writing.context import base_of, defaults, ends_of, leaves_batches, listed, positions
+from llmkit.inference.writing.context import defaults, ends_of, leaves_batches, listed, positions
 from llmkit.inference.writing.memory import Memory
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, templated
-from llmkit.inference.writing.sampling import logprobs_of
 from llmkit.inference.writing.text import Text
 from llmkit.inference.writing.token_loop import steps
 from llmkit.system.errors import RequestError
@@ -179,30 +177,30 @@ class Writer:
         config, known, stop = self.settings(options)
         count, names = options.num_return_sequences, range(len(prompts)) if numbers is None else numbers
         rooms = [self.room(len(ids), options.max_new_tokens)[0] for ids in prompts]
-        beams = options.num_beams > 1
+        searched = options.num_beams > 1
         texts = [
             Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
-                  partial(stream, i) if stream is not None and which == 0 and not beams else None)
+                  partial(stream, i) if stream is not None and which == 0 and not searched else None)
             for i in range(len(prompts)) for which in range(count)]
         seed = options.seed
         if seed is None:  # the caller's own chance is left alone where none is needed
             seed = int(torch.randint(2**62, ())) if config.do_sample else 0
         seeds = [(seed, number, which) for number in names for which in range(count)]
         with quiet(), torch.inference_mode():
-            if beams or self.assistant is not None:
-                self._search(prompts, texts, config, seeds, stopped)
+            if searched or self.assistant is not None:
+                beams.search(self, prompts, texts, config, seeds, stopped)
             elif leaves_batches(model):
                 self._sample(prompts, texts, config, seeds, options.logprobs, stopped, memory)
             else:
                 config.num_return_sequences = 1
                 for i, text in enumerate(texts):
                     self._sample([prompts[i // count]], [text], config, [seeds[i]], options.logprobs, stopped)
-            if beams or self.assistant is not None:
+            if searched or self.assistant is not None:
                 for i, text in enumerate(texts):
-                    self._score(prompts[i // count], text, options.logprobs)
+                    beams.score(self, prompts[i // count], text, options.logprobs)
         made = [text.completion(options.logprobs is not None) for text in texts]
         out = [made[i:i + count] for i in range(0, len(made), count)]
-        if beams and stream is not None:
+        if searched and stream is not None:
             for i, completions in enumerate(out):
                 stream(i, completions[0].text)
         return out
@@ -215,7 +213,7 @@ class Writer:
         memory: Memory | None = None,
     ) -> None:
         """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
-        ids, mask = self._batch(prompts)
+        ids, mask = self.batch(prompts)
         chance = [np.random.default_rng(seed) for seed in seeds] if config.do_sample else None
         config.max_new_tokens = max(text.room for text in texts)
         # an adapter of virtual tokens brings keys and values of its own
@@ -233,62 +231,6 @@ class Writer:
         if memory is not None:
             memory.keep(written[0].tolist())
 
-    def _search(
-        self, prompts: Sequence[Sequence[int]], texts: Sequence[Text], config: GenerationConfig,
-        seeds: Sequence[tuple[int, int, int]], stopped: Callable[[], bool] | None,
-    ) -> None:
-        """By transformers' beam search or with an assistant, a prompt at a time: they draw from one common chance."""
-        import torch
-        from transformers import StoppingCriteriaList
-
-        model: Any = self.opened.model
-        beams = config.num_beams > 1
-        count = config.num_return_sequences
-        config.num_return_sequences = count if beams else 1
-        for at in range(0, len(texts), config.num_return_sequences):
-            ids, mask = self._batch([prompts[at // count]])
-            start = 1 if self.reads else ids.shape[1]
-            some = texts[at:at + config.num_return_sequences]
-            config.max_new_tokens = some[0].room
-            more: dict[str, Any] = {}
-            if beams:
-                until = Until(partial(some[0].ends_in, start=start), stopped)
-            else:
-                assert self.assistant is not None  # whoever calls this asked for one of the two
-                until = Until(some[0].ended, stopped)
-                more = {"assistant_model": self.assistant.model.to(self.device),  # type: ignore[arg-type]
-                        "streamer": Feed(some[0])}
-            with torch.random.fork_rng(enabled=config.do_sample):
-                if config.do_sample:
-                    torch.manual_seed(int(np.random.SeedSequence(seeds[at]).generate_state(1, np.uint64)[0] >> 1))
-                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
-                                     stopping_criteria=StoppingCriteriaList([until]), **more)
-            for text, row in zip(some, out[:, start:].tolist(), strict=True):
-                for token in row if beams else ():
-                    if not text.reason:
-                        text.add(token)
-                text.close("stopped" if until.stopped else "length")
-
-    def _score(self, prompt: Sequence[int], text: Text, top: int | None) -> None:
-        """Read a text that is written, all at once, for the log probability of each of its tokens."""
-        import torch
-
-        if not text.ids:
-            return
-        model: Any = self.opened.model
-        own: Any = defaults(model)
-        ids, mask = self._batch([[*prompt] if self.reads else [*prompt, *text.ids]])
-        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if self.reads:
-            start = own.decoder_start_token_id if own.decoder_start_token_id is not None else own.bos_token_id
-            given["decoder_input_ids"] = torch.tensor([[start, *text.ids[:-1]]], device=ids.device)
-        elif "logits_to_keep" in inspect.signature(base_of(model).forward).parameters:
-            given["logits_to_keep"] = len(text.ids) + 1
-        logits = model(**given).logits[0].float()  # (length, vocabulary)
-        if not self.reads:
-            logits = logits[-len(text.ids) - 1:-1]
-        text.logprobs, text.likeliest = logprobs_of(logits, torch.tensor(text.ids, device=logits.device), top or 0)
-
     def _empty(self) -> Any:
         """What the model remembers of nothing, to be filled; None where it can't be cut to what is wanted."""
         from transformers import DynamicCache
@@ -301,7 +243,7 @@ class Writer:
         plain = all(type(layer) is DynamicLayer for layer in cache.layers)
         return cache if plain and not config.is_encoder_decoder else None
 
-    def _batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def batch(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (batch, length); padded on the left of what is gone on with, on the right of what is read."""
         return padded(prompts, self._pad([]), left=not self.reads, device=self.device)
 
