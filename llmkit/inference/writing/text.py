@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from llmkit.inference.writing.completion import Completion, decoded, scored
-from llmkit.inference.writing.pieces import begun
+from llmkit.inference.writing.pieces import Pieces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,45 +27,36 @@ class Text:
         """Why it ended; empty while it is written."""
         self.cut: int | None = None
         """Characters before a stop string."""
-        self.sent = 0
+        self.pieces = Pieces(tokenizer, stop) if stop or send is not None else None
+        """Where nobody looks at a text before its end, it is decoded there, at once."""
 
     def add(self, token: int, logprob: float | None = None, likeliest: Sequence[tuple[int, float]] = ()) -> None:
         """The next token."""
         if token in self.ends:
-            self.reason = "stop"
+            self.close("stop")
+            return
+        self.ids.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+            self.likeliest.append(list(likeliest))
+        piece = "" if self.pieces is None else self.pieces.add(token)
+        if self.pieces is not None and self.pieces.stopped:
+            text = decoded(self.tokenizer, self.ids)
+            self.cut = min((text.find(stop) for stop in self.stop if stop in text), default=None)
+            self.close("stop", piece)
+        elif len(self.ids) >= self.room:
+            self.close("length", piece)
         else:
-            self.ids.append(token)
-            if logprob is not None:
-                self.logprobs.append(logprob)
-                self.likeliest.append(list(likeliest))
-            if self.stop:
-                text = decoded(self.tokenizer, self.ids)
-                found = [at for at in map(text.find, self.stop) if at >= 0]
-                if found:
-                    self.cut, self.reason = min(found), "stop"
-            if not self.reason and len(self.ids) >= self.room:
-                self.reason = "length"
-        if self.send is not None:
-            self._hand_on()
+            self._hand_on(piece)
 
-    def _hand_on(self) -> None:
-        # All is decoded each time, for what a token reads as may depend on the tokens before it.
-        text = decoded(self.tokenizer, self.ids)[: self.cut]
-        if not self.reason:
-            # A character of several tokens decodes to the replacement character until its last one is there.
-            text = text.rstrip("\ufffd")
-            if self.tokenizer.clean_up_tokenization_spaces:  # " n't" and " ," lose their spaces once they are whole
-                text = " ".join(text.split(" ")[:-2])
-            text = text[: len(text) - max((begun(text, stop) for stop in self.stop), default=0)]
-        if len(text) > self.sent and self.send is not None:
-            self.send(text[self.sent:])
-            self.sent = len(text)
-
-    def close(self, reason: str) -> None:
-        """Nothing follows any more."""
+    def close(self, reason: str, piece: str = "") -> None:
+        """Nothing follows any more; `piece` is what wasn't handed on."""
         self.reason = self.reason or reason
-        if self.send is not None:
-            self._hand_on()
+        self._hand_on(piece + ("" if self.pieces is None else self.pieces.end()))
+
+    def _hand_on(self, piece: str) -> None:
+        if piece and self.send is not None:
+            self.send(piece)
 
     def ended(self, row: list[int]) -> bool:
         """Whether it has ended, whatever the row says."""
@@ -78,15 +69,17 @@ class Text:
         longest = max(len(stop.encode()) for stop in self.stop)  # a token has a byte at least
         return any(stop in decoded(self.tokenizer, row[max(start, len(row) - longest - 1):]) for stop in self.stop)
 
-    def completion(self, asked: bool) -> Completion:
-        """What was written; `asked`: with the log probability of each token."""
+    def completion(self, with_logprobs: bool) -> Completion:
+        """What was written, with the log probability of each token where that is asked for."""
         text = decoded(self.tokenizer, self.ids)[: self.cut]
         kept = len(self.ids)
-        while self.cut is not None and kept and len(decoded(self.tokenizer, self.ids[:kept - 1])) >= self.cut:
-            kept -= 1  # tokens of which nothing is left
+        if self.cut is not None and self.pieces is not None:
+            before = [0, *self.pieces.lengths]  # characters before each token
+            while kept and before[kept - 1] >= self.cut:
+                kept -= 1  # tokens of which nothing is left
         mean = sum(self.logprobs[:kept]) / kept if kept else None
         each = None
-        if asked:
+        if with_logprobs:
             each = tuple(
                 scored(self.tokenizer, token, logprob, likeliest)
                 for token, logprob, likeliest in zip(self.ids[:kept], self.logprobs, self.likeliest, strict=False))
