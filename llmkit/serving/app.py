@@ -25,7 +25,7 @@ from llmkit.inference.writing.completion import Scored
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
-from llmkit.serving.engine import End, Job, Piece, Wish
+from llmkit.serving.jobs import End, Job, Piece, Wish
 from llmkit.serving.protocol import (
     ApiError,
     ChatRequest,

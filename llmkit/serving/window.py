@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmkit.serving.engine import End, Job, Piece
+from llmkit.serving.jobs import End, Job, Piece
 
 if TYPE_CHECKING:
     from llmkit.inference.writing.completion import Completion

@@ -13,7 +13,7 @@ from llmkit.serving.window import Window
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
-    from llmkit.serving.engine import Job
+    from llmkit.serving.jobs import Job
     from llmkit.serving.metrics import Metrics
 
 

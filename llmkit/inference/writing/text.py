@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from llmkit.inference.writing.completion import Completion, decoded, scored
 from llmkit.inference.writing.pieces import Pieces
+from llmkit.inference.writing.sampling import Choosing
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 
@@ -17,10 +19,19 @@ class Text:
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
-        send: Callable[[str], None] | None = None,
+        send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
+        chance: np.random.Generator | None = None, top: int | None = None, prompt: Sequence[int] = (),
     ) -> None:
+        """`send` gets its pieces; `how` and `chance` choose its tokens.
+
+        top      so many of the likeliest tokens are known at each place, beside the one that was chosen; None: neither
+        prompt   the ids before it, for what looks at tokens that were there already
+        """
         self.tokenizer, self.stop, self.ends, self.room, self.send = tokenizer, stop, ends, room, send
+        self.how, self.chance, self.top, self.prompt = how, chance, top, prompt
         self.ids: list[int] = []
+        self.last = -1
+        """The token that came last, be it one that ends the text."""
         self.logprobs: list[float] = []
         self.likeliest: list[list[tuple[int, float]]] = []
         self.reason = ""
@@ -32,6 +43,7 @@ class Text:
 
     def add(self, token: int, logprob: float | None = None, likeliest: Sequence[tuple[int, float]] = ()) -> None:
         """The next token."""
+        self.last = token
         if token in self.ends:
             self.close("stop")
             return

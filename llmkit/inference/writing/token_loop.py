@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llmkit.inference.writing.sampling import drawn, logprobs_of
+from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of, others, penalized
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from llmkit.inference.writing.text import Text
@@ -54,10 +53,46 @@ class Prepared:
         self.inputs = _only(self.inputs, rows, count)
 
 
+def step(
+    logits: Tensor, texts: Sequence[Text], process: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """One token more of each text, from the logits (rows, vocabulary), float32, behind it.
+
+    Texts choose each by its own settings and its own chance; their log probabilities are the raw ones. `process`:
+    what else is done to scores before a token is chosen, (rows, vocabulary) -> (rows, vocabulary).
+    """
+    import torch
+
+    alike: dict[Choosing, list[int]] = {}
+    for row, text in enumerate(texts):
+        alike.setdefault(text.how, []).append(row)
+    scores, tokens = logits, torch.empty(len(texts), dtype=torch.long, device=logits.device)
+    for how, rows in alike.items():
+        for row in rows if how.repetition_penalty != 1 else ():
+            scores = logits.clone() if scores is logits else scores
+            seen = torch.tensor([*texts[row].prompt, *texts[row].ids], dtype=torch.long, device=logits.device)
+            scores[row] = penalized(logits[row], seen, how.repetition_penalty)
+    scores = scores if process is None else process(scores)
+    for how, rows in alike.items():
+        these = scores if len(alike) == 1 else scores[rows]
+        tokens[rows] = choose(these, how, [chance for row in rows if (chance := texts[row].chance) is not None])
+    chosen = tokens.tolist()
+    told = [row for row, text in enumerate(texts) if text.top is not None]
+    known: dict[int, tuple[float, list[tuple[int, float]]]] = {}
+    if told:
+        most = max(texts[row].top or 0 for row in told)
+        every = len(told) == len(texts)
+        logprobs, likeliest = logprobs_of(
+            logits if every else logits[told], tokens if every else tokens[told], most)
+        known = dict(zip(told, zip(logprobs, likeliest, strict=True), strict=True))
+    for row, text in enumerate(texts):
+        logprob, others_there = known.get(row, (None, []))
+        text.add(chosen[row], logprob, others_there[: text.top])
+
+
 def steps(
     model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any, *,
-    texts: Sequence[Text], chance: Sequence[np.random.Generator] | None, top: int,
-    stopped: Callable[[], bool] | None, forward: Forward | None, **inputs: Any,
+    texts: Sequence[Text], stopped: Callable[[], bool] | None, forward: Forward | None, **inputs: Any,
 ) -> Tensor:
     """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
 
@@ -67,23 +102,23 @@ def steps(
     import torch
 
     ids, rows = input_ids, list(range(len(texts)))  # the rows that are still written
+    _know_prompts(texts, ids, None if model.config.is_encoder_decoder else inputs.get("attention_mask"))
+    processors = others(logits_processor)
     forward = forward or Prepared(model, generation_config, inputs)
+
+    def process(scores: Tensor) -> Tensor:
+        if len(rows) == len(texts):
+            return processors(ids, scores)  # type: ignore[no-any-return]
+        every = scores.new_zeros(len(texts), scores.shape[1])  # these know every row from the start
+        every[rows] = scores
+        return processors(ids, every)[rows]  # type: ignore[no-any-return]
+
     logits = forward.read(ids)
     while True:
-        raw = logits.float()  # (rows, vocabulary)
-        scores = raw
-        if logits_processor and len(rows) == len(texts):
-            scores = logits_processor(ids, raw)
-        elif logits_processor:  # these know every row from the start
-            every = raw.new_zeros(len(texts), raw.shape[1])
-            every[rows] = raw
-            scores = logits_processor(ids, every)[rows]
-        tokens = scores.argmax(-1) if chance is None else drawn(scores, [chance[row] for row in rows])
-        logprobs, likeliest = logprobs_of(raw, tokens, top)
-        for row, token, logprob, others in zip(rows, tokens.tolist(), logprobs, likeliest, strict=True):
-            texts[row].add(token, logprob, others)
         written = ids.new_full((len(texts), 1), generation_config.pad_token_id)
-        written[rows, 0] = tokens
+        step(logits.float(), [texts[row] for row in rows], process if processors else None)
+        for row in rows:
+            written[row, 0] = texts[row].last
         ids = torch.cat([ids, written], 1)
         going = [i for i, row in enumerate(rows) if not texts[row].reason]
         if not going or (stopped is not None and stopped()):
@@ -95,6 +130,12 @@ def steps(
     for row in rows:
         texts[row].close("stopped")
     return ids
+
+
+def _know_prompts(texts: Sequence[Text], ids: Tensor, mask: Tensor | None) -> None:
+    """Tell each text the ids before it, (rows, length), without padding."""
+    for row, text in enumerate(texts):
+        text.prompt = (ids[row] if mask is None else ids[row][mask[row].bool()]).tolist()
 
 
 def _only(inputs: dict[str, Any], rows: Tensor, count: int) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import numpy as np
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import defaults, ends_of, leaves_batches, listed, positions
-from llmkit.inference.writing.memory import Memory
+from llmkit.inference.writing.memory import Memory, pairs_of
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, templated
+from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import Text
 from llmkit.inference.writing.token_loop import steps
 from llmkit.system.errors import RequestError
@@ -178,23 +179,26 @@ class Writer:
         count, names = options.num_return_sequences, range(len(prompts)) if numbers is None else numbers
         rooms = [self.room(len(ids), options.max_new_tokens)[0] for ids in prompts]
         searched = options.num_beams > 1
-        texts = [
-            Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
-                  partial(stream, i) if stream is not None and which == 0 and not searched else None)
-            for i in range(len(prompts)) for which in range(count)]
         seed = options.seed
         if seed is None:  # the caller's own chance is left alone where none is needed
             seed = int(torch.randint(2**62, ())) if config.do_sample else 0
         seeds = [(seed, number, which) for number in names for which in range(count)]
+        how = Choosing.of(config)
+        texts = [
+            Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
+                 partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
+                 chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
+                 top=options.logprobs or 0)
+            for i in range(len(prompts)) for which in range(count)]
         with quiet(), torch.inference_mode():
             if searched or self.assistant is not None:
                 beams.search(self, prompts, texts, config, seeds, stopped)
             elif leaves_batches(model):
-                self._sample(prompts, texts, config, seeds, options.logprobs, stopped, memory)
+                self._write_together(prompts, texts, config, stopped, memory)
             else:
                 config.num_return_sequences = 1
                 for i, text in enumerate(texts):
-                    self._sample([prompts[i // count]], [text], config, [seeds[i]], options.logprobs, stopped)
+                    self._write_together([prompts[i // count]], [text], config, stopped)
             if searched or self.assistant is not None:
                 for i, text in enumerate(texts):
                     beams.score(self, prompts[i // count], text, options.logprobs)
@@ -207,29 +211,29 @@ class Writer:
 
     # ---- ways of writing ----
 
-    def _sample(
+    def _write_together(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Text], config: GenerationConfig,
-        seeds: Sequence[tuple[int, int, int]], top: int | None, stopped: Callable[[], bool] | None,
-        memory: Memory | None = None,
+        stopped: Callable[[], bool] | None, memory: Memory | None = None,
     ) -> None:
         """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
         ids, mask = self.batch(prompts)
-        chance = [np.random.default_rng(seed) for seed in seeds] if config.do_sample else None
         config.max_new_tokens = max(text.room for text in texts)
         # an adapter of virtual tokens brings keys and values of its own
-        cache = memory.shared(prompts[0], self._empty) if memory and not self.opened.virtual_tokens else None
-        forward = None
+        cache = self._empty() if memory is not None and not self.opened.virtual_tokens else None
+        if memory is not None and cache is not None:
+            memory.recall(prompts[0], cache)
+        forward, own_cache = None, cache
         if self.decoder is not None:
             from llmkit.backbones.kernels.packed_decoder import PackedReading
 
             count = len(texts) // len(prompts)
-            forward, cache = PackedReading(self.decoder, [one for one in prompts for _ in range(count)], cache), None
+            copies = [one for one in prompts for _ in range(count)]
+            forward, own_cache = PackedReading(self.decoder, copies, cache), None
         written = self.opened.model.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache,
-            custom_generate=partial(
-                steps, texts=texts, chance=chance, top=top or 0, stopped=stopped, forward=forward))
-        if memory is not None:
-            memory.keep(written[0].tolist())
+            input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=own_cache,
+            custom_generate=partial(steps, texts=texts, stopped=stopped, forward=forward))
+        if memory is not None and cache is not None:
+            memory.keep(written[0].tolist()[: cache.get_seq_length()], pairs_of(cache))
 
     def _empty(self) -> Any:
         """What the model remembers of nothing, to be filled; None where it can't be cut to what is wanted."""
