@@ -14,7 +14,7 @@ from llmkit.system.errors import PlaceError, RequestError
 from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
-    from llmkit.serving.app import Limits
+    from llmkit.serving.requests import Limits
 
 GRACE = 5.0
 """Seconds that what runs may go on for once the server is asked to stop."""
@@ -29,11 +29,11 @@ def serve(
     RequestError where the request is wrong, PlaceError where the port can't be had.
     """
     need()
-    from llmkit.serving import app, served
+    from llmkit.serving import app, requests, served
     from llmkit.serving.metrics import Metrics
     from llmkit.serving.worker import Worker
 
-    limits = limits or app.Limits()
+    limits = limits or requests.Limits()
     if not loopback(host) and not key:
         raise RequestError(f"--host {host}: whoever reaches it could use the models. Give a key (--api-key, or "
                            "LLMKIT_API_KEY), or listen on 127.0.0.1.")
