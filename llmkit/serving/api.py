@@ -15,8 +15,8 @@ from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, parse
 from llmkit.serving.requests import Limits, TextRequest, counted, of_chat, of_completion
-from llmkit.serving.served import Embedding, Served, find
-from llmkit.serving.worker import Full, Worker
+from llmkit.serving.served import EmbeddingModel, Served, find
+from llmkit.serving.worker import QueueFull, Worker
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Api:
         return JSONResponse({"object": "list", "model": model.name, "data": data,
                              "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
-    async def _embedded(self, model: Embedding, texts: Sequence[str]) -> Any:
+    async def _embedded(self, model: EmbeddingModel, texts: Sequence[str]) -> Any:
         """The vectors (texts, width) of some texts, computed in the models' thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -114,7 +114,7 @@ class Api:
 
         try:
             self.worker.call(work)
-        except Full:
+        except QueueFull:
             raise self._busy() from None
         return await future
 
@@ -124,7 +124,7 @@ class Api:
         events = Events(self.worker, self.metrics, texts)
         try:
             events.submit()
-        except Full:
+        except QueueFull:
             events.leave()
             raise self._busy() from None
         if stream:

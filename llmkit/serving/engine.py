@@ -25,13 +25,13 @@ from transformers.cache_utils import DynamicLayer
 from llmkit.backbones.kernels.packed_decoder import Decoder, States
 from llmkit.inference.writing.completion import scored
 from llmkit.inference.writing.context import base_of
-from llmkit.inference.writing.memory import Memory
+from llmkit.inference.writing.memory import PrefixMemory
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
-from llmkit.inference.writing.text import Text
+from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
 from llmkit.serving.jobs import End, Job, Piece, Wish
-from llmkit.serving.table import Table
+from llmkit.serving.table import StateTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ WORTH = 16
 """Tokens that a prompt must share with them."""
 
 
-class Reading:
+class PromptReading:
     """A job whose prompt is being read."""
 
     def __init__(self, job: Job, cache: DynamicCache | States, done: int = 0) -> None:
@@ -61,7 +61,7 @@ class Row:
     def __init__(self, job: Job, number: int, tokenizer: PreTrainedTokenizerBase) -> None:
         wish = job.wish
         self.job, self.number = job, number
-        self.text = Text(
+        self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
             chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt)
         self.failed = False
@@ -107,12 +107,12 @@ class Engine:
         self.tokenizer = opened.tokenizer
         self.config = self.model.config
         self.keeps = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-        self.reading: deque[Reading] = deque()
+        self.reading: deque[PromptReading] = deque()
         self.rows: list[Row] = []
-        self.table = Table(len(DynamicCache(config=self.config).layers))
+        self.table = StateTable(len(DynamicCache(config=self.config).layers))
         self.virtual = 0
         """Places before each row's first token: an adapter's prompt."""
-        self.memory = Memory(WORTH, KEPT)
+        self.memory = PrefixMemory(WORTH, KEPT)
 
     def _cache(self) -> DynamicCache | States:
         return DynamicCache(config=self.config) if self.decoder is None else self.decoder.states()
@@ -125,7 +125,7 @@ class Engine:
     def admit(self, job: Job) -> None:
         """Begin a job; what is remembered of a text that began in the same way isn't read again."""
         cache = self._cache()
-        self.reading.append(Reading(job, cache, self.memory.recall(job.prompt, cache, self.virtual)))
+        self.reading.append(PromptReading(job, cache, self.memory.recall(job.prompt, cache, self.virtual)))
 
     @torch.inference_mode()
     def turn(self) -> int:
@@ -176,7 +176,7 @@ class Engine:
         self.rows[at] = self.rows[-1]
         self.rows.pop()
 
-    def _read(self, reading: Reading, part: list[int]) -> Tensor:
+    def _read(self, reading: PromptReading, part: list[int]) -> Tensor:
         """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""
         if self.decoder is not None and isinstance(reading.cache, States):
             reading.done += len(part)
@@ -187,7 +187,7 @@ class Engine:
         logits: Tensor = out.logits[0, -1].float()
         return logits
 
-    def _join(self, reading: Reading, logits: Tensor) -> None:
+    def _join(self, reading: PromptReading, logits: Tensor) -> None:
         """Choose the first tokens behind a prompt, and give the texts that go on a row each."""
         self.virtual = reading.cache.get_seq_length() - len(reading.job.prompt)
         rows = self._rows(reading.job)
@@ -262,7 +262,7 @@ def suits(opened: Opened) -> bool:
     with torch.inference_mode():
         for prompt in (one, other):
             job = Job(prompt, Wish(Options(), Choosing(), frozenset()), 0, 1, lambda _, __: None)
-            reading = Reading(job, engine._cache())
+            reading = PromptReading(job, engine._cache())
             engine._read(reading, prompt)
             engine.virtual = reading.cache.get_seq_length() - len(prompt)
             engine.table.join(reading.cache, 1)

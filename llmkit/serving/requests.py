@@ -11,7 +11,7 @@ from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
 from llmkit.serving.jobs import Wish
 from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool
-from llmkit.serving.served import Embedding, Writing
+from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
 
 
@@ -35,7 +35,7 @@ class Limits:
 class TextRequest:
     """A prompt, read, and how its texts are to be written."""
 
-    model: Writing
+    model: WritingModel
     ids: list[int]
     wish: Wish
     seed: int
@@ -46,7 +46,7 @@ class TextRequest:
     """What was left out of the prompt."""
 
 
-def of_chat(model: Writing, request: ChatRequest, limits: Limits) -> TextRequest:
+def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRequest:
     """A conversation, through the model's template; RequestError where it can't be written."""
     writer = model.writer
     messages = [message.plain() for message in request.messages]
@@ -76,7 +76,7 @@ def of_chat(model: Writing, request: ChatRequest, limits: Limits) -> TextRequest
 
 
 def of_completion(
-    model: Writing, request: CompletionRequest, prompt: str | list[int], limits: Limits
+    model: WritingModel, request: CompletionRequest, prompt: str | list[int], limits: Limits
 ) -> TextRequest:
     """A text as it stands; RequestError where it can't be gone on with."""
     if isinstance(prompt, str):
@@ -92,7 +92,7 @@ def of_completion(
 
 
 def _checked(
-    model: Writing, request: ChatRequest | CompletionRequest, limits: Limits, ids: list[int], most: int | None,
+    model: WritingModel, request: ChatRequest | CompletionRequest, limits: Limits, ids: list[int], most: int | None,
     logprobs: int | None, begun: str = "", notes: Sequence[str] = (),
 ) -> TextRequest:
     """A prompt, and how its texts are to be written; RequestError where it is more than a server or a model takes."""
@@ -118,7 +118,7 @@ def _checked(
     return TextRequest(model, ids, wish, seed, count, begun, tuple(notes))
 
 
-def counted(model: Embedding, texts: Sequence[str]) -> int:
+def counted(model: EmbeddingModel, texts: Sequence[str]) -> int:
     """Tokens of texts to be embedded; RequestError where one is empty or too long."""
     total, most = 0, model.embedder.max_length
     for i, text in enumerate(texts):

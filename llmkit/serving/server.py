@@ -42,7 +42,7 @@ def serve(
     with bound(host, port) as listener:
         models = served.open_all(folders, under)
         metrics = Metrics()
-        engines = [one.engine for one in models.values() if isinstance(one, served.Writing)]
+        engines = [one.engine for one in models.values() if isinstance(one, served.WritingModel)]
         worker = Worker(engines, limits.places, limits.queue, metrics)
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
         application = app.build(models, worker, limits, metrics, key, names)

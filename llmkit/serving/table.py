@@ -16,14 +16,14 @@ ROOM = 128
 """Places that a table's rows get at a time."""
 
 
-class Layer(CacheLayerMixin):
+class TableLayer(CacheLayerMixin):
     """Keys and values of one attention: (rows, heads, places, width)."""
 
     is_sliding = False
     keys: Any
     values: Any
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: StateTable) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.table = table
 
@@ -47,11 +47,11 @@ class Layer(CacheLayerMixin):
         return -1
 
 
-class Table(Cache):
+class StateTable(Cache):
     """What a model remembers of the texts that it writes: a row each, filled to its own length."""
 
     def __init__(self, layers: int) -> None:
-        self.parts = [Layer(self) for _ in range(layers)]
+        self.parts = [TableLayer(self) for _ in range(layers)]
         super().__init__(layers=list(self.parts))
         self.filled: list[int] = []
         """Places in use, of each row."""

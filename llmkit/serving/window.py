@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmkit.inference.writing.writer import Writer
 
 
-class Window:
+class TextWindow:
     """Writes an encoder-decoder's texts, or a decoder's that no table suits, by transformers' generate.
 
     It serves as an Engine does, but for this: a job that comes waits until the texts before it have ended, and one that

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from llmkit.inference.writing.options import Options
-from llmkit.inference.writing.text import Text
+from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import open_model
 from llmkit.recipe import registry
@@ -99,6 +99,17 @@ def test_padding_is_no_part_of_the_text_that_a_repetition_penalty_looks_at(write
     penalized = written(writer, repetition_penalty=3.0)
     assert penalized == [plain(writer, prompt, repetition_penalty=3.0) for prompt in ids(*PROMPTS)]
     assert penalized != written(writer)
+
+
+def test_a_batch_penalizes_no_padding_where_the_token_that_pads_is_the_likeliest(tmp_path):
+    torch.manual_seed(3)
+    model = TINY["gpt2"]()
+    with torch.no_grad():  # it always writes the token that pads, until that is penalized
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[0])
+    writer = Writer.open(save(model, tmp_path))
+    assert written(writer, repetition_penalty=30.0) == [
+        plain(writer, prompt, repetition_penalty=30.0) for prompt in ids(*PROMPTS)]
 
 
 def test_beams_give_what_transformers_gives(writer):
@@ -234,7 +245,7 @@ def bytewise() -> PreTrainedTokenizerFast:
 def test_a_stream_is_of_whole_characters_that_add_up_to_the_text(stop, pieces):
     tokenizer = bytewise()
     sent: list[str] = []
-    text = Text(tokenizer, stop, {300}, 99, sent.append)
+    text = WrittenText(tokenizer, stop, {300}, 99, sent.append)
     for token in [*tokenizer("né 😀. 你好").input_ids, 300]:
         if not text.reason:
             text.add(token)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GenerationConfig
 
-    from llmkit.inference.writing.text import Text
+    from llmkit.inference.writing.text import WrittenText
     from llmkit.inference.writing.writer import Writer
 
 
@@ -37,7 +37,7 @@ class Until:
 class Feed:
     """What transformers calls with each new token of a single text."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: WrittenText) -> None:
         self.text, self.prompted = text, False
 
     def put(self, value: Tensor) -> None:
@@ -52,7 +52,7 @@ class Feed:
 
 
 def search(
-    writer: Writer, prompts: Sequence[Sequence[int]], texts: Sequence[Text], config: GenerationConfig,
+    writer: Writer, prompts: Sequence[Sequence[int]], texts: Sequence[WrittenText], config: GenerationConfig,
     seeds: Sequence[tuple[int, int, int]], stopped: Callable[[], bool] | None,
 ) -> None:
     """By transformers' beam search or with an assistant, a prompt at a time: they draw from one common chance."""
@@ -88,7 +88,7 @@ def search(
             text.close("stopped" if until.stopped else "length")
 
 
-def score(writer: Writer, prompt: Sequence[int], text: Text, top: int | None) -> None:
+def score(writer: Writer, prompt: Sequence[int], text: WrittenText, top: int | None) -> None:
     """Read a text that is written, all at once, for the log probability of each of its tokens."""
     import torch
 

@@ -12,7 +12,7 @@ from llmkit import models
 from llmkit.data.sources import Place
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import positions
-from llmkit.inference.writing.memory import Memory
+from llmkit.inference.writing.memory import PrefixMemory
 from llmkit.inference.writing.opening import WRITERS
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.writer import Writer
@@ -48,7 +48,7 @@ class Chat:
     start: int = 0
     tries: int = 0
     """How often the last answer was asked for again."""
-    memory: Memory = field(default_factory=Memory)
+    memory: PrefixMemory = field(default_factory=PrefixMemory)
     files: set[Path] = field(default_factory=set)
     """Files that this conversation was saved to or is from."""
 

@@ -32,11 +32,6 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def leaves_batches(model: Any) -> bool:
-    """Whether rows can leave a batch: not so XLNet's, whose memory is a list of tensors with the length first."""
-    return bool(base_of(model)._supports_default_dynamic_cache())
-
-
 def defaults(model: Any) -> GenerationConfig:
     """A model's own generation config; where it brings none, what its config says."""
     from transformers import GenerationConfig

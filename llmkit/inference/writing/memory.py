@@ -28,7 +28,7 @@ class Kept:
 
 
 @dataclass
-class Memory:
+class PrefixMemory:
     """What a decoder has read: keys and values of whole texts."""
 
     least: int = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmkit import models
+from llmkit.backbones.kernels import privates
 
 WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Auto classes of models that write."""
@@ -41,4 +42,4 @@ def numbers(folder: Path) -> tuple[str, str]:
         return "float32", "cpu"
     config = models.config_of(folder)
     wide = config.get_text_config().hidden_size >= 256
-    return ("bfloat16" if wide and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"), "cpu"
+    return ("bfloat16" if wide and privates.onednn_multiplies_bf16() else "float32"), "cpu"

@@ -26,6 +26,8 @@ class Pieces:
         self.tokenizer, self.stop = tokenizer, tuple(stop)
         self.stopped = False
         """Whether a stop string came: the text ended before it."""
+        self.told = 0
+        """Characters that were told."""
         self.lengths: list[int] = []
         """Characters of the whole text as it read after each token, a stop string's too."""
         self._cleans, self._silent = cleans(tokenizer), frozenset(tokenizer.all_special_ids)
@@ -44,15 +46,15 @@ class Pieces:
             self._ids.append(token)
             self._tail = decoded(self.tokenizer, self._ids[self._start :])[self._before :]
         self.lengths.append(self._length + len(self._tail))
-        piece = self._told(last=False)
+        piece = self._tell(last=False)
         self._settle()
         return piece
 
     def end(self) -> str:
         """What was held back."""
-        return "" if self.stopped else self._told(last=True)
+        return "" if self.stopped else self._tell(last=True)
 
-    def _told(self, last: bool) -> str:
+    def _tell(self, last: bool) -> str:
         """What is certain by now of the text that wasn't told; all of it where nothing follows."""
         text = self._held + self._tail[self._ahead :]
         at = min((text.find(stop) for stop in self.stop if stop in text), default=-1)
@@ -62,6 +64,7 @@ class Pieces:
             text = text[: self._certain(text)]
         of_tail = max(0, len(text) - len(self._held))
         self._held, self._ahead = self._held[len(text) :], self._ahead + of_tail
+        self.told += len(text)
         return text
 
     def _certain(self, text: str) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Text:
+class WrittenText:
     """One text while it is written: knows what ends it, and hands on its characters once they are whole."""
 
     def __init__(
@@ -53,8 +53,8 @@ class Text:
             self.likeliest.append(list(likeliest))
         piece = "" if self.pieces is None else self.pieces.add(token)
         if self.pieces is not None and self.pieces.stopped:
-            text = decoded(self.tokenizer, self.ids)
-            self.cut = min((text.find(stop) for stop in self.stop if stop in text), default=None)
+            text = decoded(self.tokenizer, self.ids)  # bytes that are no character may read otherwise all together
+            self.cut = min((text.find(stop) for stop in self.stop if stop in text), default=self.pieces.told)
             self.close("stop", piece)
         elif len(self.ids) >= self.room:
             self.close("length", piece)

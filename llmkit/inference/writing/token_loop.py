@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from llmkit.backbones.kernels import privates
 from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of, others, penalized
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmkit.inference.writing.text import Text
+    from llmkit.inference.writing.text import WrittenText
 
 
 class Forward(Protocol):
@@ -34,7 +35,7 @@ class Prepared:
 
     def read(self, ids: Tensor) -> Tensor:
         """The logits behind the prompts; what a cache already holds isn't read again."""
-        return self._behind(self.model._prefill(ids, self.config, self.inputs))
+        return self._behind(privates.prefill(self.model, ids, self.config, self.inputs))
 
     def step(self, ids: Tensor) -> Tensor:
         """The logits behind the last token of each row."""
@@ -43,8 +44,7 @@ class Prepared:
         return self._behind(self.model(**following, return_dict=True))
 
     def _behind(self, outputs: Any) -> Tensor:
-        self.inputs = self.model._update_model_kwargs_for_generation(
-            outputs, self.inputs, is_encoder_decoder=self.model.config.is_encoder_decoder)
+        self.inputs = privates.carried(self.model, outputs, self.inputs)
         logits: Tensor = outputs.logits[:, -1].clone()  # the prompt's logits may be large
         return logits
 
@@ -54,7 +54,7 @@ class Prepared:
 
 
 def step(
-    logits: Tensor, texts: Sequence[Text], process: Callable[[Tensor], Tensor] | None = None
+    logits: Tensor, texts: Sequence[WrittenText], process: Callable[[Tensor], Tensor] | None = None
 ) -> None:
     """One token more of each text, from the logits (rows, vocabulary), float32, behind it.
 
@@ -86,13 +86,13 @@ def step(
             logits if every else logits[told], tokens if every else tokens[told], most)
         known = dict(zip(told, zip(logprobs, likeliest, strict=True), strict=True))
     for row, text in enumerate(texts):
-        logprob, others_there = known.get(row, (None, []))
-        text.add(chosen[row], logprob, others_there[: text.top])
+        logprob, best = known.get(row, (None, []))
+        text.add(chosen[row], logprob, best[: text.top])
 
 
 def steps(
     model: Any, input_ids: Tensor, logits_processor: Any, stopping_criteria: Any, generation_config: Any, *,
-    texts: Sequence[Text], stopped: Callable[[], bool] | None, forward: Forward | None, **inputs: Any,
+    texts: Sequence[WrittenText], stopped: Callable[[], bool] | None, forward: Forward | None, **inputs: Any,
 ) -> Tensor:
     """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
 
@@ -132,7 +132,7 @@ def steps(
     return ids
 
 
-def _know_prompts(texts: Sequence[Text], ids: Tensor, mask: Tensor | None) -> None:
+def _know_prompts(texts: Sequence[WrittenText], ids: Tensor, mask: Tensor | None) -> None:
     """Tell each text the ids before it, (rows, length), without padding."""
     for row, text in enumerate(texts):
         text.prompt = (ids[row] if mask is None else ids[row][mask[row].bool()]).tolist()

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmkit.backbones.kernels import privates
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
-from llmkit.inference.writing.context import defaults, ends_of, leaves_batches, listed, positions
-from llmkit.inference.writing.memory import Memory, pairs_of
+from llmkit.inference.writing.context import base_of, defaults, ends_of, listed, positions
+from llmkit.inference.writing.memory import PrefixMemory, pairs_of
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, templated
 from llmkit.inference.writing.sampling import Choosing
-from llmkit.inference.writing.text import Text
+from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.system.errors import RequestError
 
@@ -151,7 +152,7 @@ class Writer:
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
-        ends: Sequence[Collection[int]] | None = None, memory: Memory | None = None,
+        ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -185,7 +186,7 @@ class Writer:
         seeds = [(seed, number, which) for number in names for which in range(count)]
         how = Choosing.of(config)
         texts = [
-            Text(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
+            WrittenText(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
                  chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
                  top=options.logprobs or 0)
@@ -193,7 +194,7 @@ class Writer:
         with quiet(), torch.inference_mode():
             if searched or self.assistant is not None:
                 beams.search(self, prompts, texts, config, seeds, stopped)
-            elif leaves_batches(model):
+            elif privates.leaves_batches(base_of(model)):
                 self._write_together(prompts, texts, config, stopped, memory)
             else:
                 config.num_return_sequences = 1
@@ -212,8 +213,8 @@ class Writer:
     # ---- ways of writing ----
 
     def _write_together(
-        self, prompts: Sequence[Sequence[int]], texts: Sequence[Text], config: GenerationConfig,
-        stopped: Callable[[], bool] | None, memory: Memory | None = None,
+        self, prompts: Sequence[Sequence[int]], texts: Sequence[WrittenText], config: GenerationConfig,
+        stopped: Callable[[], bool] | None, memory: PrefixMemory | None = None,
     ) -> None:
         """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
         ids, mask = self.batch(prompts)
