@@ -26,7 +26,7 @@ def seconds(work: Callable[[], Any], clock: Callable[[], float] = time.perf_coun
 def next_turn() -> dict[str, Any]:
     """Seconds of CPU to the first token of a turn after a long conversation."""
     from llmkit.inference.writing.chat import USUAL, Chat
-    from llmkit.inference.writing.writer import Memory
+    from llmkit.inference.writing.memory import PrefixMemory
 
     chat = Chat.open(MODEL, replace(USUAL, max_new_tokens=4))
     for thing in THINGS[:4]:
@@ -34,7 +34,7 @@ def next_turn() -> dict[str, Any]:
 
     def first(kept: bool) -> float:
         if not kept:
-            chat.memory = Memory()
+            chat.memory = PrefixMemory()
         at: list[float] = []
         start = time.process_time()
         chat.say("And then?", lambda _: at.append(time.process_time() - start))

@@ -266,8 +266,6 @@ def test_state_of_a_module_is_found(code: str) -> None:
 ELSEWHERE = {
     "_fingerprint": "datasets 5.2",  # data knows no kernels
     "_attn_implementation": "transformers 5.23", "_experts_implementation": "transformers 5.23",
-    "_prefill": "transformers 5.23", "_supports_default_dynamic_cache": "transformers 5.23",
-    "_update_model_kwargs_for_generation": "transformers 5.23",
     "_is_mkldnn_bf16_supported": "torch 2.13", "_modules": "torch 2.13", "_parameters": "torch 2.13",
 }
 """Private names of other libraries that stand outside kernels/, each with the version that it was seen in."""

@@ -30,7 +30,8 @@ def measured(folder: Path, name: str, count: int, tokens: int, write: Any) -> di
 
 
 def ours(folder: Path, count: int, tokens: int, dtype: str | None, **_: Any) -> dict[str, Any]:
-    from llmkit.inference.writing.writer import Options, Writer
+    from llmkit.inference.writing.options import Options
+    from llmkit.inference.writing.writer import Writer
 
     writer = Writer.open(MODEL, dtype=dtype)
     writer.opened.model.generation_config.eos_token_id = ENDLESS

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
     from llmkit.inference.writing.chat import Chat
-    from llmkit.inference.writing.token_loop import Completion
+    from llmkit.inference.writing.completion import Completion
 
 Answer = Callable[..., "Completion"]
 """Makes the next answer; takes `stream` and `stopped`."""

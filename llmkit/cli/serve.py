@@ -41,7 +41,7 @@ def serve(
     from llmkit.system import report
 
     server.need()
-    from llmkit.serving.app import Limits
+    from llmkit.serving.requests import Limits
 
     report.to_stderr()
     report.quiet_libraries()

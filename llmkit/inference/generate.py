@@ -12,9 +12,12 @@ from llmkit.data import jsonlines
 from llmkit.data.sources import Place, open_source
 from llmkit.inference.labelling import embedder
 from llmkit.inference.writing import filling
+from llmkit.inference.writing.completion import Completion
+from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.filling import FILLERS, Fill, Filler
-from llmkit.inference.writing.token_loop import Completion
-from llmkit.inference.writing.writer import Options, Writer, check_assisted, numbers, positions
+from llmkit.inference.writing.opening import numbers
+from llmkit.inference.writing.options import Options, check_assisted
+from llmkit.inference.writing.writer import Writer
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.prompting.base import Prompt as Made
@@ -59,7 +62,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadPrompt:
     """A prompt as a model reads it."""
 
     prompt: Prompt
@@ -95,8 +98,8 @@ def generate(
         mode.check(Kit(None))
     tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
     kit = None if mode is None else kit_of(tool, options, raw)
-    asked = ask(tool, prompt, options, system=system, raw=raw, mode=mode, kit=kit)
-    result, = answer(tool, [asked], options, stream=stream)
+    row = ask(tool, prompt, options, system=system, raw=raw, mode=mode, kit=kit)
+    result, = answer(tool, [row], options, stream=stream)
     return result
 
 
@@ -123,7 +126,7 @@ def open_tool(
 def ask(
     tool: Writer | Filler, prompt: Prompt, options: Options, *, system: str | None = None, raw: bool = False,
     number: int = 0, mode: Prompting | None = None, kit: Kit | None = None,
-) -> Asked:
+) -> ReadPrompt:
     """A prompt's tokens; RequestError where the model can't do anything with it.
 
     `mode` puts it into another first, with what `kit_of` gives.
@@ -134,19 +137,19 @@ def ask(
         kit = kit or kit_of(tool, options, raw)
         made = mode.prompt({"text": prompt}, replace(kit, dropped=dict.fromkeys(kit.dropped, 0)))
         given, bare = put_in(tool, made)
-        asked = ask(tool, given, options, system=system, raw=bare, number=number)
+        row = ask(tool, given, options, system=system, raw=bare, number=number)
         left = [f"{made.examples} of {mode.wants} examples fit into the model's context"] * (made.examples < mode.wants)
-        return replace(asked, prompt=prompt, read=made.text if made.messages else str(given),
-                       notes=(*left, *asked.notes))
+        return replace(row, prompt=prompt, read=made.text if made.messages else str(given),
+                       notes=(*left, *row.notes))
     if isinstance(tool, Filler):
         if not isinstance(prompt, str):
             raise RequestError(f"messages: {tool.name} fills masks of a text and holds no conversation.")
-        return Asked(prompt, tool.ids(prompt), number)
+        return ReadPrompt(prompt, tool.ids(prompt), number)
     if tool.reads and isinstance(prompt, str):
         filling.check_sentinels(prompt, tool.opened.tokenizer, tool.name)
     ids = tool.ids(prompt, system=system, raw=raw)
     _, note = tool.room(len(ids), options.max_new_tokens)
-    return Asked(prompt, ids, number, (note,) if note else ())
+    return ReadPrompt(prompt, ids, number, (note,) if note else ())
 
 
 def kit_of(tool: Writer | Filler, options: Options, raw: bool = False) -> Kit:
@@ -173,25 +176,26 @@ def put_in(tool: Writer | Filler, made: Made) -> tuple[Prompt, bool]:
 
 
 def answer(
-    tool: Writer | Filler, asked: Sequence[Asked], options: Options, *, stream: Callable[[str], None] | None = None,
+    tool: Writer | Filler, rows: Sequence[ReadPrompt], options: Options, *,
+    stream: Callable[[str], None] | None = None,
 ) -> list[Result]:
     """What a model makes of some prompts, all together; `stream` is for a single one."""
     if isinstance(tool, Filler):
-        filled = tool.fill([one.ids for one in asked], options.num_return_sequences, options.top_k or filling.SHOWN)
+        filled = tool.fill([one.ids for one in rows], options.num_return_sequences, options.top_k or filling.SHOWN)
         several = ("Each mask's table is of that mask alone, with the others standing; the text is filled jointly, the "
                    "surest mask first.",)
         return [Result(one.prompt, tool.name, completions,
                        (*one.notes, *(several if len(fills) > 1 else ())), tuple(fills), one.read)
-                for one, (completions, fills) in zip(asked, filled, strict=True)]
+                for one, (completions, fills) in zip(rows, filled, strict=True)]
     tokenizer = tool.opened.tokenizer
-    holes = [filling.holes(one.ids, tokenizer) if tool.reads else [] for one in asked]
+    holes = [filling.holes(one.ids, tokenizer) if tool.reads else [] for one in rows]
     live = stream is not None and options.num_return_sequences == options.num_beams == 1 and not any(holes)
     written = tool.write(
-        [one.ids for one in asked], options, numbers=[one.number for one in asked],
+        [one.ids for one in rows], options, numbers=[one.number for one in rows],
         stream=(lambda _, piece: stream(piece)) if live and stream is not None else None,
         ends=[filling.behind(some, tokenizer) for some in holes])
     results = []
-    for one, some, completions in zip(asked, holes, written, strict=True):
+    for one, some, completions in zip(rows, holes, written, strict=True):
         fills: tuple[Fill, ...] = ()
         if some:
             completions, fills = filling.mended(one.ids, completions, tokenizer)
@@ -249,17 +253,17 @@ def generate_file(
 
         kit = None if mode is None else kit_of(tool, options, raw)
 
-        def asked() -> Iterator[Asked]:
+        def rows() -> Iterator[ReadPrompt]:
             for number, (prompt, place) in enumerate(prompts(file)):
                 try:
                     yield ask(tool, prompt, options, system=system, raw=raw, number=number, mode=mode, kit=kit)
                 except RequestError as error:
                     raise DataError(f"{place}: {error}") from error
 
-        count = sum(1 for _ in asked())
+        count = sum(1 for _ in rows())
         start, done, tokens = time.monotonic(), 0, 0
 
-        def answers(some: Sequence[Asked]) -> list[Result]:
+        def answers(some: Sequence[ReadPrompt]) -> list[Result]:
             nonlocal done, tokens
             results = answer(tool, some, options)
             done += len(some)
@@ -269,17 +273,17 @@ def generate_file(
             return results
 
         with report.progress(shown, "prompt") as bar:
-            yield from in_batches(asked(), answers, batch_size)
+            yield from in_batches(rows(), answers, batch_size)
 
 
 def in_batches(
-    asked: Iterable[Asked], answers: Callable[[Sequence[Asked]], Sequence[Result]], size: int
+    rows: Iterable[ReadPrompt], answers: Callable[[Sequence[ReadPrompt]], Sequence[Result]], size: int
 ) -> Iterator[Result]:
     """Answer prompts in batches of like length, as long as they come; the order is kept.
 
     Of each window of `WINDOW` batches, the longest come first: what doesn't fit in memory shows at once.
     """
-    stream = iter(asked)
+    stream = iter(rows)
     while window := list(islice(stream, size * WINDOW)):
         order = sorted(range(len(window)), key=lambda i: -len(window[i].ids))
         found: dict[int, Result] = {}

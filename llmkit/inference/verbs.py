@@ -18,7 +18,7 @@ from llmkit.data.sources import open_source
 from llmkit.inference import predict as prediction
 from llmkit.inference.embedding import Embedder
 from llmkit.inference.indexing import unit
-from llmkit.inference.writing.writer import numbers
+from llmkit.inference.writing.opening import numbers
 from llmkit.models.run import recipe_of
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering

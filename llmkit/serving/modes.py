@@ -10,7 +10,8 @@ from llmkit.recipe import registry
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
-    from llmkit.inference.writing.writer import Options, Writer
+    from llmkit.inference.writing.options import Options
+    from llmkit.inference.writing.writer import Writer
     from llmkit.prompting.base import Prompting
 
 HERE_ALONE = {"file": "a client's files aren't here; give examples: [{text: …, answer: …}]",

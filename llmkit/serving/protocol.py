@@ -86,7 +86,7 @@ class _Writing(BaseModel):
                     400, f"{name} isn't served; repetition_penalty (above 1: less of the same) is.", param=name)
 
 
-class Part(BaseModel):
+class MessagePart(BaseModel):
     """A part of a message."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -116,7 +116,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | list[MessagePart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None

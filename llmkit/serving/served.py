@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
-from llmkit.inference.writing.writer import WRITERS, Writer, numbers
+from llmkit.inference.writing.opening import WRITERS, numbers
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 
     from llmkit.inference.embedding import Embedder
     from llmkit.serving.engine import Engine
-    from llmkit.serving.window import Window
+    from llmkit.serving.window import TextWindow
 
 
 @dataclass
-class Writing:
+class WritingModel:
     """A model that writes."""
 
     name: str
     writer: Writer
-    engine: Engine | Window
+    engine: Engine | TextWindow
     base: str | None = None
     """The served model that it is an adapter of."""
     since: int = field(default_factory=lambda: int(time.time()))
@@ -38,7 +39,7 @@ class Writing:
 
 
 @dataclass
-class Embedding:
+class EmbeddingModel:
     """A model that embeds."""
 
     name: str
@@ -48,7 +49,7 @@ class Embedding:
     kind: str = "embedding"
 
 
-Served = Writing | Embedding
+Served = WritingModel | EmbeddingModel
 
 
 def named(given: Sequence[str]) -> dict[str, Path]:
@@ -125,7 +126,7 @@ class Weights:
 def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]]) -> dict[str, Served]:
     """Open models, and adapters over them, by name. RequestError where one neither writes nor embeds."""
     from llmkit.serving.engine import Engine, suits
-    from llmkit.serving.window import Window
+    from llmkit.serving.window import TextWindow
 
     weights = Weights()
     found: dict[str, Served] = {}
@@ -138,7 +139,7 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
             from llmkit.inference.embedding import Embedder
 
             del opened
-            found[name] = Embedding(name, Embedder.open(folder))
+            found[name] = EmbeddingModel(name, Embedder.open(folder))
             log.info("%s: gives embeddings", name)
             continue
         freed = weights.share(opened.model)
@@ -146,7 +147,8 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
         if name not in bases.values():  # adapters share their base's weights, which nobody reads once they are packed
             writer.pack()
         together = writer.decoder is not None or suits(opened)
-        found[name] = Writing(name, writer, Engine(opened, writer.decoder) if together else Window(writer), base)
+        engine = Engine(opened, writer.decoder) if together else TextWindow(writer)
+        found[name] = WritingModel(name, writer, engine, base)
         log.info("%s: writes text%s%s", name, "" if together else "; its texts wait for those before them to end",
                  f"; shares {freed / 1e6:.0f} MB of weights" if freed > 1e6 else "")
     return found

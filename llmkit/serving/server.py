@@ -14,7 +14,7 @@ from llmkit.system.errors import PlaceError, RequestError
 from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
-    from llmkit.serving.app import Limits
+    from llmkit.serving.requests import Limits
 
 GRACE = 5.0
 """Seconds that what runs may go on for once the server is asked to stop."""
@@ -29,11 +29,11 @@ def serve(
     RequestError where the request is wrong, PlaceError where the port can't be had.
     """
     need()
-    from llmkit.serving import app, served
+    from llmkit.serving import app, requests, served
     from llmkit.serving.metrics import Metrics
     from llmkit.serving.worker import Worker
 
-    limits = limits or app.Limits()
+    limits = limits or requests.Limits()
     if not loopback(host) and not key:
         raise RequestError(f"--host {host}: whoever reaches it could use the models. Give a key (--api-key, or "
                            "LLMKIT_API_KEY), or listen on 127.0.0.1.")
@@ -42,7 +42,7 @@ def serve(
     with bound(host, port) as listener:
         models = served.open_all(folders, under)
         metrics = Metrics()
-        engines = [one.engine for one in models.values() if isinstance(one, served.Writing)]
+        engines = [one.engine for one in models.values() if isinstance(one, served.WritingModel)]
         worker = Worker(engines, limits.places, limits.queue, metrics)
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
         application = app.build(models, worker, limits, metrics, key, names)

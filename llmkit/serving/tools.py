@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmkit.inference.writing.token_loop import begun
+from llmkit.inference.writing.pieces import begun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmkit.serving.engine import End, Job, Piece
+from llmkit.serving.jobs import End, Job, Piece
 
 if TYPE_CHECKING:
-    from llmkit.inference.writing.token_loop import Completion
+    from llmkit.inference.writing.completion import Completion
     from llmkit.inference.writing.writer import Writer
 
 
-class Window:
+class TextWindow:
     """Writes an encoder-decoder's texts, or a decoder's that no table suits, by transformers' generate.
 
     It serves as an Engine does, but for this: a job that comes waits until the texts before it have ended, and one that

@@ -9,19 +9,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from llmkit.serving.window import Window
+from llmkit.serving.window import TextWindow
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
-    from llmkit.serving.engine import Job
+    from llmkit.serving.jobs import Job
     from llmkit.serving.metrics import Metrics
 
 
-class Full(Exception):
+class QueueFull(Exception):
     """More waits than may wait."""
 
 
-class Engine(Protocol):
+class TextEngine(Protocol):
     """What writes a model's texts."""
 
     @property
@@ -34,16 +34,16 @@ class Engine(Protocol):
 class Worker:
     """Jobs in, events out. `places` texts are written at once, `queue` more may wait, in the order they came."""
 
-    def __init__(self, engines: Sequence[Engine], places: int, queue: int, metrics: Metrics) -> None:
+    def __init__(self, engines: Sequence[TextEngine], places: int, queue: int, metrics: Metrics) -> None:
         self.engines, self.places, self.queue, self.metrics = list(engines), places, queue, metrics
-        self._waiting: deque[tuple[Engine, Job]] = deque()
+        self._waiting: deque[tuple[TextEngine, Job]] = deque()
         self._inside: list[Job] = []
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._deadline = float("inf")
         for engine in self.engines:
-            if isinstance(engine, Window):
+            if isinstance(engine, TextWindow):
                 engine.meanwhile = self._meanwhile
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
 
@@ -51,12 +51,12 @@ class Worker:
         """Begin to work."""
         self._thread.start()
 
-    def submit(self, engine: Engine, job: Job) -> None:
+    def submit(self, engine: TextEngine, job: Job) -> None:
         """Let a job wait for its places; Full where too many do."""
         with self._changed:
             there = sum(one.count for _, one in self._waiting) + sum(one.left for one in self._inside)
             if self._stopping or there + job.count > self.places + self.queue:
-                raise Full
+                raise QueueFull
             self._waiting.append((engine, job))
             self._changed.notify()
 
@@ -64,7 +64,7 @@ class Worker:
         """Let something else be done in the models' thread, between two turns; Full where too much waits."""
         with self._changed:
             if self._stopping or len(self._calls) >= self.queue + 1:
-                raise Full
+                raise QueueFull
             self._calls.append(work)
             self._changed.notify()
 
@@ -137,7 +137,7 @@ class Worker:
         while self._calls:
             self._calls.popleft()()
 
-    def _turn(self, engine: Engine) -> None:
+    def _turn(self, engine: TextEngine) -> None:
         try:
             written = engine.turn()
         except Exception:  # whatever it was, nobody may wait for ever, and the other models go on

@@ -21,7 +21,7 @@ from llmkit import recipe
 from llmkit.cli import chat as terminal
 from llmkit.cli import main
 from llmkit.inference.writing.chat import USUAL, Chat
-from llmkit.inference.writing.writer import Options
+from llmkit.inference.writing.options import Options
 from llmkit.system.errors import DataError, PlaceError, RequestError
 from llmkit.training.fit import fit
 

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkit.cli import main
 from llmkit.inference import generate as generation
-from llmkit.inference.generate import Asked, Options, Result, generate, in_batches
+from llmkit.inference.generate import Options, ReadPrompt, Result, generate, in_batches
 
 TEXTS = ["the cat", "a small red house by sea", "dog", "the cat sat on a mat and dog ran to its house", "by sea"] * 7
 
@@ -141,14 +141,14 @@ def test_requests_that_cannot_work_are_refused(gpt2, tmp_path, capsys, monkeypat
 def test_ten_thousand_prompts_are_held_a_window_at_a_time():
     taken, given, most, batches = 0, 0, 0, []
 
-    def asked() -> Iterator[Asked]:
+    def asked() -> Iterator[ReadPrompt]:
         nonlocal taken, most
         for number in range(10_000):
             taken += 1
             most = max(most, taken - given)
-            yield Asked(str(number), [0] * (number * 7919 % 31 + 1), number)
+            yield ReadPrompt(str(number), [0] * (number * 7919 % 31 + 1), number)
 
-    def answers(some: list[Asked]) -> list[Result]:
+    def answers(some: list[ReadPrompt]) -> list[Result]:
         batches.append([len(one.ids) for one in some])
         return [Result(one.prompt, "none", []) for one in some]
 

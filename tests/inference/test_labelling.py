@@ -19,7 +19,7 @@ from llmkit.inference.comparing import inline as variants
 from llmkit.inference.generate import generate
 from llmkit.inference.labelling import Labeller
 from llmkit.inference.scoring import Answered, Scorer
-from llmkit.inference.writing.writer import Options
+from llmkit.inference.writing.options import Options
 from llmkit.models import open_model
 from llmkit.prompting.base import Prompting, Shot
 from llmkit.recipe import Source, registry

@@ -23,8 +23,9 @@ from transformers import (
     XLNetLMHeadModel,
 )
 
-from llmkit.inference.writing.token_loop import Text
-from llmkit.inference.writing.writer import Options, Writer
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.text import WrittenText
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import open_model
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
@@ -98,6 +99,17 @@ def test_padding_is_no_part_of_the_text_that_a_repetition_penalty_looks_at(write
     penalized = written(writer, repetition_penalty=3.0)
     assert penalized == [plain(writer, prompt, repetition_penalty=3.0) for prompt in ids(*PROMPTS)]
     assert penalized != written(writer)
+
+
+def test_a_batch_penalizes_no_padding_where_the_token_that_pads_is_the_likeliest(tmp_path):
+    torch.manual_seed(3)
+    model = TINY["gpt2"]()
+    with torch.no_grad():  # it always writes the token that pads, until that is penalized
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.copy_(model.transformer.wte.weight[0])
+    writer = Writer.open(save(model, tmp_path))
+    assert written(writer, repetition_penalty=30.0) == [
+        plain(writer, prompt, repetition_penalty=30.0) for prompt in ids(*PROMPTS)]
 
 
 def test_beams_give_what_transformers_gives(writer):
@@ -224,18 +236,16 @@ def bytewise() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner)
 
 
-@pytest.mark.parametrize(("stop", "cleaned", "pieces"), [
-    ((), False, ["n", "é", " ", "😀", ".", " ", "你", "好"]),
-    (("😀.",), False, ["n", "é", " "]),  # what may become a stop string is held back
-    (("😀", "é 😀"), False, ["n"]),  # both are whole with the same byte: the first of them counts
-    (("😀?",), False, ["n", "é", " ", "😀.", " ", "你", "好"]),
-    ((), True, ["né", " 😀. 你好"]),  # a space may still go, as that of " ." does
+@pytest.mark.parametrize(("stop", "pieces"), [
+    ((), ["n", "é", " ", "😀", ".", " ", "你", "好"]),
+    (("😀.",), ["n", "é", " "]),  # what may become a stop string is held back
+    (("😀", "é 😀"), ["n"]),  # both are whole with the same byte: the first of them counts
+    (("😀?",), ["n", "é", " ", "😀.", " ", "你", "好"]),
 ])
-def test_a_stream_is_of_whole_characters_that_add_up_to_the_text(stop, cleaned, pieces):
+def test_a_stream_is_of_whole_characters_that_add_up_to_the_text(stop, pieces):
     tokenizer = bytewise()
-    tokenizer.clean_up_tokenization_spaces = cleaned
     sent: list[str] = []
-    text = Text(tokenizer, stop, {300}, 99, sent.append)
+    text = WrittenText(tokenizer, stop, {300}, 99, sent.append)
     for token in [*tokenizer("né 😀. 你好").input_ids, 300]:
         if not text.reason:
             text.add(token)

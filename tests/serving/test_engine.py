@@ -7,16 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import SMALL
-from scipy.stats import chisquare
 from served import letters
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
-    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -30,23 +27,18 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
-from transformers.generation.logits_process import (
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from llmkit import models, recipe
 from llmkit.backbones.kernels.packed_decoder import Decoder
-from llmkit.inference.writing.writer import Options, Writer
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.pieces import Pieces
+from llmkit.inference.writing.sampling import Choosing
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import Opened
 from llmkit.serving import engine as engines
-from llmkit.serving.engine import End, Engine, Job, Piece, Wish, suits
-from llmkit.serving.pieces import Pieces
-from llmkit.serving.sampling import Choosing, candidates, choose, penalized
-from llmkit.serving.window import Window
+from llmkit.serving.engine import Engine, suits
+from llmkit.serving.jobs import End, Job, Piece, Wish
+from llmkit.serving.window import TextWindow
 from llmkit.training.fit import fit
 
 SIZE = len(letters())
@@ -222,11 +214,11 @@ def test_a_text_that_nobody_listens_to_is_gone_by_the_next_step():
         engine.admit(job)
     for _ in range(5):
         engine.turn()
-    assert len(engine.texts) == 4
+    assert len(engine.rows) == 4
     jobs[1].gone = True
     before = asked[1].texts[0]
     engine.turn()
-    assert len(engine.texts) == len(engine.table.filled) == 3
+    assert len(engine.rows) == len(engine.table.filled) == 3
     while engine.busy:
         engine.turn()
     assert asked[1].texts[0] == before and not asked[1].ends and jobs[1].left == 0
@@ -249,35 +241,6 @@ def test_a_seeded_text_is_the_same_in_any_company_and_from_the_writer():
     again = Asked(ids("the cat"), options, choosing, 7)
     run(engine_of("llama"), [*others[:3], again, *others[3:]], 1)
     assert [alone.texts[0], alone.texts[1]] == [again.texts[0], again.texts[1]] == written
-
-
-@pytest.mark.parametrize("options", [
-    {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.8, "min_p": 0.05}, {"temperature": 0.3},
-    {"top_p": 0.999}, {"repetition_penalty": 1.7, "temperature": 0.8}])
-def test_candidates_are_those_of_transformers_own_processors(options):
-    own = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper,
-           "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper}
-    how = Choosing.of(GenerationConfig(do_sample=True, **{"top_k": 0, **options}))
-    chance = torch.Generator().manual_seed(4)
-    for scale in (1.0, 4.0):
-        logits, seen = torch.randn(3000, generator=chance) * scale, torch.tensor([5, 17, 17, 2999])
-        expected = logits[None].clone()
-        for name, processor in own.items():
-            if name in options:
-                expected = processor(options[name])(seen[None], expected)
-        left, probabilities = candidates(penalized(logits, seen, how.repetition_penalty) / how.temperature, how)
-        found = torch.zeros(3000).scatter(0, left, probabilities / probabilities.sum())
-        torch.testing.assert_close(found, expected[0].softmax(0), atol=1e-6, rtol=1e-4)
-
-
-def test_tokens_are_drawn_as_often_as_they_are_likely():
-    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
-    chance, how = np.random.default_rng(0), Choosing(True, top_k=4)
-    counts = np.bincount([choose(logits, torch.tensor([]), how, chance) for _ in range(4000)], minlength=5)
-    expected = logits.masked_fill(torch.arange(5) == 3, -torch.inf).softmax(0).double().numpy() * 4000
-    assert counts[3] == 0
-    keep = [0, 1, 2, 4]
-    assert chisquare(counts[keep], expected[keep] * counts[keep].sum() / expected[keep].sum()).pvalue > 0.001
 
 
 def test_log_probabilities_are_the_models_own():
@@ -340,18 +303,18 @@ def test_a_conversation_that_comes_back_isnt_read_anew(family):
     assert [one.texts.get(0, "") for one in others] == [said(letters(), plain(model, one.prompt, 24)) for one in others]
 
 
-def test_what_is_remembered_has_its_limits(monkeypatch):
+def test_what_is_remembered_has_its_limits():
     engine = engine_of("llama")
     run(engine, [Asked(ids(letter * 30)) for letter in "abcd"])
-    assert len(engine.kept) == 4
-    monkeypatch.setattr(engines, "KEPT", engine.kept[-1].bytes * 2 + 100)
+    assert len(engine.memory.kept) == 4
+    engine.memory.limit = engine.memory.kept[-1].bytes * 2 + 100
     run(engine, [Asked(ids("e" * 30))])
-    assert len(engine.kept) == 2 and engine.kept[-1].ids[0] == ids("e")[0]
+    assert len(engine.memory.kept) == 2 and engine.memory.kept[-1].ids[0] == ids("e")[0]
 
 
 def test_a_window_writes_what_waits_together():
     writer = Writer("t5", opened("t5"))
-    window = Window(writer)
+    window = TextWindow(writer)
     options = Options(max_new_tokens=8)
     asked = [Asked(ids(text), options) for text in PROMPTS[:3]] + [Asked(ids("b"), Options(max_new_tokens=3))]
     for one in asked:

@@ -36,7 +36,7 @@ from transformers import (
 from llmkit import exporting, recipe
 from llmkit.cli import main
 from llmkit.inference.generate import generate
-from llmkit.inference.writing.writer import Options
+from llmkit.inference.writing.options import Options
 from llmkit.serving import server as serving
 from llmkit.serving.served import open_all
 from llmkit.training.fit import fit

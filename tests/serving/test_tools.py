@@ -1,11 +1,10 @@
-"""Tools, and the pieces that a text comes in."""
+"""Tools: how a model is told of them, and how its calls are found."""
 
 import json
 
 import pytest
 from served import letters
 
-from llmkit.serving.pieces import Pieces
 from llmkit.serving.tools import Call, Holding, beginning, calls, known, written_out
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
@@ -67,25 +66,3 @@ def test_a_call_that_is_required_is_begun():
     name = {"type": "function", "function": {"name": "add"}}
     assert calls(beginning(name) + '{"a": 1}}', ["add"]) == ("", [Call("add", '{"a": 1}')])
     assert calls(beginning("required") + 'add", "arguments": {}}', ["add"]) == ("", [Call("add", "{}")])
-
-
-def tokens(text: str) -> list[int]:
-    return letters()(text)["input_ids"]
-
-
-def test_characters_come_whole():
-    pieces = Pieces(letters())
-    assert [pieces.add(token) for token in tokens("a你b")] == ["a", "", "", "你", "b"]
-    assert pieces.end() == ""
-    cut = Pieces(letters())
-    assert [cut.add(token) for token in tokens("a你")[:-1]] + [cut.end()] == ["a", "", "", "\ufffd"]
-
-
-def test_nothing_of_a_stop_string_is_said():
-    pieces = Pieces(letters(), ["\nUser:", "END"])
-    said = [pieces.add(token) for token in tokens("Hi\nUs all. EN")]
-    assert said == ["H", "i", "", "", "", "\nUs ", "a", "l", "l", ".", " ", "", ""]
-    assert not pieces.stopped
-    assert pieces.add(*tokens("D")) == "" and pieces.stopped and pieces.end() == ""
-    open_end = Pieces(letters(), ["END"])
-    assert "".join(open_end.add(token) for token in tokens("an EN")) == "an " and open_end.end() == "EN"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
 
 
@@ -64,3 +65,28 @@ def swap_accelerators(states: Mapping[type[Any], Any]) -> dict[type[Any], Any]:
     for kind, state in states.items():
         kind._shared_state = state
     return before
+
+
+def leaves_batches(model: Any) -> bool:
+    """Whether rows can leave a batch that a model writes: not so XLNet's, whose memory has the length first.
+
+    Seen in transformers 5.23.
+    """
+    return bool(model._supports_default_dynamic_cache())
+
+
+def prefill(model: Any, ids: Tensor, config: Any, inputs: dict[str, Any]) -> Any:
+    """A model's outputs for prompts (rows, length), as its `generate` reads them: not again what a cache holds.
+
+    Seen in transformers 5.23.
+    """
+    return model._prefill(ids, config, inputs)
+
+
+def carried(model: Any, outputs: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What a model's `generate` carries from a step to the next: the cache, a longer mask.
+
+    Seen in transformers 5.23.
+    """
+    return dict(model._update_model_kwargs_for_generation(
+        outputs, inputs, is_encoder_decoder=model.config.is_encoder_decoder))

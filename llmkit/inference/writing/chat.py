@@ -10,8 +10,12 @@ from typing import Any, get_type_hints
 
 from llmkit import models
 from llmkit.data.sources import Place
-from llmkit.inference.writing.token_loop import Completion
-from llmkit.inference.writing.writer import WRITERS, Memory, Options, Writer, positions
+from llmkit.inference.writing.completion import Completion
+from llmkit.inference.writing.context import positions
+from llmkit.inference.writing.memory import PrefixMemory
+from llmkit.inference.writing.opening import WRITERS
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.writer import Writer
 from llmkit.models.base import Base
 from llmkit.models.families import family_named
 from llmkit.models.run import recipe_of
@@ -44,7 +48,7 @@ class Chat:
     start: int = 0
     tries: int = 0
     """How often the last answer was asked for again."""
-    memory: Memory = field(default_factory=Memory)
+    memory: PrefixMemory = field(default_factory=PrefixMemory)
     files: set[Path] = field(default_factory=set)
     """Files that this conversation was saved to or is from."""
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from llmkit.inference.writing.token_loop import Completion, decoded, padded
-from llmkit.inference.writing.writer import Options, positions
+from llmkit.inference.writing.completion import Completion, decoded
+from llmkit.inference.writing.context import positions
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.reading import padded
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.system.errors import RequestError
 
@@ -199,9 +201,9 @@ def check_sentinels(prompt: str, tokenizer: PreTrainedTokenizerBase, name: str) 
             raise RequestError(f"{mark}: is no sentinel of {name}, whose tokenizer {has}.")
 
 
-def behind(asked: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def behind(marks: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that end the filling of a prompt's sentinels: those that the prompt doesn't have."""
-    return set(sentinels(tokenizer)) - set(asked) if asked else set()
+    return set(sentinels(tokenizer)) - set(marks) if marks else set()
 
 
 def mended(
@@ -211,23 +213,23 @@ def mended(
 
     the <0> sat <1> mat </s>,  <0> cat <1> on a  ->  the cat sat on a mat; <0>: cat, <1>: on a
     """
-    asked = holes(ids, tokenizer)
-    spans = [_spans(completion.ids, set(asked)) for completion in completions]
-    texts = [decoded(tokenizer, [part for one in ids for part in (got.get(one, []) if one in asked else [one])])
+    marks = holes(ids, tokenizer)
+    spans = [_spans(completion.ids, set(marks)) for completion in completions]
+    texts = [decoded(tokenizer, [part for one in ids for part in (got.get(one, []) if one in marks else [one])])
              for got in spans]
     fills = tuple(
         Fill(str(tokenizer.convert_ids_to_tokens(one)),
              tuple(Candidate(decoded(tokenizer, got[one]).strip()) for got in spans if one in got))
-        for one in asked)
+        for one in marks)
     return [replace(completion, text=text) for completion, text in zip(completions, texts, strict=True)], fills
 
 
-def _spans(written: Sequence[int], asked: set[int]) -> dict[int, list[int]]:
+def _spans(written: Sequence[int], marks: set[int]) -> dict[int, list[int]]:
     """What was written behind each sentinel, the first time that it was."""
     spans: dict[int, list[int]] = {}
     now: list[int] = []
     for one in written:
-        if one in asked:
+        if one in marks:
             now = [] if one in spans else spans.setdefault(one, [])
         else:
             now.append(one)

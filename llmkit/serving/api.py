@@ -1,0 +1,178 @@
+"""The routes of the API: a request is checked, becomes jobs, and their events become an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
+from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
+from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, parse
+from llmkit.serving.requests import Limits, TextRequest, counted, of_chat, of_completion
+from llmkit.serving.served import EmbeddingModel, Served, find
+from llmkit.serving.worker import QueueFull, Worker
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from llmkit.serving.metrics import Metrics
+
+AT_ONCE = 32
+"""Texts that are embedded between two steps of those that are written."""
+NAMES = {"num_return_sequences": "n", "max_new_tokens": "max_tokens"}
+"""What the API calls options that have another name here."""
+
+
+class Api:
+    """What the routes share."""
+
+    def __init__(self, served: Mapping[str, Served], worker: Worker, limits: Limits, metrics: Metrics) -> None:
+        self.served, self.worker, self.limits, self.metrics = served, worker, limits, metrics
+        self.reader = ThreadPoolExecutor(1, "reader")  # long prompts are split into tokens beside the event loop
+
+    async def models(self, http: Request) -> Response:
+        """GET /v1/models and /v1/models/NAME."""
+        told = {one.name: {
+            "id": one.name, "object": "model", "created": one.since, "owned_by": "llmkit", "kind": one.kind,
+            **({"parent": one.base} if one.base else {})} for one in self.served.values()}
+        name = http.path_params.get("name")
+        if name is None:
+            return JSONResponse({"object": "list", "data": list(told.values())})
+        if name not in told:
+            raise self._unknown(str(find(self.served, name, "text")))
+        return JSONResponse(told[name])
+
+    async def health(self, http: Request) -> Response:
+        """GET /health."""
+        return JSONResponse({"status": "ready", "models": list(self.served)})
+
+    async def figures(self, http: Request) -> Response:
+        """GET /metrics."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def chat(self, http: Request) -> Response:
+        """POST /v1/chat/completions."""
+        request = parse(ChatRequest, await self._body(http))
+        request.refuse()
+        model = self._model(request.model, "text")
+        text = await self._read(lambda: of_chat(model, request, self.limits))
+        answer = ChatAnswer(model.name, text, request.names)
+        return await self._answer(http, [text], answer, request.stream, _with_usage(request))
+
+    async def complete(self, http: Request) -> Response:
+        """POST /v1/completions."""
+        request = parse(CompletionRequest, await self._body(http))
+        request.refuse()
+        model = self._model(request.model, "text")
+        texts = await self._read(lambda: [
+            of_completion(model, request, prompt, self.limits) for prompt in request.prompts])
+        most, count = self.limits.places + self.limits.queue, sum(text.count for text in texts)
+        if count > most:
+            raise ApiError(400, f"prompt: {count} texts are more than the {most} that this server takes at a time.",
+                           param="prompt")
+        answer = CompletionAnswer(model.name, texts, request)
+        return await self._answer(http, texts, answer, request.stream, _with_usage(request))
+
+    async def embed(self, http: Request) -> Response:
+        """POST /v1/embeddings."""
+        request = parse(EmbeddingRequest, await self._body(http))
+        model = self._model(request.model, "embedding")
+        texts = [request.input] if isinstance(request.input, str) else request.input
+        if request.dimensions not in (None, model.embedder.width):
+            raise ApiError(400, f"dimensions: {model.name} gives vectors of {model.embedder.width} numbers, no others.",
+                           param="dimensions")
+        tokens = await self._read(lambda: counted(model, texts))
+        vectors = []
+        for start in range(0, len(texts), AT_ONCE):
+            vectors += list(await self._embedded(model, texts[start : start + AT_ONCE]))
+        self.metrics.read.labels(model.name).inc(tokens)
+        data = [{"object": "embedding", "index": i, "embedding": vector.tolist() if request.encoding_format == "float"
+                 else base64.b64encode(vector.astype("<f4").tobytes()).decode()} for i, vector in enumerate(vectors)]
+        return JSONResponse({"object": "list", "model": model.name, "data": data,
+                             "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+
+    async def _embedded(self, model: EmbeddingModel, texts: Sequence[str]) -> Any:
+        """The vectors (texts, width) of some texts, computed in the models' thread."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+
+        def tell(what: Callable[[Any], None], value: Any) -> None:
+            if not future.done():  # the client may have gone
+                what(value)
+
+        def work() -> None:
+            try:
+                if not future.done():
+                    loop.call_soon_threadsafe(tell, future.set_result, model.embedder.embed(texts))
+            except Exception as error:  # it is the request's to say, and the thread goes on
+                loop.call_soon_threadsafe(tell, future.set_exception, error)
+
+        try:
+            self.worker.call(work)
+        except QueueFull:
+            raise self._busy() from None
+        return await future
+
+    async def _answer(
+        self, http: Request, texts: Sequence[TextRequest], answer: Answer, stream: bool, with_usage: bool
+    ) -> Response:
+        events = Events(self.worker, self.metrics, texts)
+        try:
+            events.submit()
+        except QueueFull:
+            events.leave()
+            raise self._busy() from None
+        if stream:
+            return Stream(events, server_sent(events, answer, with_usage))
+        try:
+            done = await unless_gone(http, collected(events, answer))
+        finally:
+            events.leave()
+        return Response(status_code=499) if done is None else JSONResponse(done)
+
+    def _busy(self) -> ApiError:
+        return ApiError(
+            429, f"{self.limits.places} texts are being written and {self.limits.queue} wait; try again soon.",
+            kind="rate_limit_error", code="rate_limit_exceeded", headers={"Retry-After": "1"})
+
+    def _model(self, name: str | None, kind: str) -> Any:
+        found = find(self.served, name, kind)
+        if isinstance(found, str):
+            raise self._unknown(found)
+        return found
+
+    def _unknown(self, message: str) -> ApiError:
+        return ApiError(404, message, param="model", code="model_not_found")
+
+    async def _body(self, http: Request) -> bytes:
+        """A request's JSON, of a limited size."""
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":  # what a foreign page can send without asking first is no JSON
+            raise ApiError(415, f"Content-Type must be application/json, not {kind or 'nothing'}.")
+        body, limit = b"", self.limits.body_bytes
+        async for chunk in http.stream():
+            body += chunk
+            if len(body) > limit:
+                raise ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.")
+        return body
+
+    async def _read(self, work: Callable[[], Any]) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.reader, work)
+        except RequestError as error:
+            message = str(error)
+            for ours, theirs in NAMES.items():
+                message = message.replace(ours, theirs)
+            name = message.partition(":")[0]
+            raise ApiError(400, message, param=name if name.isidentifier() else None) from error
+
+
+def _with_usage(request: ChatRequest | CompletionRequest) -> bool:
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options needs stream true.", param="stream_options")
+    return request.stream_options is not None and request.stream_options.include_usage

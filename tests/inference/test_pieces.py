@@ -1,0 +1,100 @@
+"""The pieces that a text comes in: whole characters, cleaned spaces, nothing of a stop string, at a linear cost."""
+
+import random
+
+import pytest
+from served import letters
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llmkit.inference.writing.pieces import Pieces
+
+WORDS = [
+    "[PAD]", "[END]", "don", "'", "t", "n", "s", ".", ",", "!", "the", "cat", "##s", "猫", "##é", "ve", "'s", "n't"]
+
+
+def bert() -> PreTrainedTokenizerFast:
+    """Words and pieces of words, whose spaces go where English has none."""
+    inner = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[PAD]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.decoder = decoders.WordPiece(cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", eos_token="[END]", clean_up_tokenization_spaces=True)
+
+
+def ids(text: str, tokenizer: PreTrainedTokenizerFast | None = None) -> list[int]:
+    return (tokenizer or letters())(text)["input_ids"]
+
+
+def test_characters_come_whole():
+    pieces = Pieces(letters())
+    assert [pieces.add(token) for token in ids("a你b")] == ["a", "", "", "你", "b"]
+    assert pieces.end() == ""
+    cut = Pieces(letters())
+    assert [cut.add(token) for token in ids("a你")[:-1]] + [cut.end()] == ["a", "", "", "\ufffd"]
+
+
+def test_nothing_of_a_stop_string_is_told():
+    pieces = Pieces(letters(), ["\nUser:", "END"])
+    told = [pieces.add(token) for token in ids("Hi\nUs all. EN")]
+    assert told == ["H", "i", "", "", "", "\nUs ", "a", "l", "l", ".", " ", "", ""]
+    assert not pieces.stopped
+    assert pieces.add(*ids("D")) == "" and pieces.stopped and pieces.end() == ""
+    open_end = Pieces(letters(), ["END"])
+    assert "".join(open_end.add(token) for token in ids("an EN")) == "an " and open_end.end() == "EN"
+
+
+def test_a_stop_string_ends_the_text_though_the_token_that_brings_it_begins_another_character():
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    both = letters().convert_ids_to_tokens(ids("E你"))[:2]
+    inner = Tokenizer(models.BPE({one: i for i, one in enumerate([*alphabet, "".join(both)])}, [tuple(both)]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    pieces = Pieces(PreTrainedTokenizerFast(tokenizer_object=inner), ["E"])
+    told = [pieces.add(token) for token in (alphabet.index("a"), len(alphabet))]
+    assert (told, pieces.stopped) == (["a", ""], True)
+
+
+def test_spaces_that_a_tokenizer_takes_back_are_never_told():
+    tokenizer = bert()
+    pieces = Pieces(tokenizer)
+    told = [pieces.add(token) for token in ids("the cat don ' t . the cat , the cats", tokenizer)]
+    assert told == ["", "", "the", " cat", "", "", "", " don't.", "", " the", " cat,", ""]
+    assert pieces.end() == " the cats"
+
+
+def test_a_bytewise_tokenizer_that_takes_nothing_back_holds_nothing_back():
+    tokenizer = letters()
+    tokenizer.clean_up_tokenization_spaces = True  # as many say of themselves, without an effect
+    pieces = Pieces(tokenizer)
+    assert [pieces.add(token) for token in ids("a b .")] == ["a", " ", "b", " ", "."]
+
+
+@pytest.mark.parametrize("tokenizer", [letters(), bert()], ids=["bytes", "words"])
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_of_any_tokens_add_up_to_the_whole_text(tokenizer, seed):
+    chance = random.Random(seed)
+    row = [chance.randrange(len(tokenizer)) for _ in range(120)]
+    pieces = Pieces(tokenizer)
+    told = [*map(pieces.add, row), pieces.end()]
+    assert "".join(told) == tokenizer.decode(row, skip_special_tokens=True)
+    assert pieces.lengths == [len(tokenizer.decode(row[:i + 1], skip_special_tokens=True)) for i in range(120)]
+
+
+@pytest.mark.parametrize(("tokenizer", "text"), [
+    (letters(), "the cat sat on a mat, 你好 "), (bert(), "the cat don ' t . "), (letters(), "\xff"),
+], ids=["bytes", "words", "half characters"])
+def test_a_long_text_decodes_so_many_tokens_for_each_as_a_short_one(monkeypatch, tokenizer, text):
+    unit = ids(text, tokenizer)[:1] if text == "\xff" else ids(text, tokenizer)  # half of ÿ is no character
+    decode, cost = tokenizer.decode, []
+    monkeypatch.setattr(tokenizer, "decode", lambda row, **options: (cost.append(len(row)), decode(row, **options))[1])
+
+    def decoded(length: int) -> int:
+        cost.clear()
+        pieces = Pieces(tokenizer, ["nowhere"])
+        for i in range(length):
+            pieces.add(unit[i % len(unit)])
+        return sum(cost)
+
+    short, long = decoded(500), decoded(2000)
+    assert long < 4.2 * short
+    assert long < 2000 * 40

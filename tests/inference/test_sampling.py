@@ -1,0 +1,60 @@
+"""Which tokens may be drawn, and how often each is, against transformers' own processors."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from transformers import GenerationConfig
+from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopHLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from llmkit.inference.writing.sampling import Choosing, candidates, choose, penalized
+
+
+@pytest.mark.parametrize("options", [
+    {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.8, "min_p": 0.05}, {"temperature": 0.3},
+    {"top_p": 0.999}, {"repetition_penalty": 1.7, "temperature": 0.8}, {"typical_p": 0.4}, {"top_h": 0.4},
+    {"epsilon_cutoff": 3e-4}, {"eta_cutoff": 1e-3, "top_p": 0.9}])
+def test_candidates_are_those_of_transformers_own_processors(options):
+    own = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper,
+           "top_h": TopHLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper,
+           "typical_p": TypicalLogitsWarper, "epsilon_cutoff": EpsilonLogitsWarper, "eta_cutoff": EtaLogitsWarper}
+    how = Choosing.of(GenerationConfig(do_sample=True, **{"top_k": 0, **options}))
+    chance = torch.Generator().manual_seed(4)
+    for scale in (1.0, 4.0):
+        logits, seen = torch.randn(3000, generator=chance) * scale, torch.tensor([5, 17, 17, 2999])
+        expected = logits[None].clone()
+        for name, processor in own.items():
+            if name in options:
+                expected = processor(options[name])(seen[None], expected)
+        scores = penalized(logits, seen, how.repetition_penalty) / how.temperature
+        left, probabilities = candidates(scores[None], how)
+        found = torch.zeros(1, 3000).scatter(1, left, probabilities / probabilities.sum())[0]
+        torch.testing.assert_close(found, expected[0].softmax(0), atol=1e-6, rtol=1e-4)
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
+    chance, how = np.random.default_rng(0), Choosing(True, top_k=4)
+    counts = np.bincount(choose(logits.expand(4000, -1), how, [chance] * 4000), minlength=5)
+    expected = logits.masked_fill(torch.arange(5) == 3, -torch.inf).softmax(0).double().numpy() * 4000
+    assert counts[3] == 0
+    keep = [0, 1, 2, 4]
+    assert chisquare(counts[keep], expected[keep] * counts[keep].sum() / expected[keep].sum()).pvalue > 0.001
+
+
+def test_rows_that_are_chosen_for_together_get_what_each_gets_alone():
+    rows = torch.randn(5, 2000, generator=torch.Generator().manual_seed(1)) * 3
+    for how in (Choosing(), Choosing(True), Choosing(True, top_k=9), Choosing(True, top_p=0.9, min_p=0.01)):
+        together = choose(rows, how, [np.random.default_rng(i) for i in range(5)])
+        alone = [int(choose(rows[i:i + 1], how, [np.random.default_rng(i)])) for i in range(5)]
+        assert together.tolist() == alone
