@@ -14,7 +14,7 @@ from llmkit.data.tokens import Documents, Ids
 Counts = NDArray[np.integer[Any]]
 
 
-class Rows(Protocol):
+class SegmentRows(Protocol):
     """A fixed list of rows, each one or more segments of token ids."""
 
     def __len__(self) -> int: ...
@@ -160,7 +160,7 @@ def pack(sizes: Counts, room: int) -> Counts:
     return rows
 
 
-def arrange(documents: Documents, layout: Layout, packing: str) -> Rows:
+def arrange(documents: Documents, layout: Layout, packing: str) -> SegmentRows:
     """Rows of documents in one of the three ways: blocks, documents, none."""
     if packing == "blocks":
         return Blocks(documents, layout)

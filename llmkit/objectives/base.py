@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
-from llmkit.data.rows import Layout, Rows, arrange
+from llmkit.data.rows import Layout, SegmentRows, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.system.errors import DataError, RequestError
@@ -264,7 +264,7 @@ def perplexity(loss: float) -> float:
 class Text:
     """Rows of text, drawn for an objective."""
 
-    def __init__(self, objective: Objective, rows: Rows, setup: Setup) -> None:
+    def __init__(self, objective: Objective, rows: SegmentRows, setup: Setup) -> None:
         self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
         writes = setup.family.shape == "encoder-decoder"
         self.decoder_start = setup.family.decoder_start(setup.tokenizer) if writes else None
