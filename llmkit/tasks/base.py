@@ -28,6 +28,10 @@ Floors = dict[str, dict[str, float]]
 """By what needs no model (the most frequent label, TF-IDF with logistic regression): the metrics that it reaches."""
 
 
+class TooLongError(DataError):
+    """A row leaves no room for what is learned of it; where others are left, it is left out and counted."""
+
+
 class Task(Objective):
     """What a model learns from labelled examples, and says of others.
 
@@ -148,17 +152,25 @@ class Task(Objective):
         before = len(cut)
         try:
             found = self.featured(rows, setup, cut) if rows else []
-        except DataError:
-            if not reader.spares:
+        except DataError as first:
+            if not reader.spares and not isinstance(first, TooLongError):
                 raise
-            kept = []
+            kept, long = [], 0
             for one in rows:
                 try:
                     self.featured([one], setup, [])
                 except DataError as error:
-                    reader.spare(error)
+                    if isinstance(error, TooLongError) and not reader.spares:
+                        long += 1
+                    else:
+                        reader.spare(error)
                 else:
                     kept.append(one)
+            if long and not kept:
+                raise
+            if long:
+                say(reader, f"{reader.name}: {long:,} rows are left out, for their prompt alone is longer than "
+                            f"data.max_length, {setup.max_length}; the first: {first}")
             del cut[before:]
             rows, found = kept, self.featured(kept, setup, cut) if kept else []
         return Encoded(found, [row for row, _ in rows])
@@ -284,8 +296,13 @@ def say_guessed(columns: Mapping[str, str | int], reader: Reader) -> None:
     """Note which columns were taken for a field of another name, though no recipe says so."""
     guessed = [f"{name} is the column {column!r}" for name, column in columns.items()
                if name != column and name not in reader.source.fields]
-    note = f"{reader.name}: {', '.join(guessed)} (data.train's `fields` says otherwise)"
-    if guessed and note not in reader.notes:
+    if guessed:
+        say(reader, f"{reader.name}: {', '.join(guessed)} (data.train's `fields` says otherwise)")
+
+
+def say(reader: Reader, note: str) -> None:
+    """Have something said of a source, once."""
+    if note not in reader.notes:
         reader.notes.append(note)
 
 

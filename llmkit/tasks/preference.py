@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -13,11 +14,13 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
+from llmkit.models import ends
 from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Prediction, Row, Task
-from llmkit.tasks.instruction import SYSTEM, TALK, Instruction, conversation, exchange
+from llmkit.tasks.instruction import Instruction
+from llmkit.tasks.shared.conversation import SYSTEM, TALK, conversation, exchange
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -138,6 +141,10 @@ class Preference(Task):
         if "reference" in rows[0]:
             batch["reference"] = torch.tensor(np.stack([row["reference"] for row in rows]), dtype=torch.float32)
         return batch
+
+    def describe(self, folder: Path, setup: Setup) -> None:
+        """What ends an answer ends what the model writes."""
+        ends.add(folder, self.talk.ends(setup))
 
     # ---- loss ----
 
