@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Instruction(Writing):
     prompted = "prompt"
     verb = "chat"
     goes_on = True
+    varies = True
     optional = {"context": ("input",), **SYSTEM, **BESIDE}
 
     def __post_init__(self) -> None:
@@ -100,7 +102,11 @@ class Instruction(Writing):
         if not isinstance(row.get("system"), str | None):
             raise DataError(f"{place}: the field {columns['system']!r} is no text: {row['system']!r}.")
         tools = tools_of(own["tools"], str(columns.get("tools")), place)
-        return {"messages": told(said, row.get("system")), **({"tools": tools} if tools else {})}
+        talk = told(said, row.get("system"))
+        odd = [f"have {name!r} in a message, which isn't read" for name in sorted(unread(row))]
+        if row.get("system") and talk[0]["content"] != row["system"]:
+            odd.append("have a system prompt in a column and another in their messages, which counts")
+        return {"messages": talk, **({"tools": tools} if tools else {}), **({"odd": odd} if odd else {})}
 
     def texts_of(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """A prompt and its response, which are texts; where an instruction says nothing, its input is the prompt."""
@@ -112,14 +118,11 @@ class Instruction(Writing):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
         return row
 
-    def unread(self, row: Row) -> set[str]:
-        """Names in messages that nothing is made of."""
-        return {name for part in ("messages", "prompt", "response") for name in unread(row.get(part))}
-
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
         """Conversations; those to learn from up to the last answer, those to be answered up to the last question."""
-        silent = 0
+        silent, odd = 0, Counter[str]()
         for row, place in super().stream(reader, answered):
+            odd.update(row.pop("odd", ()))
             messages = row["messages"]
             told_to = [i for i, one in enumerate(messages) if (is_learned(one) if answered else one["role"] in (
                 "user", "tool"))]
@@ -130,6 +133,8 @@ class Instruction(Writing):
             else:
                 who = "assistant" if answered else "user"
                 reader.spare(DataError(f"{place}: the {who} says nothing in this conversation."))
+        for what, count in odd.items():
+            say(reader, f"{reader.name}: {count:,} rows {what}")
         if silent:
             say(reader, f"{reader.name}: {silent:,} conversations have no answer that is to be learned, and are left "
                         "out")

@@ -174,12 +174,12 @@ def are_messages(value: Any) -> bool:
     return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
 
 
-def unread(messages: Any) -> set[str]:
-    """Names in messages that stand for nothing that is learned from: a name without a value isn't meant."""
-    found = unwritten(messages)
-    return {str(name) for message in found if isinstance(message, dict) for name, value in message.items()
-            if name not in READ and role_of(name) is None and value not in (None, "", [], {})} \
-        if isinstance(found, list) else set()
+def unread(row: Mapping[str, Any]) -> set[str]:
+    """Names in messages that nothing is made of; one without a value isn't meant."""
+    found = [unwritten(row.get(part)) for part in ("messages", "prompt", "response", "chosen", "rejected")]
+    return {str(name) for some in found if isinstance(some, list) for message in some if isinstance(message, dict)
+            for name, value in message.items()
+            if name not in READ and role_of(name) is None and value not in (None, "", [], {})}
 
 
 def exchange(row: Mapping[str, Any]) -> list[Message]:
