@@ -53,8 +53,6 @@ class Task(Objective):
     """Fields that a row may have."""
     prompted: ClassVar[str | None] = None
     """The field that a prompt goes around; None where nothing can stand around what is read."""
-    reference: ClassVar[bool] = False
-    """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
     verb: ClassVar[str] = ""
     """The command that uses a run of it: classify, summarize, chat …; "" where only `llmkit predict` does."""
     writes: ClassVar[bool] = False
@@ -63,6 +61,11 @@ class Task(Objective):
     """Whether a row of JSON may have optional fields that the first one lacks."""
     example: ClassVar[Sequence[Row]] = ()
     """A few rows as a file has them, JSON lines: what the docs show, and what a test of any task learns from."""
+
+    @property
+    def reference(self) -> bool:
+        """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
+        return False
 
     @property
     def languages(self) -> tuple[str, str]:

@@ -165,10 +165,10 @@ class Instruction(Writing):
         return setup.tokenizer.chat_template is not None and self.template == TEMPLATE
 
     def views(self, row: Row, place: Place, setup: Setup) -> list[list[Said]]:
-        """All that comes before each answer, and the answer."""
+        """All that comes before each answer, and the answer; of a row that says so, the last one's, where they part."""
         messages, tools = row["messages"], row.get("tools", ())
         if self.chats(setup):
-            return views(messages, tools, setup.tokenizer, place)
+            return views(messages, tools, setup.tokenizer, place, last=row.get("last", False))
         return [plain(fitted(messages, tools, None)[0], self.template, str(setup.tokenizer.eos_token))]
 
     def encoded(self, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int]) -> Encoded:

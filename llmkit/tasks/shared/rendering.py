@@ -90,11 +90,12 @@ def thoughts_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def views(
     messages: Sequence[Message], tools: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: Place,
+    last: bool = False,
 ) -> list[list[Said]]:
     """The turns as the chat template writes them: of the whole conversation, with every answer that is learned.
 
     Where the template drops or changes what was said before (Qwen3's thoughts), there is no such whole: then each
-    answer stands alone, behind all that it is an answer to, as it is when it is asked for.
+    answer stands alone, behind all that it is an answer to, as it is when it is asked for; `last`: the last one does.
     """
     talk, tools_known = fitted(messages, tools, tokenizer)
     if talk[-1]["role"] != "assistant":
@@ -106,7 +107,7 @@ def views(
         if len(learned) < 2:
             raise
         return [rendered([{**one, "learned": j == i} for j, one in enumerate(talk[: i + 1])], tools_known, tokenizer,
-                         place) for i in learned]
+                         place) for i in (learned[-1:] if last else learned)]
 
 
 def is_learned(message: Message) -> bool:
