@@ -172,8 +172,10 @@ class Instruction(Writing):
         return [plain(fitted(messages, tools, None)[0], self.template, str(setup.tokenizer.eos_token))]
 
     def encoded(self, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int]) -> Encoded:
-        """Say also where one conversation became several rows."""
+        """Say also where one conversation became several rows, and by which template they are written."""
         found = super().encoded(rows, reader, setup, cut)
+        if setup.tokenizer.chat_template is not None and not self.chats(setup):
+            say(reader, f"{reader.name}: task.template is used, not the tokenizer's chat template")
         if len(found) > len(found.rows):
             say(reader, f"{reader.name}: {len(found.rows):,} conversations are {len(found):,} rows, one an answer: the "
                         "chat template writes what was said before in another way once more follows")

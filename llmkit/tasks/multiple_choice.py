@@ -80,7 +80,7 @@ class MultipleChoice(Task):
             row = {name: value for name, value in row.items() if not name.startswith("choice ")} | {"choices": several}
             columns = {**columns, "choices": "choices"}
         if columns.get("question") == "sent2" and not str(row["question"] or "").strip():
-            row = {**row, "question": row.pop("context", None)}
+            row = {**row, "question": row.get("context"), "context": None}
         row = super().check(row, columns, place)
         if not str(row.get("context") or "").strip():
             row.pop("context", None)

@@ -279,8 +279,8 @@ def test_a_single_document_has_no_elsewhere(tmp_path, wordpiece):
 
 def test_documents_of_one_sentence_are_cut_in_the_middle_or_left_out_and_counted(tmp_path, wordpiece):
     path = tmp_path / "short.txt"
-    short, long, several = "the cat saw\n", "the cat saw the long river and a dog found the moon\n", "a dog . the cat .\n"
-    path.write_text(short + long + several * 2)
+    long, several = "the cat saw the long river and a dog found the moon\n", "a dog . the cat .\n"
+    path.write_text("the cat saw\n" + long + several * 2)
     sets = NextSentence().prepare([open_source(Source(str(path)), "line")], None, setup_for(wordpiece))
     assert len(sets.train[0]) == 3
     assert any("1 documents of one short sentence are left out" in note for note in sets.notes)
