@@ -41,9 +41,12 @@ TEMPLATE = "{prompt}\n"
 class Instruction(Writing):
     """Answer as the assistant of a conversation; the tokenizer's chat template is used where it has one.
 
-    Rows are {prompt, response}, Alpaca's {instruction, input, output}, or whole conversations: {messages: [{role,
-    content}, …]} or ShareGPT's {conversations: [{from, value}, …]}. The loss is on every turn of the assistant and on
-    its end; an encoder-decoder learns the last. A conversation that is longer than max_length is cut at its end.
+    Rows are {prompt, response}, Alpaca's {instruction, input, output, history}, or whole conversations: {messages:
+    [{role, content}, …]}, ShareGPT's {conversations: [{from, value}, …]} or TRL's {prompt: […], completion: […]}, with
+    the tools that can be called beside them. The loss is on every turn of the assistant, its thoughts, calls and end,
+    but for turns with weight: 0, train: false or loss: false; an encoder-decoder learns the last. A conversation that
+    is longer than max_length is cut at its end, and left out where its first prompt alone is longer. Where a chat
+    template writes earlier turns in another way once more follows (Qwen3's), each answer is a row.
     """
 
     template: str = TEMPLATE

@@ -35,7 +35,10 @@ UNSCORED = -1e6
 
 @dataclass(config=OPTIONS)
 class Similarity(Task):
-    """Pairs of texts with a score, or pairs that belong together; the result embeds one text at a time."""
+    """Pairs of texts with a score, or pairs that belong together; the result embeds one text at a time.
+
+    Texts that don't belong to the first may stand beside a pair: in columns negative, negative_1, …, or a list (neg).
+    """
 
     loss_type: Literal["auto", "cosent", "cosine", "negatives"] = "auto"
     """cosent: pairs of a higher score get a higher cosine (Su 2022); cosine: the squared error of cosine and
