@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit.models import layout
 from llmkit.models.files import UNREADABLE, in_one_line, read_json
 from llmkit.system.errors import CheckpointError
 
@@ -35,8 +36,8 @@ def add(folder: Path, learned: Sequence[int]) -> None:
         return
     said = read_json(path)
     before = ends_of(said.get("eos_token_id"))
-    if not before and (folder / "config.json").is_file():
-        before = ends_of(read_json(folder / "config.json").get("eos_token_id"))
+    if not before and (folder / layout.CONFIG).is_file():
+        before = ends_of(read_json(folder / layout.CONFIG).get("eos_token_id"))
     ends = ends_of(before, learned)
     if ends != before:
         said["eos_token_id"] = ends if len(ends) > 1 else ends[0]

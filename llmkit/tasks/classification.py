@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
-from llmkit.data.sources import Place, Reader, find_fields
+from llmkit.data.fields import find_fields
+from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
