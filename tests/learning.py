@@ -29,6 +29,8 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "question_answering": ("bert", {"name": "question_answering", "doc_stride": 4}),
     "summarization": ("gpt2", {"name": "summarization", "max_new_tokens": 8}),
     "preference": ("gpt2", {"name": "preference", "beta": 0.5}),
+    "kto": ("gpt2", {"name": "preference", "loss_type": "kto", "beta": 0.5}),
+    "orpo": ("t5", {"name": "preference", "loss_type": "orpo"}),
     "translation": ("transformer", {"name": "translation", "label_smoothing_factor": 0.1}),
     "weighted": ("bert", {"name": "classification", "class_weights": "balanced", "label_smoothing": 0.1}),
     "multi_label": ("electra", {"name": "classification", "class_weights": "balanced"}),
@@ -41,5 +43,6 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
 ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
         "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
         "tagging": "tagged", "tagging_xlnet": "tagged", "question_answering": "questions",
-        "summarization": "summarized", "translation": "parallel", "preference": "preferred"}
+        "summarization": "summarized", "translation": "parallel", "preference": "preferred", "kto": "preferred",
+        "orpo": "preferred"}
 """Which of the tests' files tasks learn from."""

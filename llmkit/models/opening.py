@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from llmkit.models import layout
+from llmkit.models import ends, layout
 from llmkit.models.base import Base
 from llmkit.models.files import (
     NO_CODE,
@@ -144,6 +144,7 @@ def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
     if rows > config.get_text_config().vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)
     tuned = _tuned(model, given)
+    ends.read(model, folder)
     return Opened(tuned.to(dtype_of(dtype)).eval(), tokenizer, folder, kind,
                   int(adapter.get("num_virtual_tokens") or 0), missing)
 

@@ -84,8 +84,6 @@ class Objective:
     """Ways of filling rows that it can do, the best first."""
     heads: ClassVar[tuple[str, ...]] = ("loss",)
     """Names of its losses; each is divided by its own count."""
-    whole: ClassVar[bool] = False
-    """Whether a row's loss depends on every row of the step: then `represent` and `compare` make the loss."""
     adapters: ClassVar[bool] = True
     """Whether tuning methods other than full make sense."""
     idle: ClassVar[bool] = False
@@ -98,6 +96,11 @@ class Objective:
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
     goes_on: ClassVar[bool] = False
     """Whether a model that learned it goes on with any text, so that it can be told in words to do something else."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a row's loss depends on every row of the step: then `represent` and `compare` make the loss."""
+        return False
 
     @property
     def weights(self) -> dict[str, float]:

@@ -1,9 +1,4 @@
-"""Tools: how a model is told what it can call, and how its calls are read out of what it wrote.
-
-Templates that know tools are given them. For the others, the tools stand in the system message and calls and results in
-the messages in the form of Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` and
-`<tool_response>…</tool_response>`.
-"""
+"""Tools: how a model's calls are read out of what it wrote."""
 
 from __future__ import annotations
 
@@ -11,57 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmkit.inference.writing.pieces import begun
+from llmkit.models.tools import CLOSE, OPEN, known, written_out
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
-TOLD = """You can call functions. Here they are as JSON schemas, one a line:
-<tools>
-{tools}
-</tools>
-To call one, answer with its name and its arguments as JSON between <tool_call> and </tool_call>, and nothing else:
-<tool_call>
-{{"name": "the function's name", "arguments": {{"an argument": "its value"}}}}
-</tool_call>"""
-
-Message = dict[str, Any]
-
-
-def known(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a chat template says anything about tools."""
-    template = tokenizer.chat_template
-    texts = template.values() if isinstance(template, dict) else [template or ""]
-    return any(re.search(r"\btools\b", text) for text in texts)
-
-
-def written_out(messages: Sequence[Message], tools: Sequence[Message]) -> list[Message]:
-    """Messages for a template that knows no tools: all of it as text of system, user and assistant."""
-    told = TOLD.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
-    plain: list[Message] = []
-    for message in messages:
-        role, content = message["role"], message.get("content") or ""
-        if role == "assistant" and message.get("tool_calls"):
-            calls = [call["function"] for call in message["tool_calls"]]
-            parts = [content] if content else []
-            parts += [f"{OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{CLOSE}" for call in calls]
-            plain.append({"role": role, "content": "\n".join(parts)})
-        elif role == "tool":
-            said = f"<tool_response>\n{content}\n</tool_response>"
-            if plain and plain[-1]["role"] == "user" and plain[-1]["content"].startswith("<tool_response>"):
-                plain[-1] = {"role": "user", "content": plain[-1]["content"] + "\n" + said}
-            else:
-                plain.append({"role": "user", "content": said})
-        else:
-            plain.append({"role": role, "content": content})
-    if tools and plain and plain[0]["role"] == "system":
-        plain[0] = {"role": "system", "content": f"{plain[0]['content']}\n\n{told}"}
-    elif tools:
-        plain.insert(0, {"role": "system", "content": told})
-    return plain
+__all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "written_out"]
 
 
 def beginning(choice: str | Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,8 +25,16 @@ Row = dict[str, Any]
 """The fields of an example by their names in the task, whatever their columns are called in the file."""
 Prediction = dict[str, Any]
 """What a model says of an example, as JSON has it: {"label": "positive", "score": 0.98}."""
+NUMBER = re.compile(r"|.*\b_?(id|ids|idx|ind|index|guid|uid|uuid)|.*_(id|idx)|unnamed: \d+|__index_level_\d+__", re.I)
+"""Columns that say which row it is, and nothing of what is in it."""
+MOST_NAMED = 10
+"""Columns that are named where there are more."""
 Floors = dict[str, dict[str, float]]
 """By what needs no model (the most frequent label, TF-IDF with logistic regression): the metrics that it reaches."""
+
+
+class TooLongError(DataError):
+    """A row leaves no room for what is learned of it; where others are left, it is left out and counted."""
 
 
 class Task(Objective):
@@ -44,14 +53,19 @@ class Task(Objective):
     """Fields that a row may have."""
     prompted: ClassVar[str | None] = None
     """The field that a prompt goes around; None where nothing can stand around what is read."""
-    reference: ClassVar[bool] = False
-    """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
     verb: ClassVar[str] = ""
     """The command that uses a run of it: classify, summarize, chat …; "" where only `llmkit predict` does."""
     writes: ClassVar[bool] = False
     """Whether its answers are texts that the model writes."""
+    varies: ClassVar[bool] = False
+    """Whether a row of JSON may have optional fields that the first one lacks."""
     example: ClassVar[Sequence[Row]] = ()
     """A few rows as a file has them, JSON lines: what the docs show, and what a test of any task learns from."""
+
+    @property
+    def reference(self) -> bool:
+        """Whether each row needs what the untuned model says of it (`refer`), as its field `reference`."""
+        return False
 
     @property
     def languages(self) -> tuple[str, str]:
@@ -113,16 +127,28 @@ class Task(Objective):
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
         """Checked rows of a source, one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
+        seen: dict[str | int, None] = {}
         for row, place in reader.rows():
             try:
                 if not columns:
                     columns = self.columns(row, reader, answered)
+                elif self.varies and not row.keys() <= seen.keys():
+                    columns |= self.later(row, columns, reader)
+                seen.update(dict.fromkeys(row))
                 fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
                 checked = self.check(fields, columns, place)
             except DataError as error:
                 reader.spare(error)
             else:
                 yield checked, place
+        if answered:
+            say_unused([name for name in seen if name not in columns.values()], reader)
+
+    def later(self, row: Mapping[Any, Any], columns: Mapping[str, str | int], reader: Reader) -> dict[str, str | int]:
+        """The columns of optional fields that the first row of a file lacks and a later one has."""
+        free = [name for name in row if name not in columns.values()]
+        open_ones = {name: others for name, others in self.optional.items() if name not in columns}
+        return find_fields(free, {}, open_ones, reader)
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Which column of a file each field is; those of the answers only where rows have some."""
@@ -148,17 +174,25 @@ class Task(Objective):
         before = len(cut)
         try:
             found = self.featured(rows, setup, cut) if rows else []
-        except DataError:
-            if not reader.spares:
+        except DataError as first:
+            if not reader.spares and not isinstance(first, TooLongError):
                 raise
-            kept = []
+            kept, long = [], 0
             for one in rows:
                 try:
                     self.featured([one], setup, [])
                 except DataError as error:
-                    reader.spare(error)
+                    if isinstance(error, TooLongError) and not reader.spares:
+                        long += 1
+                    else:
+                        reader.spare(error)
                 else:
                     kept.append(one)
+            if long and not kept:
+                raise
+            if long:
+                say(reader, f"{reader.name}: {long:,} rows are left out, for their prompt alone is longer than "
+                            f"data.max_length, {setup.max_length}; the first: {first}")
             del cut[before:]
             rows, found = kept, self.featured(kept, setup, cut) if kept else []
         return Encoded(found, [row for row, _ in rows])
@@ -284,8 +318,22 @@ def say_guessed(columns: Mapping[str, str | int], reader: Reader) -> None:
     """Note which columns were taken for a field of another name, though no recipe says so."""
     guessed = [f"{name} is the column {column!r}" for name, column in columns.items()
                if name != column and name not in reader.source.fields]
-    note = f"{reader.name}: {', '.join(guessed)} (data.train's `fields` says otherwise)"
-    if guessed and note not in reader.notes:
+    if guessed:
+        say(reader, f"{reader.name}: {', '.join(guessed)} (data.train's `fields` says otherwise)")
+
+
+def say_unused(names: Sequence[str | int], reader: Reader) -> None:
+    """Note which columns nothing is learned from; what only numbers or names a row isn't meant."""
+    unused = [str(name) for name in names if not NUMBER.fullmatch(str(name).strip())]
+    if unused:
+        more = f" and {len(unused) - MOST_NAMED:,} more" if len(unused) > MOST_NAMED else ""
+        say(reader, f"{reader.name}: nothing is learned from the columns {', '.join(unused[:MOST_NAMED])}{more}"
+                    if len(unused) > 1 else f"{reader.name}: nothing is learned from the column {unused[0]}")
+
+
+def say(reader: Reader, note: str) -> None:
+    """Have something said of a source, once."""
+    if note not in reader.notes:
         reader.notes.append(note)
 
 

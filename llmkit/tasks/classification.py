@@ -14,13 +14,14 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks.base import Floors, Prediction, Row, Task
+from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ Kind: TypeAlias = Literal["single_label", "multi_label", "regression"]
 PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
                             "regression": "regression"}
 """What transformers calls them in a model's config."""
+
+
+PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
+         ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
+         ("claim", "evidence"), ("text1", "text2"))
+"""Columns that are two texts with one label: GLUE's, SNLI's, QQP's, Chinese CLUE's, QNLI's, BoolQ's, MS MARCO's,
+FEVER's …"""
 
 
 @dataclass(config=OPTIONS)
@@ -57,7 +65,8 @@ class Classification(Task):
     head = "AutoModelForSequenceClassification"
     wanted = {
         "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "title", "text_a"),
-        "label": ("labels", "class", "category", "sentiment", "target", "topic", "score"),
+        "label": ("labels", "class", "category", "sentiment", "target", "topic", "score", "is_duplicate", "gold_label",
+                  "rating", "stars", "answer"),
     }
     answers = ("label",)
     example = (
@@ -67,7 +76,7 @@ class Classification(Task):
     verb = "classify"
     metric = "accuracy"
     prompted = "text"
-    optional = {"text_pair": ("sentence2", "hypothesis", "text_b")}
+    optional = {"text_pair": ("sentence2", "hypothesis", "text_b", "question2")}
 
     def __post_init__(self) -> None:
         if self.problem == "regression":
@@ -80,6 +89,19 @@ class Classification(Task):
     def by_words(self) -> Classification:
         """One label a text: the likeliest."""
         return replace(self, problem="single_label")
+
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
+        """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""
+        names = {str(name).strip().casefold(): name for name in row}
+        pair = next((pair for pair in PAIRS if set(pair) <= names.keys()), None)
+        if pair is None or {"text", "text_pair"} & (names.keys() | reader.source.fields.keys()):
+            return super().columns(row, reader, answered)
+        found = {field: names[name] for field, name in zip(("text", "text_pair"), pair, strict=True)}
+        label = {"label": self.wanted["label"]} if answered else {}
+        found |= find_fields([name for name in row if name not in found.values()], label, {}, reader)
+        found = {name: found[name] for name in ("text", "label", "text_pair") if name in found}
+        say_guessed(found, reader)
+        return found
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Texts are texts; an answer is what the problem says, once that is known."""

@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
-from llmkit.models import templates
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
-from llmkit.system.errors import DataError
-from llmkit.tasks.base import Row
+from llmkit.system.errors import DataError, RequestError
+from llmkit.tasks.base import Encoded, Row, say
+from llmkit.tasks.shared.conversation import (
+    BESIDE,
+    SYSTEM,
+    TALK,
+    Message,
+    are_messages,
+    conversation,
+    exchange,
+    history_of,
+    told,
+    tools_of,
+    unread,
+    unwritten,
+)
+from llmkit.tasks.shared.rendering import Said, fitted, is_learned, plain, views
 from llmkit.tasks.shared.writing import Writing, begins
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Message = dict[str, str]
-"""{"role": "user", "content": "Hello"}"""
-
-ROLES = {
-    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant",
-    "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-}
-"""Who speaks, by what data sets call them."""
-TALK = {"messages": ("conversations", "conversation", "dialog", "turns")}
-SYSTEM = {"system": ("system_prompt",)}
+TEMPLATE = "{prompt}\n"
+"""How a prompt is written where nothing else is said."""
 
 
 @dataclass(config=OPTIONS)
 class Instruction(Writing):
     """Answer as the assistant of a conversation; the tokenizer's chat template is used where it has one.
 
-    Rows are {prompt, response}, Alpaca's {instruction, input, output}, or whole conversations: {messages: [{role,
-    content}, …]} or ShareGPT's {conversations: [{from, value}, …]}. The loss is on every turn of the assistant and on
-    its end; an encoder-decoder learns the last. A conversation that is longer than max_length is cut at its end.
+    Rows are {prompt, response}, Alpaca's {instruction, input, output, history}, or whole conversations: {messages:
+    [{role, content}, …]}, ShareGPT's {conversations: [{from, value}, …]} or TRL's {prompt: […], completion: […]}, with
+    the tools that can be called beside them. The loss is on every turn of the assistant, its thoughts, calls and end,
+    but for turns with weight: 0, train: false or loss: false; an encoder-decoder learns the last. A conversation that
+    is longer than max_length is cut at its end, and left out where its first prompt alone is longer. Where a chat
+    template writes earlier turns in another way once more follows (Qwen3's), each answer is a row.
     """
 
-    template: str = "{prompt}\n"
-    """How a prompt is written for a tokenizer without a chat template; the answer follows it. A decoder that learned it
-    has it as its chat template."""
+    template: str = TEMPLATE
+    """How a prompt is written; the answer follows it. Where nothing is said here, a tokenizer's chat template is used,
+    if it has one. A decoder that learned this one has it as its chat template."""
 
     wanted = {
         "prompt": ("instruction", "question", "query", "input", "text", "document", "source"),
@@ -58,7 +65,8 @@ class Instruction(Writing):
     prompted = "prompt"
     verb = "chat"
     goes_on = True
-    optional = {"context": ("input",), **SYSTEM}
+    varies = True
+    optional = {"context": ("input",), **SYSTEM, **BESIDE}
 
     def __post_init__(self) -> None:
         if "{prompt}" not in self.template:
@@ -72,8 +80,8 @@ class Instruction(Writing):
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """A column of conversations, where there is one; Alpaca's `input` belongs to its `instruction`, if to any."""
-        talk = find_fields(list(row), {}, {**TALK, **SYSTEM}, reader)
-        if "messages" in talk and isinstance(row[talk["messages"]], list):
+        talk = find_fields(list(row), {}, {**TALK, **SYSTEM, **BESIDE}, reader)
+        if "messages" in talk and isinstance(unwritten(row[talk["messages"]]), list):
             return talk
         columns = super().columns(row, reader, answered)
         if columns.get("context") == columns["prompt"]:
@@ -82,27 +90,57 @@ class Instruction(Writing):
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """A conversation: {"messages": [{"role": "user", "content": …}, …]}, whatever it was in the file."""
-        if "messages" not in row:
-            row = super().check(row, columns, place)
+        own = {name: row.pop(name, None) for name in BESIDE}
+        said = before = history_of(own["history"], str(columns.get("history")), place)
+        if "messages" in row:
+            said = [*before, *conversation(row["messages"], str(columns["messages"]), place)]
+        elif are_messages(row["prompt"]):  # TRL: both sides are messages
+            said = [*before, *conversation(row["prompt"], str(columns["prompt"]), place)]
+            if row.get("response") is not None:
+                answer = row["response"] if are_messages(row["response"]) else [
+                    {"role": "assistant", "content": row["response"]}]
+                said += conversation(answer, str(columns["response"]), place)
+        else:
+            said = [*before, *exchange(self.texts_of(row, columns, place))]
+        if not isinstance(row.get("system"), str | None):
+            raise DataError(f"{place}: the field {columns['system']!r} is no text: {row['system']!r}.")
+        tools = tools_of(own["tools"], str(columns.get("tools")), place)
+        talk = told(said, row.get("system"))
+        odd = [f"have {name!r} in a message, which isn't read" for name in sorted(unread(row))]
+        if row.get("system") and talk[0]["content"] != row["system"]:
+            odd.append("have a system prompt in a column and another in their messages, which counts")
+        return {"messages": talk, **({"tools": tools} if tools else {}), **({"odd": odd} if odd else {})}
+
+    def texts_of(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
+        """A prompt and its response, which are texts; where an instruction says nothing, its input is the prompt."""
+        if str(row.get("context") or "").strip() and not str(row["prompt"] or "").strip():
+            row = {**row, "prompt": row["context"], "context": None}
+        row = super().check(row, columns, place)
         for name, value in row.items():
-            if name != "messages" and value is not None and not isinstance(value, str):
+            if value is not None and not isinstance(value, str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
-        said = conversation(row["messages"], str(columns["messages"]), place) if "messages" in row else exchange(row)
-        if row.get("system"):
-            said = [{"role": "system", "content": row["system"]}, *said]
-        return {"messages": said}
+        return row
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
         """Conversations; those to learn from up to the last answer, those to be answered up to the last question."""
+        silent, odd = 0, Counter[str]()
         for row, place in super().stream(reader, answered):
+            odd.update(row.pop("odd", ()))
             messages = row["messages"]
-            who = "assistant" if answered else "user"
-            while messages and messages[-1]["role"] != who:
-                messages = messages[:-1]
-            if messages:
-                yield {"messages": messages}, place
+            told_to = [i for i, one in enumerate(messages) if (is_learned(one) if answered else one["role"] in (
+                "user", "tool"))]
+            if told_to:
+                yield {**row, "messages": messages[: told_to[-1] + 1]}, place
+            elif answered and any(message["role"] == "assistant" for message in messages):
+                silent += 1
             else:
+                who = "assistant" if answered else "user"
                 reader.spare(DataError(f"{place}: the {who} says nothing in this conversation."))
+        for what, count in odd.items():
+            say(reader, f"{reader.name}: {count:,} rows {what}")
+        if silent:
+            say(reader, f"{reader.name}: {silent:,} conversations have no answer that is to be learned, and are left "
+                        "out")
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What is said."""
@@ -125,19 +163,62 @@ class Instruction(Writing):
 
     # ---- features ----
 
-    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None, str]]:
-        """All that comes before each answer, and the answer."""
-        if setup.tokenizer.chat_template is None:
-            return plain(row["messages"], self.template)
-        return rendered(row["messages"], setup.tokenizer, place)
+    def chats(self, setup: Setup) -> bool:
+        """In the tokenizer's chat template, where it has one and the recipe doesn't say how a prompt is written."""
+        return setup.tokenizer.chat_template is not None and self.template == TEMPLATE
+
+    def views(self, row: Row, place: Place, setup: Setup) -> list[list[Said]]:
+        """All that comes before each answer, and the answer; of a row that says so, the last one's, where they part."""
+        messages, tools = row["messages"], row.get("tools", ())
+        if self.chats(setup):
+            return views(messages, tools, setup.tokenizer, place, last=row.get("last", False))
+        return [plain(fitted(messages, tools, None)[0], self.template, str(setup.tokenizer.eos_token))]
+
+    def encoded(self, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int]) -> Encoded:
+        """Say also where one conversation became several rows, and by which template they are written."""
+        found = super().encoded(rows, reader, setup, cut)
+        if setup.tokenizer.chat_template is not None and not self.chats(setup):
+            say(reader, f"{reader.name}: task.template is used, not the tokenizer's chat template")
+        if len(found) > len(found.rows):
+            say(reader, f"{reader.name}: {len(found.rows):,} conversations are {len(found):,} rows, one an answer: the "
+                        "chat template writes what was said before in another way once more follows")
+        return found
+
+    def ends(self, setup: Setup) -> list[int]:
+        """The tokens that it learns to end an answer with: the chat template's own end of a turn, else the end token.
+
+        A template may end answers that aren't the last, and calls, in other ways.
+        """
+        found: list[int] = []
+        for messages, tools in samples():
+            try:
+                talks = self.talks([({"messages": messages, "tools": tools}, Place("a sample", None))], setup)
+            except (DataError, RequestError):  # it may know no tools, or want the system to speak first
+                continue
+            found += [end for _, talk in talks for _, said, end in talk if said is not None and end not in found]
+        return found or super().ends(setup)
 
     def describe(self, folder: Path, setup: Setup) -> None:
-        """Give a decoder whose tokenizer has no chat template one that writes what it learned from.
+        """Give a decoder that learned the recipe's template one as its chat template, and the end of its turns.
 
         Then whoever asks the model, with llmkit or other tools, asks as it was asked.
         """
-        if setup.family.shape == "decoder" and setup.tokenizer.chat_template is None and not self.bare(setup):
+        super().describe(folder, setup)
+        if setup.family.shape == "decoder" and not self.chats(setup) and not self.bare(setup):
             (folder / "chat_template.jinja").write_text(as_chat_template(self.template, begins(setup.tokenizer)))
+
+
+def samples() -> list[tuple[list[Message], list[dict[str, Any]]]]:
+    """Short conversations, with and without a system prompt and a call of a tool."""
+    asked: Message = {"role": "user", "content": "Hello"}
+    said: Message = {"role": "assistant", "content": "Yes"}
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    tool = {"type": "function", "function": {"name": "look", "description": "Look.",
+                                             "parameters": {"type": "object", "properties": {}}}}
+    calling: Message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    looked: list[Message] = [asked, calling, {"role": "tool", "content": "4"}, said]
+    return [([asked, said], []), ([asked, said, asked, said], []),
+            ([{"role": "system", "content": "Help."}, asked, said], []), (looked, [tool])]
 
 
 def as_chat_template(template: str, begins: bool) -> str:
@@ -150,90 +231,3 @@ def as_chat_template(template: str, begins: bool) -> str:
             "{%- set ns.asked = message['content'] -%}{%- else -%}"
             "{%- set ns.asked = ns.asked + '\\n' + message['content'] -%}{%- endif -%}{%- endfor -%}"
             "{%- if ns.asked is not none -%}" + asked + "{%- endif -%}\n")
-
-
-def exchange(row: Row) -> list[Message]:
-    """A prompt, with what belongs to it, and the response where there is one."""
-    prompt, context, response = row["prompt"], row.get("context"), row.get("response")
-    asked = f"{prompt}\n{context}" if context and context.strip() else prompt
-    said = [] if response is None else [{"role": "assistant", "content": response.strip()}]
-    return [{"role": "user", "content": asked}, *said]
-
-
-def conversation(messages: Any, column: str, place: Place) -> list[Message]:
-    """[{"from": "human", "value": "Hi"}] -> [{"role": "user", "content": "Hi"}]; anything else is a DataError."""
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}: the field {column!r} must be a list of messages, not {messages!r}.")
-    out = []
-    for number, message in enumerate(messages, 1):
-        where = f"{place}: message {number} of {column!r}"
-        if not isinstance(message, dict):
-            raise DataError(f"{where} must be an object, not {message!r}.")
-        speaker, said = message.get("role", message.get("from")), message.get("content", message.get("value"))
-        if not isinstance(speaker, str) or speaker not in ROLES:
-            raise DataError(f"{where}: its role is {speaker!r}; known are {', '.join(ROLES)}.")
-        if not isinstance(said, str) or not said.strip():
-            raise DataError(f"{where}: the {speaker} says {said!r}, which is no text.")
-        role = ROLES[speaker]
-        out.append({"role": role, "content": said.strip() if role == "assistant" else said})
-    return out
-
-
-def plain(messages: Sequence[Message], template: str) -> list[tuple[str, str | None, str]]:
-    """The turns in the recipe's template; what the system says stands before the first prompt, on lines of its own."""
-    turns: list[tuple[str, str | None, str]] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message["role"] == "assistant":
-            turns.append((template.replace("{prompt}", "\n".join(waiting)) if waiting else "", message["content"], ""))
-            waiting = []
-        else:
-            waiting.append(message["content"])
-    return [*turns, (template.replace("{prompt}", "\n".join(waiting)), None, "")] if waiting else turns
-
-
-def rendered(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: Place,
-) -> list[tuple[str, str | None, str]]:
-    """The turns as the chat template writes them, found by rendering the conversation up to and after each answer.
-
-    Raises DataError where the template writes the start of a conversation in another way once more follows: then no
-    one text has all answers as they are written when they are asked for.
-    """
-    if messages[-1]["role"] != "assistant":
-        return [(render(messages, tokenizer, place, asking=True), None, "")]
-    turns: list[tuple[str, str | None, str]] = []
-    before = ""
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        said = message["content"]
-        asked = render(messages[:i], tokenizer, place, asking=True)
-        whole = render(messages[: i + 1], tokenizer, place)
-        at = len(asked)
-        if not whole.startswith(said, at):
-            at = stands(messages[:i], tokenizer, place)
-        if not asked.startswith(before) or not whole.startswith(asked) or not whole.startswith(said, at):
-            raise DataError(f"{place}: the chat template doesn't write the conversation up to message {i + 1} as the "
-                            "start of the whole (it drops or changes what was said before), so the assistant's words "
-                            "can't be told apart; keep only the last turn of each row, or use another template.")
-        end = at + len(said)
-        turns.append((asked[len(before):], whole[len(asked) : end], whole[end:]))
-        before = whole[:end]
-    return turns
-
-
-def stands(before: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: Place) -> int:
-    """Where an answer stands in what the template writes: there may be empty thoughts first."""
-    mark = "\ufdd0"  # no character of any text
-    return max(0, render([*before, {"role": "assistant", "content": mark}], tokenizer, place).find(mark))
-
-
-def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, place: Place, asking: bool = False) -> str:
-    """A conversation in the chat template; where it is `asking`, up to where the answer starts."""
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return str(templates.apply(tokenizer, messages, tokenize=False, add_generation_prompt=asking))
-    except TemplateError as error:
-        raise DataError(f"{place}: the chat template refuses this conversation: {error}.") from error

@@ -44,7 +44,7 @@ class MultipleChoice(Task):
     head = "AutoModelForMultipleChoice"
     wanted = {
         "question": ("prompt", "text", "premise", "sent1", "query", "stem", "goal", "ctx", "sentence"),
-        "choices": ("options", "endings", "candidates", "alternatives"),
+        "choices": ("options", "endings", "candidates", "alternatives", "choice"),
         "answer": ("label", "answerKey", "answer_idx", "correct", "gold", "target"),
     }
     answers = ("answer",)
@@ -52,7 +52,7 @@ class MultipleChoice(Task):
         {"question": "What says moo?", "choices": ["a cat", "a cow"], "answer": 1},
         {"question": "What can fly?", "choices": ["a bird", "a stone", "a tree"], "answer": 0},
     )
-    optional = {"context": ("passage", "article", "story")}
+    optional = {"context": ("passage", "article", "story", "premise", "dialogue", "support", "fact1")}
 
     # ---- rows ----
 
@@ -64,7 +64,10 @@ class MultipleChoice(Task):
             return super().columns(row, reader, answered)
         wanted = {name: others for name, others in self.wanted.items()
                   if name != "choices" and (answered or name != "answer")}
-        columns = find_fields([name for name in row if name not in names], wanted, self.optional, reader)
+        optional = dict(self.optional)
+        if {"sent1", "sent2"} <= row.keys():  # SWAG: the choices go on from sent2, which follows sent1
+            wanted["question"], optional["context"] = ("sent2", *wanted["question"]), ("sent1", *optional["context"])
+        columns = find_fields([name for name in row if name not in names], wanted, optional, reader)
         columns |= {f"choice {i}": name for i, name in enumerate(sorted(names, key=str))}
         say_guessed(columns, reader)
         return columns
@@ -76,6 +79,8 @@ class MultipleChoice(Task):
             several = [one for one in several if one is not None and not (isinstance(one, str) and not one.strip())]
             row = {name: value for name, value in row.items() if not name.startswith("choice ")} | {"choices": several}
             columns = {**columns, "choices": "choices"}
+        if columns.get("question") == "sent2" and not str(row["question"] or "").strip():
+            row = {**row, "question": row.get("context"), "context": None}
         row = super().check(row, columns, place)
         if not str(row.get("context") or "").strip():
             row.pop("context", None)

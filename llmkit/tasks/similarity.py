@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+NEGATIVE = re.compile(r"(hard_)?neg(ative)?s?(_?[0-9]+)?", re.I)
+"""A column with a text, or a list of texts, that doesn't go with the first one: negative, negative_1, neg."""
 UNSCORED = -1e6
 """What stands for the score of a pair that has none."""
 
 
 @dataclass(config=OPTIONS)
 class Similarity(Task):
-    """Pairs of texts with a score, or pairs that belong together; the result embeds one text at a time."""
+    """Pairs of texts with a score, or pairs that belong together; the result embeds one text at a time.
+
+    Texts that don't belong to the first may stand beside a pair: in columns negative, negative_1, …, or a list (neg).
+    """
 
     loss_type: Literal["auto", "cosent", "cosine", "negatives"] = "auto"
     """cosent: pairs of a higher score get a higher cosine (Su 2022); cosine: the squared error of cosine and
@@ -53,9 +59,9 @@ class Similarity(Task):
     wanted = {
         "sentence1": ("text", "anchor", "premise", "sentence_a", "question1", "query", "question", "source", "text_a"),
         "sentence2": ("text_pair", "positive", "hypothesis", "sentence_b", "question2", "passage", "answer", "target",
-                      "text_b"),
+                      "text_b", "pos"),
     }
-    optional = {"score": ("similarity", "rating", "label")}
+    optional = {"score": ("similarity", "rating", "label", "is_duplicate", "relatedness_score")}
     example = (
         {"sentence1": "A cat sleeps.", "sentence2": "The cat is asleep.", "score": 0.9},
         {"sentence1": "A cat sleeps.", "sentence2": "The train was late.", "score": 0.1},
@@ -77,14 +83,27 @@ class Similarity(Task):
             raise DataError(f"{reader.name}: no column is called 'score', which loss_type: {self.loss_type} learns; "
                             f"name it in the recipe: data.train: {{source: {reader.label}, fields: {{score: COLUMN}}}},"
                             " or say loss_type: negatives.")
+        if answered and "score" not in columns:  # what is compared with a score has one
+            columns |= {f"negative {i}": name for i, name in enumerate(
+                name for name in row if NEGATIVE.fullmatch(str(name)) and name not in columns.values())}
         return columns
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
-        """Both texts are texts; a score is a number."""
+        """Both texts are texts, or the second a list of them; a score is a number; `negatives` where a row has some."""
+        others = {columns[name]: row.pop(name) for name in list(row) if name.startswith("negative ")}
         row = super().check(row, columns, place)
-        for name in self.wanted:
-            if not isinstance(row[name], str):
+        several = row["sentence2"] if isinstance(row["sentence2"], list) else [row["sentence2"]]
+        for name, texts in (("sentence1", [row["sentence1"]]), ("sentence2", several)):
+            if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+        negatives: list[str] = []
+        for column, said in others.items():
+            some = said if isinstance(said, list) else [] if said is None else [said]
+            if not all(isinstance(one, str) for one in some):
+                raise DataError(f"{place}: the field {column!r} is no text: {said!r}.")
+            negatives += [one for one in some if one.strip()]
+        if negatives:
+            row = {**row, "negatives": negatives}
         if "score" not in row:
             return row
         try:
@@ -95,6 +114,18 @@ class Similarity(Task):
             raise DataError(f"{place}: the score {row['score']!r} is no number.")
         return {**row, "score": score}
 
+    def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
+        """Rows of two texts: one for each that a list says belongs to the first."""
+        for row, place in super().stream(reader, answered):
+            several = row["sentence2"] if isinstance(row["sentence2"], list) else [row["sentence2"]]
+            for one in several:
+                yield {**row, "sentence2": one}, place
+
+    def texts(self, reader: Reader) -> Iterator[str]:
+        """What a tokenizer is trained on: all texts."""
+        for row, _ in self.read(reader):
+            yield from (row["sentence1"], row["sentence2"], *row.get("negatives", ()))
+
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say what is learned from them; sources have scores all or none."""
         sets = super().prepare(train, validation, setup)
@@ -104,12 +135,24 @@ class Similarity(Task):
                             "task.loss_type: negatives and leave the scores' column out.")
         kind = self.loss_type if self.loss_type != "auto" else "cosent" if scored == {True} else "negatives"
         why = "" if self.loss_type != "auto" else f": pairs have {'scores' if scored == {True} else 'no scores'}"
-        return Sets(sets.train, sets.validation, [*sets.notes, f"loss_type {kind}{why}"], sets.facts)
+        parts = [part for part in (*sets.train, *sets.validation) if isinstance(part, Encoded)]
+        most = max((len(one["negatives"]) for part in parts for one in part.features if "negatives" in one), default=0)
+        notes = [*sets.notes, f"loss_type {kind}{why}"]
+        if most:
+            for part in parts:
+                part.features = [with_negatives(one, most) for one in part.features]
+            count = sum(len(row.get("negatives", ())) for part in parts for row in part.rows)
+            pairs = sum(len(part.rows) for part in parts)
+            notes.append(f"{count:,} negatives stand beside {pairs:,} pairs, "
+                         f"{most} beside one at most")
+        return Sets(sets.train, sets.validation, notes, sets.facts)
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Both texts one after the other, each with its special tokens; `sizes` says where the second starts.
 
         the cat | a dog  ->  [CLS] the cat [SEP] [CLS] a dog [SEP]
+
+        Texts that don't belong to the first stand behind both.
         """
         if not rows:
             return []
@@ -124,6 +167,10 @@ class Similarity(Task):
                                   "sizes": np.array([len(first), len(second)])}
             features["documents"] = np.zeros_like(features["input_ids"])
             features["twin"] = np.array([twin(row["sentence2"])])
+            if "negatives" in row:
+                others, over = shortened(setup.tokenizer, row["negatives"], setup.max_length)
+                cut += over
+                features |= appended(features, others, [twin(one) for one in row["negatives"]])
             if "score" in row:
                 features["score"] = np.array([self.scaled(row["score"], place)], dtype=np.float32)
             out.append(features)
@@ -140,17 +187,23 @@ class Similarity(Task):
         return (score - low) / (high - low)
 
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """Both texts of each row one below the other, (2 rows, longest), and what is known of each pair."""
+        """The texts of each row one below the other, (2 rows, longest), and what is known of each pair.
+
+        With negatives, of which all rows have the same number, there are as many texts more.
+        """
         import torch
 
         texts: list[Features] = []
         for row in rows:
-            parts = {name: np.split(row[name], row["sizes"][:1]) for name in ("input_ids", "documents")}
-            texts += [{name: parts[name][side] for name in parts} for side in (0, 1)]
+            starts = np.cumsum(row["sizes"])[:-1]
+            parts = {name: np.split(row[name], starts) for name in ("input_ids", "documents")}
+            texts += [{name: parts[name][side] for name in parts} for side in range(len(row["sizes"]))]
         batch = stack(texts, {"input_ids": tokenizer.pad_token_id or 0})
         for name in ("twin", "score"):
             if name in rows[0]:
                 batch[name] = torch.from_numpy(np.concatenate([row[name] for row in rows]))
+        if "negatives" in rows[0]:
+            batch["negatives"] = torch.from_numpy(np.stack([row["negatives"] for row in rows]))
         return batch
 
     # ---- loss ----
@@ -162,28 +215,36 @@ class Similarity(Task):
         return {"loss": torch.tensor(len(batch["twin"]), device=batch["input_ids"].device)}
 
     def pairs(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
-        """The embeddings of each pair: (rows, 2, width)."""
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("twin", "score")}
+        """The embeddings of each pair: (rows, 2, width); its negatives behind it, where it has some."""
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("twin", "score", "negatives")}
         embedded = embed(model, inputs, family, self.pooling).float()
-        return embedded.view(-1, 2, embedded.shape[-1])
+        return embedded.view(len(batch["twin"]), -1, embedded.shape[-1])
 
     def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
-        """Each pair's embeddings with what is known of it behind: (rows, 2, width + 1), score above, twin below."""
+        """Each pair's embeddings with what is known of it behind: (rows, 2, width + 1), score above, twin below.
+
+        Behind each negative stands its own twin; -1 where there is none.
+        """
         import torch
 
         pairs = self.pairs(model, batch, family)
         score = batch.get("score", torch.full_like(batch["twin"], UNSCORED, dtype=torch.float32))
         known = torch.stack([score, batch["twin"].float()], 1)
+        if "negatives" in batch:
+            known = torch.cat([known, batch["negatives"].float()], 1)
         return torch.cat([pairs, known[:, :, None]], 2)
 
     def compare(self, representations: Tensor) -> Sums:
         """The losses of a step's pairs, whose embeddings meet here from all micro-batches and processes."""
+        import torch
         from torch.nn.functional import mse_loss, normalize
 
         embedded, known = representations[..., :-1], representations[..., -1].detach()
-        first, second = normalize(embedded, dim=-1).unbind(1)
-        scores, twins = known.unbind(1)
+        first, second, *others = normalize(embedded, dim=-1).unbind(1)
+        scores, twins, *other_twins = known.unbind(1)
         if self.loss_type == "negatives" or float(scores.max()) <= UNSCORED:
+            if others:
+                second, twins = torch.cat([second, *others]), torch.cat([twins, *other_twins])
             return {"loss": apart(first @ second.T / self.temperature, twins)}
         cosines = (first * second).sum(-1)
         if self.loss_type == "cosine":
@@ -204,7 +265,7 @@ class Similarity(Task):
         """The cosine of each pair."""
         from torch.nn.functional import cosine_similarity
 
-        first, second = self.pairs(model, batch, family).cpu().double().unbind(1)  # cosines may all be close to 1
+        first, second, *_ = self.pairs(model, batch, family).cpu().double().unbind(1)  # cosines may all be close to 1
         return cosine_similarity(first, second).tolist()
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
@@ -232,12 +293,14 @@ class Similarity(Task):
         pairs = {row: pair for numbers, some in judged for row, pair in zip(numbers, some, strict=True)}
         rows = [row for part in sets if isinstance(part, Encoded) for row in part.rows]
         ordered = torch.from_numpy(np.stack([pairs[i] for i in range(len(rows))])).double()
-        first, second = normalize(ordered, dim=-1).unbind(1)
+        first, second, *others = normalize(ordered, dim=-1).unbind(1)
         scored = all("score" in row for row in rows)
         if not scored or self.loss_type == "negatives":
             if len(rows) < 2:
                 raise DataError("data.validation: pairs without scores are compared with each other; there is one.")
-            figures = found(first, second, self.temperature)
+            there = [one[[i for i, row in enumerate(rows) if len(row.get("negatives", ())) > number]]
+                     for number, one in enumerate(others)]
+            figures = found(first, torch.cat([second, *there]), self.temperature)
         if not scored:
             return figures
         cosines = (first * second).sum(-1)
@@ -261,6 +324,10 @@ class Similarity(Task):
         if all("score" in row for row in held):
             cosines = np.asarray(first.multiply(second).sum(1)).ravel()
             return {"TF-IDF, cosine": agreement(cosines, np.array([row["score"] for row in held]))}
+        if others := [one for row in held for one in row.get("negatives", ())]:
+            from scipy.sparse import vstack
+
+            second = vstack([second, words.transform(others)]).tocsr()
         right = sum(int((np.asarray((first[start : start + 1024] @ second.T).argmax(1)).ravel()
                          == np.arange(start, min(start + 1024, len(held)))).sum())
                     for start in range(0, len(held), 1024))
@@ -272,15 +339,33 @@ def twin(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=3).digest())
 
 
+def appended(features: Features, others: Sequence[Sequence[int]], twins: Sequence[int]) -> Features:
+    """Features with more texts behind them."""
+    ids = np.concatenate([features["input_ids"], *(np.array(one, np.int64) for one in others)])
+    return {"input_ids": ids, "documents": np.zeros_like(ids), "negatives": np.array(twins, np.int64),
+            "sizes": np.array([*features["sizes"], *map(len, others)])}
+
+
+def with_negatives(features: Features, most: int) -> Features:
+    """Features of so many negatives: where there are fewer, the second text stands for them, and -1 for its twin."""
+    have = features.get("negatives", np.zeros(0, np.int64))
+    start, size = features["sizes"][:2]
+    again = [features["input_ids"][start : start + size].tolist()] * (most - len(have))
+    return {**features, **appended(features, again, [*have, *[-1] * len(again)])}
+
+
 def apart(scaled: Tensor, twins: Tensor) -> Tensor:
-    """Cross-entropy of each row's own column, summed; an equal second text of another row is no negative."""
+    """Cross-entropy of each row's own column, summed; an equal second text of another row is no negative.
+
+    Columns beyond the rows are negatives; those whose twin is -1 aren't there.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
-    if len(scaled) < 2:
+    if scaled.shape[1] < 2:
         raise RequestError("training.global_batch_size: negatives are the other rows of a step; take 2 or more.")
     own = torch.arange(len(scaled), device=scaled.device)
-    same = twins[:, None] == twins[None]
+    same = (twins[: len(scaled), None] == twins[None]) | (twins[None] == -1)
     same[own, own] = False
     return cross_entropy(scaled.masked_fill(same, float("-inf")), own, reduction="sum")
 

@@ -13,7 +13,7 @@ import torch
 from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
-from llmkit.models import layout
+from llmkit.models import ends, layout
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError
@@ -58,6 +58,7 @@ def publish(session: Session) -> None:
     def write(folder: Path) -> None:
         session.recipe.tuning.save(tuned, folder)
         tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
+        ends.leave(tuned, folder)
         tokenizer.save_pretrained(folder)
         session.objective.describe(folder, session.setup)
         if session.stop.by is not None:

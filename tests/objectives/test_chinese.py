@@ -82,9 +82,11 @@ def test_a_model_learns_from_a_few_lines_of_chinese(kind, file, tmp_path):
 
 
 def test_a_row_of_chinese_can_be_looked_at(file, tmp_path):
+    two = tmp_path / "two.txt"  # sentences a document
+    two.write_text("".join(f"{line}{line}\n" for line in file.read_text().splitlines()))
     asked = recipe.load({
         "backbone": {"family": "bert", "size": "tiny", "config": SMALL["bert"]},
-        "tokenizer": {"train": {"vocab_size": 100}}, "data": {"train": str(file), "max_length": 16, "packing": "none"},
+        "tokenizer": {"train": {"vocab_size": 100}}, "data": {"train": str(two), "max_length": 16, "packing": "none"},
         "objective": {"name": "next_sentence", "sentences": "punctuation"}, "output_dir": str(tmp_path / "run")})
     (row,) = inspection.inspect(asked, [0])["drawn"]
     assert row["fields"]["token_type_ids"][0] == 0 and row["fields"]["token_type_ids"][-1] == 1

@@ -279,7 +279,21 @@ def test_a_single_document_has_no_elsewhere(tmp_path, wordpiece):
 
 def test_documents_of_one_sentence_are_cut_in_the_middle_or_left_out_and_counted(tmp_path, wordpiece):
     path = tmp_path / "short.txt"
-    path.write_text("the cat saw\nthe cat saw the long river and a dog found the moon\na dog saw the open door a hat\n")
+    long, several = "the cat saw the long river and a dog found the moon\n", "a dog . the cat .\n"
+    path.write_text("the cat saw\n" + long + several * 2)
     sets = NextSentence().prepare([open_source(Source(str(path)), "line")], None, setup_for(wordpiece))
-    assert len(sets.train[0]) == 2
+    assert len(sets.train[0]) == 3
     assert any("1 documents of one short sentence are left out" in note for note in sets.notes)
+    assert any("1 of 4 documents have one sentence only, and are cut inside it" in note for note in sets.notes)
+
+
+@pytest.mark.parametrize("objective", [NextSentence(), SentenceOrder(), MaskedLMNextSentence()])
+@pytest.mark.parametrize("text", ["a dog saw the open door .\n" * 3, "a dog saw the open door .\n\n" * 3,
+                                  "a dog saw the open door .\n" * 3 + "a dog . the cat .\n" * 2])
+def test_where_most_documents_are_one_sentence_there_is_no_next_one(tmp_path, wordpiece, objective, text):
+    path = tmp_path / "lines.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"3 of [35] documents have one sentence only.* blank lines between documents"):
+        objective.prepare([open_source(Source(str(path)))], None, setup_for(wordpiece))
+    whole = SentenceOrder().prepare([open_source(Source(str(path)), "file")], None, setup_for(wordpiece))
+    assert len(whole.train[0])  # what the message says to do

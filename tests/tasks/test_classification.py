@@ -455,3 +455,25 @@ def test_a_column_of_another_name_is_said_once(write, wordpiece):
     reader = write([{"review": "a", "stars": "x"}, {"review": "b", "stars": "y"}], label="stars")
     Classification().prepare([reader], None, setup(wordpiece))
     assert reader.notes == [f"{reader.name}: text is the column 'review' (data.train's `fields` says otherwise)"]
+
+
+@pytest.mark.parametrize(("first", "second"), [
+    ("question", "sentence"), ("question1", "question2"), ("Premise", "hypothesis"), ("query", "passage"),
+    ("question", "passage"), ("claim", "evidence"), ("text1", "text2")])
+def test_both_texts_of_a_known_pair_are_read(write, first, second):
+    reader = write({"idx": 0, first: "who ran ?", second: "a dog ran .", "label": 1})
+    assert [row for row, _ in Classification().read(reader)] == [
+        {"text": "who ran ?", "label": 1, "text_pair": "a dog ran ."}]
+    assert not any("nothing is learned" in note for note in reader.notes)
+
+
+def test_a_pair_that_the_recipe_names_otherwise_is_as_it_says(write):
+    reader = write({"question": "who ran ?", "sentence": "a dog ran .", "label": 1}, text="sentence")
+    assert [row for row, _ in Classification().read(reader)] == [{"text": "a dog ran .", "label": 1}]
+    assert reader.notes == [f"{reader.name}: nothing is learned from the column question"]
+
+
+def test_a_title_beside_a_text_is_named(write):
+    reader = write({"title": "news", "content": "a dog ran .", "label": 1})
+    assert [row["text"] for row, _ in Classification().read(reader)] == ["a dog ran ."]
+    assert f"{reader.name}: nothing is learned from the column title" in reader.notes

@@ -147,8 +147,14 @@ def test_an_answer_too_long_is_cut_and_counted(write, bpe):
 def test_a_prompt_too_long_is_told_with_its_line(write, bpe):
     asked = len(bpe("what did the cat do ?\n")["input_ids"])
     short = {"prompt": "a", "response": "b"}
-    with pytest.raises(DataError, match=rf"rows\.jsonl:2: the prompt alone has {asked} tokens; .* is {asked - 1}"):
-        prepared(write(short, ROW), bpe, length=asked - 1)
+    with pytest.raises(DataError, match=rf"rows\.jsonl:1: the prompt alone has {asked} tokens; .* is {asked - 1}"):
+        prepared(write(ROW, ROW), bpe, length=asked - 1)
+    reader = write(short, ROW, ROW)  # where others are left, it isn't the end of the run
+    features, notes = prepared(reader, bpe, length=asked - 1)
+    assert len(features) == 1
+    assert "1 training rows" in notes
+    assert any(f"2 rows are left out, for their prompt alone is longer than data.max_length, {asked - 1}" in note
+               for note in reader.notes)
     features, _ = prepared(write(short, ROW), bpe, length=asked)
     assert answer(features[1]) == bpe("the cat saw a hat")["input_ids"][:1]
 
@@ -334,10 +340,6 @@ def test_empty_thoughts_before_an_answer_are_learned_with_it(write, chat):
 
 
 @pytest.mark.parametrize(("template", "message"), [
-    # thoughts that are written of the last answer only: the first is rendered in two ways
-    ("{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' and loop.last %}<t></t>{% endif %}"
-     "{{ m.content }}{% endfor %}{% if add_generation_prompt %}assistant{% endif %}",
-     r"rows\.jsonl:2: the chat template doesn't write the conversation up to message 4 as the start"),
     ("{{ messages[-1].content }}{% if add_generation_prompt %}>{% endif %}",
      r"rows\.jsonl:2: the chat template doesn't write the conversation up to message 2"),
     ("{% for m in messages %}{{ m.role }}{{ m.content | upper }}{% endfor %}"

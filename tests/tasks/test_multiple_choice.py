@@ -178,3 +178,19 @@ def test_a_run_predicts_the_choice_and_is_measured(choices: Path, tmp_path: Path
     right = np.mean([one["answer"] == there["answer"] for one, there in zip(rows, said, strict=True)])
     assert measured["metrics"]["accuracy"] == pytest.approx(right)
     assert set(measured["floors"]) == {"a guess", "the longest choice", "TF-IDF, cosine"}
+
+
+@pytest.mark.parametrize(("row", "question", "context"), [
+    # SWAG: what the choices go on from, and what comes before it
+    ({"sent1": "A man walks.", "sent2": "He", "ending0": "sits.", "ending1": "runs.", "label": 1},
+     "He", "A man walks."),
+    ({"sent1": "A man walks.", "sent2": "", "ending0": "sits.", "ending1": "runs.", "label": 1}, "A man walks.", None),
+    # COPA
+    ({"premise": "It rained.", "question": "effect", "choice1": "It is wet.", "choice2": "It is dry.", "label": 0},
+     "effect", "It rained."),
+    # DREAM, SciQ
+    ({"dialogue": "A: Hi.", "question": "Who?", "choice": ["A", "B"], "answer": 0}, "Who?", "A: Hi."),
+])
+def test_what_a_question_is_about_is_read(write, row, question, context):
+    ((found, _),) = MultipleChoice().read(write(row))
+    assert (found["question"], found.get("context")) == (question, context)

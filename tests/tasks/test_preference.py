@@ -49,13 +49,100 @@ def setup(tokenizer: Any, family: str = "gpt2", length: int = 32) -> Setup:
      "rejected": {"from": "gpt", "value": "a dog"}},
     {"chosen": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "the cat"}],
      "rejected": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "a dog"}]},
+    # TRL, with a prompt of messages, or one that stands in the answers too
+    {"prompt": [{"role": "user", "content": "who ?"}], "chosen": [{"role": "assistant", "content": "the cat"}],
+     "rejected": [{"role": "assistant", "content": "a dog"}]},
+    {"prompt": "who ?", "chosen": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "the cat"}],
+     "rejected": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "a dog"}]},
+    # HH-RLHF, whole and with its prompt taken out
+    {"chosen": "\n\nHuman: who ?\n\nAssistant: the cat", "rejected": "\n\nHuman: who ?\n\nAssistant: a dog"},
+    {"prompt": "\n\nHuman: who ?\n\nAssistant:", "chosen": " the cat", "rejected": " a dog"},
+    # OpenAI
+    {"input": {"messages": [{"role": "user", "content": "who ?"}], "parallel_tool_calls": True},
+     "preferred_output": [{"role": "assistant", "content": "the cat"}],
+     "non_preferred_output": [{"role": "assistant", "content": "a dog"}]},
+    # ms-swift
+    {"messages": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "the cat"}],
+     "rejected_response": "a dog"},
+    {"messages": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "the cat"}],
+     "rejected_messages": [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "a dog"}]},
+    # LLaMA-Factory, its older list of both too, and lists of one
+    {"instruction": "who ?", "input": "", "output": ["the cat", "a dog"]},
+    {"prompt": "who ?", "chosen": ["the cat"], "rejected": ["a dog"], "history": []},
 ])
 def test_every_form_of_a_pair_is_one_row(row: dict[str, Any], tmp_path: Path) -> None:
     ((found, _),) = Preference().read(read([row], tmp_path))
     assert found == {"messages": [{"role": "user", "content": "who ?"}], "chosen": "the cat", "rejected": "a dog"}
 
 
+def test_what_was_said_before_belongs_to_the_prompt(tmp_path: Path) -> None:
+    row = {"instruction": "And grass?", "input": "", "chosen": "Green.", "rejected": "Red.",
+           "history": [["Sky?", "Blue."]], "system": "Be brief."}
+    ((found, _),) = Preference().read(read([row], tmp_path))
+    assert [(one["role"], one["content"]) for one in found["messages"]] == [
+        ("system", "Be brief."), ("user", "Sky?"), ("assistant", "Blue."), ("user", "And grass?")]
+
+
+def test_an_answer_may_be_a_call(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "warmth", "arguments": '{"town": "Oslo"}'}}
+    tool = {"type": "function", "function": {"name": "warmth", "parameters": {}}}
+    row = {"input": {"messages": [{"role": "user", "content": "Warm?"}], "tools": [tool]},
+           "preferred_output": [{"role": "assistant", "content": None, "tool_calls": [call]}],
+           "non_preferred_output": [{"role": "assistant", "content": "No."}]}
+    ((found, _),) = Preference().read(read([row], tmp_path))
+    assert found["tools"] == [tool]
+    assert found["chosen"]["tool_calls"][0]["function"]["arguments"] == {"town": "Oslo"}
+    assert found["rejected"] == "No."
+
+
+def test_equal_answers_are_counted(tmp_path: Path) -> None:
+    same = {"prompt": "who ?", "chosen": "a dog", "rejected": "a dog"}
+    reader = read([same, {**same, "chosen": "the cat"}, same], tmp_path)
+    assert len(Preference().read(reader)) == 3
+    assert any("2 rows have the same answer twice" in note for note in reader.notes)
+
+
+def test_a_pair_too_long_is_left_out_and_counted(bpe: Any, tmp_path: Path) -> None:
+    reader = read([{"prompt": "who ? " * count, "chosen": "the cat", "rejected": "a dog"} for count in (1, 40, 1)],
+                  tmp_path)
+    assert len(Preference().prepare([reader], None, setup(bpe)).train[0]) == 2
+    assert any("1 rows are left out, for their prompt alone is longer than data.max_length, 32" in note
+               for note in reader.notes)
+
+
+@pytest.mark.parametrize("label", ["label", "kto_tag"])
+def test_kto_learns_from_rows_of_one_answer(label: str, bpe: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "the cat", "completion": "ran .", label: True},
+            {"prompt": "a dog", "completion": "sat .", label: False}]
+    with pytest.raises(DataError, match="its rows have one answer each and a label; sigmoid compares two"):
+        Preference().read(read(rows, tmp_path))
+    task = Preference(loss_type="kto")
+    sets = task.prepare([read(rows, tmp_path)], None, setup(bpe))
+    assert [(row.get("chosen"), row.get("rejected")) for row in sets.train[0].rows] == [
+        ("ran .", None), (None, "sat .")]
+    batch = task.collate(sets.train[0].features, bpe)
+    assert batch["liked"].tolist() == [1, 0]
+    said = [bpe.decode(ids[mask > 0]) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    # behind them, each prompt with what is said to the other
+    assert said == ["the cat\nran .", "a dog\nsat .", "the cat\nsat .", "a dog\nran ."]
+    with pytest.raises(DataError, match=r"'maybe'; an answer is wanted \(true\) or not"):
+        task.read(read([{**rows[0], label: "maybe"}], tmp_path))
+
+
+def test_kto_takes_pairs_and_swifts_messages(bpe: Any, tmp_path: Path) -> None:
+    task = Preference(loss_type="kto")
+    (part,) = task.prepare([read([{"prompt": "who ?", "chosen": "the cat", "rejected": "a dog"}] * 2, tmp_path)], None,
+                           setup(bpe)).train
+    assert (len(part), part.owners, len(part.rows)) == (4, [0, 0, 1, 1], 2)
+    said = [{"role": "user", "content": "who ?"}, {"role": "assistant", "content": "a dog"}]
+    row = {"messages": said, "label": False}
+    ((found, _),) = task.read(read([row], tmp_path))
+    assert found == {"messages": [{"role": "user", "content": "who ?"}], "rejected": "a dog"}
+
+
 @pytest.mark.parametrize(("row", "message"), [
+    ({"chosen": [{"role": "assistant", "content": "b"}], "rejected": [{"role": "assistant", "content": "c"}]},
+     "nothing is asked before 'chosen' and 'rejected': a prompt is needed"),
     ({"prompt": "a", "chosen": "b"}, "no column is called 'rejected'"),
     ({"prompt": "a", "chosen": "b", "rejected": " "}, r"pairs\.jsonl:1: the field 'rejected' is empty"),
     ({"prompt": "a", "chosen": "b", "rejected": 3}, r"pairs\.jsonl:1: .*'rejected' must be a list of messages, not 3"),
@@ -136,6 +223,60 @@ def test_the_losses_are_the_papers() -> None:
     assert Preference(loss_type="ipo", beta=0.5).losses(ratios).item() == pytest.approx(0.5**2 + 2**2, rel=1e-6)
 
 
+def test_ktos_loss_is_the_papers() -> None:
+    """Equation 8, with z0 the mean of the other answers' ratios, or 0 where that is less."""
+    task = Preference(loss_type="kto", beta=0.5, desirable_weight=2.0)
+    for others, z0 in (([1.0, 0.0, 2.0], 1.0), ([-1.0, -2.0, 0.0], 0.0)):
+        ratios, liked = [2.0, -1.0, 0.5], [1.0, 0.0, 1.0]
+        sure = [1 / (1 + math.exp(-0.5 * (ratio - z0) * (1 if good else -1)))
+                for ratio, good in zip(ratios, liked, strict=True)]
+        hand = 2 * (1 - sure[0]) + (1 - sure[1]) + 2 * (1 - sure[2])
+        together = torch.tensor([ratios, others, liked]).T
+        assert task.compare(together)["loss"].item() == pytest.approx(hand, rel=1e-6)
+
+
+def test_ktos_reference_point_is_not_learned_from() -> None:
+    together = torch.tensor([[1.0, 2.0, 1.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    Preference(loss_type="kto").compare(together)["loss"].backward()
+    assert together.grad is not None
+    assert together.grad[:, 0].abs().min() > 0
+    assert together.grad[:, 1].tolist() == [0, 0]
+
+
+def test_orpos_loss_is_the_papers() -> None:
+    """Equations 6 and 7: -log p of the chosen answer and lambda times -log sigmoid of the odds' ratio."""
+    likely = [[-0.5, -2.0], [-1.5, -0.3]]
+
+    def odds(mean: float) -> float:
+        return math.exp(mean) / (1 - math.exp(mean))
+
+    hand = sum(-good + 0.2 * -math.log(1 / (1 + odds(bad) / odds(good)))
+               for good, bad in zip(*likely, strict=True))
+    assert Preference(loss_type="orpo", beta=0.2).losses(torch.tensor(likely)).item() == pytest.approx(hand, rel=1e-6)
+    sure = torch.tensor([[0.0], [-1.0]], requires_grad=True)  # an answer that is certain
+    loss = Preference(loss_type="orpo").losses(sure)
+    loss.backward()
+    assert sure.grad is not None
+    assert torch.isfinite(loss)
+    assert torch.isfinite(sure.grad).all()
+
+
+def test_what_each_loss_needs_is_known() -> None:
+    assert [(Preference(loss_type=name).reference, Preference(loss_type=name).whole)
+            for name in ("sigmoid", "ipo", "kto", "orpo")] == [(True, False), (True, False), (True, True),
+                                                               (False, False)]
+
+
+def test_figures_of_single_answers_by_hand(bpe: Any) -> None:
+    task = Preference(loss_type="kto", beta=0.5)
+    rows = [{"chosen": "a"}, {"rejected": "b"}, {"chosen": "c"}, {"rejected": "d"}]
+    said = [task.combine([[ratio, 0.0, 1.0]], row, setup(bpe))
+            for ratio, row in zip((2.0, 1.0, 0.0, -1.0), rows, strict=True)]
+    assert said[0] == {"chosen_reward": 1.0}
+    assert task.metrics({"loss": 0.6}, list(zip(said, rows, strict=True))) == pytest.approx({
+        "loss": 0.6, "reward_accuracy": 0.75, "reward_margin": 0.5, "chosen_reward": 0.5, "rejected_reward": 0.0})
+
+
 def test_figures_by_hand(bpe: Any) -> None:
     task = Preference(beta=0.5)
     said = [task.combine([ratios], {}, setup(bpe)) for ratios in ([2.0, 1.0], [-1.0, 0.0], [4.0, 1.0])]
@@ -171,6 +312,23 @@ def test_before_the_first_step_nothing_is_preferred_and_then_the_chosen_answers_
     assert after["loss"] < 0.6
     assert after["reward_accuracy"] > 0.9
     again = evaluation.evaluate(tmp_path / "run", preferred)["metrics"]  # beside the model that it was tuned from
+    assert again == pytest.approx(after, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("loss_type", ["kto", "orpo"])
+def test_the_other_losses_prefer_the_chosen_answers_too(
+    loss_type: str, preferred: Path, text: Path, tmp_path: Path
+) -> None:
+    fit(recipe.load(tiny("gpt2", text, tmp_path / "base", max_steps=2)))
+    made = tree(preferred, tmp_path / "run", tmp_path / "base", max_steps=12, learning_rate=3e-3)
+    made["task"] = {"name": "preference", "loss_type": loss_type}
+    summary = fit(recipe.load(made))
+    before, after = summary["evaluation_before"], summary["evaluation"]
+    if loss_type == "kto":  # nothing is ahead yet: 1 - sigmoid(0)
+        assert before["loss"] == pytest.approx(0.5, abs=1e-5)
+    assert after["loss"] < before["loss"]
+    assert after["reward_accuracy"] > 0.9
+    again = evaluation.evaluate(tmp_path / "run", preferred)["metrics"]
     assert again == pytest.approx(after, rel=1e-4, abs=1e-5)
 
 

@@ -198,3 +198,67 @@ def test_a_run_leaves_an_embedding_model_that_says_how_it_pools(pairs: Path, tmp
     assert measured["metrics"]["pearson"] == pytest.approx(
         np.corrcoef([one["score"] for one in said], scores)[0, 1], abs=1e-4)
     assert set(measured["floors"]) == {"TF-IDF, cosine"}
+
+
+# ---- negatives ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", [
+    {"anchor": "the cat", "positive": "a cat", "negative": "a dog"},
+    {"anchor": "the cat", "positive": "a cat", "negative_1": "a dog", "negative_2": ""},
+    {"query": "the cat", "pos": ["a cat"], "neg": ["a dog"]},
+    {"query": "the cat", "positive": "a cat", "hard_negatives": ["a dog"]},
+])
+def test_negatives_are_read_under_every_name(prepared, row):
+    sets = prepared([row, row])
+    assert sets.train[0].rows[0] == {"sentence1": "the cat", "sentence2": "a cat", "negatives": ["a dog"]}
+    assert "2 negatives stand beside 2 pairs, 1 beside one at most" in sets.notes
+
+
+def test_each_text_of_a_list_makes_a_pair(prepared):
+    sets = prepared([{"query": "the cat", "pos": ["a cat", "cats"], "neg": []}])
+    assert [row["sentence2"] for row in sets.train[0].rows] == ["a cat", "cats"]
+
+
+def test_negatives_stand_below_the_pair_and_missing_ones_are_marked(prepared, wordpiece):
+    rows = [{"anchor": "a hat", "positive": "the hat", "negative_1": "a dog", "negative_2": "the moon"},
+            {"anchor": "the cat", "positive": "a cat", "negative_1": "a dog", "negative_2": None}]
+    batch = Similarity().collate(prepared(rows).train[0].features, wordpiece)
+    assert [wordpiece.decode([i for i in ids if i > 3]) for ids in batch["input_ids"].tolist()] == [
+        "a hat", "the hat", "a dog", "the moon", "the cat", "a cat", "a dog", "a cat"]
+    assert batch["negatives"].tolist() == [[twin("a dog"), twin("the moon")], [twin("a dog"), -1]]
+    assert batch["twin"].tolist() == [twin("the hat"), twin("a cat")]
+    assert Similarity().targets(batch)["loss"] == 2
+
+
+def test_the_loss_with_negatives_by_hand():
+    cosines = torch.tensor([[0.9, 0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 0.8, 0.6, 0.7, 0.2, 0.1]])
+    # the second row has one negative, which is the first row's second text: no negative for the first
+    twins = torch.tensor([1, 2, 3, 1, 4, -1])
+    first = -0.9 + math.log(sum(math.exp(one) for one in (0.9, 0.1, 0.2, 0.4)))
+    second = -0.8 + math.log(sum(math.exp(one) for one in (0.0, 0.8, 0.6, 0.7, 0.2)))
+    assert apart(cosines, twins).item() == pytest.approx(first + second, rel=1e-6)
+
+
+def test_what_is_a_duplicate_is_a_score(prepared):
+    rows = [{"question1": "the cat", "question2": "a cat", "is_duplicate": number} for number in (1, 0)]
+    sets = prepared(rows)
+    assert [row["score"] for row in sets.train[0].rows] == [1, 0]
+    assert "loss_type cosent: pairs have scores" in sets.notes
+    scored = prepared([{**row, "negative": "a dog"} for row in rows])
+    assert "negatives" not in scored.train[0].rows[0]
+
+
+def test_a_run_learns_from_negatives_in_any_micro_batches(text, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    some = stories(17, 5)
+    path.write_text("".join(json.dumps({"anchor": some[i], "positive": some[i].upper(), "negative": some[i + 1]}) + "\n"
+                            for i in range(16)))
+    losses = []
+    for micro in (8, 2):
+        made = tiny("bert", path, tmp_path / f"run-{micro}", still=True, micro_batch_size=micro)
+        del made["objective"]
+        summary = fit(recipe.load({**made, "task": "similarity", "data": {
+            "train": str(path), "validation": [str(path)], "max_length": 32}}))
+        losses.append((summary["train_loss"], summary["evaluation"]["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

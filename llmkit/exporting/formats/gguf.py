@@ -8,6 +8,7 @@ llama.cpp would read in another way than transformers does (an unknown cut of te
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr
 from io import StringIO
@@ -20,10 +21,13 @@ from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened
+from llmkit.models.ends import ends_of
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger("llmkit")
 
 LIBRARY = "gguf"
 DTYPES = ("float32", "bfloat16", "float16", "q8_0")
@@ -303,6 +307,7 @@ def add_vocabulary(writer: Any, vocabulary: Mapping[str, Any], opened: Opened) -
     ):
         if number is not None:
             add(number)
+    add_ends(writer, opened)
     around, bare = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     for first in range(len(around)):
         if around[first : first + len(bare)] == bare:
@@ -314,6 +319,18 @@ def add_vocabulary(writer: Any, vocabulary: Mapping[str, Any], opened: Opened) -
     writer.add_add_eos_token(bool(after))
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def add_ends(writer: Any, opened: Opened) -> None:
+    """Write the other tokens at which llama.cpp ends a text, a turn's end among them; there is room for two."""
+    tokenizer: Any = opened.tokenizer
+    config: Any = opened.model.generation_config
+    others = [end for end in ends_of(config.eos_token_id) if end != tokenizer.eos_token_id]
+    for end, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(end)
+    if others[2:]:
+        log.warning("--format gguf: a file names three tokens that end a text; %s would end one too and can't be named",
+                    ", ".join(map(str, tokenizer.convert_ids_to_tokens(others[2:]))))
 
 
 # ---- what the card shows ------------------------------------------------------------------------------------------

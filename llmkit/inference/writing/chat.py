@@ -22,7 +22,8 @@ from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
-from llmkit.tasks.instruction import Instruction, Message, conversation
+from llmkit.tasks.instruction import Instruction
+from llmkit.tasks.shared.conversation import Message, conversation
 from llmkit.tasks.shared.writing import special
 
 USUAL = Options(max_new_tokens=512)

@@ -40,10 +40,15 @@ class Rows:
         self.documents, self.room, self.sentences = documents, room, documents.sentences
         self.alone = 0
         """Documents left out: a single short sentence."""
+        self.single = self.filled = 0
+        """Documents of one sentence, and all that have any."""
         rows = array("q")  # document, start, stop
         for document, (start, stop) in enumerate(zip(documents.starts, documents.stops, strict=True)):
             if stop > start:
-                found = slices(self.within(int(start), int(stop)), room)
+                edges = self.within(int(start), int(stop))
+                found = slices(edges, room)
+                self.single += len(edges) == 2
+                self.filled += 1
                 self.alone += not found
                 for row in found:
                     rows.extend((document, *row))
@@ -202,6 +207,12 @@ def prepare_pairs(
         if not part:
             continue
         tokens, alone = total(part, what), sum(some.alone for some in rows)
+        single, filled = sum(some.single for some in rows), sum(some.filled for some in rows)
+        if what == "data.train" and 2 * single > filled and filled > 1:
+            raise DataError(
+                f"{what}: {single:,} of {filled:,} documents have one sentence only: cut in two, they have no next "
+                "sentence. If each line is a sentence, put blank lines between documents (data.document: paragraph) or "
+                "take each file as one document (data.document: file). masked_lm learns from single sentences.")
         if not sum(map(len, rows)):
             raise DataError(f"{what}: no document has two sentences, or one of {SHORTEST} tokens that can be cut.")
         for some in rows:
@@ -211,6 +222,9 @@ def prepare_pairs(
                                 "there is sentence_order, or masked_lm_next_sentence with pairs: order.")
         notes.append(f"{tokens:,} tokens {'to train on' if what == 'data.train' else 'held out'} in "
                      f"{sum(map(len, rows)):,} rows of two segments")
+        if single > alone:
+            notes.append(f"{what}: {single - alone:,} of {filled:,} documents have one sentence only, and are cut "
+                         "inside it")
         if alone:
             notes.append(f"{what}: {alone:,} documents of one short sentence are left out")
         if over := sum(some.overfull for some in rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,14 @@ from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
-from llmkit.models import templates
+from llmkit.models import ends, templates
+from llmkit.models.ends import ends_of
 from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks.base import Encoded, Prediction, Row, Task
+from llmkit.tasks.base import Encoded, Prediction, Row, Task, TooLongError
+from llmkit.tasks.shared.rendering import Said
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,9 +67,17 @@ class Writing(Task):
         """What is to be written."""
         raise NotImplementedError
 
-    def turns(self, row: Row, place: Place, setup: Setup) -> list[tuple[str, str | None, str]]:
+    def turns(self, row: Row, place: Place, setup: Setup) -> list[Said]:
         """What is asked, what is answered, and what a template writes after that; None for what is to be written."""
         return [(self.ask(row, setup), self.answer(row) if all(name in row for name in self.answers) else None, "")]
+
+    def views(self, row: Row, place: Place, setup: Setup) -> list[list[Said]]:
+        """The turns of a row; several times where its answers can't be learned from one text."""
+        return [self.turns(row, place, setup)]
+
+    def chats(self, setup: Setup) -> bool:
+        """Whether it asks in the tokenizer's chat template."""
+        return setup.tokenizer.chat_template is not None
 
     # ---- the other way round, and in a prompt ----
 
@@ -111,8 +122,7 @@ class Writing(Task):
         """What a decoder keeps for the answer, and its chat template, are taken off."""
         if setup.family.shape == "encoder-decoder":
             return setup.max_length
-        chat = setup.tokenizer.chat_template is not None
-        frame = len(encode(setup.tokenizer, [framed("", setup.tokenizer)])[0]) if chat else 0
+        frame = len(encode(setup.tokenizer, [framed("", setup.tokenizer)])[0]) if self.chats(setup) else 0
         return setup.max_length - min(self.max_new_tokens, setup.max_length // 2) - frame
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
@@ -124,38 +134,57 @@ class Writing(Task):
         end, most, reads = token(tokenizer, "eos", what), setup.max_length, setup.family.shape == "encoder-decoder"
         if reads:
             token(tokenizer, "pad", what)  # most decoders start from it
-        begin = [int(tokenizer.bos_token_id or 0)] if begins(tokenizer) and not reads else []
+        begin = [int(tokenizer.bos_token_id or 0)] if self.begins(setup) and not reads else []
         out: list[Features] = []
-        for (row, place), talk in zip(rows, self.talks(rows, setup), strict=True):
+        talks = self.talks(rows, setup)
+        several = len(talks) > len(rows)
+        for i, (number, talk) in enumerate(talks):
+            row, place = rows[number]
             lost, (asked, said, _) = 0, talk[0]
             # a decoder leaves room for the answer, be there one or not: what is predicted from is what was learned from
             room = most - 1 if reads else most - len(begin) - min(self.max_new_tokens, most // 2)
             if self.long is not None and len(asked) > room:
                 short = self.shortened(self.long, row, place, len(asked), room, setup)
                 lost, talk = len(asked) - len(short), [(short, said, end)]
-            out.append(read_and_write(talk, setup.family.decoder_start(tokenizer), end, most, lost, cut) if reads
-                       else go_on(talk, begin, most, place, lost, cut))
+            if i and talks[i - 1][0] == number and said is not None and not reads and len(begin) + len(asked) > most:
+                cut.append(len(said))  # an answer behind the end, as in a conversation that is cut
+                continue
+            features = (read_and_write(talk, setup.family.decoder_start(tokenizer), end, most, lost, cut) if reads
+                        else go_on(talk, begin, most, place, lost, cut))
+            out.append({**features, "of": np.array([number])} if several else features)
         return out
 
-    def talks(self, rows: Sequence[tuple[Row, Place]], setup: Setup) -> list[list[Turn]]:
-        """The turns of each row as token ids.
+    def begins(self, setup: Setup) -> bool:
+        """Whether a row of a decoder starts with the begin token: a chat template writes its own."""
+        return not self.chats(setup) and begins(setup.tokenizer)
+
+    def talks(self, rows: Sequence[tuple[Row, Place]], setup: Setup) -> list[tuple[int, list[Turn]]]:
+        """The turns of each row as token ids, behind the row's number, which stands several times where `views` are so.
 
         An answer ends with the special token that the template writes after it, or with the end token where there is
         none; without a chat template, this also stands before the next turn.
         """
         tokenizer, end = setup.tokenizer, token(setup.tokenizer, "eos", type(self).__name__.lower())
-        ends = special(tokenizer)
-        texts = [self.turns(row, place, setup) for row, place in rows]
-        ids = iter(encode(tokenizer, [text for talk in texts for turn in talk for text in turn if text is not None]))
-        out: list[list[Turn]] = []
-        for talk in texts:
+        ends, chats = special(tokenizer), self.chats(setup)
+        texts = [(i, talk) for i, (row, place) in enumerate(rows) for talk in self.views(row, place, setup)]
+        ids = iter(encode(tokenizer, [text for _, talk in texts for turn in talk for text in turn if text is not None]))
+        out: list[tuple[int, list[Turn]]] = []
+        for number, talk in texts:
             turns: list[Turn] = []
             for _, said, _ in talk:
                 asked, answer, after = next(ids), None if said is None else next(ids), next(ids)[:1]
-                closed = [end] if turns and tokenizer.chat_template is None else []
+                closed = [end] if turns and not chats else []
                 turns.append(([*closed, *asked], answer, after[0] if after and after[0] in ends else end))
-            out.append(turns)
+            out.append((number, turns))
         return out
+
+    def ends(self, setup: Setup) -> list[int]:
+        """The tokens that it learns to end an answer with."""
+        return [token(setup.tokenizer, "eos", type(self).__name__.lower())]
+
+    def describe(self, folder: Path, setup: Setup) -> None:
+        """What ends an answer ends what the model writes, whoever opens it."""
+        ends.add(folder, self.ends(setup))
 
     def shortened(self, long: str, row: Row, place: Place, now: int, room: int, setup: Setup) -> list[int]:
         """The prompt of an example, of so much of its long text as leaves it `room` tokens."""
@@ -221,7 +250,7 @@ class Writing(Task):
         self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
     ) -> dict[str, float]:
         """The metrics of what was written; one row an example."""
-        rows = [row for part in sets if isinstance(part, Encoded) for row in part.rows]
+        rows = [part.rows[owner] for part in sets if isinstance(part, Encoded) for owner in part.owners]
         outcomes = {row: one for some, said in judged for row, one in zip(some, said, strict=True)}
         pairs = [(self.combine([outcomes[i]], rows[i], setup), rows[i]) for i in sorted(outcomes)]
         return self.measured(means, pairs, setup)
@@ -262,7 +291,8 @@ def go_on(
         ids += asked if i else [*begin, *asked]
         labels += [-100] * (len(ids) - len(labels))
         if len(ids) > most and (i == 0 or said is None):
-            raise DataError(f"{place}: the prompt alone has {len(ids)} tokens; data.max_length is {most}.")
+            kind = DataError if said is None else TooLongError
+            raise kind(f"{place}: the prompt alone has {len(ids)} tokens; data.max_length is {most}.")
         if said is not None:
             labels[-1:] = [*said, end] if ids else [*said[1:], end]  # where nothing is asked, the first word is given
             ids += said
@@ -330,12 +360,6 @@ def virtual_tokens(model: nn.Module) -> int:
     return sum(int(config.num_virtual_tokens) for config in configs if isinstance(config, PromptLearningConfig))
 
 
-def ends_of(*given: int | Sequence[int] | None) -> list[int]:
-    """The tokens that end a text, of what configs say: a number, several, or nothing."""
-    found = [one for ends in given if ends is not None for one in ([ends] if isinstance(ends, int) else ends)]
-    return list(dict.fromkeys(found))
-
-
 def special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that stand for no text: the tokenizer's own, and those that were added as such."""
     added = tokenizer.added_tokens_decoder.items()
@@ -348,7 +372,7 @@ def until(ids: list[int], ends: set[int]) -> list[int]:
 
 
 def begins(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer itself puts a begin token before a text that has no chat template around it."""
-    if tokenizer.chat_template is not None or tokenizer.bos_token_id is None:
+    """Whether the tokenizer itself puts a begin token before a text."""
+    if tokenizer.bos_token_id is None:
         return False
     return bool(tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id)

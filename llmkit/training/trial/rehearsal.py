@@ -22,6 +22,7 @@ from torch import nn
 
 from llmkit.backbones.kernels import flops, shortcuts
 from llmkit.data.batches import Drawn, positions
+from llmkit.models import ends
 from llmkit.planning.settle import Settled, settle
 from llmkit.recipe import Recipe, registry
 from llmkit.system import cache, machine, report
@@ -323,6 +324,7 @@ def on_disk(session: Session, away: Path, folder: Path, cached: set[Path], steps
         if tuning.adapter:
             tuning.save(tuned, small)
         tuned.config.save_pretrained(small)
+        ends.leave(tuned, small)
         session.objective.describe(small, session.setup)
         model = bytes_of(small) + (0 if tuning.adapter else stored(tuned))
         others = sum(stored(network) + words for network in session.objective.others(session.learner.model).values())

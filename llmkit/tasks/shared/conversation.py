@@ -1,0 +1,197 @@
+"""What rows say as conversations: whoever wrote them, they become messages of system, user, assistant and tool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llmkit.data.sources import Place
+from llmkit.system.errors import DataError
+
+Message = dict[str, Any]
+"""{"role": "user", "content": "Hello"}; an assistant's may have `tool_calls`, `reasoning_content`, and `learned`: False
+where it is read and not learned."""
+
+ROLES = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
+    "function_call": "call", "tool_call": "call",
+}
+"""Who speaks, by what data sets call them, in letters of any case; a call is the assistant's, its content JSON."""
+TALK = {"messages": ("conversations", "conversation", "dialog", "turns")}
+SYSTEM = {"system": ("system_prompt",)}
+BESIDE = {"history": (), "tools": ("functions",)}
+"""What was said before a prompt, and what the assistant could call."""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What data sets call what the assistant thought before it spoke."""
+LEARNED = ("weight", "train", "loss")
+"""What they call whether a message is learned: OpenAI, axolotl, ms-swift."""
+READ = {"role", "from", "content", "value", "text", "tool_calls", "function_call", "tool_call_id", "name", "id",
+        *THOUGHTS, *LEARNED}
+
+
+def role_of(name: Any) -> str | None:
+    """Who is meant: "Human" is the user."""
+    return ROLES.get(name.strip().casefold()) if isinstance(name, str) else None
+
+
+def conversation(messages: Any, column: str, place: Place) -> list[Message]:
+    """[{"from": "human", "value": "Hi"}] -> [{"role": "user", "content": "Hi"}]; anything else is a DataError."""
+    messages = unwritten(messages)
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f"{place}: the field {column!r} must be a list of messages, not {messages!r}.")
+    out: list[Message] = []
+    for number, message in enumerate(messages, 1):
+        where = f"{place}: message {number} of {column!r}"
+        if not isinstance(message, dict):
+            raise DataError(f"{where} must be an object, not {message!r}.")
+        if not {"role", "from"} & set(message) and any(map(role_of, message)):  # MOSS: {"human": …, "assistant": …}
+            out += [heard({"role": name, "content": said}, where) for name, said in message.items()
+                    if role_of(name) and said not in (None, "")]
+        else:
+            out.append(heard(message, where))
+    if not out:
+        raise DataError(f"{place}: nobody says anything in {column!r}.")
+    return out
+
+
+def heard(message: Mapping[str, Any], where: str) -> Message:
+    """One message, with what belongs to it and nothing else."""
+    speaker = message.get("role", message.get("from"))
+    role = role_of(speaker)
+    if role is None:
+        raise DataError(f"{where}: its role is {speaker!r}; known are {', '.join(ROLES)}.")
+    said = next((message[name] for name in ("content", "value", "text") if message.get(name) is not None), None)
+    if role == "call":
+        return {"role": "assistant", "content": "", "tool_calls": calls(said, where), **unlearned(message, where)}
+    said = joined(said, where) if isinstance(said, list) else said
+    called = message.get("tool_calls") or message.get("function_call")
+    if role == "tool":
+        said = json.dumps(said, ensure_ascii=False) if isinstance(said, dict) else said or ""
+    elif said is None and role == "assistant" and called:
+        said = ""
+    if not isinstance(said, str) or (not said.strip() and role != "tool" and not called):
+        raise DataError(f"{where}: the {speaker} says {said!r}, which is no text.")
+    made: Message = {"role": role, "content": said.strip() if role == "assistant" else said}
+    if role == "tool":
+        return made | {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}
+    if role == "assistant":
+        thought = next((message[name] for name in THOUGHTS if message.get(name)), None)
+        if thought is not None:
+            if not isinstance(thought, str):
+                raise DataError(f"{where}: its thoughts are no text: {thought!r}.")
+            made["reasoning_content"] = thought.strip()
+        if called:
+            made["tool_calls"] = calls(called, where)
+        made |= unlearned(message, where)
+    return made
+
+
+def joined(parts: Sequence[Any], where: str) -> str:
+    """The text of content parts; DataError where one is a picture or a sound."""
+    texts = []
+    for part in parts:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind != "text" or not isinstance(text, str):
+            raise DataError(f"{where}: it has a part of type {kind!r}; only text is learned from.")
+        texts.append(text)
+    return "".join(texts)
+
+
+def unlearned(message: Mapping[str, Any], where: str) -> Message:
+    """{"learned": False} where a message says that it is only to be read; {} for all others."""
+    for name in LEARNED:
+        said = message.get(name)
+        if said in (False, 0, "false", "False", "0"):
+            return {"learned": False}
+        if said not in (None, True, 1, "true", "True", "1"):
+            raise DataError(f"{where}: its {name} is {said!r}; a message is learned (true, 1) or not (false, 0).")
+    return {}
+
+
+def calls(said: Any, where: str) -> list[dict[str, Any]]:
+    """Calls as chat templates take them, of OpenAI's `tool_calls`, its older `function_call`, or ShareGPT's JSON."""
+    found = unwritten(said)
+    out = []
+    for call in found if isinstance(found, list) else [found]:
+        inner = call.get("function", call) if isinstance(call, dict) else None
+        arguments = unwritten(inner.get("arguments", {})) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
+            raise DataError(f"{where}: a call must be {{\"name\": …, \"arguments\": {{…}}}}, not {call!r:.200}.")
+        own = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+        out.append({**own, "type": "function", "function": {"name": inner["name"], "arguments": arguments}})
+    return out
+
+
+def tools_of(said: Any, column: str, place: Place) -> list[dict[str, Any]]:
+    """The tools of a row in OpenAI's form, of a list or of its JSON; [] where there are none."""
+    found = unwritten(said)
+    if found in (None, "", [], {}):
+        return []
+    found = found if isinstance(found, list) else [found]
+    tools = [{"type": "function", "function": one} if isinstance(one, dict) and "function" not in one else one
+             for one in found]
+    for tool in tools:
+        if not isinstance(tool, dict) or not isinstance(tool["function"], dict) or not tool["function"].get("name"):
+            raise DataError(f"{place}: a tool of {column!r} has no name: {tool!r:.200}.")
+    return tools
+
+
+def history_of(said: Any, column: str, place: Place) -> list[Message]:
+    """What was said before: [["Sky?", "Blue."]] of LLaMA-Factory and ms-swift, or messages."""
+    found = unwritten(said)
+    if found in (None, "", []):
+        return []
+    out: list[Message] = []
+    for number, turn in enumerate(found if isinstance(found, list) else [found], 1):
+        if isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(one, str) for one in turn):
+            out += [{"role": "user", "content": turn[0]}] if turn[0].strip() else []
+            out += [{"role": "assistant", "content": turn[1].strip()}] if turn[1].strip() else []
+        elif isinstance(turn, dict):
+            out += conversation([turn], column, place)
+        else:
+            raise DataError(f"{place}: turn {number} of {column!r} must be a question and its answer, [\"…\", \"…\"], "
+                            f"not {turn!r:.200}.")
+    return out
+
+
+def unwritten(value: Any) -> Any:
+    """What a text holds as JSON, as cells of tables do; the value itself where it holds none."""
+    if isinstance(value, str) and value.strip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def are_messages(value: Any) -> bool:
+    """Whether a field holds messages, and not a text."""
+    found = unwritten(value)
+    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
+
+
+def unread(row: Mapping[str, Any]) -> set[str]:
+    """Names in messages that nothing is made of; one without a value isn't meant."""
+    found = [unwritten(row.get(part)) for part in ("messages", "prompt", "response", "chosen", "rejected")]
+    return {str(name) for some in found if isinstance(some, list) for message in some if isinstance(message, dict)
+            for name, value in message.items()
+            if name not in READ and role_of(name) is None and value not in (None, "", [], {})}
+
+
+def exchange(row: Mapping[str, Any]) -> list[Message]:
+    """A prompt, with what belongs to it, and the response where there is one."""
+    asked = "\n".join(part for part in (row.get("prompt"), row.get("context")) if part and part.strip())
+    response = row.get("response")
+    said = [] if response is None else [{"role": "assistant", "content": response.strip()}]
+    return [{"role": "user", "content": asked}, *said]
+
+
+def told(messages: list[Message], system: str | None) -> list[Message]:
+    """The conversation after a column's system prompt; a system message of its own counts more."""
+    if not system or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
