@@ -96,7 +96,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
             return _fail(f"not enough memory: {_memory(error)}", 2, debug)
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"unforeseen: {said[:500]} (--debug shows where)", 1, debug)
+        return _fail(f"unforeseen: {said[:500]}{_mine(error)} (--debug shows where)", 1, debug)
+
+
+def _mine(error: BaseException) -> str:
+    """Where in a plug-in of the user's own it happened, if it did: neither llmkit's nor a library's line."""
+    import sysconfig
+    import traceback
+
+    libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib", "scripts")]
+    others = (os.path.dirname(os.path.dirname(__file__)), *libraries, "<")
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
+    return f", in {lines[-1].filename}:{lines[-1].lineno}" if lines else ""
 
 
 def _usage(error: Any, words: Sequence[str]) -> str:

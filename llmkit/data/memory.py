@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from llmkit.data.fields import shown
 from llmkit.data.files import Place
 from llmkit.data.sources import Reader
@@ -80,8 +82,15 @@ class MemoryRows:
             place = Place(self.label, number)
             if not isinstance(given, str | Mapping):
                 raise DataError(f"{place}: a row must be a dict or a text, not {shown(given)}.")
-            row = {"text": given} if isinstance(given, str) else dict(given)
+            row = {"text": given} if isinstance(given, str) else {name: _plain(value) for name, value in given.items()}
             yield row, place, _canonical(row, place)
+
+
+def _plain(value: Any) -> Any:
+    """Numpy's numbers and arrays as Python's own, tuples as lists; anything else as it is."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
 def _canonical(row: dict[str, Any], place: Place) -> bytes:

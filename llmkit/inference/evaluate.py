@@ -57,9 +57,9 @@ def evaluate(
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words)
-    ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-    sets = ready.learner.objective.prepare([ready.reader(data, target)], None, ready.setup)
-    with apart(), _kept_where_it_is(model):
+    with apart(), left_as_it_is(model):
+        ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
+        sets = ready.learner.objective.prepare([ready.reader(data, target)], None, ready.setup)
         metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
@@ -68,17 +68,17 @@ def evaluate(
 
 
 @contextmanager
-def _kept_where_it_is(model: Model) -> Iterator[None]:
-    """Bring an opened model back to its device in the end."""
+def left_as_it_is(model: Model) -> Iterator[None]:
+    """Bring an opened model back to its device and its mode, training or not, in the end."""
     if not isinstance(model, Opened):
         yield
         return
     network: Any = model.model
-    device = network.device
+    device, training = network.device, network.training
     try:
         yield
     finally:
-        network.to(device)
+        network.to(device).train(training)
 
 
 def _measured(ready: Ready, sets: Sets, model: Model, accelerator: Accelerator, size: int) -> dict[str, float]:
@@ -134,6 +134,7 @@ def make_ready(
     from llmkit.training.learner import Learner
 
     report.quiet_libraries()
+    models.check_model(model)
     learned = recipe_of(place_of(model))
     named = _named(task, objective)
     source = model if isinstance(model, Opened) else Base.open(model)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines
@@ -18,6 +19,7 @@ from llmkit.inference.writing.filling import FILLERS, Fill, Filler
 from llmkit.inference.writing.opening import numbers
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.writer import Writer
+from llmkit.models import Opened
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.prompting.base import Prompt as Made
@@ -76,7 +78,7 @@ class ReadPrompt:
 
 def generate(
     prompt: Prompt,
-    model: str = "smollm2-135m-instruct",
+    model: str | Path | Opened = "smollm2-135m-instruct",
     options: Options = Options(),  # noqa: B008
     *,
     stream: Callable[[str], None] | None = None,
@@ -86,8 +88,9 @@ def generate(
     dtype: str | None = None,
     mode: Prompting | None = None,
 ) -> Result:
-    """Let a model (a folder, a run, a catalogue name, a hub id) answer or go on with a prompt, or fill its holes.
+    """Let a model answer or go on with a prompt, or fill its holes.
 
+    `model` is a folder, a run, a catalogue name, a hub id, or one that is open (`llmkit.models.open_model`).
     A tokenizer with a chat template makes a conversation of it, with `system` before; `raw` goes on with the text as
     it stands. An encoder-decoder reads the prompt in its encoder, and fills its sentinels (`<extra_id_0>`) where it has
     some. A masked language model fills its masks. `stream` gets the text piece by piece, where one text without beams
@@ -103,14 +106,28 @@ def generate(
     return result
 
 
+def tool_of(opened: Opened, options: Options, dtype: str | None = None) -> Writer | Filler:
+    """A model that a program opened, for what it can do with a prompt: on its device, in its numbers."""
+    if dtype is not None:
+        raise RequestError("dtype: the model is open already, in numbers of its own; leave it out.")
+    name, device = str(opened.folder), str(opened.model.device)
+    if opened.kind in FILLERS:
+        filling.check(options, name)
+        return Filler(name, opened, device)
+    return Writer(name, opened, device)
+
+
 def open_tool(
-    model: str, options: Options = Options(), *, assistant: str | None = None, dtype: str | None = None,  # noqa: B008
-    system: str | None = None,
+    model: str | Path | Opened, options: Options = Options(), *, assistant: str | None = None,  # noqa: B008
+    dtype: str | None = None, system: str | None = None,
 ) -> Writer | Filler:
     """Open a model for what it can do with a prompt; RequestError where that is nothing, or an option has no use."""
-    from llmkit.models import kind_of, open_model, resolve
+    from llmkit.models import check_model, kind_of, open_model, resolve
 
-    folder = resolve(model)
+    if isinstance(model, Opened):
+        return tool_of(model, options, dtype)
+    check_model(model)
+    folder, model = resolve(model), str(model)
     if kind_of(folder) in FILLERS:
         filling.check(options, model)
         unused = next((name for name, value in (("assistant", assistant), ("system", system)) if value is not None), "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines
-from llmkit.data.memory import hold
+from llmkit.data.memory import Given, hold, memory_reader
 from llmkit.data.sources import Reader
-from llmkit.inference.evaluate import Model, Ready, make_ready, name_of
+from llmkit.inference.evaluate import ROWS, Model, Ready, left_as_it_is, make_ready, name_of
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
@@ -23,14 +23,15 @@ CHUNK = 2048
 
 
 def predict(
-    model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
+    model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16,
 ) -> Iterator[Prediction]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
     `model` is a run, a folder, a hub id or a catalogue name, or a model that is open (`llmkit.models.Opened`).
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
-    Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
+    Or it is rows themselves, by the names of the task's fields: a list of dicts or texts, a `datasets.Dataset`, a
+    function that yields them, or an iterator, gone through once.
     Raises RequestError where the model learned no task.
     """
     for _, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size):
@@ -38,7 +39,7 @@ def predict(
 
 
 def beside(
-    model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
+    model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
     dtype: str = "float32",
 ) -> Iterator[tuple[Row, Prediction]]:
@@ -46,19 +47,23 @@ def beside(
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
-    ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
-    objective = ready.learner.objective
-    if not isinstance(objective, Task):
-        raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
-    with opened(data, partial(ready.source, document=document)) as reader:
-        yield from _predicted(ready, objective, reader, batch_size)
+    with left_as_it_is(model):
+        ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
+        objective = ready.learner.objective
+        if not isinstance(objective, Task):
+            raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
+        with opened(data, partial(ready.source, document=document)) as reader:
+            yield from _predicted(ready, objective, reader, batch_size)
 
 
 @contextmanager
-def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str], Reader]) -> Iterator[Reader]:
+def opened(data: str | Path | Given, source: Callable[[str], Reader]) -> Iterator[Reader]:
     """What `data` names, while the block runs: rows in memory, stdin, or a file that `source` opens."""
-    if not isinstance(data, str | Path):
+    if isinstance(data, Iterator):
         yield hold(data)
+        return
+    if not isinstance(data, str | Path):
+        yield memory_reader(data, ROWS)
         return
     with jsonlines.kept(str(data)) as path:
         yield source(path)

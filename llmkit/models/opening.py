@@ -184,3 +184,11 @@ def beside(auto: Any, folder: Path, **options: Any) -> Any:
         return auto.from_pretrained(folder, config=config_of(folder), **NO_CODE, **options)
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{folder}: its weights can't be read: {in_one_line(error)}") from error
+
+
+def check_model(model: Any) -> None:
+    """RequestError for what is no model here: a network of transformers, None, a list."""
+    if not isinstance(model, str | Path | Opened):
+        raise RequestError("model: a run, a folder, a hub id, a catalogue name or an opened model is needed "
+                           f"(llmkit.models.open_model), not a {type(model).__name__}; save_pretrained makes a "
+                           "folder of a network, with its tokenizer's beside it.")

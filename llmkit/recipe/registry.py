@@ -45,6 +45,9 @@ def find(kind: str, name: str) -> type[Any]:
         if "." in name and name.startswith(str(error.name)):
             raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must be "
                                "installed, or its folder be on PYTHONPATH.") from error
+        if "." in name and str(error.name).startswith("llmkit."):
+            raise RequestError(f"{name} imports {error.name}, which isn't there any more: modules moved (errors are in "
+                               "llmkit.system.errors); CHANGELOG.md says which names stayed.") from error
         raise
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     public = [c for c in own if not c.__name__.startswith("_")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import IO, Any
 
 BEHIND = 1 << 30
@@ -51,3 +52,14 @@ def alive(process: int) -> bool:
     except PermissionError:  # somebody else's
         return True
     return True
+
+
+def this_process(path: Path = Path("/proc/self/stat")) -> str:
+    """A name that no other process of this machine has or had: its number, and when it started."""
+    try:
+        started = path.read_text().rpartition(")")[2].split()[19]  # in ticks since the machine started (proc(5))
+    except OSError:  # no Linux
+        import psutil  # type: ignore[import-untyped]
+
+        started = str(int(1000 * psutil.Process().create_time()))
+    return f"{os.getpid()}-{started}"

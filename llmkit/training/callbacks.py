@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -75,10 +75,13 @@ class Callback:
         """The run is over, however it ended: summary["status"] is completed, stopped or failed."""
 
 
-def checked(callbacks: Sequence[Any]) -> Sequence[Callback]:
-    """The callbacks; RequestError where one isn't made from `Callback`."""
-    for callback in callbacks:
+def checked(callbacks: Iterable[Any]) -> tuple[Callback, ...]:
+    """The callbacks; RequestError where they are no list, or one isn't made from `Callback`."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise RequestError(f"callbacks: a list of llmkit.Callback is needed, not a {type(callbacks).__name__}.")
+    given = tuple(callbacks)
+    for callback in given:
         if not isinstance(callback, Callback):
             what = f"the class {callback.__name__}" if isinstance(callback, type) else f"a {type(callback).__name__}"
             raise RequestError(f"callbacks: {what} is no llmkit.Callback; make a class from it, and give an instance.")
-    return callbacks
+    return given

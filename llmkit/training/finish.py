@@ -37,9 +37,7 @@ def finish(session: Session) -> dict[str, Any]:
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
     if session.recipe.training.report_to:
         session.accelerator.end_training()
-    told: dict[str, Any] = dict(shared(session.accelerator, lambda: summary or {}))
-    session.tell(lambda callback, view: callback.on_end(view, told))
-    return told
+    return dict(shared(session.accelerator, lambda: summary or {}))
 
 
 def give_up(session: Session, error: BaseException) -> None:
@@ -47,7 +45,7 @@ def give_up(session: Session, error: BaseException) -> None:
     if session.main:
         with suppress(PlaceError):
             summary = conclude(session, "failed" if session.stop.by is None else "stopped", str(error))
-            session.tell(lambda callback, view: callback.on_end(view, summary))
+            session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
 
 
 def publish(session: Session) -> None:

@@ -15,12 +15,12 @@ from llmkit.system.environment import prepare_torch
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
-from llmkit.training.folder.resume import as_before, pick_up
+from llmkit.training.folder.resume import as_before, checked_resume, pick_up
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, ready
 from llmkit.training.request import Request, read
-from llmkit.training.spread.processes import accelerate, apart, shared, world
+from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 
 
 def fit(
@@ -41,8 +41,8 @@ def fit(
     """
     began = time.monotonic()
     prepare_torch()
-    told = checked(callbacks)
-    with stopping() as stop, apart(), ExitStack() as held:
+    told, resume = checked(callbacks), checked_resume(resume)
+    with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
         request, memory = read(recipe, train, validation)
         settled = settle(request, world(), memory=memory)
@@ -63,7 +63,9 @@ def fit(
             accelerator.init_trackers(request.name)
         try:
             go_on(session)
-            return finish(session)
+            summary = finish(session)
         except BaseException as error:
             give_up(session, error)
             raise
+        session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
+        return summary

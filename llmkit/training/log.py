@@ -73,7 +73,7 @@ class Log:
         if session.recipe.training.report_to:
             figures = {f"{event['event']}/{k}": v for k, v in event.items() if k not in ("event", "step")}
             session.accelerator.log(figures, event["step"])
-        session.tell(lambda callback, view: callback.on_log(view, event))
+        session.tell(lambda callback, view: callback.on_log(view, session.told(event)))
 
 
 def deviations(loss: float, before: Sequence[float]) -> float | None:

@@ -22,6 +22,12 @@ def read(request: Request, train: Given | None, validation: Given | None) -> tup
 
     RequestError, with file and line, where it is no recipe.
     """
+    if train is None and validation is None and isinstance(request, Mapping):
+        data = request.get("data")
+        given = data.get("train") if isinstance(data, Mapping) else None
+        if isinstance(given, list) and given and isinstance(given[0], Mapping) and "source" not in given[0]:
+            raise RequestError("data.train: these are rows, not sources; give them beside the recipe: "
+                               "llmkit.fit(recipe, train=rows, validation=…).")
     rows = {name: memory_reader(given, f"memory:{name}")
             for name, given in (("train", train), ("validation", validation)) if given is not None}
     recipe = recipe_from(request, {f"data.{name}": [asdict(reader.source)] for name, reader in rows.items()})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -125,3 +127,7 @@ class Session:
             self.rate, state.train_loss, dict(state.evaluation or {}), time.monotonic() - self.began, self.main)
         for callback in self.callbacks:
             event(callback, view)
+
+    def told(self, figures: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A copy of figures for callbacks, which can't be changed: what a run has is its own."""
+        return MappingProxyType(copy.deepcopy(dict(figures)))

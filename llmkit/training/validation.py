@@ -33,7 +33,7 @@ def validate(session: Session, journal: Log) -> None:
     state.ended = session.objective.verdict(state.evaluations)
     if plan.metric_for_best_model is not None:
         keep_the_best(session, figures)
-    session.tell(lambda callback, view: callback.on_evaluate(view, figures))
+    session.tell(lambda callback, view: callback.on_evaluate(view, session.told(figures)))
 
 
 def keep_the_best(session: Session, figures: dict[str, float]) -> None:

@@ -1,5 +1,7 @@
 """An objective in somebody's own loop."""
 
+import pickle
+
 import pytest
 import torch
 from conftest import random_encoder, stories
@@ -73,10 +75,34 @@ def test_a_decoders_labels_stand_where_they_are_predicted(tokenizer):
     ("maskd_lm", {}, "Did you mean 'masked_lm'"),
     ("masked_lm", {"mlm_probability": 2}, "mlm_probability"),
     ("span_corruption", {}, "the tokenizer lacks"),
+    ("causal_lm", {"add_eos_token": False}, "causal_lm needs a backbone of shape decoder; bert is encoder"),
 ])
 def test_what_cannot_be_drawn_is_refused(tokenizer, objective, options, what):
     with pytest.raises(RequestError, match=what):
         DataCollator(objective, tokenizer, **options)
+
+
+def test_workers_of_every_kind_draw_the_same_and_hear_of_the_epoch(tokenizer, rows):
+    collator = DataCollator("masked_lm", tokenizer)
+    again = pickle.loads(pickle.dumps(collator))
+    assert again(rows[:3])["labels"].tolist() == collator(rows[:3])["labels"].tolist()
+    loader = DataLoader(rows[:4], batch_size=4, collate_fn=collator, num_workers=1, persistent_workers=True)
+    for epoch in (0, 3):
+        collator.epoch = epoch
+        (batch,) = list(loader)
+        assert batch["labels"].tolist() == collator(rows[:4])["labels"].tolist()
+
+
+@pytest.mark.parametrize("ids", [[1.5, 2.0, 3.0], "abc", [[5, 6], [7, 8]], [5, -1, 7], [5, 10**6, 7]])
+def test_ids_that_the_tokenizer_does_not_have_are_refused(tokenizer, ids):
+    with pytest.raises(DataError, match="row 0: input_ids must be a list of whole numbers from 0 to"):
+        DataCollator("masked_lm", tokenizer)([{"input_ids": ids}])
+
+
+@pytest.mark.parametrize("given", [None, "bert-base-uncased"])
+def test_a_tokenizer_is_needed(given):
+    with pytest.raises(RequestError, match="tokenizer: a tokenizer of transformers is needed"):
+        DataCollator("masked_lm", given)
 
 
 def test_a_row_without_ids_is_named(tokenizer):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from conftest import tiny
 import llmkit
 from llmkit import recipe as recipes
 from llmkit.objectives.masked_lm import MaskedLM
-from llmkit.system.errors import RequestError, Stopped
+from llmkit.system.errors import PlaceError, RequestError, Stopped
 from llmkit.training.callbacks import Callback, View
 
 
@@ -122,6 +123,83 @@ def test_a_run_that_is_stopped_says_so_at_its_end(tree: dict[str, Any]) -> None:
         llmkit.fit(tree, callbacks=[stops])
     assert stops.events[-2:] == [("save", 1), ("end", 1)]
     assert stops.summary["status"] == "stopped"
+
+
+def test_what_is_told_can_be_changed_by_nobody(tree: dict[str, Any]) -> None:
+    class Meddles(Told):
+        def on_evaluate(self, view: View, figures: Any) -> None:
+            figures["loss"] = 0.0
+
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        llmkit.fit(tree, callbacks=[Meddles()])
+
+
+def test_an_error_at_the_end_of_a_whole_run_leaves_it_whole(tree: dict[str, Any], tmp_path: Path) -> None:
+    class Breaks(Told):
+        def on_end(self, view: View, summary: Mapping[str, Any]) -> None:
+            super().on_end(view, summary)
+            raise ZeroDivisionError("mine")
+
+    first, breaks = Told(), Breaks()
+    with pytest.raises(ZeroDivisionError):
+        llmkit.fit(tree, callbacks=[first, breaks])
+    assert [event for event, _ in first.events].count("end") == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+
+
+def test_a_generator_of_callbacks_is_heard_too(tree: dict[str, Any]) -> None:
+    told = Told()
+    llmkit.fit(tree, callbacks=(one for one in [told]))
+    assert told.events[-1] == ("end", 4)
+
+
+@pytest.mark.parametrize("given", [None, Told()])
+def test_callbacks_are_a_list(tree: dict[str, Any], given: Any) -> None:
+    with pytest.raises(RequestError, match=r"callbacks: a list of llmkit\.Callback is needed"):
+        llmkit.fit(tree, callbacks=given)
+
+
+@pytest.mark.parametrize("resume", [True, None, 3])
+def test_resume_is_a_word_or_a_path(tree: dict[str, Any], resume: Any) -> None:
+    with pytest.raises(RequestError, match="resume: auto, must, never or a checkpoint's path is needed"):
+        llmkit.fit(tree, resume=resume)
+
+
+def test_a_folder_has_one_run_at_a_time_in_one_program_too(tree: dict[str, Any], tmp_path: Path) -> None:
+    class Nests(Told):
+        def on_step(self, view: View) -> None:
+            if view.step == 2:
+                with pytest.raises(PlaceError, match="in use by another run of this program"):
+                    llmkit.fit(tree)
+                other = {**tree, "output_dir": str(tmp_path / "inner")}
+                self.summary = llmkit.fit(other)
+
+    nests = Nests()
+    plain = llmkit.fit({**tree, "output_dir": str(tmp_path / "plain")})
+    summary = llmkit.fit(tree, callbacks=[nests])
+    assert summary["train_loss"] == plain["train_loss"]
+    assert not list((tmp_path / "run").glob(".held-*"))
+
+
+def test_a_second_thread_waits_or_is_refused(tree: dict[str, Any], tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Starts(Told):
+        def on_step(self, view: View) -> None:
+            def train() -> None:
+                try:
+                    llmkit.fit({**tree, "output_dir": str(tmp_path / "other")})
+                except RequestError as error:
+                    said.append(str(error))
+
+            thread = threading.Thread(target=train)
+            thread.start()
+            thread.join()
+
+    llmkit.fit(tree, callbacks=[Starts()])
+    assert len(said) == 4
+    assert said[0].startswith("fit: another thread of this program trains")
+    assert llmkit.fit({**tree, "output_dir": str(tmp_path / "after")})["status"] == "completed"
 
 
 def test_a_finished_run_calls_nobody(tree: dict[str, Any]) -> None:

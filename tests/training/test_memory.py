@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import yaml
 from accelerate import Accelerator
@@ -13,7 +14,9 @@ from conftest import stories, tiny
 
 import llmkit
 from llmkit.cli import main
-from llmkit.system.errors import CheckpointError, DataError, RequestError
+from llmkit.inference.writing.options import Options
+from llmkit.models import open_model
+from llmkit.system.errors import CheckpointError, DataError, LlmkitError, RequestError
 
 ROWS = [{"text": story, "label": "animal" if story.split()[1] in ("cat", "dog", "small") else "other"}
         for story in stories(48, 1)]
@@ -107,6 +110,51 @@ def test_a_run_of_rows_is_measured_and_asked_on_rows(tree: dict[str, Any], tmp_p
     assert (found["rows"], found["data"]) == (16, "rows")
     predictions = list(llmkit.predict(tmp_path / "run", [{"text": row["text"]} for row in ROWS[:3]]))
     assert [one["label"] in ("animal", "other") for one in predictions] == [True] * 3
+
+
+def test_rows_to_predict_are_what_rows_to_train_on_are(tree: dict[str, Any], tmp_path: Path) -> None:
+    llmkit.fit(tree, train=ROWS)
+    run, texts = tmp_path / "run", [row["text"] for row in ROWS[:2]]
+    asked = (texts, [{"text": text} for text in texts], lambda: texts, iter([{"text": text} for text in texts]),
+             datasets.Dataset.from_list([{"text": text} for text in texts]))
+    found = [list(llmkit.predict(run, rows)) for rows in asked]
+    assert found == [found[0]] * len(asked)
+    for rows in ({"text": texts}, [3], None, [{"text": "a\ud800"}]):
+        with pytest.raises(LlmkitError):
+            list(llmkit.predict(run, rows))  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_and_tuples_are_read_as_pythons(tree: dict[str, Any], tmp_path: Path) -> None:
+    plain = [{"text": row["text"], "label": int(row["label"] == "other")} for row in ROWS]
+    numpys = [{"text": row["text"], "label": np.int64(row["label"])} for row in plain]
+    llmkit.fit({**tree, "output_dir": str(tmp_path / "plain")}, train=plain)
+    llmkit.fit({**tree, "output_dir": str(tmp_path / "numpys")}, train=numpys)
+    assert losses(tmp_path / "plain") == losses(tmp_path / "numpys")
+
+
+def test_rows_in_the_place_of_sources_are_told_where_they_belong(tree: dict[str, Any]) -> None:
+    with pytest.raises(RequestError, match="these are rows, not sources; give them beside the recipe"):
+        llmkit.fit({**tree, "data": {"train": ROWS}})
+
+
+def test_an_opened_model_is_left_as_it_was_and_writes_too(tree: dict[str, Any], text: Path, tmp_path: Path) -> None:
+    llmkit.fit(tree, train=ROWS)
+    opened = open_model(tmp_path / "run")
+    opened.model.train()  # type: ignore[no-untyped-call]
+    llmkit.evaluate(opened, ROWS[:4])
+    list(llmkit.predict(opened, ROWS[:4], task="classification"))
+    assert opened.model.training
+    llmkit.fit(tiny("gpt2", text, tmp_path / "writer", max_steps=2))
+    options = Options(max_new_tokens=4, temperature=0.0)
+    by_name = llmkit.generate("the cat", str(tmp_path / "writer"), options, dtype="float32")
+    opened = open_model(tmp_path / "writer")
+    assert llmkit.generate("the cat", opened, options).completions[0].text == by_name.completions[0].text
+    with pytest.raises(RequestError, match="dtype: the model is open already"):
+        llmkit.generate("the cat", opened, options, dtype="bfloat16")
+    for ask in (lambda: llmkit.generate("the cat", opened.model), lambda: llmkit.evaluate(opened.model, ROWS[:2]),
+                lambda: list(llmkit.predict(None, ROWS[:2]))):
+        with pytest.raises(RequestError, match="an opened model is needed"):
+            ask()
 
 
 def test_a_programs_own_accelerator_stays_as_it_is(tree: dict[str, Any], tmp_path: Path) -> None:

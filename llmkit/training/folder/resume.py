@@ -14,7 +14,7 @@ from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe
-from llmkit.system.errors import CheckpointError, PlaceError
+from llmkit.system.errors import CheckpointError, PlaceError, RequestError
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder, verify
 from llmkit.training.folder.saving import TUNING
 from llmkit.training.spread.ddp import tensors
@@ -35,6 +35,14 @@ def as_before(settled: Settled, run: RunFolder) -> Settled:
     return replace(
         settled, recipe=replace(settled.recipe, training=replace(plan, micro_batch_size=size)),
         chosen={**settled.chosen, "micro_batch_size": "as many as before"})
+
+
+def checked_resume(resume: Any) -> str:
+    """How to resume; RequestError where it is neither a word for it nor a checkpoint's path."""
+    if not isinstance(resume, str | Path):
+        raise RequestError(f"resume: auto, must, never or a checkpoint's path is needed, not {resume!r}; auto goes on "
+                           "where a run stopped.")
+    return str(resume)
 
 
 def pick_up(

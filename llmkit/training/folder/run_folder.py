@@ -24,10 +24,12 @@ from llmkit.models.layout import CHECKPOINT, MANIFEST
 from llmkit.recipe import Recipe
 from llmkit.system.cache import sync
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
-from llmkit.system.locks import alive, lock
+from llmkit.system.locks import alive, lock, this_process
 
 log = logging.getLogger("llmkit")
 
+HELD = ".held-"
+"""What a file's name begins with that says which process has the folder."""
 SIGN_OF_LIFE = 20.0
 """Seconds between two times that a run touches its lock."""
 SILENCE = 300.0
@@ -78,29 +80,56 @@ class RunFolder:
         """
         with telling(self.folder):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / ".lock").open("a+")
-        with file:
-            file.seek(0)
-            said = file.read().strip()
-            try:
-                lock(file)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise PlaceError(f"{self.folder}: in use by another run ({said or 'unknown'}); "
-                                     "choose another --output-dir, or wait.") from error
-                self._check(said, locks=False)
-            else:
-                self._check(said, locks=True)
+        with self._within_process():
             with telling(self.folder):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
-                self._tidy()
-            try:
-                with self._signs_of_life():
-                    yield
-            finally:
-                file.truncate(0)
+                file = (self.folder / ".lock").open("a+")
+            with file, self._among_processes(file):
+                yield
+
+    @contextmanager
+    def _within_process(self) -> Iterator[None]:
+        """Hold the folder among the runs of this process: the kernel's lock is one for all of them.
+
+        Told by a file of its own, for to open and close the lock's file would let go of the kernel's lock.
+        """
+        held = self.folder / f"{HELD}{this_process()}"
+        try:
+            with telling(self.folder), held.open("x"):
+                pass
+        except PlaceError as error:
+            if held.exists() and isinstance(error.__cause__, FileExistsError):
+                raise PlaceError(f"{self.folder}: in use by another run of this program (process {os.getpid()}); "
+                                 "choose another --output-dir, or wait.") from error
+            raise
+        try:
+            yield
+        finally:
+            held.unlink(missing_ok=True)
+
+    @contextmanager
+    def _among_processes(self, file: IO[str]) -> Iterator[None]:
+        """Hold the folder by the kernel's lock, and by what stands in its file."""
+        file.seek(0)
+        said = file.read().strip()
+        try:
+            lock(file)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise PlaceError(f"{self.folder}: in use by another run ({said or 'unknown'}); "
+                                 "choose another --output-dir, or wait.") from error
+            self._check(said, locks=False)
+        else:
+            self._check(said, locks=True)
+        with telling(self.folder):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            self._tidy()
+        try:
+            with self._signs_of_life():
+                yield
+        finally:
+            file.truncate(0)
 
     def _check(self, said: str, locks: bool) -> None:
         """PlaceError where the run that a lock names may still be alive."""
@@ -145,7 +174,8 @@ class RunFolder:
             if not final.exists():
                 left.rename(final)
         for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
-                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*")]:
+                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*"),
+                     *(held for held in self.folder.glob(f"{HELD}*") if held.name != f"{HELD}{this_process()}")]:
             if left.is_dir():
                 shutil.rmtree(left)
             else:

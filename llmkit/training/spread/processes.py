@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,25 @@ def accelerate(
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
     return accelerator
+
+
+RUNNING = threading.RLock()
+"""Held by the thread that trains; a callback of its run may train something else meanwhile."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While the block runs, no other thread of this process trains; RequestError where one does.
+
+    Dropout draws from torch's one generator, and accelerate keeps one state: two runs would disturb each other.
+    """
+    if not RUNNING.acquire(blocking=False):
+        raise RequestError("fit: another thread of this program trains, and two runs in one process would disturb each "
+                           "other's numbers; wait for it, or start a process for each.")
+    try:
+        yield
+    finally:
+        RUNNING.release()
 
 
 @contextmanager
