@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from llmkit.data import builtin, hub
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
 from llmkit.data.files import Place as Place
-from llmkit.data.files import digest, files_of
+from llmkit.data.files import digest, files_of, is_packed
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.text import usual_document
@@ -164,7 +164,7 @@ def open_source(
     """Find what a source names; nothing is read but the first rows of a table. `spares`: bad rows are left out.
 
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
-    says the format, text for any that is unknown; .gz may follow.
+    says the format, text for any that is unknown; .gz, .xz, .bz2, .zst or .lz4 may follow.
     Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields, and
     for `memory:`, rows that only the program that has them can give (`llmkit.data.memory.memory_reader`).
     """
@@ -194,8 +194,8 @@ def open_source(
 def _readable(label: str) -> tuple[Path, ...]:
     files = files_of(label)
     for path in files:
-        if path.suffix == ".gz" and formats()[format_of(path)].compressed:
-            raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the .gz first.")
+        if is_packed(path) and formats()[format_of(path)].compressed:
+            raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the {path.suffix} first.")
     return files
 
 

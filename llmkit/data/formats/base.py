@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from llmkit.data.files import Place, decoded
+from llmkit.data.decoding.text import decoded
+from llmkit.data.files import Place
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
@@ -43,7 +44,7 @@ class Format:
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """The extensions of its files, in lower case; .gz may follow. None: it is chosen in another way."""
+    """The extensions of its files, in lower case; .gz or the like may follow. None: it is chosen in another way."""
     rank: ClassVar[int] = 9
     """Where it stands when extensions are listed: the usual ones first, of one rank by name."""
     numbered: ClassVar[bool] = False
@@ -51,7 +52,7 @@ class Format:
     ragged: ClassVar[bool] = False
     """Whether each row says its own fields, so that one that is missing is the fault of that row."""
     compressed: ClassVar[bool] = False
-    """Whether it is compressed inside, so that a .gz around it is refused."""
+    """Whether it is compressed inside, so that a .gz or the like around it is refused."""
 
     def rows(self, path: Path, reader: FileReader) -> Rows:
         """One dict a row, {"text": …} where a row is a document of text, in the order of the file.

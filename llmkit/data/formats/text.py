@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmkit.data.files import CHUNK, Place, decoded
+from llmkit.data.decoding.text import decoded
+from llmkit.data.files import CHUNK, Place
 from llmkit.data.formats.base import FileReader, Format, Row, Rows, lines
 
 SEPARATOR = "<|endoftext|>"
