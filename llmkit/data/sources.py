@@ -77,7 +77,7 @@ class Reader:
         return (cache.once("documents", hashlib.sha256(about.encode()).hexdigest(), write) / "kind").read_text()
 
     def _usual_document(self, texts: Sequence[Path]) -> str:
-        return usual_document(texts, self.source.encoding, self.label)
+        return usual_document(texts, self.source.encoding, self.label, self.spares)
 
     @property
     def name(self) -> str:

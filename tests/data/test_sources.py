@@ -451,7 +451,7 @@ def test_what_auto_is_in_large_files_is_remembered_by_content(monkeypatch: pytes
     monkeypatch.setenv("LLMKIT_CACHE", "cache")
     monkeypatch.setattr(sources, "LARGE", 4)
     assert opened("a.txt", "a\n\nb\n").document == "paragraph"
-    monkeypatch.setattr(sources, "usual_document", lambda texts, encoding, label: "read again")
+    monkeypatch.setattr(sources, "usual_document", lambda texts, encoding, label, spares: "read again")
     assert opened("b.txt", "a\n\nb\n").document == "paragraph"
     assert opened("b.txt", "a\n\nc\n").document == "read again"
 

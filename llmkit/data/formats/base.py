@@ -13,7 +13,7 @@ from llmkit.system.errors import DataError
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Iterator[tuple[Row, Place]]
 """Each row, and where it stands."""
-_ESCAPED = re.compile("[\udc80-\udcff]")
+ESCAPED = re.compile("[\udc80-\udcff]")
 """Bytes that a decoder couldn't read."""
 
 
@@ -68,6 +68,13 @@ class Format:
 
 def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
+    for number, line in lines_or_none(path, reader):
+        if line is not None:
+            yield number, line
+
+
+def lines_or_none(path: Path, reader: FileReader) -> Iterator[tuple[int, str | None]]:
+    """As `lines`, with None in the place of each that is bad and left out."""
     encoding = reader.source.encoding
     with decoded(path, encoding, reader.label, reader.spares) as file:
         for number, line in enumerate(file, 1):
@@ -75,11 +82,17 @@ def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
                 line = line.removeprefix("\ufeff")
             if "\0" in line:
                 reader.spare(DataError(f"{path}:{number}: a NUL byte; this is no {encoding} text."))
+                yield number, None
                 continue
-            if reader.spares and not line.isascii() and (strange := _ESCAPED.search(line)):
-                byte = ord(strange[0]) - 0xDC00
-                reader.spare(DataError(f"{path}:{number}: not {encoding}: byte 0x{byte:02x}."))
+            if reader.spares and not line.isascii() and (strange := ESCAPED.search(line)):
+                reader.spare(undecoded(strange, Place(str(path), number), reader))
+                yield number, None
                 continue
             if line.endswith("\n"):
                 line = line[:-2] if line.endswith("\r\n") else line[:-1]
             yield number, line
+
+
+def undecoded(strange: re.Match[str], place: Place, reader: FileReader) -> DataError:
+    """What is wrong with a row that has a byte which isn't of the encoding."""
+    return DataError(f"{place}: not {reader.source.encoding}: byte 0x{ord(strange[0]) - 0xDC00:02x}.")

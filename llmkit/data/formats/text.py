@@ -42,24 +42,27 @@ def _joined(block: list[str], path: Path, start: int) -> tuple[Row, Place]:
     return {"text": "\n".join(block)}, Place(str(path), start)
 
 
-def usual_document(files: Sequence[Path], encoding: str, label: str) -> str:
-    """What `document: auto` is in these files: endoftext, or paragraph where a blank line parts text, else line."""
+def usual_document(files: Sequence[Path], encoding: str, label: str, spares: bool = False) -> str:
+    """What `document: auto` is in these files: endoftext, or paragraph where a blank line parts text, else line.
+
+    spares   whether lines that aren't of the encoding are left out, where they are an error otherwise
+    """
     gaps = False
     for path in files:
-        for text in _stretches(path, encoding, label):
+        for text in _stretches(path, encoding, label, spares):
             if SEPARATOR in text and _SEPARATOR.search(text):
                 return "endoftext"
             gaps = gaps or _GAP.search(text.strip()) is not None
     return "paragraph" if gaps else "line"
 
 
-def _stretches(path: Path, encoding: str, label: str) -> Iterator[str]:
+def _stretches(path: Path, encoding: str, label: str, spares: bool) -> Iterator[str]:
     """A file's text, about a million characters at a time, each from within the last one's last line that has some.
 
     So a separator, or a gap between two lines, is whole in one of them; a line end is added at both of its ends.
     """
     rest = "\n"
-    with decoded(path, encoding, label) as file:
+    with decoded(path, encoding, label, spares) as file:
         while piece := file.read(CHUNK):
             text = rest + (piece.removeprefix("\ufeff") if rest == "\n" else piece)
             yield text
