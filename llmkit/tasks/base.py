@@ -138,6 +138,8 @@ class Task(Objective):
                 fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
                 checked = self.check(fields, columns, place)
             except DataError as error:
+                if reader.spares and not columns:
+                    error = reader.of_one_row(error, place)
                 reader.spare(error)
             else:
                 yield checked, place
@@ -176,7 +178,7 @@ class Task(Objective):
             found = self.featured(rows, setup, cut) if rows else []
         except DataError as first:
             if not reader.spares and not isinstance(first, TooLongError):
-                raise
+                reader.spare(first)
             kept, long = [], 0
             for one in rows:
                 try:
