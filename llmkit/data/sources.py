@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from llmkit.data import builtin, hub
+from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
 from llmkit.data.files import Place as Place
 from llmkit.data.files import digest, files_of, is_packed
@@ -78,6 +79,28 @@ class Reader:
         about = json.dumps([self.source.encoding, [digest(path) for path in texts]])
         return (cache.once("documents", hashlib.sha256(about.encode()).hexdigest(), write) / "kind").read_text()
 
+    @cached_property
+    def odd(self) -> dict[Path, dict[str, int]]:
+        """What is unusual in text files, and how often; it is noted."""
+        separates = self.document == "endoftext"
+        counts = {path: self._oddities(path, separates and format_of(path) == "text") for path in self.files
+                  if not formats()[format_of(path)].compressed}
+        counts = {path: count for path, count in counts.items() if count}
+        self.notes += [note for note in told(counts) if note not in self.notes]
+        return counts
+
+    def _oddities(self, path: Path, separates: bool) -> dict[str, int]:
+        encoding = self.source.encoding
+        if path.stat().st_size < LARGE:
+            return oddities(path, encoding, self.label, separates)
+
+        def write(folder: Path) -> None:
+            (folder / "found.json").write_text(json.dumps(oddities(path, encoding, self.label, separates)))
+
+        key = hashlib.sha256(json.dumps([encoding, separates, digest(path)]).encode()).hexdigest()
+        found: dict[str, int] = json.loads((cache.once("oddities", key, write) / "found.json").read_text())
+        return found
+
     def _usual_document(self, texts: Sequence[Path]) -> str:
         return usual_document(texts, self.source.encoding, self.label, self.spares)
 
@@ -97,6 +120,8 @@ class Reader:
             about[self.origin.kind] = self.origin.fingerprint()
         if self.spares:
             about["on_bad_row"] = "skip"
+        if self.odd:
+            about["odd"] = [sorted(count.items()) for count in self.odd.values()]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def spare(self, error: DataError, cause: Exception | None = None) -> None:
@@ -162,6 +187,7 @@ class Reader:
         return DataError(f"{self.name}: is empty.")
 
     def _all(self) -> Rows:
+        _ = self.odd  # said before the first row
         if self.origin is not None:
             yield from self.origin.rows()
         elif self.source.target is not None:

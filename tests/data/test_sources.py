@@ -429,7 +429,7 @@ def line_by_line(path: Path) -> str:
     """What auto means, as the documentation says it."""
     lines = path.read_text().split("\n")
     filled = [i for i, line in enumerate(lines) if line.strip()]
-    if any(line.removesuffix("\r") == plain_text.SEPARATOR for line in lines):
+    if any(line.strip(" \t\r") == plain_text.SEPARATOR for line in lines):
         return "endoftext"
     gap = any(not line.strip() for line in lines[filled[0] : filled[-1]]) if filled else False
     return "paragraph" if gap else "line"
@@ -437,7 +437,7 @@ def line_by_line(path: Path) -> str:
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["a", " ", "\n", "\n\n", "\r\n", "\u3000", "\x1c", "<|endoftext|>",
-                                 "\n<|endoftext|>\n", "<|endof", "text|>"]), max_size=20).map("".join),
+                                 "\n<|endoftext|>\n", "<|endof", "text|>", "\t", "   "]), max_size=20).map("".join),
        st.integers(1, 40))
 def test_auto_is_what_the_lines_say_wherever_the_file_is_cut(
     monkeypatch: pytest.MonkeyPatch, content: str, size: int,

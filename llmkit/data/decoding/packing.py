@@ -56,7 +56,7 @@ def unpacked(path: Path) -> io.BufferedReader:
     """The bytes of a file, or of what is packed in it, as its extension says."""
     kind = PACKED.get(path.suffix.lower())
     if kind is None:
-        return path.open("rb")
+        return io.BufferedReader(path.open("rb", 0), CHUNK)
     if kind == "gzip":
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), CHUNK)
     if kind == "xz":

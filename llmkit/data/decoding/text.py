@@ -16,7 +16,9 @@ from llmkit.system.errors import DataError
 
 @contextmanager
 def decoded(path: Path, encoding: str, label: str, surrogates: bool = False) -> Iterator[io.TextIOWrapper]:
-    r"""A file's text; only \n ends a line. DataError, with file and line, for what goes wrong while it is read.
+    r"""A file's text; only \n ends a line, or \r in a file that has no \n; each end becomes \n.
+
+    DataError, with file and line, for what goes wrong while it is read.
 
     label        what the recipe calls the source, for the hint that names another encoding
     surrogates   bytes that aren't of the encoding become lone surrogates, for the reader to look at
@@ -27,7 +29,11 @@ def decoded(path: Path, encoding: str, label: str, surrogates: bool = False) -> 
             refuse_what_is_no_text(head, path)
             if codecs.lookup(encoding).name.startswith("utf-8"):
                 _refuse_wide(head, path, label)
-            with io.TextIOWrapper(raw, encoding, "surrogateescape" if surrogates else "strict", newline="\n") as file:
+            newline: str | None
+            errors, newline = "surrogateescape" if surrogates else "strict", "\n"
+            if b"\r" in (start := raw.peek(CHUNK)) and ends_in_returns(path, encoding, start):
+                newline = None  # \r becomes \n
+            with io.TextIOWrapper(raw, encoding, errors, newline=newline) as file:
                 yield file
     except UnicodeError as error:
         raise _undecodable(path, encoding, label, error) from error
@@ -35,6 +41,23 @@ def decoded(path: Path, encoding: str, label: str, surrogates: bool = False) -> 
         raise damage(path, error) or unreadable(path, error) from error
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise damage(path, error) or DataError(f"{path}: {error}.") from error
+
+
+def ends_in_returns(path: Path, encoding: str, start: bytes) -> bool:
+    r"""Whether a file has \r and no \n at all, as old Macs ended lines; elsewhere \r is a character like others.
+
+    start   its first bytes
+    """
+    end = "\n".encode(encoding)
+    if len(end) > 1:  # utf-16 and utf-32: the bytes of one character may be those of another
+        text = start.decode(encoding, "ignore")
+        return "\r" in text and "\n" not in text and len(start) < CHUNK
+    if b"\n" in start:
+        return False
+    if len(start) < CHUNK:
+        return True
+    with unpacked(path) as raw:
+        return not any(b"\n" in piece for piece in iter(lambda: raw.read(CHUNK), b""))
 
 
 def _undecodable(path: Path, encoding: str, label: str, error: UnicodeError) -> DataError:

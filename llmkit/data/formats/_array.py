@@ -15,7 +15,7 @@ from llmkit.system.errors import DataError
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def rows(path: Path, reader: FileReader) -> Rows:
+def array(path: Path, reader: FileReader) -> Rows:
     """The objects of a top-level array, decoded one by one from a window over the file."""
     decoder = json.JSONDecoder(object_pairs_hook=no_key_twice)
     text, at, line, awaited = "", 0, 1, "["

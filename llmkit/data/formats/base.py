@@ -67,7 +67,7 @@ class Format:
 
 
 def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
+    """Numbered lines without their ends; a byte order mark before one is dropped, NUL refused."""
     for number, line in lines_or_none(path, reader):
         if line is not None:
             yield number, line
@@ -78,8 +78,7 @@ def lines_or_none(path: Path, reader: FileReader) -> Iterator[tuple[int, str | N
     encoding = reader.source.encoding
     with decoded(path, encoding, reader.label, reader.spares) as file:
         for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix("\ufeff")
+            line = line.removeprefix("\ufeff")  # each file of `cat a b` may have brought its own
             if "\0" in line:
                 reader.spare(DataError(f"{path}:{number}: a NUL byte; this is no {encoding} text."))
                 yield number, None

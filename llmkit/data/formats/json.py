@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from llmkit.data.decoding.text import decoded
 from llmkit.data.files import CHUNK
-from llmkit.data.formats import _array, _squad
+from llmkit.data.formats import _squad
+from llmkit.data.formats._array import array
 from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.data.formats.jsonl import JsonLines
 
@@ -29,5 +30,5 @@ class JsonFile(Format):
                 text = file.read().removeprefix("\ufeff")
             return _squad.rows(text, str(path))
         if head.startswith("["):
-            return _array.rows(path, reader)
+            return array(path, reader)
         return JsonLines().rows(path, reader, "; .json is an array of objects, or one object a line")
