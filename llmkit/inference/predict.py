@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines
+from llmkit.data.encoder import Unknown
 from llmkit.data.memory import hold
 from llmkit.data.sources import Place, Reader
 from llmkit.inference.evaluate import WAY_OUT, Model, Ready, leaves_out, make_ready, name_of
@@ -89,9 +90,10 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     with apart():
         accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)
-    stream, cut = with_gaps(task, reader), list[int]()
+    stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     while chunk := list(islice(stream, CHUNK)):
         part = _encoded(task, [one for one in chunk if one is not None], reader, ready.setup, cut)
+        part.tell(unknown)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
@@ -101,6 +103,7 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         yield from (next(said) if one is not None and id(one[0]) in kept else None for one in chunk)
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
+    unknown.warn(reader.name)
     if reader.bad:
         log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
 

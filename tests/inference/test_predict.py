@@ -13,6 +13,7 @@ from llmkit.cli import main
 from llmkit.data.sources import open_source
 from llmkit.inference import evaluate as evaluation
 from llmkit.inference import predict as prediction
+from llmkit.inference.embedding import Embedder
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.classification import Classification
@@ -200,9 +201,41 @@ def test_bad_rows_are_left_out_of_an_evaluation_and_counted(
     whole = evaluation.evaluate(runs["labels"], labelled)
     assert "bad_rows" not in whole
     path = tmp_path / labelled.name
-    path.write_text(labelled.read_text() + '{"text": "", "label": "x"}\n{"text": "the cat", "label": "unheard of"}\n')
+    path.write_text(labelled.read_text() + ",animal\nthe cat,unheard of\n")
     assert main(["evaluate", str(runs["labels"]), "--data", str(path), "--on-bad-row", "skip", "--json"]) == 0
     told = capsys.readouterr()
     found = json.loads(told.out)
     assert found["metrics"] == pytest.approx(whole["metrics"]) and found["bad_rows"] == 2
     assert "2 bad rows are left out; the first: " in told.err
+
+
+def test_what_the_tokenizer_does_not_know_is_said(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "zh.jsonl"
+    path.write_text('{"text": "清晨的港口很安静", "label": "x"}\n' * 3)
+    assert main(["predict", str(runs["labels"]), str(path)]) == 0
+    said = capsys.readouterr().err
+    assert f"{path}: 24 of 30 tokens (80.0%) are [UNK]: the tokenizer doesn't know what stands there, " in said
+    assert "such as '清', '晨', '的', '港', '口'. All that is one" in said
+    assert main(["generate", "清晨的港口很安静", "--model", str(runs["t5"]), "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err.count("are <unk>: the tokenizer doesn't know what stands there, such as '清晨") == 1
+    assert main(["generate", "the [MASK] 清晨 sat", "--model", str(runs["text"])]) == 0
+    assert "are [UNK]: the tokenizer doesn't know what stands there, such as '清', '晨'. " in capsys.readouterr().err
+    assert main(["generate", "the cat", "--model", str(runs["t5"]), "--max-new-tokens", "2"]) == 0
+    assert "doesn't know" not in capsys.readouterr().err
+
+
+def test_what_the_tokenizer_does_not_know_of_rows_to_learn_from_and_to_find_is_said(
+    runs: dict[str, Path], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / labelled.name
+    path.write_text(labelled.read_text() + "清晨的港口很安静,animal\n" * 9)
+    assert main(["finetune", "--task", "classification", "--model", str(runs["text"]), "--data", str(path),
+                 "--output-dir", str(tmp_path / "run"), "--set", "training.max_steps=1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("are [UNK]: the tokenizer doesn't know what stands there, such as '清', ") == 1
+    embedder = Embedder.open(runs["text"])
+    for _ in range(2):
+        embedder.embed(["清晨的港口很安静", "the cat"])
+    assert capsys.readouterr().err.count("are [UNK]: ") == 1
