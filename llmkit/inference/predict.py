@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines
+from llmkit.data.encoder import Unknown
 from llmkit.data.memory import Given, hold, memory_reader
-from llmkit.data.sources import Reader
-from llmkit.inference.evaluate import ROWS, Model, Ready, left_as_it_is, make_ready, name_of
+from llmkit.data.sources import Place, Reader
+from llmkit.inference.evaluate import ROWS, WAY_OUT, Model, Ready, leaves_out, left_as_it_is, make_ready, name_of
+from llmkit.objectives.base import Setup
 from llmkit.recipe.seams import Answering
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import DataError, RequestError
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
@@ -24,18 +26,20 @@ CHUNK = 2048
 
 def predict(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
-    max_length: int | None = None, batch_size: int = 16,
-) -> Iterator[Prediction]:
+    max_length: int | None = None, batch_size: int = 16, on_bad_row: str = "error",
+) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
     `model` is a run, a folder, a hub id or a catalogue name, or a model that is open (`llmkit.models.Opened`).
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
     Or it is rows themselves, by the names of the task's fields: a list of dicts or texts, a `datasets.Dataset`, a
     function that yields them, or an iterator, gone through once.
+    `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
     Raises RequestError where the model learned no task.
     """
-    for _, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size):
-        yield prediction
+    leaves_out(on_bad_row)
+    for pair in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row):
+        yield None if pair is None else pair[1]
 
 
 def beside(
@@ -47,29 +51,42 @@ def beside(
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
+    for pair in _each(model, data, task, max_length, batch_size, document, usual_length, dtype):
+        if pair is not None:
+            yield pair
+
+
+def _each(
+    model: Model, data: str | Path | Given, task: str | Answering | None, max_length: int | None, size: int,
+    document: str = "auto", usual_length: int = 512, dtype: str = "float32", on_bad_row: str | None = None,
+) -> Iterator[tuple[Row, Prediction] | None]:
+    """Each row and its prediction; None for a bad row that is left out."""
     with left_as_it_is(model):
         ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
         objective = ready.learner.objective
         if not isinstance(objective, Task):
             raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
-        with opened(data, partial(ready.source, document=document)) as reader:
-            yield from _predicted(ready, objective, reader, batch_size)
+        with opened(data, partial(ready.source, document=document, on_bad_row=on_bad_row), on_bad_row) as reader:
+            yield from _predicted(ready, objective, reader, size)
 
 
 @contextmanager
-def opened(data: str | Path | Given, source: Callable[[str], Reader]) -> Iterator[Reader]:
+def opened(
+    data: str | Path | Given, source: Callable[[str], Reader], on_bad_row: str | None = None,
+) -> Iterator[Reader]:
     """What `data` names, while the block runs: rows in memory, stdin, or a file that `source` opens."""
+    spares, way_out = (False, "") if on_bad_row is None else (leaves_out(on_bad_row), WAY_OUT)
     if isinstance(data, Iterator):
-        yield hold(data)
+        yield hold(data, spares=spares, way_out=way_out)
         return
     if not isinstance(data, str | Path):
-        yield memory_reader(data, ROWS)
+        yield memory_reader(data, ROWS, spares=spares, way_out=way_out)
         return
     with jsonlines.kept(str(data)) as path:
         yield source(path)
 
 
-def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
+def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction] | None]:
     import torch
 
     from llmkit.training.evaluate import visited
@@ -78,13 +95,48 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     with apart():
         accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)
-    stream, cut = task.stream(reader, answered=False), list[int]()
+    stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     while chunk := list(islice(stream, CHUNK)):
-        part = Encoded(task.featured(chunk, ready.setup, cut), [row for row, _ in chunk])
+        part = _encoded(task, [one for one in chunk if one is not None], reader, ready.setup, cut)
+        part.tell(unknown)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
-            for rows, batch in visited(accelerator, learner, [part], ready.setup, size):
+            for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
                 outcomes |= zip(rows, learner(batch, "predict"), strict=True)
-        yield from zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+        said = zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+        kept = {id(row) for row in part.rows}
+        yield from (next(said) if one is not None and id(one[0]) in kept else None for one in chunk)
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
+    unknown.warn(reader.name)
+    if reader.bad:
+        log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
+
+
+def _encoded(
+    task: Task, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int],
+) -> Encoded:
+    """Rows as features; where bad ones aren't left out, none is, too long or not: each row has its prediction."""
+    if reader.spares:
+        return task.encoded(rows, reader, setup, cut)
+    try:
+        return Encoded(task.featured(rows, setup, cut) if rows else [], [row for row, _ in rows])
+    except DataError as error:
+        reader.spare(error)
+        raise
+
+
+def with_gaps(task: Task, reader: Reader) -> Iterator[tuple[Row, Place] | None]:
+    """Checked rows to predict, and None for each bad one where it stands among them.
+
+    Raises DataError where all are bad.
+    """
+    reader.bad.clear()  # what was seen when the file was opened comes again
+    known, good = 0, False
+    for one in task.stream(reader, answered=False):
+        yield from repeat(None, len(reader.bad) - known)
+        yield one
+        known, good = len(reader.bad), True
+    if not good and reader.bad:
+        raise reader.nothing_left()
+    yield from repeat(None, len(reader.bad) - known)
