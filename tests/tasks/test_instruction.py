@@ -1,6 +1,5 @@
 """Instruction tuning: the prompt is given, and only the answer and its end are learned."""
 
-
 import json
 
 import numpy as np
