@@ -19,6 +19,7 @@ from llmkit.system import machine
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
+from llmkit.system.streams import show_what_can_be
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
@@ -32,10 +33,13 @@ FOR_SHELLS = ("--install-completion", "--show-completion")
 """typer's own options: they say on stdout why they can't, and end with 1."""
 MOST = 1500
 """Characters of a message; of a longer one, which shows what a file holds, the middle is left out."""
+WIDEST = 120
+"""Columns of a help page, on a terminal that has them."""
 
 app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
-    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
 for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, doctor, catalogue):
     group.register(app)
 
@@ -58,9 +62,18 @@ def everywhere(
         raise RequestError("a command is needed, as `llmkit pretrain RECIPE`.")
 
 
+def whole(command: Any) -> Any:
+    """A command whose list of commands has each one's first paragraph, not the first 45 letters of it."""
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = below.short_help or " ".join((below.help or "").partition("\n\n")[0].split())
+        whole(below)
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
     prepare_torch()
+    show_what_can_be()
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     debug = "--debug" in given[:end]
@@ -76,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"llmkit: {why}", file=sys.stderr, flush=True)
     try:
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
-            status = get_command(app)(words, prog_name="llmkit", standalone_mode=False, obj=both)
+            status = whole(get_command(app))(words, prog_name="llmkit", standalone_mode=False, obj=both)
         if status == 1 and words[0] in FOR_SHELLS:
             return _fail(f"{words[0]}: which shell this is can't be seen; bash, zsh, fish and PowerShell are known.", 2,
                          debug)

@@ -1,4 +1,4 @@
-"""`llmkit models`, `llmkit recipes` and `llmkit schema`: what there is to name."""
+"""What there is to name: `llmkit models`, `recipes`, `methods`, `tasks`, `objectives`, `families`, and `schema`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,27 @@ from llmkit.cli import completion
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-models_app = typer.Typer(rich_markup_mode=None, help="Models that llmkit knows by a short name.")
-recipes_app = typer.Typer(rich_markup_mode=None, help="Recipes that llmkit brings.")
+models_app = typer.Typer(
+    rich_markup_mode=None, invoke_without_command=True,
+    help="Models that llmkit knows by a short name; lists them where nothing else is asked for.")
+recipes_app = typer.Typer(
+    rich_markup_mode=None, invoke_without_command=True,
+    help="Recipes that llmkit brings; lists them where nothing else is asked for.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(models_app, name="models")
     app.add_typer(recipes_app, name="recipes")
-    app.command()(schema)
+    for command in (methods, tasks, objectives, families, schema):
+        app.command()(command)
+
+
+@models_app.callback()
+def models_alone(context: typer.Context, json_: Json = False) -> None:
+    """The list, where no command follows."""
+    if context.invoked_subcommand is None:
+        models_list(json_)
 
 
 @models_app.command("list")
@@ -53,17 +65,20 @@ def models_pull(
     print(models.pull(name))
 
 
+@recipes_app.callback()
+def recipes_alone(context: typer.Context, json_: Json = False) -> None:
+    """The list, where no command follows."""
+    if context.invoked_subcommand is None:
+        recipes_list(json_)
+
+
 @recipes_app.command("list")
 def recipes_list(json_: Json = False) -> None:
     """Packaged recipes, each with its first line."""
     from llmkit import recipe
 
-    rows = {name: path.read_text().partition("\n")[0].lstrip("# ") for name, path in recipe.packaged().items()}
-    if json_:
-        print(json.dumps(rows))
-        return
-    for name, about in rows.items():
-        print(f"{name:<24}{about}")
+    _show({name: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+           for name, path in recipe.packaged().items()}, json_)
 
 
 @recipes_app.command("show")
@@ -71,7 +86,7 @@ def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", autocomplet
     """Print a recipe."""
     from llmkit import recipe
 
-    print(recipe.find(name).read_text(), end="")
+    print(recipe.find(name).read_text(encoding="utf-8"), end="")
 
 
 @recipes_app.command("copy")
@@ -93,6 +108,43 @@ def recipes_copy(
     except OSError as error:
         raise PlaceError(f"{target}: {error.strerror}.") from error
     print(target, file=sys.stdout)
+
+
+def methods(json_: Json = False) -> None:
+    """List the tuning methods: what `--method` and a recipe's `tuning` take."""
+    _plugins("tuning", json_)
+
+
+def tasks(json_: Json = False) -> None:
+    """List the tasks: what `finetune --task` and a recipe's `task` take."""
+    _plugins("tasks", json_)
+
+
+def objectives(json_: Json = False) -> None:
+    """List the objectives of pretraining: what a recipe's `objective` takes."""
+    _plugins("objectives", json_)
+
+
+def families(json_: Json = False) -> None:
+    """List the families of models: what a recipe's `backbone.family` takes."""
+    _plugins("backbones", json_)
+
+
+def _plugins(kind: str, json_: bool) -> None:
+    """Each plug-in of a kind with its module's first line."""
+    from llmkit.recipe import registry
+
+    _show({name: registry.about(kind, name) for name in registry.names(kind)}, json_)
+
+
+def _show(rows: dict[str, str], json_: bool) -> None:
+    """Names, each with its line."""
+    if json_:
+        print(json.dumps(rows))
+        return
+    wide = max(24, *(len(name) + 1 for name in rows))
+    for name, about in rows.items():
+        print(f"{name:<{wide}}{about}")
 
 
 def schema() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system.streams import as_json, stdin_lines
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -235,7 +235,7 @@ def through_pipe(talk: Chat, json_: bool) -> None:
         return made
 
     text = ""
-    for line in sys.stdin:
+    for line in stdin_lines():
         text += line.removesuffix("\n")
         if text.endswith("\\"):
             text = text[:-1] + "\n"
@@ -247,7 +247,7 @@ def through_pipe(talk: Chat, json_: bool) -> None:
             break
         text = ""
     if json_:
-        print(json.dumps({"model": talk.writer.name, "messages": talk.messages}, ensure_ascii=False))
+        print(as_json({"model": talk.writer.name, "messages": talk.messages}))
 
 
 # ---- what both can say and do ----

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmkit.cli import completion
+from llmkit.cli import completion, train
+from llmkit.cli.train import Held, Model, Processes, Rows, Set, Task
 
 if TYPE_CHECKING:
     from llmkit.inference.comparing.methods import Comparison
@@ -21,21 +22,24 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(
-        metavar="RECIPE", autocompletion=completion.recipes,
-        help="A path, or a name from `llmkit recipes list`.")],
     methods: Annotated[str, typer.Option(
         "--methods", metavar="A,B,…", autocompletion=completion.several_methods,
         help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")],
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", help="Runs of each method: seeds 1 to N.", min=1)] = 1,
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given.")] = None,
+    task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
+    seeds: Annotated[int, typer.Option(
+        "--seeds", metavar="N", help="Runs of each method: N seeds, from --seed on.", min=1)] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The first seed.", min=0)] = 1,
     tune: Annotated[str | None, typer.Option(
         "--tune", metavar="learning_rate", help="Try a third, once and three times each method's usual rate.")] = None,
     metric: Annotated[str | None, typer.Option(
         "--metric", metavar="NAME", help="The figure to compare by; the task's own where nothing is said.")] = None,
-    set_: Annotated[list[str], typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe, for all runs; repeatable.")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
     output_dir: Annotated[str | None, typer.Option(
         "--output-dir", metavar="DIR", help="Where table, plot and runs go.")] = None,
+    processes: Processes = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
     """Tune by several methods and compare them: quality, parameters, time, memory, size. Goes on where it stopped."""
@@ -47,9 +51,11 @@ def compare(
     report.to_stderr()
     if tune not in (None, "learning_rate"):
         raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
+    asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     made = comparison.Comparison(
-        recipe, variants.variants(methods, "tuning", "--methods"), range(1, seeds + 1),
-        Path(output_dir) if output_dir else None, set_, metric, tune is not None)
+        asked, variants.variants(methods, "tuning", "--methods"), range(seed, seed + seeds),
+        Path(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"], fields=fields,
+        processes=processes)
     return carry_out(made, "compare", json_)
 
 
@@ -62,6 +68,7 @@ def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
     if json_:
         print(json.dumps(made.as_json()))
     else:
+        print(f"{made.sheet.title}\n")
         report.table(made.sheet.cells())
         print(f"\n{made.folder}: {name}.md, {name}.json, {name}.png")
     if all(one.exit_status for one in made.outcomes):

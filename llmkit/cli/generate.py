@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
     from llmkit.inference.generate import Result
@@ -111,11 +112,12 @@ def generate(
         print(piece, end="", flush=True)
 
     alone = options.num_return_sequences == options.num_beams == 1
+    given = "".join(stdin_lines()) if prompt == "-" else typed(prompt, "PROMPT")
     result = generation.generate(
-        sys.stdin.read() if prompt == "-" else prompt, model, options, stream=show if alone and not json_ else None,
+        given, model, options, stream=show if alone and not json_ else None,
         **opening)
     if json_:
-        print(json.dumps(result.as_json(), ensure_ascii=False))
+        print(as_json(result.as_json()))
         return
     if not alone or not streamed:
         print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"

@@ -35,13 +35,14 @@ def plan(
     if recipe is None and task is None:
         raise RequestError("plan: give a RECIPE, or a --task.")
     words = context.obj
+    launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
+    main = int(os.environ.get("RANK", "0")) == 0
+    if main and not launches:
+        report.to_stderr()
     request = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
     asked = train.checked(*request, set_, processes)
-    if (processes > 1 or words.launcher) and not launch.is_worker():
+    if launches:
         return launch.launch(words.own, processes, words.launcher)
-    main = int(os.environ.get("RANK", "0")) == 0
-    if main:
-        report.to_stderr()
     from llmkit.training.trial import rehearsal as planning
 
     found = planning.plan(asked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
     from llmkit.inference.search import Hit
@@ -52,7 +52,7 @@ def search(
     if json_:
         found = [{"query": one, "model": model, "results": [hit.as_json() for hit in hits],
                   "indexed": searcher.indexed} for one in _queries(query) for hits in searcher.search([one], top)]
-        print(json.dumps(found if query == "-" else found[0], ensure_ascii=False))
+        print(as_json(found if query == "-" else found[0]))
         return
     for one in _queries(query):
         if query == "-":
@@ -64,11 +64,11 @@ def search(
 def _queries(query: str) -> Iterator[str]:
     """The query, or those of stdin as they come."""
     if query != "-":
-        yield query
+        yield typed(query, "QUERY")
         return
     if sys.stdin.isatty():
         print("A query a line; Ctrl-D ends.", file=sys.stderr)
-    yield from (line.strip() for line in sys.stdin if line.strip())
+    yield from (line.strip() for line in stdin_lines() if line.strip())
 
 
 def _show(hits: list[Hit]) -> None:

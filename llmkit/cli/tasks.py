@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
     from llmkit.inference.verbs import Rows, Said
@@ -85,7 +86,7 @@ def answer(
 
     rows: Rows
     if context is not None:
-        rows = [{"question": question, "context": whole(context)}]
+        rows = [{"question": typed(question, "question"), "context": whole(context)}]
     else:
         rows = given(question, "question")
         if not isinstance(rows, str):
@@ -129,7 +130,7 @@ def tag(
 def given(text: str, field: str) -> Rows:
     """A file where one has that name, and that is said; else the text itself as a row."""
     if text == "-" or not _is_file(text):
-        return text if text == "-" else [{field: text}]
+        return text if text == "-" else [{field: typed(text, field)}]
     print(f"reading the file {text}", file=sys.stderr)
     return text
 
@@ -137,9 +138,9 @@ def given(text: str, field: str) -> Rows:
 def whole(text: str) -> str:
     """The text; or all of a file or of stdin as one text."""
     if text == "-":
-        return sys.stdin.read()
+        return "".join(stdin_lines())
     if not _is_file(text):
-        return text
+        return typed(text, "--context")
     from llmkit.data.sources import open_source
     from llmkit.recipe import Source
 
@@ -179,8 +180,7 @@ def tell(
         else:
             print(f"{count:,} rows: {output}", file=sys.stderr)
     elif json_:
-        print(json.dumps({"model": said.model, "predictions": list(predictions), "notes": said.notes},
-                         ensure_ascii=False))
+        print(as_json({"model": said.model, "predictions": list(predictions), "notes": said.notes}))
     else:
         for row, one in said.predictions:
             print(show(row, one), flush=True)

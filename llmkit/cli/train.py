@@ -103,7 +103,11 @@ def tuned(
         else:
             stem = re.sub(r"[^\w.+-]+", "-", Path(data).name.partition(".")[0]).strip("-.+") or "data"
             # the example is cut short to be quick; data of one's own isn't
-            fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3}
+            fields |= {"name": stem[:100], "data.max_length": None, "training.num_train_epochs": 3,
+                       "training.micro_batch_size": "auto"}  # the example's is for rows of its own length
+            own = recipes.read(recipes.find(recipe)).root.get("tuning") or {}
+            if method not in (None, own.get("method")):
+                fields["training.learning_rate"] = None  # the example's is its method's
     if data is not None:
         fields["data.train"] = [{"source": data}]
         fields["data.validation"] = 0.1 if validation is None else None
@@ -122,12 +126,13 @@ def run(
     from llmkit.system import report
     from llmkit.training.spread import launch
 
-    asked = checked(recipe, blocks, fields, settings, processes, tuned)
-    if (processes > 1 or words.launcher) and not launch.is_worker():
-        return launch.launch(words.own, processes, words.launcher)
+    launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
     main = int(os.environ.get("RANK", "0")) == 0
-    if main:
+    if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
+    asked = checked(recipe, blocks, fields, settings, processes, tuned)
+    if launches:
+        return launch.launch(words.own, processes, words.launcher)
     from llmkit.system.signals import leave_terminal
     from llmkit.training.fit import fit
 
@@ -151,7 +156,7 @@ def checked(
     from llmkit.training.spread import launch
 
     launch.check(processes)
-    cleared = ("tokenizer", "data.max_length")
+    cleared = ("tokenizer", "data.max_length", "training.learning_rate")
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
     recipes.check_processes(asked.training, processes, "--processes")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.system.streams import as_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BadRow = Annotated[str, typer.Option(
@@ -113,7 +114,7 @@ def inspect(
     report.quiet_libraries()
     found = inspection.inspect(recipes.load(recipe, set_), row, times)
     if json_:
-        print(json.dumps(found, ensure_ascii=False))
+        print(as_json(found))
         return
     print(f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
           f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -10,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 from llmkit.system.errors import DataError, PlaceError
+from llmkit.system.streams import as_json
 
 
 @contextmanager
@@ -57,9 +57,9 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str) -> int:
         raise PlaceError(f"--output {output}: {error.strerror}.") from error
 
 
-def _lines(rows: Iterator[Mapping[str, Any] | None], to: IO[str]) -> int:
+def _lines(rows: Iterator[Mapping[str, Any] | None], to: TextIO) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
-        to.write(json.dumps(row, ensure_ascii=False) + "\n")
+        to.write(as_json(row, to) + "\n")
         to.flush()
     return count

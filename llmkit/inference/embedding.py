@@ -137,15 +137,30 @@ class Embedder:
             empty = next((i for i, row in enumerate(ids) if not row), None)
             if empty is not None:
                 raise RequestError(f"text {start + empty + 1} of {len(texts)} is empty: it has no token to embed.")
-            for rows in _batches([len(row) for row in ids], ROOM[self.device]):
-                vectors[start + np.array(rows)] = self._vectors([ids[row] for row in rows])
-                if done is not None:
-                    done(len(rows))
+            vectors[start : start + len(ids)] = self.vectors(ids, done)
         if cut:
             log.info("%s reads %d tokens: the ends of %d of %d texts are left out", self.name, self.max_length, cut,
                      len(texts))
         self.unknown.warn(self.name)
         return vectors
+
+    def framed(self, tokens: Sequence[int]) -> list[int]:
+        """The ids of a text, given without special tokens, as the model reads them."""
+        from llmkit.tasks.shared.words import around
+
+        tokenizer = self.opened.tokenizer
+        prompt = tokenizer(self._prompt(None), add_special_tokens=False)["input_ids"]
+        before, after = around(tokenizer)
+        return [*before, *prompt, *tokens, *after]
+
+    def vectors(self, ids: Sequence[list[int]], done: Callable[[int], None] | None = None) -> Vectors:
+        """The vectors (texts, width) of token ids, special ones included; `done` is told of each batch's texts."""
+        found = np.empty((len(ids), self.width), np.float32)
+        for rows in _batches([len(row) for row in ids], ROOM[self.device]):
+            found[np.array(rows)] = self._vectors([ids[row] for row in rows])
+            if done is not None:
+                done(len(rows))
+        return found
 
     def _vectors(self, ids: list[list[int]]) -> Vectors:
         import torch

@@ -1,6 +1,7 @@
 """From a file, a packaged name or a dict to a recipe: what is said over it, then the dataclasses, then the checks."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from importlib.resources import files
@@ -16,6 +17,8 @@ from llmkit.recipe.fields import BLOCKS, LENGTHS, Recipe
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.system.errors import RequestError, nearest
 
+log = logging.getLogger("llmkit")
+
 SECTIONS = ("backbone", "data", "training")
 """Blocks that have defaults of their own: one with nothing below it is one that isn't there."""
 
@@ -28,16 +31,28 @@ def packaged() -> dict[str, Path]:
 
 
 def find(recipe: str | Path) -> Path:
-    """A recipe's file: a path, or the bare name of a packaged one."""
-    path = Path(recipe)
+    """A recipe's file: a path, or a packaged one as `NAME` or `recipes/NAME.yaml`, where no such file is here.
+
+    RequestError where there is none. Any other path is somebody's own, and never stands for a packaged recipe.
+    """
+    path, known = Path(recipe), packaged()
     if path.is_file():
         return path
-    known = packaged()
-    if str(recipe) in known:
-        return known[str(recipe)]
-    if path.stem in known and path.parent.name in ("recipes", ""):
-        return known[path.stem]
+    for name in (name for name in known if str(recipe) in (name, f"recipes/{name}.yaml")):
+        return known[name]
+    if path.is_dir():
+        raise RequestError(f"{recipe}: is a folder; a recipe is a file of YAML.")
+    if path.stem in known:
+        raise RequestError(f"no recipe at {str(recipe)!r}. Did you mean {path.stem!r}, which llmkit brings?")
     raise RequestError(f"no recipe at {str(recipe)!r}, and none is called that.{nearest(path.stem, known)}")
+
+
+def located(recipe: str | Path) -> Path:
+    """A recipe's file, as `find` has it; one that isn't the user's own is said."""
+    path = find(recipe)
+    if path != Path(recipe):
+        log.info("recipe %s: the packaged one; `llmkit recipes show %s` prints it", path.stem, path.stem)
+    return path
 
 
 def override(tree: Tree, settings: Iterable[str]) -> None:
@@ -231,7 +246,7 @@ def load(
     `method` and `task` replace their whole block, `fields` maps dotted names to values, and `settings` are
     `section.key=value` texts; each goes over the one before. Raises RequestError with file and line.
     """
-    tree = Tree(_plain(dict(recipe)), {}) if isinstance(recipe, Mapping) else read(find(recipe))
+    tree = Tree(_plain(dict(recipe)), {}) if isinstance(recipe, Mapping) else read(located(recipe))
     settings = list(settings)
     if task is not None:
         put(tree, ("task",), {}, f"--task {task}")

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from llmkit.system.errors import RequestError, nearest
+from llmkit.recipe.aliases import near
+from llmkit.system.errors import RequestError
 
 BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
          "prompting": "Prompting"}
@@ -37,12 +38,13 @@ def find(kind: str, name: str) -> type[Any]:
     >>> find("objectives", "masked_lm").__name__
     'MaskedLM'
     """
-    if ("." not in name or name.startswith(".")) and name not in names(kind):
-        raise RequestError(f"no {KINDS[kind]} is called {name!r}.{nearest(name, names(kind))}")
+    dotted = "." in name and all(part.isidentifier() for part in name.split("."))
+    if not dotted and name not in names(kind):
+        raise RequestError(f"no {KINDS[kind]} is called {name!r}.{near(kind, name, names(kind))}")
     try:
-        module = import_module(name if "." in name else f"llmkit.{kind}.{name}")
+        module = import_module(name if dotted else f"llmkit.{kind}.{name}")
     except ModuleNotFoundError as error:
-        if "." in name and name.startswith(str(error.name)):
+        if dotted and name.startswith(str(error.name)):
             raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must be "
                                "installed, or its folder be on PYTHONPATH.") from error
         if "." in name and str(error.name).startswith("llmkit."):
@@ -59,6 +61,11 @@ def find(kind: str, name: str) -> type[Any]:
         raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
                            f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
     return public[0]
+
+
+def about(kind: str, name: str) -> str:
+    """What a plug-in is, in a sentence: the first line of its module."""
+    return (inspect.getdoc(inspect.getmodule(find(kind, name))) or "").partition("\n")[0]
 
 
 def module(name: str) -> Any:

@@ -100,7 +100,9 @@ class ChatAnswer(Answer):
             "logprobs": {"content": list(logprobs)} if logprobs else None}])
 
     def _logprob(self, chosen: Scored) -> dict[str, Any]:
-        return {**_token(chosen.token, chosen.logprob), "top_logprobs": [_token(*one) for one in chosen.likeliest]}
+        likeliest = zip(chosen.likeliest, chosen.likeliest_raw, strict=True)
+        return {**_token(chosen.token, chosen.logprob, chosen.raw),
+                "top_logprobs": [_token(*one, raw) for one, raw in likeliest]}
 
 
 class CompletionAnswer(Answer):
@@ -115,10 +117,13 @@ class CompletionAnswer(Answer):
             tokenizer = texts[0].model.writer.opened.tokenizer
             prompts = [one if isinstance(one, str) else str(tokenizer.decode(one)) for one in request.prompts]
             self.texts = [prompt for prompt, one in zip(prompts, texts, strict=True) for _ in range(one.count)]
-        self.offsets = [len(text) for text in self.texts]
+        self.before = [len(text) for text in self.texts]
+        """Characters of the prompt, where it is told too."""
+        self.notes = {"notes": notes} if (notes := [note for one in texts for note in one.notes]) else {}
 
     def begin(self) -> list[dict[str, Any]]:
-        return [self._choice(number, text, None) for number, text in enumerate(self.texts) if text]
+        told = [self._choice(number, text, None) for number, text in enumerate(self.texts) if text or self.notes]
+        return [{**chunk, **self.notes} for chunk in told]
 
     def chunks(self, number: int, event: Piece | End) -> list[dict[str, Any]]:
         if isinstance(event, End):
@@ -127,10 +132,11 @@ class CompletionAnswer(Answer):
         return [self._choice(number, event.text, None, logprobs)] if event.text or logprobs else []
 
     def whole(self) -> dict[str, Any]:
-        return self.frame("text_completion", [
+        choices = [
             self._one(number, text, self.reasons[number],
                       self._logprobs(number, self.chosen[number]) if self.asks else None)
-            for number, text in enumerate(self.texts)])
+            for number, text in enumerate(self.texts)]
+        return {**self.frame("text_completion", choices), **self.notes}
 
     def _choice(self, number: int, text: str, reason: str | None, logprobs: Any = None) -> dict[str, Any]:
         return self.frame("text_completion", [self._one(number, text, reason, logprobs)])
@@ -139,17 +145,26 @@ class CompletionAnswer(Answer):
         return {"index": number, "text": text, "finish_reason": reason, "logprobs": logprobs}
 
     def _logprobs(self, number: int, chosen: Sequence[Scored]) -> dict[str, Any]:
-        offsets = []
-        for one in chosen:
-            offsets.append(self.offsets[number])
-            self.offsets[number] += len(one.token)
         return {
-            "tokens": [one.token for one in chosen], "token_logprobs": [one.logprob for one in chosen],
-            "text_offset": offsets, "top_logprobs": [dict(one.likeliest) for one in chosen]}
+            "tokens": [_named(one.token, one.raw) for one in chosen],
+            "token_logprobs": [one.logprob for one in chosen],
+            "text_offset": [self.before[number] + one.offset for one in chosen],
+            "top_logprobs": [
+                {_named(text, raw): logprob for (text, logprob), raw in zip(one.likeliest, one.likeliest_raw,
+                                                                            strict=True)} for one in chosen]}
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+def _named(text: str, raw: bytes) -> str:
+    r"""A token as OpenAI's completions name it: one that is a part of a character is `bytes:\xe4`."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+    return text
+
+
+def _token(text: str, logprob: float, raw: bytes) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(raw)}
 
 
 def _call(call: tools.Call) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, parse
-from llmkit.serving.requests import Limits, TextRequest, counted, of_chat, of_completion
+from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
 from llmkit.serving.served import EmbeddingModel, Served, find
 from llmkit.serving.worker import QueueFull, Worker
 from llmkit.system.errors import RequestError
@@ -82,22 +82,22 @@ class Api:
         """POST /v1/embeddings."""
         request = parse(EmbeddingRequest, await self._body(http))
         model = self._model(request.model, "embedding")
-        texts = [request.input] if isinstance(request.input, str) else request.input
         if request.dimensions not in (None, model.embedder.width):
             raise ApiError(400, f"dimensions: {model.name} gives vectors of {model.embedder.width} numbers, no others.",
                            param="dimensions")
-        tokens = await self._read(lambda: counted(model, texts))
+        ids = await self._read(lambda: to_embed(model, request.texts))
+        tokens = sum(map(len, ids))
         vectors = []
-        for start in range(0, len(texts), AT_ONCE):
-            vectors += list(await self._embedded(model, texts[start : start + AT_ONCE]))
+        for start in range(0, len(ids), AT_ONCE):
+            vectors += list(await self._embedded(model, ids[start : start + AT_ONCE]))
         self.metrics.read.labels(model.name).inc(tokens)
         data = [{"object": "embedding", "index": i, "embedding": vector.tolist() if request.encoding_format == "float"
                  else base64.b64encode(vector.astype("<f4").tobytes()).decode()} for i, vector in enumerate(vectors)]
         return JSONResponse({"object": "list", "model": model.name, "data": data,
                              "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
-    async def _embedded(self, model: EmbeddingModel, texts: Sequence[str]) -> Any:
-        """The vectors (texts, width) of some texts, computed in the models' thread."""
+    async def _embedded(self, model: EmbeddingModel, ids: Sequence[list[int]]) -> Any:
+        """The vectors (texts, width) of some texts by their ids, computed in the models' thread."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
 
@@ -108,7 +108,7 @@ class Api:
         def work() -> None:
             try:
                 if not future.done():
-                    loop.call_soon_threadsafe(tell, future.set_result, model.embedder.embed(texts))
+                    loop.call_soon_threadsafe(tell, future.set_result, model.embedder.vectors(ids))
             except Exception as error:  # it is the request's to say, and the thread goes on
                 loop.call_soon_threadsafe(tell, future.set_exception, error)
 

@@ -75,7 +75,7 @@ class Row:
         text, chosen = self.text, None
         more = len(text.ids) > self._tokens
         if more and text.top is not None:
-            chosen = scored(text.tokenizer, text.ids[-1], text.logprobs[-1], text.likeliest[-1])
+            chosen = scored(text.tokenizer, text.ids[-1], text.logprobs[-1], text.likeliest[-1], text.offset)
         if more or self._piece:
             self.job.hear(self.number, Piece(self._piece, chosen))
         self._piece, self._tokens = "", len(text.ids)

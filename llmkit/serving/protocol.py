@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llmkit.system.errors import nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+TEXTS = ("text", "input_text", "output_text")
+"""Types of a message's parts that are text, by the API's different ages."""
+UNSERVED = {
+    "functions": "give tools", "function_call": "give tool_choice", "audio": "the models here write text",
+    "prediction": "the models here write every token", "web_search_options": "a tool of your own can search",
+    "reasoning_effort": "the models here have no such setting", "verbosity": "the models here have no such setting"}
+"""Fields of the API that would change an answer and aren't done here, with what to do instead."""
 R = TypeVar("R", bound=BaseModel)
 LONG = re.compile(r"\S{200,}")
 """A word that a message needn't have whole."""
+Most = Annotated[int | None, Field(ge=1), BeforeValidator(lambda given: None if given == -1 else given)]
+"""Tokens to write; others' servers take -1 for as many as there is room for."""
 Stop = str | Annotated[list[str], Field(max_length=16)] | None
 
 
@@ -42,18 +52,32 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
-class StreamOptions(BaseModel):
-    """How a stream is told."""
+def too_long(message: str, param: str | None = None) -> ApiError:
+    """What is read is longer than the model or the server takes."""
+    return ApiError(400, message, param=param, code="context_length_exceeded")
+
+
+class _Asked(BaseModel):
+    """What a client sends: `null` is what says nothing, wherever a field may be left out."""
 
     model_config = STRICT
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class StreamOptions(_Asked):
+    """How a stream is told."""
+
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class _Writing(BaseModel):
+class _Writing(_Asked):
     """What both ways of writing text are asked with."""
 
-    model_config = STRICT
     model: str | None = None
     """Where nothing is said, the server's first model that can."""
     stream: bool = False
@@ -66,7 +90,7 @@ class _Writing(BaseModel):
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Most = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
@@ -78,6 +102,19 @@ class _Writing(BaseModel):
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(one for one in given if one)
 
+    @property
+    def most(self) -> int | None:
+        """Tokens that are asked for; none where nothing is said."""
+        return self.max_tokens
+
+    def off(self, size: int) -> dict[str, Any]:
+        """Settings that are switched off, a model's own too: of a vocabulary of `size`, all is drawn from.
+
+        Others' servers take 0 for that, and of top_k also -1.
+        """
+        return {**({"top_k": size} if self.top_k in (0, -1) else {}),
+                **({"min_p": sys.float_info.min} if self.min_p == 0 else {})}
+
     def refuse(self) -> None:
         """ApiError where a field asks for what isn't done here."""
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
@@ -86,15 +123,17 @@ class _Writing(BaseModel):
                     400, f"{name} isn't served; repetition_penalty (above 1: less of the same) is.", param=name)
 
 
-class MessagePart(BaseModel):
-    """A part of a message."""
+class MessagePart(_Asked):
+    """A part of a message: text, or what `ChatRequest.refuse` names."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
-    type: Literal["text"]
-    text: str
+    type: str
+    text: str | None = None
+    refusal: str = ""
+    """What an assistant said in the place of an answer."""
 
 
-class Function(BaseModel):
+class Function(_Asked):
     """A function that was called."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -102,7 +141,7 @@ class Function(BaseModel):
     arguments: str | dict[str, Any]
 
 
-class ToolCall(BaseModel):
+class ToolCall(_Asked):
     """A call in a message."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -111,7 +150,7 @@ class ToolCall(BaseModel):
     function: Function
 
 
-class Message(BaseModel):
+class Message(_Asked):
     """A message of a conversation. Clients send back what they got, whole: fields that say nothing are passed over."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
@@ -120,12 +159,14 @@ class Message(BaseModel):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    images: Any = None
+    """Ollama's way of sending them; it is refused by name."""
 
     def plain(self) -> dict[str, Any]:
         """As chat templates take it: the content one text, a call's arguments an object."""
         content = self.content
         if isinstance(content, list):
-            content = "".join(part.text for part in content)
+            content = "".join(part.text or part.refusal for part in content)
         message: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role, "content": content or ""}
         if self.tool_calls:
@@ -144,14 +185,14 @@ class Message(BaseModel):
         return message
 
 
-class ToolFunction(BaseModel):
+class ToolFunction(_Asked):
     """A function that can be called."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     name: str = Field(min_length=1)
 
 
-class Tool(BaseModel):
+class Tool(_Asked):
     """Something that can be called."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -159,17 +200,15 @@ class Tool(BaseModel):
     function: ToolFunction
 
 
-class NamedFunction(BaseModel):
+class NamedFunction(_Asked):
     """The name of a function."""
 
-    model_config = STRICT
     name: str
 
 
-class NamedTool(BaseModel):
+class NamedTool(_Asked):
     """A function that must be called."""
 
-    model_config = STRICT
     type: Literal["function"]
     function: NamedFunction
 
@@ -178,7 +217,7 @@ class ChatRequest(_Writing):
     """POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: Most = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = None
@@ -187,11 +226,17 @@ class ChatRequest(_Writing):
     prompting: dict[str, Any] | None = None
     """llmkit's own: a prompt mode, as `{"name": "prefix", "instruction": …}`."""
     response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
     metadata: Any = None
     store: Any = None
     service_tier: Any = None
     safety_identifier: Any = None
     prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+
+    @property
+    def most(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def names(self) -> list[str]:
@@ -200,6 +245,11 @@ class ChatRequest(_Writing):
 
     def refuse(self) -> None:
         super().refuse()
+        if others := [one for one in self.modalities or () if one.lower() != "text"]:
+            raise ApiError(400, f"modalities: {others[0]} isn't served: the models here write text.",
+                           param="modalities")
+        for i, message in enumerate(self.messages):
+            self._refuse_all_but_text(i, message)
         if self.response_format and self.response_format.get("type") != "text":
             raise ApiError(400, "response_format: only text is served; ask for JSON in words, or give a tool.",
                            param="response_format")
@@ -208,15 +258,30 @@ class ChatRequest(_Writing):
                            + nearest(self.tool_choice.function.name, self.names), param="tool_choice")
         if self.tool_choice == "required" and not self.names:
             raise ApiError(400, "tool_choice: required, but there are no tools.", param="tool_choice")
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs true.", param="top_logprobs")
+
+    def _refuse_all_but_text(self, i: int, message: Message) -> None:
+        """ApiError where a message holds an image, sound or a file."""
+        if message.images:
+            raise ApiError(400, f"messages[{i}].images: images aren't served: the models here read text.",
+                           param=f"messages[{i}].images")
+        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            where = f"messages[{i}].content[{j}]"
+            if part.type not in (*TEXTS, "refusal"):
+                raise ApiError(400, f"{where}: {part.type} isn't served: the models here read text.",
+                               param=f"{where}.type")
+            if part.type in TEXTS and part.text is None:
+                raise ApiError(400, f"{where}.text is missing.", param=f"{where}.text",
+                               code="missing_required_parameter")
 
 
 class CompletionRequest(_Writing):
     """POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
-    logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: Annotated[int | None, Field(ge=0, le=20), BeforeValidator(
+        lambda given: None if given is False else given)] = None
     echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = None
@@ -242,15 +307,22 @@ class CompletionRequest(_Writing):
             raise ApiError(400, "echo with logprobs isn't served: probabilities are of what is written.", param="echo")
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(_Asked):
     """POST /v1/embeddings."""
 
-    model_config = STRICT
     model: str | None = None
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: str | Annotated[list[str] | list[int] | list[list[int]], Field(min_length=1, max_length=2048)]
+    """A text or several, or the ids of one or several, of the model's own tokenizer and without special tokens."""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: Any = None
+
+    @property
+    def texts(self) -> Sequence[str | list[int]]:
+        """One or several, each a text or ids."""
+        if isinstance(self.input, str):
+            return [self.input]
+        return [self.input] if isinstance(self.input[0], int) else self.input
 
 
 def parse(kind: type[R], body: bytes) -> R:
@@ -268,6 +340,8 @@ def _said(kind: type[BaseModel], error: ValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body isn't JSON: {first['ctx']['error']}.")
     param = place(first["loc"])
+    if first["type"] == "extra_forbidden" and param in UNSERVED:
+        return ApiError(400, f"{param} isn't served: {UNSERVED[param]}.", param=param, code="unsupported_parameter")
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"no field is called {param!r}.{nearest(param, kind.model_fields)}", param=param,
                         code="unknown_parameter")
@@ -286,7 +360,7 @@ def place(path: Sequence[int | str]) -> str:
     return re.sub(r"\.\w*[^\w.\[\]].*", "", named).lstrip(".")
 
 
-_BRANCHES = {"str", "int", "float", "NamedTool"}
+_BRANCHES = {"str", "int", "float", "NamedTool", "list[str]", "list[int]", "list[list[int]]"}
 """What pydantic calls the branches of a union, which are no fields."""
 
 

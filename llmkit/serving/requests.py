@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
 from llmkit.serving.jobs import Wish
-from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool
+from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
+
+CHANCE = ("top_p", "top_k", "min_p")
+"""Options that only sampling has a use for."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,14 @@ def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRe
     writer = model.writer
     messages = [message.plain() for message in request.messages]
     offered = [tool.model_dump() for tool in request.tools or []] if request.names else []
-    most = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
+    most = request.most
     begun = ""
     notes: list[str] = []
     if request.prompting is not None:
         if offered:
             raise RequestError("prompting: goes with no tools; leave one of them out.")
-        given, notes = modes.put(writer, request.prompting, messages, Options(most or limits.new_tokens))
+        wanted = Options(min(most or limits.new_tokens, limits.new_tokens))
+        given, notes = modes.put(writer, request.prompting, messages, wanted)
         ids = writer.ids(given, raw=isinstance(given, str))
     elif writer.chats:
         knows = tools.known(writer.opened.tokenizer)
@@ -88,7 +93,7 @@ def of_completion(
             raise RequestError(f"prompt: {'it is empty' if wrong is None else f'{wrong} is no token'}; "
                                f"{model.name} has the tokens 0 to {size - 1:,}.")
         ids = list(prompt)
-    return _checked(model, request, limits, ids, request.max_tokens, request.logprobs)
+    return _checked(model, request, limits, ids, request.most, request.logprobs)
 
 
 def _checked(
@@ -99,33 +104,74 @@ def _checked(
     count = request.n or 1
     if count > limits.places:
         raise RequestError(f"n: {count} is more than the {limits.places} texts that this server writes at once.")
-    if most is not None and most > limits.new_tokens:
-        raise RequestError(f"max_tokens: {most:,} is more than the {limits.new_tokens:,} that this server writes "
-                           "(--max-new-tokens).")
     if limits.prompt_tokens is not None and len(ids) > limits.prompt_tokens:
-        raise RequestError(f"the prompt's {len(ids):,} tokens are {len(ids) - limits.prompt_tokens:,} more than "
-                           f"the {limits.prompt_tokens:,} that this server takes (--max-prompt-tokens).")
-    room, _ = model.writer.room(len(ids), limits.new_tokens if most is None else most)
-    chance = ("temperature", "top_p", "top_k", "min_p")
-    given = {name: getattr(request, name) for name in (*chance, "repetition_penalty", "seed")}
-    if request.temperature == 0:  # clients send both
-        given |= dict.fromkeys(chance[1:])
-    options = Options(
-        max_new_tokens=room, num_return_sequences=count, stop=request.stops, logprobs=logprobs, **given)
+        raise too_long(f"the prompt's {len(ids):,} tokens are {len(ids) - limits.prompt_tokens:,} more than "
+                       f"the {limits.prompt_tokens:,} that this server takes (--max-prompt-tokens).")
+    room, cut = _room(model, limits, len(ids), most)
+    options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops, logprobs=logprobs)
     config, ends, stop = model.writer.settings(options)
+    if config.do_sample and (off := request.off(len(model.writer.opened.tokenizer))):
+        options = replace(options, **off)
+        config, ends, stop = model.writer.settings(options)
     wish = Wish(options, Choosing.of(config), frozenset(ends), stop)
-    seed = secrets.randbits(62) if request.seed is None else request.seed
-    return TextRequest(model, ids, wish, seed, count, begun, tuple(notes))
+    seed = secrets.randbits(62) if options.seed is None else options.seed
+    return TextRequest(model, ids, wish, seed, count, begun, (*notes, *cut))
 
 
-def counted(model: EmbeddingModel, texts: Sequence[str]) -> int:
-    """Tokens of texts to be embedded; RequestError where one is empty or too long."""
-    total, most = 0, model.embedder.max_length
+def _room(model: WritingModel, limits: Limits, prompt: int, most: int | None) -> tuple[int, list[str]]:
+    """(tokens that can be written after a prompt of so many, a sentence where `most`, which was asked for, is more)."""
+    notes = []
+    if most is not None and most > limits.new_tokens:
+        notes.append(f"max_tokens is {limits.new_tokens:,}, not {most:,}: this server writes no more "
+                     "(--max-new-tokens).")
+    wanted = limits.new_tokens if most is None else min(most, limits.new_tokens)
+    try:
+        room, said = model.writer.room(prompt, wanted)
+    except RequestError as error:
+        raise too_long(str(error)) from error
+    if said and most is not None:
+        notes = [said.replace("max_new_tokens", "max_tokens").replace(f"not {wanted}", f"not {most:,}")]
+    return room, notes
+
+
+def _options(request: ChatRequest | CompletionRequest, **given: Any) -> Options:
+    """The options of a request; what it sends that says nothing is left out."""
+    named = {name: getattr(request, name) for name in ("temperature", *CHANCE, "repetition_penalty")}
+    if request.top_p == 0:  # nothing but the likeliest token
+        named["temperature"] = 0.0
+    if named["temperature"] == 0:  # clients send both
+        named |= dict.fromkeys(CHANCE)
+    for name in request.off(1):
+        named[name] = None
+    seed = request.seed
+    if seed is not None and seed < 0:  # -1 is anybody's word for another one each time; the others are seeds
+        seed = None if seed == -1 else seed & (2**63 - 1)
+    return Options(**named, seed=seed, **given)
+
+
+def to_embed(model: EmbeddingModel, texts: Sequence[str | list[int]]) -> list[list[int]]:
+    """The token ids of texts, with special ones; of ids of the model's own too. An error where one can't be embedded.
+
+    It is empty or longer than the model reads, or an id is no token of the model.
+    """
+    found, embedder = [], model.embedder
+    size = len(embedder.opened.tokenizer)
     for i, text in enumerate(texts):
-        (ids,), cut = model.embedder.ids([text])
-        if cut or not ids or not text:
-            raise RequestError(f"input: text {i + 1} of {len(texts)} "
-                               + (f"has more than the {most} tokens that {model.name} reads; split it." if cut else
-                                  "is empty."))
-        total += len(ids)
-    return total
+        where = f"input: text {i + 1} of {len(texts)}"
+        if not text:
+            raise RequestError(f"{where} is empty.")
+        if isinstance(text, str):
+            (ids,), cut = embedder.ids([text])
+        else:
+            if wrong := [one for one in text if not 0 <= one < size]:
+                raise RequestError(f"{where}: {wrong[0]} is no token; {model.name} has the tokens 0 to {size - 1:,}. "
+                                   "Ids of another model's tokenizer mean other words: send the text.")
+            ids = embedder.framed(text)
+            cut = len(ids) > embedder.max_length
+        if cut:
+            raise too_long(f"{where} has more than the {embedder.max_length} tokens that {model.name} reads; split it.",
+                           "input")
+        if not ids:
+            raise RequestError(f"{where} is empty.")
+        found.append(ids)
+    return found

@@ -2,8 +2,9 @@
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from unicodedata import normalize
 
 
 class LlmkitError(Exception):
@@ -62,10 +63,27 @@ def no_room(error: BaseException | None) -> str | None:
     return None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say what was probably meant: ` Did you mean 'masked_lm'?`, or else list what there is."""
+def nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+    """Say what was probably meant: ` Did you mean 'masked_lm'?`, or else list what there is.
+
+    The same letters win, whatever their case, hyphens and spaces: `Masked-LM`. Then what others call it (`aliases`, by
+    the letters that `plain` leaves), and last what is spelled much like it.
+    """
     known = list(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        return f" Did you mean {near[0]!r}?"
+    by_letters = {plain(one): one for one in reversed(known)}
+    wanted = plain(name)
+    meant, more = by_letters.get(wanted), ""
+    if meant is None and aliases is not None and wanted in aliases:
+        meant, _, more = aliases[wanted].partition(" ")
+    if meant is None:
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        folded = get_close_matches(wanted, by_letters, n=1, cutoff=0.5) if wanted else []
+        meant = near[0] if near else by_letters[folded[0]] if folded else None
+    if meant is not None:
+        return f" Did you mean {meant!r}{f', with {more}' if more else ''}?"
     return f" There is: {', '.join(known)}." if known else ""
+
+
+def plain(name: str) -> str:
+    """A name without what people write in several ways: `Prefix-Tuning V2` is `prefixtuningv2`, `(IA)³` is `ia3`."""
+    return re.sub(r"[\W_]", "", normalize("NFKC", name).casefold())

@@ -35,6 +35,7 @@ from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.state import State
+from llmkit.training.unheeded import unheeded
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     run, recipe = session.run, session.recipe
     enough_room(run, session.learner, session.length, session.state, recipe.training, recipe.tuning.adapter)
     describe(session.settled, session.sets, session.learner, start)
+    for said in unheeded(recipe, session.length.steps):
+        log.warning("%s", said)
     list_bad_rows(session.settled, run)
     session.sets = with_floors(session.sets, recipe.learning)
     run.rewind(session.state.step if start is not None else -1)

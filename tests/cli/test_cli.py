@@ -167,7 +167,6 @@ def test_version(llmkit: Command) -> None:
     (["pretrain", "x", "--processes=two"], ["--processes two: "]),
     (["pretrain", "x", "more"], ["more"]),
     (["finetune", "x", "more"], ["more"]),
-    (["recipes"], ["See llmkit recipes --help."]),
     (["generate"], ["PROMPT"]),
     (["evaluate", "x"], ["--data"]),
     (["pretrain", "nope.yaml"], ["'nope.yaml'", "There is: adversarial, bert_mlm, "]),
@@ -401,3 +400,12 @@ def test_a_tasks_own_example_keeps_its_options_and_data_of_ones_own_takes_the_de
     assert seen[0].folder == Path("runs/python-to-english-translation-lora")
     assert llmkit("finetune", "--task", "translation", "--data", labelled, "--json").status == 0
     assert seen[1].task.template is None
+    own = seen[1].training
+    assert (own.micro_batch_size, own.global_batch_size, own.num_train_epochs) == ("auto", 16, 3)
+    assert seen[0].training.micro_batch_size == 4
+    assert llmkit("finetune", "--task", "preference", "--data", labelled, "--json").status == 0
+    assert llmkit("finetune", "--task", "preference", "--data", labelled, "--method", "full", "--json").status == 0
+    assert [one.training.learning_rate for one in seen[2:]] == [1e-4, None]  # the example's is low-rank adapters' own
+    assert llmkit("finetune", "--task", "preference", "--data", labelled, "--method", "full", "--json",
+                  "--set", "training.learning_rate=3e-6", "--set", "training.micro_batch_size=2").status == 0
+    assert (seen[4].training.learning_rate, seen[4].training.micro_batch_size) == (3e-6, 2)

@@ -55,6 +55,19 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return started
 
 
+@pytest.fixture
+def classifier_base(tmp_path: Path) -> Path:
+    """A tiny BERT that can be tuned."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path / "base"
+    letters = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words = {one: i for i, one in enumerate([*letters, *(f"##{letter}" for letter in letters[5:])])}
+    BertTokenizer(vocab=words).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(words), **SMALL["bert"])).save_pretrained(folder)
+    return folder
+
+
 def test_methods_may_have_options() -> None:
     found = variants("full, lora(r=4,use_dora=true),lora(r=16)")
     assert [(one.name, dict(one.options), one.slug) for one in found] == [
@@ -63,7 +76,9 @@ def test_methods_may_have_options() -> None:
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("full,lorra", "Did you mean 'lora'"), ("full,full", "full is there twice"), ("", "name some"),
+    ("full,lorra", "Did you mean 'lora'"), ("full,prefix-tuning", "Did you mean 'prefix'"),
+    ("prompt tuning(num_virtual_tokens=2)", "Did you mean 'prompt'"), ("LoRA(r=4)", "Did you mean 'lora'"),
+    ("full,full", "full is there twice"), ("", "name some"),
     ("lora(r)", r"write options as lora\(key=value\)"), ("lora(r=4", "write a name with its options"),
 ])
 def test_methods_that_cannot_be_are_refused(text: str, message: str) -> None:
@@ -103,6 +118,30 @@ def test_a_comparison_has_a_row_a_method_with_its_spread_and_cost(
     assert json.loads(capsys.readouterr().out)["methods"] == told["methods"]
     assert main([*command[:-1], "--set", "training.max_steps=3"]) == 4
     assert "holds another recipe's run (training.max_steps is 3, there 2)" in capsys.readouterr().err
+
+
+def test_a_comparison_takes_what_finetune_takes(
+    labelled: Path, here: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, classifier_base: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["compare", "--task", "classification", "--model", str(classifier_base), "--data", str(labelled),
+               "--validation", str(labelled), "--methods", "head,bias", "--seed", "7", "--set", "training.max_steps=1",
+               "--set", "data.max_length=32"]
+    assert main(command) == 0
+    folder = tmp_path / "runs" / "rows-classification-compare"
+    title, _, head, *_ = capsys.readouterr().out.splitlines()
+    assert title == "rows-classification: accuracy by tuning method"
+    assert head.split()[:2] == ["method", "accuracy"]
+    assert (folder / "compare.md").read_text().startswith(f"**{title}**\n\n| method |")
+    told = json.loads((folder / "compare.json").read_text())
+    assert (told["recipe"], told["name"], told["seeds"]) == ("classification", "rows-classification", [7])
+    asked = yaml.safe_load(next(folder.glob("bias-*-7.yaml")).read_text())
+    assert asked["backbone"]["pretrained"] == str(classifier_base)
+    assert [one["source"] for part in ("train", "validation") for one in asked["data"][part]] == [str(labelled)] * 2
+    assert asked["training"].get("micro_batch_size", "auto") == "auto"
+    assert main([*command, "--method", "lora"]) == 2
+    assert "--methods" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(

@@ -88,8 +88,6 @@ def test_what_is_wrong_is_said_in_openais_form(server):
              "temprature"),
             ({"temperature": -1}, "temperature: '-1' should be greater than or equal to 0.", "temperature"),
             ({"top_p": 2}, "top_p: 2.0 must be above 0 and at most 1.", "top_p"),
-            ({"max_tokens": 20_000}, "max_tokens: 20,000 is more than the 16,000 that this server writes "
-             "(--max-new-tokens).", "max_tokens"),
             ({"n": 5}, "n: 5 is more than the 4 texts that this server writes at once.", "n"),
             ({"frequency_penalty": 1.0}, "frequency_penalty isn't served; repetition_penalty (above 1: less of the "
              "same) is.", "frequency_penalty"),

@@ -11,7 +11,8 @@ from llmkit import recipe
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 
-NAME = re.compile(r"\s*([\w.]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+NAME = re.compile(r"\s*([\w.][\w. -]*?)\s*(?:\((.*)\))?\s*", re.DOTALL)
+"""Hyphens and spaces too: what others call `prefix-tuning` is led to its name here."""
 
 
 @dataclass(frozen=True)

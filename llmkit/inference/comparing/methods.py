@@ -6,7 +6,7 @@ import logging
 import os
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,19 @@ class Comparison:
 
     def __init__(
         self, recipe: str, methods: Sequence[Variant], seeds: Sequence[int], folder: Path | None = None,
-        settings: Sequence[str] = (), metric: str | None = None, tune: bool = False,
+        settings: Sequence[str] = (), metric: str | None = None, tune: bool = False, *, task: str | None = None,
+        fields: Mapping[str, Any] | None = None, processes: int = 1,
     ) -> None:
         """`recipe` is a path or a packaged name; `settings` are for all runs. RequestError where a request can't work.
+
+        `task` and `fields` go over the recipe, as `recipes.load` takes them; each run has so many `processes`.
 
         A learning rate of the recipe is one method's: it is left out, and each method has its own usual one, unless
         `settings` name one for all.
         """
         self.recipe, self.methods, self.seeds, self.settings = recipe, methods, seeds, tuple(settings)
+        self.path = recipes.located(recipe)  # said once, not for each run
+        self.task, self.fields, self.processes = task, dict(fields or {}), processes
         self.rate_given = any(one.replace(" ", "").startswith("training.learning_rate=") for one in settings)
         if tune and self.rate_given:
             raise RequestError("--tune learning_rate: --set training.learning_rate gives one for all; leave one out.")
@@ -69,7 +74,10 @@ class Comparison:
         if asked[0].data.validation is None:
             raise RequestError("data.validation: a comparison needs rows that nothing learns from; set "
                                "data.validation=0.1, or name sources.")
+        recipes.check_processes(asked[0].training, processes, "--processes")
         self.name = asked[0].name
+        if task is not None and not self.name.endswith(task):
+            self.name = f"{self.name}-{task}"  # as finetune calls its folders
         self.folder = folder or Path("runs") / f"{self.name}-compare"
         self.metric = metric or asked[0].learning.metric
         self.rates = {variant.label: usual_rate(one) for variant, one in zip(methods, asked, strict=True)}
@@ -78,10 +86,10 @@ class Comparison:
     def asked(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
         """The recipe of a run."""
         method = {f"tuning.{key}": value for key, value in variant.options.items()}
-        fields: dict[str, Any] = {"seed": seed, **method}
+        fields: dict[str, Any] = {**self.fields, "seed": seed, **method}
         if not self.rate_given:
             fields["training.learning_rate"] = rate
-        return recipes.load(self.recipe, self.settings, method=variant.name, fields=fields)
+        return recipes.load(self.path, self.settings, method=variant.name, task=self.task, fields=fields)
 
     # ---- running ----
 
@@ -124,6 +132,7 @@ class Comparison:
                 path.write_text(text, encoding="utf-8")
                 with said.open("wb") as sink:
                     command = [sys.executable, "-m", "llmkit", kind, str(path), "--json"]
+                    command += ["--processes", str(self.processes)] if self.processes > 1 else []
                     status = launch.wait([launch.start(command, os.environ.copy(), sink)])
             except OSError as error:
                 raise PlaceError(f"{self.folder}: {error.strerror}.") from error
@@ -188,9 +197,10 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as one document."""
-        return {"recipe": self.recipe, "metric": self.metric, "seeds": list(self.seeds), "floors": self.floors(),
-                "tuned": "learning_rate" if self.tune else None, "folder": str(self.folder),
-                "methods": list(self.rows()), "runs": [asdict(one) for one in self.outcomes]}
+        return {"recipe": self.recipe, "name": self.name, "metric": self.metric, "seeds": list(self.seeds),
+                "floors": self.floors(), "tuned": "learning_rate" if self.tune else None,
+                "folder": str(self.folder), "methods": list(self.rows()),
+                "runs": [asdict(one) for one in self.outcomes]}
 
     @property
     def sheet(self) -> Sheet:

@@ -51,7 +51,8 @@ class Sheet:
         """The table for a document."""
         head, *rest = ([cell.replace("|", "\\|") for cell in row] for row in self.cells())
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
-        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", self.about, ""])
+        table = ["| " + " | ".join(line) + " |" for line in lines]
+        return "\n".join([f"**{self.title}**", "", *table, "", self.about, ""])
 
     def write(self, folder: Path, name: str, document: Mapping[str, Any]) -> None:
         """Leave NAME.json, NAME.md and NAME.png in a folder."""

@@ -18,6 +18,12 @@ class Scored:
     logprob: float
     likeliest: tuple[tuple[str, float], ...] = ()
     """What else could have stood here, the likeliest first."""
+    raw: bytes = b""
+    """The token's own bytes: of a character that several tokens make up, its part."""
+    likeliest_raw: tuple[bytes, ...] = ()
+    """The same of the likeliest ones."""
+    offset: int = 0
+    """Where its first character stands in the text."""
 
     def as_json(self) -> dict[str, Any]:
         """`{"token": …, "logprob": …, "top": [{"token": …, "logprob": …}]}`."""
@@ -52,10 +58,15 @@ class Completion:
 
 def scored(
     tokenizer: PreTrainedTokenizerBase, token: int, logprob: float, likeliest: Sequence[tuple[int, float]],
+    offset: int = 0,
 ) -> Scored:
     """A token and the likeliest ones, by what they read as."""
+    from llmkit.inference.writing.token_bytes import bytes_of
+
+    raw = bytes_of(tokenizer)
     return Scored(decoded(tokenizer, [token], False), logprob,
-                  tuple((decoded(tokenizer, [one], False), other) for one, other in likeliest))
+                  tuple((decoded(tokenizer, [one], False), other) for one, other in likeliest), raw(token),
+                  tuple(raw(one) for one, _ in likeliest), offset)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip: bool = True) -> str:

@@ -30,6 +30,8 @@ class Pieces:
         """Characters that were told."""
         self.lengths: list[int] = []
         """Characters of the whole text as it read after each token, a stop string's too."""
+        self.wholes: list[int] = []
+        """The same without a character that isn't whole yet."""
         self._cleans, self._silent = cleans(tokenizer), frozenset(tokenizer.all_special_ids)
         self._ids: list[int] = []
         self._start = 0  # tokens from here are decoded together: a word's space may hang on the token before it
@@ -46,6 +48,7 @@ class Pieces:
             self._ids.append(token)
             self._tail = decoded(self.tokenizer, self._ids[self._start :])[self._before :]
         self.lengths.append(self._length + len(self._tail))
+        self.wholes.append(self._length + len(self._tail.rstrip(UNFINISHED)))
         piece = self._tell(last=False)
         self._settle()
         return piece

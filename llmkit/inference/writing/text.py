@@ -81,6 +81,21 @@ class WrittenText:
         longest = max(len(stop.encode()) for stop in self.stop)  # a token has a byte at least
         return any(stop in decoded(self.tokenizer, row[max(start, len(row) - longest - 1):]) for stop in self.stop)
 
+    @property
+    def offset(self) -> int:
+        """Characters before the token that came last, without one that it is a part of; while it is told in pieces."""
+        wholes = [] if self.pieces is None else self.pieces.wholes
+        return wholes[len(self.ids) - 2] if 2 <= len(self.ids) <= len(wholes) + 1 else 0
+
+    def _offsets(self) -> list[int]:
+        """Where each token's first character stands."""
+        pieces = self.pieces
+        if pieces is None:
+            pieces = Pieces(self.tokenizer)
+            for token in self.ids:
+                pieces.add(token)
+        return [0, *pieces.wholes]
+
     def completion(self, with_logprobs: bool) -> Completion:
         """What was written, with the log probability of each token where that is asked for."""
         text = decoded(self.tokenizer, self.ids)[: self.cut]
@@ -93,6 +108,6 @@ class WrittenText:
         each = None
         if with_logprobs:
             each = tuple(
-                scored(self.tokenizer, token, logprob, likeliest)
-                for token, logprob, likeliest in zip(self.ids[:kept], self.logprobs, self.likeliest, strict=False))
+                scored(self.tokenizer, token, logprob, likeliest, offset) for token, logprob, likeliest, offset
+                in zip(self.ids[:kept], self.logprobs, self.likeliest, self._offsets(), strict=False))
         return Completion(text, kept, self.reason, mean, each, tuple(self.ids[:kept]))

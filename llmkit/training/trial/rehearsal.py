@@ -39,6 +39,7 @@ from llmkit.training.prepare import idles, ready
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
+from llmkit.training.unheeded import unheeded
 
 log = logging.getLogger("llmkit")
 
@@ -97,7 +98,7 @@ def plan(asked: Recipe) -> dict[str, Any]:
         found["disk"] = disk = on_disk(session, Path(away), asked.folder, cached, length["steps"])
         found["time"] = timed(session, measured, length, disk, asked.folder, asking)
         if accelerator.is_main_process:
-            warnings += warned(found, asked, recipe)
+            warnings += [*unheeded(recipe, session.length.steps), *warned(found, asked, recipe)]
         accelerator.wait_for_everyone()
         return found
 

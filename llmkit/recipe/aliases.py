@@ -1,0 +1,90 @@
+"""What others call a plug-in: where a name isn't known, an error leads from here to the right one."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from llmkit.system.errors import nearest, plain
+
+ENDINGS: Final = ("finetuning", "pretraining", "tuning", "training", "modeling", "modelling", "prediction", "adapters",
+                  "adapter", "method", "objective", "task", "model", "loss", "only")
+"""What people add to a name; `plain` has taken the hyphens."""
+
+ALIASES: Final[dict[str, dict[str, str]]] = {
+    "tuning": {
+        "fft": "full", "all": "full", "fullparameter": "full", "fullparameters": "full", "sft": "full",
+        "finetune": "full", "bitfit": "bias", "biases": "bias", "freeze": "layers", "freezing": "layers",
+        "frozen": "layers", "layerwise": "layers", "lastlayer": "layers", "lastlayers": "layers",
+        "toplayers": "layers", "partial": "layers", "gradualunfreezing": "layers unfreeze_every: 100",
+        "unfreezing": "layers unfreeze_every: 100", "ulmfit": "layers unfreeze_every: 100", "linearprobe": "head",
+        "linearprobing": "head", "probe": "head", "probing": "head", "classifier": "head", "lastlinear": "head",
+        "ffn": "feed_forward", "mlp": "feed_forward", "layernorm": "layer_norm", "norm": "layer_norm",
+        "norms": "layer_norm", "ln": "layer_norm", "prefixtuningv2": "prefix", "ptuningv2": "prefix",
+        "ptuning2": "prefix", "deepprompt": "prefix", "softprompt": "prompt", "softprompts": "prompt",
+        "prompts": "prompt", "virtualtokens": "prompt", "promptencoder": "p_tuning", "ptuningv1": "p_tuning",
+        "lowrank": "lora", "lowrankadaptation": "lora", "adapter": "lora", "adapters": "lora", "qlora": "lora",
+        "dora": "lora use_dora: true",
+        "rslora": "lora use_rslora: true", "pissa": "lora init_lora_weights: pissa",
+        "olora": "lora init_lora_weights: olora", "adaptivelora": "adalora", "loha": "peft peft_type: LOHA",
+        "lokr": "peft peft_type: LOKR", "oft": "peft peft_type: OFT", "boft": "peft peft_type: BOFT",
+        "hra": "peft peft_type: HRA", "vblora": "peft peft_type: VBLORA", "fourierft": "peft peft_type: FOURIERFT"},
+    "tasks": {
+        "sequenceclassification": "classification", "textclassification": "classification", "cls": "classification",
+        "seqcls": "classification",
+        "sentimentanalysis": "classification", "sentiment": "classification", "regression": "classification",
+        "multilabel": "classification", "multilabelclassification": "classification", "nli": "classification",
+        "pairclassification": "classification", "ner": "tagging", "tokenclassification": "tagging",
+        "sequencelabeling": "tagging", "sequencelabelling": "tagging", "pos": "tagging", "postagging": "tagging",
+        "namedentityrecognition": "tagging", "qa": "question_answering", "extractiveqa": "question_answering",
+        "squad": "question_answering", "mrc": "question_answering", "readingcomprehension": "question_answering",
+        "sum": "summarization", "summary": "summarization", "summarisation": "summarization",
+        "seq2seq": "translation", "text2text": "translation", "mt": "translation", "nmt": "translation",
+        "machinetranslation": "translation", "sft": "instruction", "chat": "instruction", "it": "instruction",
+        "instruct": "instruction", "instructions": "instruction", "supervised": "instruction",
+        "conversation": "instruction", "dialogue": "instruction", "dpo": "preference", "rlhf": "preference",
+        "kto": "preference", "orpo": "preference", "ipo": "preference", "simpo": "preference",
+        "preferences": "preference", "sts": "similarity", "sentencesimilarity": "similarity",
+        "semanticsimilarity": "similarity", "sentenceembedding": "similarity", "sentenceembeddings": "similarity",
+        "embedding": "similarity", "retrieval": "similarity", "mcq": "multiple_choice", "swag": "multiple_choice",
+        "race": "multiple_choice", "choice": "multiple_choice"},
+    "objectives": {
+        "mlm": "masked_lm", "bertmlm": "masked_lm", "cloze": "masked_lm", "maskedlanguage": "masked_lm",
+        "wwm": "masked_lm", "wholeword": "masked_lm", "wholewordmask": "masked_lm", "wholewordmasking": "masked_lm",
+        "spanbert": "masked_lm", "clm": "causal_lm", "lm": "causal_lm", "causallanguage": "causal_lm",
+        "language": "causal_lm", "autoregressive": "causal_lm", "nexttoken": "causal_lm", "gpt": "causal_lm",
+        "fim": "causal_lm", "fillinthemiddle": "causal_lm", "nsp": "next_sentence",
+        "bert": "masked_lm_next_sentence", "mlmnsp": "masked_lm_next_sentence", "sop": "sentence_order",
+        "albert": "masked_lm_next_sentence pairs: order", "sentenceordering": "sentence_order",
+        "t5": "span_corruption", "spandenoising": "span_corruption", "spanmasking": "span_corruption",
+        "corruption": "span_corruption", "ul2": "span_corruption", "plm": "permuted_lm", "xlnet": "permuted_lm",
+        "permutation": "permuted_lm", "permutationlm": "permuted_lm", "permutationlanguage": "permuted_lm",
+        "permutedlanguage": "permuted_lm", "rtd": "replaced_token", "electra": "replaced_token",
+        "replacedtokendetection": "replaced_token", "tokendetection": "replaced_token", "gan": "adversarial",
+        "textgan": "adversarial", "simcse": "contrastive", "infonce": "contrastive", "bart": "denoising",
+        "dae": "denoising", "denoisingautoencoder": "denoising", "textinfilling": "denoising",
+        "prefixlanguage": "prefix_lm", "glm": "prefix_lm", "unilm": "prefix_lm"},
+    "backbones": {
+        "gpt": "gpt2", "openaigpt": "gpt2", "smollm": "llama", "smollm2": "llama", "qwen": "qwen3", "qwen2": "qwen3",
+        "xlm": "roberta", "xlmr": "roberta", "xlmroberta": "roberta", "debertav2": "deberta", "debertav3": "deberta",
+        "marian": "transformer", "mt": "transformer", "vanilla": "transformer", "flant5": "t5", "t5v11": "t5",
+        "distilbert": "auto", "distilroberta": "auto", "mistral": "auto", "gemma": "auto", "phi": "auto",
+        "opt": "auto", "bloom": "auto", "gptj": "auto", "gptneo": "auto", "gptneox": "auto", "mt5": "auto",
+        "mbart": "auto", "pegasus": "auto", "longformer": "auto", "chatglm": "auto", "falcon": "auto"},
+    "prompting": {
+        "instruction": "prefix", "zeroshot": "prefix", "fewshot": "example", "examples": "example",
+        "incontext": "example", "icl": "example", "fewshots": "example", "pet": "cloze", "mask": "cloze",
+        "verbalizer": "cloze", "both": "hybrid", "backtranslation": "reverse", "calibration": "normalize",
+        "calibrate": "normalize", "normalise": "normalize"},
+}
+"""By kind, and by the letters that `plain` leaves: the name here, and the options that make it so."""
+
+
+def near(kind: str, name: str, names: Iterable[str]) -> str:
+    """` Did you mean 'prefix'?` of `Prefix-tuning`, `P-tuning v2` and `prefx`; or else what there is."""
+    names, aliases = list(names), ALIASES[kind]
+    known = {*map(plain, names), *(alias for alias, leads in aliases.items() if leads.partition(" ")[0] in names)}
+    wanted = plain(name)
+    cut = (wanted.removesuffix(ending) for ending in ENDINGS if wanted.endswith(ending))
+    meant = next((one for one in (wanted, *cut) if one in known), None)
+    if meant is None and kind == "backbones":  # a checkpoint's name begins with its family's
+        meant = max((one for one in known if wanted.startswith(one)), key=len, default=None)
+    return nearest(name if meant is None else meant, names, aliases)
