@@ -55,7 +55,9 @@ class Reader:
     origin: RowOrigin | None = None
     """Where rows come from that are in no file."""
     headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
-    """Tables whose first row is data: which column holds which field."""
+    """Tables whose first row is data: which column holds which field, as far as that is clear."""
+    delimiters: dict[Path, str] = field(default_factory=dict)
+    """What stands between the cells of a table, where it isn't what its extension says."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     bad: dict[str, None] = field(default_factory=dict)
@@ -95,6 +97,8 @@ class Reader:
             about[self.origin.kind] = self.origin.fingerprint()
         if self.spares:
             about["on_bad_row"] = "skip"
+        if self.delimiters:
+            about["delimiters"] = [self.delimiters.get(path) for path in self.files]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def spare(self, error: DataError, cause: Exception | None = None) -> None:
@@ -185,9 +189,8 @@ def open_source(
                            "train=rows), or validation=rows.")
     reader = Reader(source, label, _readable(label), document, spares=spares)
     _check_fields(reader)
-    if not source.fields:
-        notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
-        reader.notes += [note for note in notes if note is not None]
+    notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
+    reader.notes += [note for note in notes if note is not None]
     return reader
 
 
