@@ -1,92 +1,27 @@
-"""JSON: an array of objects read one by one, an object a line, or SQuAD's articles."""
+"""JSON: an array of objects, an object a line, or one of the other forms that programs give a table of rows."""
 
-import json
-import re
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
-from llmkit.data.files import CHUNK, Place, decoded
-from llmkit.data.formats import _squad
-from llmkit.data.formats._objects import checked, no_key_twice
+from llmkit.data.formats import _document
+from llmkit.data.formats._array import array
 from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.data.formats.jsonl import JsonLines
-from llmkit.system.errors import DataError
-
-_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class JsonFile(Format):
-    """A file called .json; its first characters that are no space tell which of the three it is."""
+    """A file called .json; how it begins tells which of these it is."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".json",)
     rank: ClassVar[int] = 2
     ragged: ClassVar[bool] = True
 
     def rows(self, path: Path, reader: FileReader) -> Rows:
-        """The objects of the array, of the lines, or one a question of SQuAD."""
-        encoding, label = reader.source.encoding, reader.label
-        head = ""
-        with decoded(path, encoding, label, reader.spares) as file:
-            while not head and (piece := file.read(CHUNK)):
-                head = piece.lstrip("\ufeff \t\r\n")
-        if _squad.opens(head):
-            with decoded(path, encoding, label) as file:
-                text = file.read().removeprefix("\ufeff")
-            return _squad.rows(text, str(path))
-        if head.startswith("["):
-            return _array(path, reader)
+        """The objects of the array, of the lines, or of the one object that holds them all."""
+        if _document.head(path, reader).startswith("["):
+            return array(path, reader)
         return JsonLines().rows(path, reader, "; .json is an array of objects, or one object a line")
 
-
-def _array(path: Path, reader: FileReader) -> Rows:
-    """The objects of a top-level array, decoded one by one from a window over the file."""
-    decoder = json.JSONDecoder(object_pairs_hook=no_key_twice)
-    text, at, line, awaited = "", 0, 1, "["
-    with decoded(path, reader.source.encoding, reader.label) as file:
-        while True:
-            start = cast(re.Match[str], _SPACE.match(text, at)).end()
-            line, at = line + text.count("\n", at, start), start
-            if at == len(text):
-                text, at = file.read(CHUNK), 0
-                if not text and awaited == "end":
-                    return
-                if not text:
-                    raise DataError(f"{path}:{line}: bad JSON: the array breaks off, `]` is missing.")
-                text = text.removeprefix("\ufeff") if awaited == "[" else text
-                continue
-            place, char = Place(str(path), line), text[at]
-            if awaited == "end":
-                raise DataError(f"{place}: bad JSON: {char!r} after the end of the array.")
-            if awaited == "[" or (awaited in ("first", ",") and char == "]"):
-                awaited, at = "end" if char == "]" else "first", at + 1
-            elif awaited == ",":
-                if char != ",":
-                    raise DataError(f"{place}: bad JSON: {char!r} where `,` or `]` is expected.")
-                awaited, at = "object", at + 1
-            elif char != "{":
-                raise DataError(f"{place}: a row must be an object {{…}}, not {text[at : at + 30]!r}.")
-            else:
-                row, text, at, end = _decoded(decoder, file, text, at, place)
-                yield from checked(row, text[at:end], place, reader)
-                line, at, awaited = line + text.count("\n", at, end), end, ","
-
-
-def _decoded(
-    decoder: json.JSONDecoder, file: TextIOWrapper, text: str, at: int, place: Place
-) -> tuple[Any, str, int, int]:
-    """The object at `text[at]`, reading on until it is whole: (object, text, where it starts, where it ends)."""
-    while True:
-        try:
-            row, end = decoder.raw_decode(text, at)
-            return row, text, at, end
-        except json.JSONDecodeError as error:
-            # an object that is merely cut off fails at the window's end, or in a string that doesn't close
-            cut = error.pos > len(text) - 16 or error.msg.startswith("Unterminated string")
-            more = file.read(max(CHUNK, len(text) - at)) if cut else ""
-            if not more:
-                line = (place.line or 1) + text.count("\n", at, error.pos)
-                raise DataError(f"{place.file}:{line}: bad JSON: {error.msg}.") from error
-            text, at = text[at:] + more, 0
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place}: bad JSON: {error}.") from error
+    def look(self, path: Path, reader: FileReader) -> str | None:
+        """How one object holds all rows, where it does."""
+        return _document.said(path, reader)
