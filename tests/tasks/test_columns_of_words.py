@@ -125,7 +125,8 @@ def test_numbers_in_a_written_list_are_tags(write):
 
 def test_untagged_text_that_looks_like_a_list_is_text(write):
     reader = write([{"text": '["Stop, he said.'}], name="a.jsonl")
-    assert Tagging().stream(reader, answered=False).__next__()[0]["tokens"] == ["[", '"', "Stop", ",", "he", "said", "."]
+    (row, _), = Tagging().stream(reader, answered=False)
+    assert row["tokens"] == ["[", '"', "Stop", ",", "he", "said", "."]
 
 
 # ---- schemes -----------------------------------------------------------------------------------------------------
