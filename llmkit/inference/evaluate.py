@@ -58,7 +58,10 @@ def evaluate(
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-    sets = ready.learner.objective.prepare([ready.reader(data, target)], None, ready.setup)
+    reader = ready.reader(data, target)
+    sets = ready.learner.objective.prepare([reader], None, ready.setup)
+    for note in reader.notes:
+        log.info(note)
     with apart(), _kept_where_it_is(model):
         metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
     chosen = ready.learner.objective

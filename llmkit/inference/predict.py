@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from llmkit.data import jsonlines
+from llmkit.data import jsonlines, tabled
 from llmkit.data.memory import hold
 from llmkit.data.sources import Reader
 from llmkit.inference.evaluate import Model, Ready, make_ready, name_of
@@ -24,25 +25,26 @@ CHUNK = 2048
 
 def predict(
     model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
-    max_length: int | None = None, batch_size: int = 16,
+    max_length: int | None = None, batch_size: int = 16, columns: bool = False,
 ) -> Iterator[Prediction]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
     `model` is a run, a folder, a hub id or a catalogue name, or a model that is open (`llmkit.models.Opened`).
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
     Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
+    With `columns`, a prediction stands after all that the row had in the file: {"id": 7, "text": …, "label": …}.
     Raises RequestError where the model learned no task.
     """
-    for _, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size):
-        yield prediction
+    for row, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size, given=columns):
+        yield tabled.beside(row, prediction) if columns else prediction
 
 
 def beside(
     model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
-    dtype: str = "float32",
+    dtype: str = "float32", given: bool = False,
 ) -> Iterator[tuple[Row, Prediction]]:
-    """One prediction for each row, beside it: the fields that the task reads of a file's row.
+    """One prediction for each row, beside it: the fields that the task reads of a file's row, or, `given`, all of it.
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
@@ -51,7 +53,13 @@ def beside(
     if not isinstance(objective, Task):
         raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
     with opened(data, partial(ready.source, document=document)) as reader:
-        yield from _predicted(ready, objective, reader, batch_size)
+        pairs = _predicted(ready, objective, reader, batch_size)
+        told = list(reader.notes)
+        for note in told:
+            log.info(note)
+        yield from as_given(reader, pairs) if given else pairs
+        for note in reader.notes[len(told):]:
+            log.info(note)
 
 
 @contextmanager
@@ -62,6 +70,25 @@ def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str
         return
     with jsonlines.kept(str(data)) as path:
         yield source(path)
+
+
+def as_given(reader: Reader, pairs: Iterator[tuple[Row, Prediction]]) -> Iterator[tuple[Row, Prediction]]:
+    """Each prediction beside the row as it stands in the file, read once more; text is what it is."""
+    if reader.document is not None or not reader.files:
+        yield from pairs
+        return
+    for row, pair in zip(raws(reader), pairs, strict=False):
+        yield row or {}, pair[1]
+
+
+def raws(reader: Reader) -> Iterator[Row | None]:
+    """The rows of a file with all their columns; None for each that can't be read and is left out."""
+    again, known = replace(reader, bad={}, notes=[]), 0
+    for row, _ in again.rows():
+        yield from repeat(None, len(again.bad) - known)
+        yield row
+        known = len(again.bad)
+    yield from repeat(None, len(again.bad) - known)
 
 
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
