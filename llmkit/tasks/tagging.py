@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +24,7 @@ from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
 from llmkit.tasks.shared import conll
 from llmkit.tasks.shared.conll import CELL
-from llmkit.tasks.shared.lists import unwritten
+from llmkit.tasks.shared.lists import from_cell, unwritten
 from llmkit.tasks.shared.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
 from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+SENTENCE = re.compile(r"(?i)sent(ence)?[ _]?(#|id|idx|no|num|number|index)")
+"""The name of a column that says of which sentence a word is."""
 
 
 @dataclass(config=OPTIONS)
@@ -102,6 +106,15 @@ class Tagging(Task):
                 row = {**row, "tags": [str(tag) if isinstance(tag, str) or not names else names[tag]
                                        for tag in row["tags"]]}
             yield row, place
+
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
+        """DataError for a table that has a word in each row: there, each would be a sentence."""
+        counts = next((name for name in row if SENTENCE.fullmatch(str(name).strip())), None)
+        if answered and counts is not None and all(_of_words(some, counts) for some, _ in islice(reader.rows(), 50)):
+            raise DataError(f"{reader.name}: its rows are words, of the sentences that the column {counts!r} counts. "
+                            "Tagging reads a sentence a row, or a text file: a word and its tag on each line, a blank "
+                            "line between two sentences.")
+        return super().columns(row, reader, answered)
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Words and tags are lists of one length, also written as text, or texts of words with spaces between them."""
@@ -299,21 +312,25 @@ def tag_names(reader: Reader) -> list[str] | None:
     return None
 
 
+def _of_words(row: Row, counts: Any) -> bool:
+    """Whether a row has no more than a word in each column, but for the one that counts sentences."""
+    return all(isinstance(cell, str) and len(CELL.findall(cell)) < 2 and not cell.startswith(("[", "("))
+               for name, cell in row.items() if name != counts)
+
+
 def _cut(text: str, column: str, tagged: bool, place: Place) -> Any:
     """The words of a text: a list that a table has as text, words between spaces, or, of untagged text, as it is read.
 
     DataError where a list was cut short.
     """
+    if tagged:
+        several = from_cell(text, f"the field {column!r}", place)
+        return several if isinstance(several, list) else CELL.findall(text)
     try:
         several = unwritten(text)
-    except ValueError as error:
-        if tagged:
-            raise DataError(f"{place}: the field {column!r} is a list written as text, and {error}: "
-                            f"{text[:60]!r}.") from error
+    except ValueError:
         several = None
-    if isinstance(several, list):
-        return several
-    return CELL.findall(text) if tagged else WORD.findall(text)
+    return several if isinstance(several, list) else WORD.findall(text)
 
 
 def likeliest(logits: Tensor, words: Tensor) -> list[list[tuple[int, float]]]:

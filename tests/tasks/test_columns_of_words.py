@@ -3,6 +3,8 @@
 import pytest
 
 from llmkit.system.errors import DataError
+from llmkit.tasks.multiple_choice import MultipleChoice
+from llmkit.tasks.question_answering import QuestionAnswering
 from llmkit.tasks.shared.lists import unwritten
 from llmkit.tasks.shared.tags import entities, inside, scheme_of, scores
 from llmkit.tasks.tagging import Tagging
@@ -127,6 +129,33 @@ def test_untagged_text_that_looks_like_a_list_is_text(write):
     reader = write([{"text": '["Stop, he said.'}], name="a.jsonl")
     (row, _), = Tagging().stream(reader, answered=False)
     assert row["tokens"] == ["[", '"', "Stop", ",", "he", "said", "."]
+
+
+@pytest.mark.parametrize("name", ["Sentence #", "sentence_id", "sent_id"])
+def test_a_table_of_single_words_is_no_table_of_sentences(write, name):
+    with pytest.raises(DataError, match=f"its rows are words, of the sentences that the column '{name}' counts"):
+        Tagging().read(write(f"{name},words,tags\n1,the,O\n,cat,B-X\n", name="a.csv"))
+    assert [one for one, _ in Tagging().read(write(f"{name},words,tags\n1,the cat,O B-X\n2,a,O\n", name="b.csv"))] == [
+        CAT, ONE]
+
+
+@pytest.mark.parametrize("cell", ["['dog', 'cat']", '["dog", "cat"]', "['dog' 'cat']"])
+def test_choices_written_as_text_are_choices(write, cell):
+    reader = write(f"question\tchoices\tanswer\nwho?\t{cell}\t1\n", name="a.tsv")
+    assert MultipleChoice().read(reader)[0][0] == {"question": "who?", "choices": ["dog", "cat"], "answer": 1}
+    with pytest.raises(DataError, match=r"a\.tsv:2: the field 'choices' is a list written as text, and it is neither"):
+        MultipleChoice().read(write("question\tchoices\tanswer\nwho?\t[dog, cat]\t1\n", name="a.tsv"))
+
+
+@pytest.mark.parametrize("cell", [
+    "{'text': ['cat'], 'answer_start': [4]}", "{'text': array(['cat'], dtype=object), 'answer_start': array([4])}",
+    '[{"text": "cat", "answer_start": 4}]', "['cat']", "cat",
+])
+def test_answers_written_as_text_are_answers(write, cell):
+    reader = write(f"question\tcontext\tanswers\nwho?\tThe cat [1] sat.\t{cell}\n", name="a.tsv")
+    assert QuestionAnswering().read(reader)[0][0]["answers"] == [{"text": "cat", "answer_start": 4}]
+    cited = write("question\tcontext\tanswers\nwho?\tThe cat [1] sat.\t[1]\n", name="b.tsv")
+    assert QuestionAnswering().read(cited)[0][0]["answers"] == [{"text": "[1]", "answer_start": 8}]
 
 
 # ---- schemes -----------------------------------------------------------------------------------------------------

@@ -7,10 +7,13 @@ import json
 import re
 from typing import Any
 
+from llmkit.data.sources import Place
+from llmkit.system.errors import DataError
+
 _QUOTED = re.compile(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+.\w]+)""")
 """A value in a list of numpy's, which has no commas."""
 _COMMAS = re.compile(r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^'",])*,""")
-_NUMPY = re.compile(r"array\((\[.*\])(?:, dtype=[^)]*)?\)", re.DOTALL)
+_NUMPY = re.compile(r"array\((\[[^\]]*\])(?:,\s*dtype=[^)]*)?\)")
 _KINDS = {"[": "]", "(": ")", "{": "}"}
 
 
@@ -22,9 +25,7 @@ def unwritten(text: str, bare: bool = False) -> Any | None:
     ValueError, saying why, where it looks like one and can't be read: it is cut short, or a quote is missing. With
     `bare`, that is any text in brackets that has commas.
     """
-    text = text.strip()
-    if (array := _NUMPY.fullmatch(text)) is not None:
-        text = array[1]
+    text = _NUMPY.sub(r"\1", text.strip())
     if len(text) < 2 or _KINDS.get(text[0]) != text[-1]:
         if text.startswith(("['", '["')):
             raise ValueError("it breaks off, `]` is missing")
@@ -45,6 +46,15 @@ def unwritten(text: str, bare: bool = False) -> Any | None:
         if looks and text[0] == "[":
             raise ValueError("it is neither JSON nor Python") from None
         return None
+
+
+def from_cell(value: Any, what: str, place: Place, bare: bool = False) -> Any:
+    """What a cell holds: a list that is written as text as that list. DataError, of `what`, where it can't be read."""
+    try:
+        found = unwritten(value, bare) if isinstance(value, str) else None
+    except ValueError as error:
+        raise DataError(f"{place}: {what} is a list written as text, and {error}: {value[:60]!r}.") from error
+    return value if found is None else found
 
 
 def _plain(value: Any) -> Any:
