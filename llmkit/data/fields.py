@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from llmkit.data.columns import LABELS, fits, likely
 from llmkit.data.files import Place
+from llmkit.data.formats._columns import LABELS, fits, likely
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from llmkit.data.columns import kinds, number
+from llmkit.data.formats._columns import kinds, number
 
 Table = Sequence[Sequence[str]]
 
