@@ -142,7 +142,8 @@ def _way_out(
         if column is None and able and not meant:
             what = "is a label" if name in LABELS else "holds text"
             return f"No other column {what}: " + ", ".join(
-                f"{column!r} has {shown(next(iter(values), None))}" for column, values in able.items()) + "."
+                f"{column!r} has {shown(next(iter(values), None))}" for column, values in able.items()) + (
+                f". If one is meant all the same: {pasted(reader.source, {name: 'COLUMN'})}.")
         meant[name] = "COLUMN" if column is None else column
     if reader.origin is not None and reader.origin.kind == "memory":
         return "Rename it in the rows: " + ", ".join(f"{column!r} to {name!r}" for name, column in meant.items()) + "."
@@ -155,12 +156,14 @@ def _way_out(
 
 def _held(reader: Reader, place: Place | None) -> dict[str | int, list[Any]]:
     """What the columns of a file hold in its first rows, as far as these can be read."""
-    if (reader.origin is not None and reader.origin.kind == "held") or len(reader.bad) > 1:
-        return {}  # rows that come once; a file whose rows are bad one by one
-    files = tuple(path for path in reader.files if place is not None and str(path) == place.file)
-    held: dict[str | int, list[Any]] = {}
+    if reader.origin is not None and reader.origin.kind == "held":
+        return {}  # rows that come once
+    files = tuple(path for path in reader.files if place is not None and str(path) == place.file) or reader.files
+    if files in reader.held:
+        return reader.held[files]
+    held = reader.held.setdefault(files, {})
     try:
-        for row, _ in islice(replace(reader, files=files or reader.files, bad={}, notes=[]).rows(), SAMPLE):
+        for row, _ in islice(replace(reader, files=files, bad={}, notes=[]).rows(), SAMPLE):
             for column, value in row.items():
                 held.setdefault(column, []).append(value)
     except DataError:

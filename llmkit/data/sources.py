@@ -58,6 +58,8 @@ class Reader:
     """Tables whose first row is data: which column holds which field, as far as that is clear."""
     delimiters: dict[Path, str] = field(default_factory=dict)
     """What stands between the cells of a table, where it isn't what its extension says."""
+    held: dict[tuple[Path, ...], dict[str | int, list[Any]]] = field(default_factory=dict)
+    """What columns of files hold in their first rows, once that was asked for."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     bad: dict[str, None] = field(default_factory=dict)

@@ -148,7 +148,8 @@ def test_the_text_is_the_column_that_holds_text(content: str, message: str) -> N
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ('{"data": {"text": "a"}}', "No other column holds text: 'data' has an object ({'text': 'a'})."),
+    ('{"data": {"text": "a"}}', "No other column holds text: 'data' has an object ({'text': 'a'}). If one is meant all "
+     "the same: --set data.train='{source: r.jsonl, fields: {text: COLUMN}}'."),
     ('{"messages": [{"role": "user", "content": "a"}], "n": 3}',
      "No other column holds text: 'messages' has a list ([{'role': 'user', 'content': 'a'}]), 'n' has a number (3)."),
     ('{"id": "1234567890", "Note": "It broke."}', "{source: r.jsonl, fields: {text: Note}}"),
