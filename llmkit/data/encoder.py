@@ -7,18 +7,21 @@ word by itself are told by their parts; any other is given whole texts. The ids 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.data.words import encode_words
+from llmkit.data.words import bare, encode_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("llmkit")
 
 Ids: TypeAlias = "NDArray[Any]"
 """Token ids, one-dimensional, of an unsigned type."""
@@ -26,6 +29,8 @@ Split: TypeAlias = "Callable[[str], list[str]]"
 
 MOST_WORDS, MOST_CHARACTERS = 2**16, 2**21  # remembered at once: some 12 MB
 GROUP = 256  # words that the tokenizer is given in one piece
+SHARE = 0.01  # of the tokens, from which on unknown ones are said
+EXAMPLES, LOOKED_AT, READ, SHOWN = 5, 50, 2000, 20  # of the unknown; texts that are looked into, characters of each
 
 SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
 IDEOGRAPHS = ("\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
@@ -89,6 +94,74 @@ class Encoder:
             encode(self.tokenizer, texts) if self.marks is None else encode_words(self.tokenizer, texts, self.marks))
         sizes = np.fromiter(map(len, found), np.int64, len(found))
         return np.fromiter(chain.from_iterable(found), self.dtype, int(sizes.sum())), sizes
+
+
+class Unknown:
+    """How many tokens stand for what a tokenizer doesn't know, and what that is, of all that is `seen`.
+
+    The id of `[UNK]` or `<unk>` is one for everything: a model that reads many of it learns to expect it, its loss is
+    low, and it has learned nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
+        self.id = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+        self.tokens = self.count = 0
+        self.examples: list[str] = []
+        self.said = False
+
+    def see(self, ids: Sequence[int] | Ids, texts: Any) -> None:
+        """Count the ids that texts, or all texts of some rows, became; these are looked into only for examples."""
+        self.tokens += len(ids)
+        found = 0 if self.id is None else int(np.count_nonzero(bare(np.asarray(ids)) == self.id))
+        self.count += found
+        if found and len(self.examples) < EXAMPLES:
+            for text in islice(texts_in(texts), LOOKED_AT):
+                new = [one for one in self._within(text[:READ]) if one not in self.examples]
+                self.examples += list(dict.fromkeys(new))[: EXAMPLES - len(self.examples)]
+                if len(self.examples) == EXAMPLES:
+                    break
+
+    def _within(self, text: str) -> list[str]:
+        """What of a text is unknown, in its order."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return [word[:SHOWN] for word in text.split() if self.id in encode(self.tokenizer, [word])[0]]
+        backend.no_truncation()
+        backend.no_padding()
+        encoding = backend.encode(text, add_special_tokens=False)
+        spans = [span for number, span in zip(encoding.ids, encoding.offsets, strict=True) if number == self.id]
+        return [part[:SHOWN] for start, stop in spans if (part := text[start:stop].strip())]
+
+    def note(self) -> str | None:
+        """What to say where a hundredth of the tokens or more are unknown; None where fewer are."""
+        if self.count == 0 or self.count < SHARE * self.tokens:
+            return None
+        what = f", such as {', '.join(map(repr, self.examples))}" if self.examples else ""
+        return (f"{self.count:,} of {self.tokens:,} tokens ({self.count / self.tokens:.1%}) are "
+                f"{self.tokenizer.unk_token}: the tokenizer doesn't know what stands there{what}. All that is one and "
+                "the same to the model, and a low loss says nothing; use a model and a tokenizer of this language.")
+
+
+    def warn(self, name: str) -> None:
+        """Say the note to whoever uses the model of this name; once."""
+        if not self.said and (note := self.note()) is not None:
+            self.said = True
+            log.warning("%s: %s", name, note)
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """All texts in a row, also those in its lists and objects.
+
+    >>> list(texts_in({"text": "a", "choices": ["b", {"label": "c", "n": 1}]}))
+    ['a', 'b', 'c']
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(part)
 
 
 class Numbers(dict[str, int]):

@@ -1,23 +1,19 @@
-"""Files as bytes and text: find them, unpack and decode them, tell their content apart by a hash."""
+"""Files: find them, tell their format by the name, and their content apart by a hash."""
 
-import codecs
 import glob
-import gzip
 import hashlib
-import io
 import time
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from llmkit.system.errors import DataError
 
 CHUNK = 1 << 20
 """Bytes, or characters, that are read at once."""
+PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "zstd", ".lz4": "lz4"}
+"""What one packed file is called by, behind the extension of what is in it."""
 TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system in use
 
 
@@ -64,42 +60,14 @@ def files_of(label: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def is_gzip(path: Path) -> bool:
+def is_packed(path: Path) -> bool:
     """Whether a file's name says that it is packed."""
-    return path.suffix.lower() == ".gz"
+    return path.suffix.lower() in PACKED
 
 
 def suffix_of(path: Path) -> str:
     """The extension of what is in a file, in lower case: `.txt` of `a.TXT.gz`."""
-    return (Path(path.stem).suffix if is_gzip(path) else path.suffix).lower()
-
-
-@contextmanager
-def decoded(path: Path, encoding: str, label: str, surrogates: bool = False) -> Iterator[io.TextIOWrapper]:
-    r"""A file's text; only \n ends a line. DataError, with file and line, for what goes wrong while it is read.
-
-    label        what the recipe calls the source, for the hint that names another encoding
-    surrogates   bytes that aren't of the encoding become lone surrogates, for the reader to look at
-    """
-    try:
-        with unpacked(path) as raw:
-            if codecs.lookup(encoding).name.startswith("utf-8"):
-                _refuse_wide_mark(raw.peek(4)[:4], path, label)
-            with io.TextIOWrapper(raw, encoding, "surrogateescape" if surrogates else "strict", newline="\n") as file:
-                yield file
-    except UnicodeError as error:
-        raise _undecodable(path, encoding, label, error) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{path}: the gzip data breaks off or is damaged: {error}.") from error
-
-
-def unpacked(path: Path) -> io.BufferedReader:
-    """The bytes of a file, or of what is packed in it."""
-    if is_gzip(path):
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), CHUNK)
-    return path.open("rb")
+    return (Path(path.stem).suffix if is_packed(path) else path.suffix).lower()
 
 
 def digest(path: Path) -> str:
@@ -111,7 +79,7 @@ def digest(path: Path) -> str:
         return _remembered(
             path.absolute(), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 @lru_cache(maxsize=65_536)
@@ -125,35 +93,6 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _undecodable(path: Path, encoding: str, label: str, error: UnicodeError) -> DataError:
-    """Find the first byte that isn't of the encoding, by decoding again piece by piece."""
-    fed, line = 0, 1
-    decoder = codecs.getincrementaldecoder(encoding)()
-    with unpacked(path) as raw:
-        while True:
-            piece = raw.read(CHUNK)
-            fed += len(piece)
-            try:
-                line += decoder.decode(piece, final=not piece).count("\n")
-            except UnicodeDecodeError as bad:
-                # the decoder's own rest of the last piece stands before this piece
-                offset = fed - len(bad.object) + bad.start
-                line += bad.object[: bad.start].decode(encoding, "replace").count("\n")
-                return DataError(
-                    f"{path}:{line}: not {encoding}: byte 0x{bad.object[bad.start]:02x} at offset {offset}; if "
-                    f"the file is of another encoding, say which: {{source: {label}, encoding: latin-1}}.")
-            if not piece:
-                return DataError(f"{path}: not {encoding}: {error}.")
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    if isinstance(error, gzip.BadGzipFile):
-        return DataError(f"{path}: is no gzip file, or a damaged one: {error}.")
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What keeps a file from being read, in the words of the system."""
     return DataError(f"{path}: can't be read: {error.strerror or error}.")
-
-
-def _refuse_wide_mark(head: bytes, path: Path, label: str) -> None:
-    wide = "utf-32" if head in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) else "utf-16"
-    if wide == "utf-32" or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}:1: starts with the byte order mark of {wide.upper()}; say in the recipe: "
-                        f"{{source: {label}, encoding: {wide}}}.")

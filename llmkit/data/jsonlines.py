@@ -39,8 +39,10 @@ def kept(data: str) -> Iterator[str]:
             raise DataError(str(error).replace(str(named), "stdin")) from error
 
 
-def write(rows: Iterator[Mapping[str, Any]], output: str) -> int:
+def write(rows: Iterator[Mapping[str, Any] | None], output: str) -> int:
     """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. A .csv or .tsv is a table.
+
+    None is null, in a table an empty row.
 
     The file is opened once there is a first row: a request that is wrong leaves it as it was. PlaceError where it can't
     be written, which is asked before any row is.
@@ -60,7 +62,7 @@ def write(rows: Iterator[Mapping[str, Any]], output: str) -> int:
         raise PlaceError(f"--output {output}: {error.strerror}.") from error
 
 
-def _lines(rows: Iterator[Mapping[str, Any]], to: IO[str]) -> int:
+def _lines(rows: Iterator[Mapping[str, Any] | None], to: IO[str]) -> int:
     count = 0
     for count, row in enumerate(rows, 1):  # noqa: B007
         to.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -117,7 +117,7 @@ def _a(thing: object) -> str:
 
 
 def memory_reader(
-    rows: Given, label: str, fields: Mapping[str, str] | None = None, spares: bool = False,
+    rows: Given, label: str, fields: Mapping[str, str] | None = None, spares: bool = False, way_out: str = "",
 ) -> Reader:
     """Rows of a program as a source of a run: read like those of a file, document by document or row by row.
 
@@ -125,7 +125,7 @@ def memory_reader(
              function that yields such rows, which is called anew at each pass
     label    what errors and the run's record call it: `memory:train`, `memory:validation`
     fields   field -> the name that it has in the rows, as `fields` of a source in a recipe
-    spares   whether bad rows are left out and noted, where they are an error otherwise
+    spares   whether bad rows are left out and noted, where they are an error otherwise; `way_out` is added to it
 
     The reader's `source.source` is `memory:` and the SHA-256 of the rows in their order, which is what a recipe
     records: all rows are gone through once here. Raises RequestError for what is no such thing or can be read only
@@ -133,7 +133,7 @@ def memory_reader(
     """
     memory = MemoryRows(rows, label)
     source = Source(f"{IN_MEMORY}{memory.fingerprint()}", fields=dict(fields or {}))
-    return Reader(source, label, origin=memory, spares=spares)
+    return Reader(source, label, origin=memory, spares=spares, way_out=way_out)
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,8 @@ class HeldRows:
         """It says nothing of its columns."""
 
 
-def hold(rows: Iterable[Mapping[str, Any]], label: str = "rows") -> Reader:
+def hold(
+    rows: Iterable[Mapping[str, Any]], label: str = "rows", spares: bool = False, way_out: str = "",
+) -> Reader:
     """Rows to predict, fields by their names; an error says which row of `label` it is about."""
-    return Reader(Source(label), label, origin=HeldRows(label, rows))
+    return Reader(Source(label), label, origin=HeldRows(label, rows), spares=spares, way_out=way_out)

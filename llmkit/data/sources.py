@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from llmkit.data import builtin, hub
+from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
 from llmkit.data.files import Place as Place
-from llmkit.data.files import digest, files_of
+from llmkit.data.files import digest, files_of, is_packed
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.text import usual_document
@@ -62,6 +63,8 @@ class Reader:
     """What columns of files hold in their first rows, once that was asked for."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
+    way_out: str = ""
+    """What is added to an error about a row: how such rows are left out."""
     bad: dict[str, None] = field(default_factory=dict)
     """What is wrong with each row that was left out, in the order of the file."""
 
@@ -80,8 +83,30 @@ class Reader:
         about = json.dumps([self.source.encoding, [digest(path) for path in texts]])
         return (cache.once("documents", hashlib.sha256(about.encode()).hexdigest(), write) / "kind").read_text()
 
+    @cached_property
+    def odd(self) -> dict[Path, dict[str, int]]:
+        """What is unusual in text files, and how often; it is noted."""
+        separates = self.document == "endoftext"
+        counts = {path: self._oddities(path, separates and format_of(path) == "text") for path in self.files
+                  if not formats()[format_of(path)].compressed}
+        counts = {path: count for path, count in counts.items() if count}
+        self.notes += [note for note in told(counts) if note not in self.notes]
+        return counts
+
+    def _oddities(self, path: Path, separates: bool) -> dict[str, int]:
+        encoding = self.source.encoding
+        if path.stat().st_size < LARGE:
+            return oddities(path, encoding, self.label, separates)
+
+        def write(folder: Path) -> None:
+            (folder / "found.json").write_text(json.dumps(oddities(path, encoding, self.label, separates)))
+
+        key = hashlib.sha256(json.dumps([encoding, separates, digest(path)]).encode()).hexdigest()
+        found: dict[str, int] = json.loads((cache.once("oddities", key, write) / "found.json").read_text())
+        return found
+
     def _usual_document(self, texts: Sequence[Path]) -> str:
-        return usual_document(texts, self.source.encoding, self.label)
+        return usual_document(texts, self.source.encoding, self.label, self.spares)
 
     @property
     def name(self) -> str:
@@ -101,13 +126,25 @@ class Reader:
             about["on_bad_row"] = "skip"
         if self.delimiters:
             about["delimiters"] = [self.delimiters.get(path) for path in self.files]
+        if self.odd:
+            about["odd"] = [sorted(count.items()) for count in self.odd.values()]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def spare(self, error: DataError, cause: Exception | None = None) -> None:
         """Raise what is wrong with a row; only note it where such rows are left out."""
         if not self.spares:
-            raise error from cause
+            raise (DataError(f"{error} {self.way_out}") if self.way_out else error) from cause
         self.bad.setdefault(str(error))
+
+    def of_one_row(self, error: DataError, place: Place) -> DataError:
+        """An error about the columns of a source as one about a row; raised where its columns are those of all rows."""
+        if self.files and not self._ragged(place):
+            raise error
+        said = str(error)
+        return DataError(f"{place}: {said.removeprefix(f'{self.name}: ')}") if str(place) not in said else error
+
+    def _ragged(self, place: Place) -> bool:
+        return formats()[format_of(Path(place.file))].ragged
 
     def documents(self) -> Iterator[tuple[str, Place]]:
         """The text of each document that isn't empty.
@@ -117,7 +154,7 @@ class Reader:
         file, column, empty = None, "text", True
         for row, place in self._all():
             if place.file != file:  # each file of a glob has columns of its own
-                ragged = formats()[format_of(Path(place.file))].ragged
+                ragged = self._ragged(place)
                 where = place if ragged and self.files else Place(place.file, None)
                 try:
                     column = find_fields(list(row), {"text": ALIASES["text"]}, {}, self, where)["text"]
@@ -137,7 +174,7 @@ class Reader:
                 empty = False
                 yield text, place
         if empty:
-            raise self._empty()
+            raise self.nothing_left()
 
     def rows(self) -> Rows:
         """One dict a row; of text files, {"text": …} a document. Raises DataError with file and line."""
@@ -146,15 +183,17 @@ class Reader:
             empty = False
             yield row
         if empty:
-            raise self._empty()
+            raise self.nothing_left()
 
-    def _empty(self) -> DataError:
+    def nothing_left(self) -> DataError:
+        """What is wrong with a source that has no row, or none but bad ones."""
         if self.bad:
             first = next(iter(self.bad))
             return DataError(f"{self.name}: no row is left; {len(self.bad):,} are bad, the first: {first}")
         return DataError(f"{self.name}: is empty.")
 
     def _all(self) -> Rows:
+        _ = self.odd  # said before the first row
         if self.origin is not None:
             yield from self.origin.rows()
         elif self.source.target is not None:
@@ -166,11 +205,14 @@ class Reader:
 
 def open_source(
     source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto", spares: bool = False,
+    way_out: str = "",
 ) -> Reader:
     """Find what a source names; nothing is read but the first rows of a table. `spares`: bad rows are left out.
 
+    `way_out` is added to an error about a row.
+
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
-    says the format, text for any that is unknown; .gz may follow.
+    says the format, text for any that is unknown; .gz, .xz, .bz2, .zst or .lz4 may follow.
     Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields, and
     for `memory:`, rows that only the program that has them can give (`llmkit.data.memory.memory_reader`).
     """
@@ -181,15 +223,16 @@ def open_source(
         if len(files) != 2 or {format_of(path) for path in files} != {"text"} or source.fields:
             raise RequestError(f"{label}: target is for parallel text, a text file on each side, read line by line; of "
                                "a table or JSON, name both columns in fields.")
-        return Reader(source, f"{label}, {source.target}", files, spares=spares)
+        return Reader(source, f"{label}, {source.target}", files, spares=spares, way_out=way_out)
     if label.startswith("builtin:"):
-        return Reader(source, label, origin=builtin.named(label.removeprefix("builtin:")), spares=spares)
+        origin = builtin.named(label.removeprefix("builtin:"))
+        return Reader(source, label, origin=origin, spares=spares, way_out=way_out)
     if label.startswith("hub:"):
-        return Reader(source, label, origin=hub.load(source), spares=spares)
+        return Reader(source, label, origin=hub.load(source), spares=spares, way_out=way_out)
     if label.startswith("memory:"):
         raise RequestError(f"{label} are rows that a program gave; run it again from Python: llmkit.fit(recipe, "
                            "train=rows), or validation=rows.")
-    reader = Reader(source, label, _readable(label), document, spares=spares)
+    reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out)
     _check_fields(reader)
     notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
     reader.notes += [note for note in notes if note is not None]
@@ -199,8 +242,8 @@ def open_source(
 def _readable(label: str) -> tuple[Path, ...]:
     files = files_of(label)
     for path in files:
-        if path.suffix == ".gz" and formats()[format_of(path)].compressed:
-            raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the .gz first.")
+        if is_packed(path) and formats()[format_of(path)].compressed:
+            raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the {path.suffix} first.")
     return files
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.encoder import Encoder, places
+from llmkit.data.encoder import Encoder, Unknown, places
 from llmkit.data.encoder import Ids as Ids
 from llmkit.data.encoder import encode as encode
 from llmkit.data.mapped import mapped, portable
@@ -122,7 +122,16 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
     try:
-        return _read(folder, reader)
+        documents, unknown = _read(folder, reader), Unknown(tokenizer)
+        about = json.loads((folder / "about.json").read_text())
+        if "unknown" in about:
+            unknown.tokens, (unknown.count, unknown.examples) = about["tokens"], about["unknown"]
+        else:  # written by an earlier version
+            for start in range(0, len(documents.ids), STRETCH):
+                unknown.see(documents.ids[start : start + STRETCH], ())
+        note = f"{reader.name}: {said}" if (said := unknown.note()) else None
+        reader.notes += [note] if note and note not in reader.notes else []
+        return documents
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:200]
         raise PlaceError(f"{folder}: these cached tokens are damaged ({why}); delete the folder.") from error
@@ -148,7 +157,7 @@ def _read(folder: Path, reader: Reader) -> Documents:
 
 def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
-    encoder = Encoder(tokenizer, words)
+    encoder, unknown = Encoder(tokenizer, words), Unknown(tokenizer)
     offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
     with (folder / "ids.bin").open("wb") as out:
         for texts in _batches(reader):
@@ -156,6 +165,7 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
                      for part in ([text] if way is None else sentences(text, way))]
             pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
             ids, sizes = encoder([piece for _, piece, _ in pieces])
+            unknown.see(ids, texts)
             ends, of = offsets[-1] + np.cumsum(sizes), np.array([i for i, *_ in pieces], np.int64)
             if way is not None:
                 opens = np.array([first for *_, first in pieces], np.bool_) & (sizes > 0)
@@ -169,7 +179,8 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     np.save(folder / "digests.npy", np.frombuffer(digests, np.uint64))
     if way is not None:
         np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
-    about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1]}
+    about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1],
+                             "unknown": [unknown.count, unknown.examples]}
     if reader.spares:
         about["bad"] = list(reader.bad)
     (folder / "about.json").write_text(json.dumps(about))

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.data.encoder import Unknown
 from llmkit.models import Base, Opened, open_model, pooling
 from llmkit.models.families import family_for
 from llmkit.models.pooling import Pooling
@@ -56,6 +58,11 @@ class Embedder:
     """What the model was trained to see before a text, by the model's own name for it."""
     default_prompt: str | None = None
     device: str = "cpu"
+
+    @cached_property
+    def unknown(self) -> Unknown:
+        """What the tokenizer didn't know of all texts; said once."""
+        return Unknown(self.opened.tokenizer)
 
     @property
     def width(self) -> int:
@@ -126,6 +133,7 @@ class Embedder:
         for start in range(0, len(texts), CHUNK):
             ids, some = self.ids(texts[start : start + CHUNK], role)
             cut += some
+            self.unknown.see([one for row in ids for one in row], texts[start : start + CHUNK])
             empty = next((i for i, row in enumerate(ids) if not row), None)
             if empty is not None:
                 raise RequestError(f"text {start + empty + 1} of {len(texts)} is empty: it has no token to embed.")
@@ -136,6 +144,7 @@ class Embedder:
         if cut:
             log.info("%s reads %d tokens: the ends of %d of %d texts are left out", self.name, self.max_length, cut,
                      len(texts))
+        self.unknown.warn(self.name)
         return vectors
 
     def _vectors(self, ids: list[list[int]]) -> Vectors:

@@ -22,7 +22,7 @@ from llmkit.planning.settle import with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
-from llmkit.system.errors import DataError, RequestError
+from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmkit")
 
+WAY_OUT = "--on-bad-row skip leaves such rows out."
+"""What is added to an error about a row."""
 ROWS = "rows"
 """What rows in memory are called in errors and answers."""
 Model = str | Path | Opened
@@ -42,11 +44,13 @@ Model = str | Path | Opened
 def evaluate(
     model: Model, data: str | Path | Given, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
+    on_bad_row: str = "error",
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
-    data     a file, or rows in memory: a list of dicts or texts, a `datasets.Dataset`, a function that yields them
-    target   of parallel text, the file whose lines are the translations of those of `data`
+    data         a file, or rows in memory: a list of dicts or texts, a `datasets.Dataset`, a function that yields them
+    target       of parallel text, the file whose lines are the translations of those of `data`
+    on_bad_row   error, or skip: a bad row is left out, and counted in the result's `bad_rows`
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -56,9 +60,10 @@ def evaluate(
     from llmkit.training.spread.processes import accelerate, apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
-        return by_prompt(model, data, prompt, words)
+        return by_prompt(model, data, prompt, words, on_bad_row)
+    leaves_out(on_bad_row)
     ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-    reader = ready.reader(data, target)
+    reader = ready.reader(data, target, on_bad_row)
     sets = ready.learner.objective.prepare([reader], None, ready.setup)
     for note in reader.notes:
         log.info(note)
@@ -67,7 +72,22 @@ def evaluate(
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
-            "rows": sum(map(len, sets.train))}
+            "rows": sum(map(len, sets.train)), **left_out(reader)}
+
+
+def leaves_out(on_bad_row: str) -> bool:
+    """Whether bad rows are left out: skip; RequestError for a word that is neither this nor error."""
+    if on_bad_row not in ("error", "skip"):
+        raise RequestError(f"--on-bad-row {on_bad_row}: is neither error nor skip."
+                           f"{nearest(on_bad_row, ('error', 'skip'))}")
+    return on_bad_row == "skip"
+
+
+def left_out(reader: Reader) -> dict[str, int]:
+    """{"bad_rows": …}, said once, where bad rows are left out; nothing elsewhere."""
+    if reader.bad:
+        log.warning("%s bad rows are left out; the first: %s", f"{len(reader.bad):,}", next(iter(reader.bad)))
+    return {"bad_rows": len(reader.bad)} if reader.spares else {}
 
 
 @contextmanager
@@ -103,21 +123,29 @@ class Ready:
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
 
-    def reader(self, data: str | Path | Given, target: str | Path | None = None) -> Reader:
+    def reader(self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error") -> Reader:
         """A file, or rows in memory under the names that fields had in the rows that it learned from."""
         if isinstance(data, str | Path):
-            return self.source(str(data), target=target)
+            return self.source(str(data), target=target, on_bad_row=on_bad_row)
         names = {} if self.learned is None else self.learned.data.train[0].fields
-        return memory_reader(data, ROWS, {name: field for name, field in names.items() if isinstance(field, str)})
+        return memory_reader(data, ROWS, {name: field for name, field in names.items() if isinstance(field, str)},
+                             leaves_out(on_bad_row), WAY_OUT)
 
-    def source(self, data: str, document: str = "auto", target: str | Path | None = None) -> Reader:
-        """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it."""
+    def source(
+        self, data: str, document: str = "auto", target: str | Path | None = None, on_bad_row: str | None = None,
+    ) -> Reader:
+        """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it.
+
+        `on_bad_row` is None where nobody could say it.
+        """
+        spares, way_out = (False, "") if on_bad_row is None else (leaves_out(on_bad_row), WAY_OUT)
         beside = None if target is None else str(target)
         if self.learned is None:
-            return open_source(Source(data, beside), document)
+            return open_source(Source(data, beside), document, spares, way_out)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
-        return open_source(Source(data, beside, fields=first.fields if same else {}, encoding=first.encoding), document)
+        return open_source(Source(data, beside, fields=first.fields if same else {}, encoding=first.encoding), document,
+                           spares, way_out)
 
 
 def make_ready(
@@ -246,9 +274,13 @@ def asks_for_words(model: Model, task: str | None) -> Task | None:
     return asked if (model.kind if isinstance(model, Opened) else models.kind_of(model)) in KINDS else None
 
 
-def by_prompt(model: Model, data: str | Path | Given, mode: Prompting, task: Task) -> dict[str, Any]:
+def by_prompt(
+    model: Model, data: str | Path | Given, mode: Prompting, task: Task, on_bad_row: str = "error",
+) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
-    reader = open_source(Source(str(data))) if isinstance(data, str | Path) else memory_reader(data, ROWS)
+    skips = leaves_out(on_bad_row)
+    reader = (open_source(Source(str(data)), spares=skips, way_out=WAY_OUT) if isinstance(data, str | Path)
+              else memory_reader(data, ROWS, spares=skips, way_out=WAY_OUT))
     rows = [row for row, _ in task.read(reader)]
     labels = known_labels(mode, rows)
     mode.words(labels)
@@ -259,7 +291,8 @@ def by_prompt(model: Model, data: str | Path | Given, mode: Prompting, task: Tas
         log.info("%s", note)
     return {"metrics": metrics, "floors": task.floors([], rows), "model": name_of(model), "data": data_name(data),
             "measured_by": registry.name_of(task), "prompt": recipe.block("prompting", mode),
-            "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows)}
+            "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows),
+            **left_out(reader)}
 
 
 def open_scorer(model: Model) -> Scorer:
@@ -302,7 +335,8 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floo
         for source in learned.data.train if learned is not None and type(chosen) is type(learned.learning) else []:
             if source.source.startswith(IN_MEMORY):  # they went with the program
                 return chosen.floors([], rows)
-            before += (row for row, _ in chosen.read(open_source(source)))
+            spares = learned is not None and learned.data.on_bad_row == "skip"
+            before += (row for row, _ in chosen.read(open_source(source, spares=spares)))
     except DataError:  # moved or deleted since
         before = []
     return chosen.floors(before, rows)

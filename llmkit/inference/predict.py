@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines, tabled
+from llmkit.data.encoder import Unknown
 from llmkit.data.memory import hold
-from llmkit.data.sources import Reader
-from llmkit.inference.evaluate import Model, Ready, make_ready, name_of
+from llmkit.data.sources import Place, Reader
+from llmkit.inference.evaluate import WAY_OUT, Model, Ready, leaves_out, make_ready, name_of
+from llmkit.objectives.base import Setup
 from llmkit.recipe.seams import Answering
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import DataError, RequestError
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
@@ -25,54 +27,72 @@ CHUNK = 2048
 
 def predict(
     model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
-    max_length: int | None = None, batch_size: int = 16, columns: bool = False,
-) -> Iterator[Prediction]:
+    max_length: int | None = None, batch_size: int = 16, columns: bool = False, on_bad_row: str = "error",
+) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
     `model` is a run, a folder, a hub id or a catalogue name, or a model that is open (`llmkit.models.Opened`).
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
     Or it is rows themselves, by the names of the task's fields: [{"text": …}, …].
     With `columns`, a prediction stands after all that the row had in the file: {"id": 7, "text": …, "label": …}.
+    `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
     Raises RequestError where the model learned no task.
     """
-    for row, prediction in beside(model, data, task=task, max_length=max_length, batch_size=batch_size, given=columns):
-        yield tabled.beside(row, prediction) if columns else prediction
+    leaves_out(on_bad_row)
+    for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns):
+        yield tabled.beside(row, said) if columns else said
 
 
 def beside(
     model: Model, data: str | Path | Iterable[Mapping[str, Any]], *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
-    dtype: str = "float32", given: bool = False,
+    dtype: str = "float32",
 ) -> Iterator[tuple[Row, Prediction]]:
-    """One prediction for each row, beside it: the fields that the task reads of a file's row, or, `given`, all of it.
+    """One prediction for each row, beside it: the fields that the task reads of a file's row.
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
+    for row, said in _each(model, data, task, max_length, batch_size, document, usual_length, dtype):
+        if said is not None:
+            yield row, said
+
+
+def _each(
+    model: Model, data: str | Path | Iterable[Mapping[str, Any]], task: str | Answering | None,
+    max_length: int | None, size: int, document: str = "auto", usual_length: int = 512, dtype: str = "float32",
+    on_bad_row: str | None = None, given: bool = False,
+) -> Iterator[tuple[Row, Prediction | None]]:
+    """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
     ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
     objective = ready.learner.objective
     if not isinstance(objective, Task):
         raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
-    with opened(data, partial(ready.source, document=document)) as reader:
-        pairs = _predicted(ready, objective, reader, batch_size)
+    with opened(data, partial(ready.source, document=document, on_bad_row=on_bad_row), on_bad_row) as reader:
         told = list(reader.notes)
         for note in told:
             log.info(note)
+        nothing: tuple[Row, Prediction | None] = {}, None
+        pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size))
         yield from as_given(reader, pairs) if given else pairs
         for note in reader.notes[len(told):]:
             log.info(note)
 
 
 @contextmanager
-def opened(data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str], Reader]) -> Iterator[Reader]:
+def opened(
+    data: str | Path | Iterable[Mapping[str, Any]], source: Callable[[str], Reader], on_bad_row: str | None = None,
+) -> Iterator[Reader]:
     """What `data` names, while the block runs: rows in memory, stdin, or a file that `source` opens."""
     if not isinstance(data, str | Path):
-        yield hold(data)
+        yield hold(data) if on_bad_row is None else hold(data, spares=leaves_out(on_bad_row), way_out=WAY_OUT)
         return
     with jsonlines.kept(str(data)) as path:
         yield source(path)
 
 
-def as_given(reader: Reader, pairs: Iterator[tuple[Row, Prediction]]) -> Iterator[tuple[Row, Prediction]]:
+def as_given(
+    reader: Reader, pairs: Iterator[tuple[Row, Prediction | None]],
+) -> Iterator[tuple[Row, Prediction | None]]:
     """Each prediction beside the row as it stands in the file, read once more; text is what it is."""
     if reader.document is not None or not reader.files:
         yield from pairs
@@ -91,7 +111,7 @@ def raws(reader: Reader) -> Iterator[Row | None]:
     yield from repeat(None, len(again.bad) - known)
 
 
-def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction]]:
+def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction] | None]:
     import torch
 
     from llmkit.training.evaluate import visited
@@ -100,13 +120,48 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     with apart():
         accelerator = accelerate("fp32", (), Path())
     learner = ready.learner.to(accelerator.device)
-    stream, cut = task.stream(reader, answered=False), list[int]()
+    stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     while chunk := list(islice(stream, CHUNK)):
-        part = Encoded(task.featured(chunk, ready.setup, cut), [row for row, _ in chunk])
+        part = _encoded(task, [one for one in chunk if one is not None], reader, ready.setup, cut)
+        part.tell(unknown)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
-            for rows, batch in visited(accelerator, learner, [part], ready.setup, size):
+            for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
                 outcomes |= zip(rows, learner(batch, "predict"), strict=True)
-        yield from zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+        said = zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
+        kept = {id(row) for row in part.rows}
+        yield from (next(said) if one is not None and id(one[0]) in kept else None for one in chunk)
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
+    unknown.warn(reader.name)
+    if reader.bad:
+        log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
+
+
+def _encoded(
+    task: Task, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int],
+) -> Encoded:
+    """Rows as features; where bad ones aren't left out, none is, too long or not: each row has its prediction."""
+    if reader.spares:
+        return task.encoded(rows, reader, setup, cut)
+    try:
+        return Encoded(task.featured(rows, setup, cut) if rows else [], [row for row, _ in rows])
+    except DataError as error:
+        reader.spare(error)
+        raise
+
+
+def with_gaps(task: Task, reader: Reader) -> Iterator[tuple[Row, Place] | None]:
+    """Checked rows to predict, and None for each bad one where it stands among them.
+
+    Raises DataError where all are bad.
+    """
+    reader.bad.clear()  # what was seen when the file was opened comes again
+    known, good = 0, False
+    for one in task.stream(reader, answered=False):
+        yield from repeat(None, len(reader.bad) - known)
+        yield one
+        known, good = len(reader.bad), True
+    if not good and reader.bad:
+        raise reader.nothing_left()
+    yield from repeat(None, len(reader.bad) - known)

@@ -11,6 +11,7 @@ import numpy as np
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
+from llmkit.data.encoder import Unknown
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
@@ -114,6 +115,10 @@ class Task(Objective):
                 raise DataError(f"data.{what.removesuffix('ing')}: no row is left; all are bad.")
             if part:
                 notes.append(f"{count:,} {what} rows")
+        unknown = Unknown(setup.tokenizer)
+        for encoded in (one for some in sets for one in some):
+            encoded.tell(unknown)
+        notes += [said] if (said := unknown.note()) else []
         if setup.prompt is not None:
             notes += setup.prompt.notes()
         if cut:
@@ -138,6 +143,8 @@ class Task(Objective):
                 fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
                 checked = self.check(fields, columns, place)
             except DataError as error:
+                if reader.spares and not columns:
+                    error = reader.of_one_row(error, place)
                 reader.spare(error)
             else:
                 yield checked, place
@@ -176,7 +183,7 @@ class Task(Objective):
             found = self.featured(rows, setup, cut) if rows else []
         except DataError as first:
             if not reader.spares and not isinstance(first, TooLongError):
-                raise
+                reader.spare(first)
             kept, long = [], 0
             for one in rows:
                 try:
@@ -288,6 +295,13 @@ class Encoded:
         self.owners = [int(some["of"][0]) if "of" in some else i for i, some in enumerate(features)]
         """Which example each row of features is of."""
         self.features = [{name: value for name, value in some.items() if name != "of"} for some in features]
+
+    def tell(self, unknown: Unknown) -> None:
+        """Have what the tokenizer doesn't know in these rows counted."""
+        for features, owner in zip(self.features, self.owners, strict=True):
+            for name, ids in features.items():
+                if name.endswith("input_ids"):
+                    unknown.see(ids, self.rows[owner])
 
     def __len__(self) -> int:
         return len(self.features)

@@ -78,14 +78,14 @@ class Tagging(Task):
             return
         empty, before = True, len(reader.bad)
         for path in reader.files:
-            one = replace(reader, files=(path,))
+            one, aside = replace(reader, files=(path,)), replace(reader, bad={})
             if path not in texts:
                 rows = self._named(one, super().stream(one, answered))
-            elif not answered and suffix_of(path) in (".txt", "") and not conll.is_tagged(path, one):
+            elif not answered and suffix_of(path) in (".txt", "") and not conll.is_tagged(path, aside):
                 rows = super().stream(replace(one, asked="line"), answered)
             else:
                 rows = (({"tokens": found.words, **({} if found.tags is None else {"tags": found.tags})}, found.place)
-                        for found in conll.sentences(path, one, answered, reader.notes))
+                        for found in conll.sentences(path, one, conll.look(path, aside), answered, reader.notes))
             for row in rows:
                 empty = False
                 yield row

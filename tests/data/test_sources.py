@@ -291,9 +291,11 @@ def test_reading_imports_nothing_heavy() -> None:
     ("t.json", b"", "t.json: is empty."),
     ("t.csv", b"text,label\n", "t.csv: is empty."),
     ("t.jsonl", b'{"text": ""}\n{"text": " "}\n', "t.jsonl: is empty."),
-    ("t.txt", b"ok\nnot \xff ok\n", "t.txt:2: not utf-8: byte 0xff at offset 7; if the file is of another encoding, "
-                                    "say which: {source: t.txt, encoding: latin-1}."),
-    ("t.txt.gz", b"ok\n" * 500_000 + b"\xc3", "t.txt.gz:500001: not utf-8: byte 0xc3 at offset 1500000; "),
+    ("t.txt", b"ok\nnot \xff ok\n", "t.txt:2: not utf-8: byte 0xff at offset 7; it reads well in none of utf-8, "
+                                    "gb18030, big5, shift_jis, euc_jp, euc_kr, cp1252, cp1251, koi8_r; if you know its "
+                                    "encoding, say which: {source: t.txt, encoding: NAME}."),
+    ("t.txt.gz", b"ok\n" * 500_000 + b"\xc3", "t.txt.gz:500001: not utf-8: byte 0xc3 at offset 1500000; the file "
+                                                   "ends within a character: it was cut short."),
     ("t.txt", "é".encode("utf-16"), "t.txt:1: starts with the byte order mark of UTF-16; say in the recipe: "
                                      "{source: t.txt, encoding: utf-16}."),
     ("t.txt", b"\xff\xfe\0\0", "t.txt:1: starts with the byte order mark of UTF-32; "),
@@ -428,7 +430,7 @@ def line_by_line(path: Path) -> str:
     """What auto means, as the documentation says it."""
     lines = path.read_text().split("\n")
     filled = [i for i, line in enumerate(lines) if line.strip()]
-    if any(line.removesuffix("\r") == plain_text.SEPARATOR for line in lines):
+    if any(line.strip(" \t\r") == plain_text.SEPARATOR for line in lines):
         return "endoftext"
     gap = any(not line.strip() for line in lines[filled[0] : filled[-1]]) if filled else False
     return "paragraph" if gap else "line"
@@ -436,7 +438,7 @@ def line_by_line(path: Path) -> str:
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["a", " ", "\n", "\n\n", "\r\n", "\u3000", "\x1c", "<|endoftext|>",
-                                 "\n<|endoftext|>\n", "<|endof", "text|>"]), max_size=20).map("".join),
+                                 "\n<|endoftext|>\n", "<|endof", "text|>", "\t", "   "]), max_size=20).map("".join),
        st.integers(1, 40))
 def test_auto_is_what_the_lines_say_wherever_the_file_is_cut(
     monkeypatch: pytest.MonkeyPatch, content: str, size: int,
@@ -450,7 +452,7 @@ def test_what_auto_is_in_large_files_is_remembered_by_content(monkeypatch: pytes
     monkeypatch.setenv("LLMKIT_CACHE", "cache")
     monkeypatch.setattr(sources, "LARGE", 4)
     assert opened("a.txt", "a\n\nb\n").document == "paragraph"
-    monkeypatch.setattr(sources, "usual_document", lambda texts, encoding, label: "read again")
+    monkeypatch.setattr(sources, "usual_document", lambda texts, encoding, label, spares: "read again")
     assert opened("b.txt", "a\n\nb\n").document == "paragraph"
     assert opened("b.txt", "a\n\nc\n").document == "read again"
 

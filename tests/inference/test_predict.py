@@ -13,8 +13,9 @@ from llmkit.cli import main
 from llmkit.data.sources import open_source
 from llmkit.inference import evaluate as evaluation
 from llmkit.inference import predict as prediction
+from llmkit.inference.embedding import Embedder
 from llmkit.recipe import Source
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.classification import Classification
 from llmkit.training.fit import fit
 
@@ -163,3 +164,124 @@ def test_what_a_row_loses_is_told(
     told = capsys.readouterr()
     assert len(told.out.splitlines()) == 2
     assert "1 rows are longer than 40 tokens and were cut" in told.err
+
+
+BAD = [  # (what the file is called, its bytes, which of its rows are bad, what is said of the first)
+    ("t.jsonl", b'{"text": "the cat"}\n{"text": ""}\n{"text": "a dog"}\n{"text": 7}\n', "good bad good bad",
+     "t.jsonl:2: the field 'text' is empty."),
+    ("t.jsonl", b'{"text": " "}\n{"text": "\xff"}\n\n{"text": "a dog"\n{"text": "the cat"}\n', "bad bad bad good",
+     "t.jsonl:1: the field 'text' is empty."),
+    ("t.jsonl", b'{"body_of_it": "the cat"}\n{"text": "a dog"}\n', "bad good", "t.jsonl:1: no column is called 'text'"),
+    ("t.csv", b'text,id\nthe cat,1\n,2\n"no" he said,3\na dog,4\nthe cat\n', "good bad bad good bad",
+     "t.csv:3: the field 'text' is empty."),
+    ("t.csv", b'text,id\n"a ""cat""",1\n"he said \\"no\\" again",2\n"never closed,3\na dog,4\n', "good bad bad good",
+     "t.csv:3: bad CSV: "),
+    ("t.tsv", b"text\tid\nthe cat\t1\t2\na dog\t3\n", "bad good", "t.tsv:2: 3 cells, where line 1 has 2."),
+    ("t.json", b'[{"text": "the cat"}, {"text": null}, 3]', "good bad bad", "t.json:1: the field 'text' is empty."),
+    ("t.txt", b"the cat\n\xd5\xe2\na dog\n", "good bad good", "t.txt:2: not utf-8: byte 0xd5."),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "which", "said"), BAD)
+def test_a_bad_row_has_null_in_its_place(
+    name: str, content: bytes, which: str, said: str, runs: dict[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(content)
+    monkeypatch.setattr(prediction, "CHUNK", 2)
+    assert main(["predict", str(runs["labels"]), name, "--on-bad-row", "skip"]) == 0
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert ["bad" if line is None else "good" for line in lines] == which.split()
+    assert f"{which.split().count('bad')} bad rows have null in their place; the first: {said}" in told.err
+    good = list(prediction.predict(runs["labels"], [{"text": "the cat"}, {"text": "a dog"}]))
+    assert {line["label"] for line in lines if line} <= {one["label"] for one in good if one}
+
+
+def test_an_error_about_a_row_names_the_option_and_all_bad_is_an_error(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("text,label\nthe cat,animal\n,animal\n")
+    for command in (["predict", str(runs["labels"]), "t.csv"], ["evaluate", str(runs["labels"]), "--data", "t.csv"]):
+        assert main(command) == 3
+        assert capsys.readouterr().err.endswith(
+            "t.csv:3: the field 'text' is empty. --on-bad-row skip leaves such rows out.\n")
+    assert main(["predict", str(runs["labels"]), "t.csv", "--on-bad-row", "skp"]) == 2
+    assert "--on-bad-row skp: is neither error nor skip. Did you mean 'skip'?" in capsys.readouterr().err
+    Path("t.csv").write_text("text,label\n,animal\n,animal\n")
+    assert main(["predict", str(runs["labels"]), "t.csv", "--on-bad-row", "skip"]) == 3
+    assert "t.csv: no row is left; 2 are bad, the first: t.csv:2: the field 'text' is empty." in capsys.readouterr().err
+    Path("t.csv").write_text("words,id\nthe cat,1\n")
+    assert main(["predict", str(runs["labels"]), "t.csv", "--on-bad-row", "skip"]) == 3
+    assert "t.csv: no column is called 'text'" in capsys.readouterr().err
+
+
+def test_a_row_that_is_found_bad_only_as_features_has_null_too(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    long = "the cat sat " * 60
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the cat", long, "a dog")))
+    with pytest.raises(DataError, match=r":2: .* --on-bad-row skip leaves such rows out\.$"):
+        list(prediction.predict(runs["answers"], path))
+    said = list(prediction.predict(runs["answers"], path, on_bad_row="skip"))
+    assert [one is None for one in said] == [False, True, False]
+    rows = [{"prompt": "the cat"}, {"prompt": ""}, {"prompt": "a dog"}]
+    assert [one is None for one in prediction.predict(runs["answers"], rows, on_bad_row="skip")] == [False, True, False]
+
+
+def test_bad_rows_are_left_out_of_an_evaluation_and_counted(
+    runs: dict[str, Path], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = evaluation.evaluate(runs["labels"], labelled)
+    assert "bad_rows" not in whole
+    path = tmp_path / labelled.name
+    path.write_text(labelled.read_text() + ",animal\nthe cat,unheard of\n")
+    assert main(["evaluate", str(runs["labels"]), "--data", str(path), "--on-bad-row", "skip", "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["metrics"] == pytest.approx(whole["metrics"]) and found["bad_rows"] == 2
+    assert "2 bad rows are left out; the first: " in told.err
+
+
+def test_what_the_tokenizer_does_not_know_is_said(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "zh.jsonl"
+    path.write_text('{"text": "清晨的港口很安静", "label": "x"}\n' * 3)
+    assert main(["predict", str(runs["labels"]), str(path)]) == 0
+    said = capsys.readouterr().err
+    assert f"{path}: 24 of 30 tokens (80.0%) are [UNK]: the tokenizer doesn't know what stands there, " in said
+    assert "such as '清', '晨', '的', '港', '口'. All that is one" in said
+    assert main(["generate", "清晨的港口很安静", "--model", str(runs["t5"]), "--max-new-tokens", "2"]) == 0
+    assert capsys.readouterr().err.count("are <unk>: the tokenizer doesn't know what stands there, such as '清晨") == 1
+    assert main(["generate", "the [MASK] 清晨 sat", "--model", str(runs["text"])]) == 0
+    assert "are [UNK]: the tokenizer doesn't know what stands there, such as '清', '晨'. " in capsys.readouterr().err
+    assert main(["generate", "the cat", "--model", str(runs["t5"]), "--max-new-tokens", "2"]) == 0
+    assert "doesn't know" not in capsys.readouterr().err
+
+
+def test_what_the_tokenizer_does_not_know_of_rows_to_learn_from_and_to_find_is_said(
+    runs: dict[str, Path], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / labelled.name
+    path.write_text(labelled.read_text() + "清晨的港口很安静,animal\n" * 9)
+    assert main(["finetune", "--task", "classification", "--model", str(runs["text"]), "--data", str(path),
+                 "--output-dir", str(tmp_path / "run"), "--set", "training.max_steps=1"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("are [UNK]: the tokenizer doesn't know what stands there, such as '清', ") == 1
+    embedder = Embedder.open(runs["text"])
+    for _ in range(2):
+        embedder.embed(["清晨的港口很安静", "the cat"])
+    assert capsys.readouterr().err.count("are [UNK]: ") == 1
+
+
+def test_a_bad_row_keeps_its_place_and_its_columns_in_a_table(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id;text\n1;\n2;a cat\n3;a;dog\n4;a hat\n")
+    out = tmp_path / "out.csv"
+    command = ["predict", str(runs["labels"]), str(tmp_path / "rows.csv"), "--on-bad-row", "skip", "-o", str(out)]
+    assert main(command) == 0
+    header, *lines = out.read_text().splitlines()
+    assert header == "id,text,label,score"
+    assert [line.split(",")[:2] for line in lines] == [["1", ""], ["2", "a cat"], ["", ""], ["4", "a hat"]]
+    assert [line.endswith(",,") for line in lines] == [True, False, True, False]

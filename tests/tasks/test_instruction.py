@@ -1,5 +1,6 @@
 """Instruction tuning: the prompt is given, and only the answer and its end are learned."""
 
+import json
 
 import numpy as np
 import pytest
@@ -389,3 +390,18 @@ def test_system_and_context_belong_to_alpacas_prompt(write, bpe):
     row = {"system": "be kind", "instruction": "say it", "input": "the cat", "output": "a"}
     (features,), _ = prepared(write(row), bpe)
     assert bpe.decode(features["input_ids"]) == "be kind\nsay it\nthe cat\na"
+
+
+@pytest.mark.parametrize("bad", [
+    {"messages": []}, {"messages": "x"}, {"messages": [3]}, {"other": 1},
+    {"messages": [{"role": "alien", "content": "x"}, {"role": "assistant", "content": "y"}]},
+    {"messages": [{"role": "user", "content": "  "}, {"role": "assistant", "content": "y"}]},
+])
+def test_one_bad_conversation_costs_no_other(bad, tmp_path):
+    good = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    for rows in ([good, bad, good], [bad, good, good], [good, good, bad]):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        reader = open_source(Source(str(path)), spares=True)
+        assert [row for row, _ in Instruction().read(reader)] == [good, good]
+        assert len(reader.bad) == 1 and next(iter(reader.bad)).startswith(f"{path}:{rows.index(bad) + 1}: ")

@@ -1,4 +1,4 @@
-"""A JSON array of objects, read one by one."""
+"""A JSON array of objects: they are decoded one by one from a window over the file, so that it may be long."""
 
 import json
 import re
@@ -6,7 +6,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast
 
-from llmkit.data.files import CHUNK, Place, decoded
+from llmkit.data.decoding.text import decoded
+from llmkit.data.files import CHUNK, Place
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
 from llmkit.system.errors import DataError
@@ -18,7 +19,7 @@ def array(path: Path, reader: FileReader) -> Rows:
     """The objects of a top-level array, decoded one by one from a window over the file."""
     decoder = json.JSONDecoder(object_pairs_hook=no_key_twice)
     text, at, line, awaited = "", 0, 1, "["
-    with decoded(path, reader.source.encoding, reader.label) as file:
+    with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
         while True:
             start = cast(re.Match[str], _SPACE.match(text, at)).end()
             line, at = line + text.count("\n", at, start), start
@@ -39,7 +40,7 @@ def array(path: Path, reader: FileReader) -> Rows:
                 if char != ",":
                     raise DataError(f"{place}: bad JSON: {char!r} where `,` or `]` is expected.")
                 awaited, at = "object", at + 1
-            elif char != "{":
+            elif char != "{" and not reader.spares:
                 raise DataError(f"{place}: a row must be an object {{…}}, not {text[at : at + 30]!r}.")
             else:
                 row, text, at, end = _decoded(decoder, file, text, at, place)
@@ -50,11 +51,13 @@ def array(path: Path, reader: FileReader) -> Rows:
 def _decoded(
     decoder: json.JSONDecoder, file: TextIOWrapper, text: str, at: int, place: Place
 ) -> tuple[Any, str, int, int]:
-    """The object at `text[at]`, reading on until it is whole: (object, text, where it starts, where it ends)."""
+    """The value at `text[at]`, reading on until it is whole: (value, text, where it starts, where it ends)."""
     while True:
         try:
             row, end = decoder.raw_decode(text, at)
-            return row, text, at, end
+            if end < len(text) or isinstance(row, dict | list | str) or not (more := file.read(CHUNK)):
+                return row, text, at, end
+            text, at = text[at:] + more, 0  # a number may go on
         except json.JSONDecodeError as error:
             # an object that is merely cut off fails at the window's end, or in a string that doesn't close
             cut = error.pos > len(text) - 16 or error.msg.startswith("Unterminated string")

@@ -10,8 +10,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, FIELD_WORDS
-from llmkit.data.files import CHUNK, Place, decoded
+from llmkit.data.files import CHUNK, Place
 from llmkit.data.formats import _squad
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows

@@ -5,7 +5,7 @@ from typing import Any
 
 from llmkit.data.fields import shown
 from llmkit.data.files import Place
-from llmkit.data.formats.base import FileReader, Row, Rows
+from llmkit.data.formats.base import ESCAPED, FileReader, Row, Rows, undecoded
 from llmkit.system.errors import DataError
 
 
@@ -21,6 +21,8 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> Row:
 def checked(row: Any, written: str, place: Place, reader: FileReader) -> Rows:
     """A row that was decoded from what is `written`; none where it is bad and bad ones are left out."""
     try:
+        if reader.spares and not written.isascii() and (strange := ESCAPED.search(written)):
+            raise undecoded(strange, place, reader)
         _refuse(row, written, place)
     except DataError as error:
         reader.spare(error)

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from llmkit.data.files import Place, decoded
+from llmkit.data.decoding.text import decoded
+from llmkit.data.files import Place
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Iterator[tuple[Row, Place]]
 """Each row, and where it stands."""
-_ESCAPED = re.compile("[\udc80-\udcff]")
+ESCAPED = re.compile("[\udc80-\udcff]")
 """Bytes that a decoder couldn't read."""
 
 
@@ -45,7 +46,7 @@ class Format:
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """The extensions of its files, in lower case; .gz may follow. None: it is chosen in another way."""
+    """The extensions of its files, in lower case; .gz or the like may follow. None: it is chosen in another way."""
     rank: ClassVar[int] = 9
     """Where it stands when extensions are listed: the usual ones first, of one rank by name."""
     numbered: ClassVar[bool] = False
@@ -53,7 +54,7 @@ class Format:
     ragged: ClassVar[bool] = False
     """Whether each row says its own fields, so that one that is missing is the fault of that row."""
     compressed: ClassVar[bool] = False
-    """Whether it is compressed inside, so that a .gz around it is refused."""
+    """Whether it is compressed inside, so that a .gz or the like around it is refused."""
 
     def rows(self, path: Path, reader: FileReader) -> Rows:
         """One dict a row, {"text": …} where a row is a document of text, in the order of the file.
@@ -68,19 +69,31 @@ class Format:
 
 
 def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their ends; a byte order mark is dropped, NUL refused."""
+    """Numbered lines without their ends; a byte order mark before one is dropped, NUL refused."""
+    for number, line in lines_or_none(path, reader):
+        if line is not None:
+            yield number, line
+
+
+def lines_or_none(path: Path, reader: FileReader) -> Iterator[tuple[int, str | None]]:
+    """As `lines`, with None in the place of each that is bad and left out."""
     encoding = reader.source.encoding
     with decoded(path, encoding, reader.label, reader.spares) as file:
         for number, line in enumerate(file, 1):
-            if number == 1:
-                line = line.removeprefix("\ufeff")
+            line = line.removeprefix("\ufeff")  # each file of `cat a b` may have brought its own
             if "\0" in line:
                 reader.spare(DataError(f"{path}:{number}: a NUL byte; this is no {encoding} text."))
+                yield number, None
                 continue
-            if reader.spares and not line.isascii() and (strange := _ESCAPED.search(line)):
-                byte = ord(strange[0]) - 0xDC00
-                reader.spare(DataError(f"{path}:{number}: not {encoding}: byte 0x{byte:02x}."))
+            if reader.spares and not line.isascii() and (strange := ESCAPED.search(line)):
+                reader.spare(undecoded(strange, Place(str(path), number), reader))
+                yield number, None
                 continue
             if line.endswith("\n"):
                 line = line[:-2] if line.endswith("\r\n") else line[:-1]
             yield number, line
+
+
+def undecoded(strange: re.Match[str], place: Place, reader: FileReader) -> DataError:
+    """What is wrong with a row that has a byte which isn't of the encoding."""
+    return DataError(f"{place}: not {reader.source.encoding}: byte 0x{ord(strange[0]) - 0xDC00:02x}.")

@@ -1,7 +1,8 @@
 """Tables with commas, as RFC 4180 has them: cells in quotes may hold commas, quotes and line ends."""
 
 import csv
-from itertools import chain
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,21 +19,71 @@ class CommaTable(TextTable):
     usual: ClassVar[str] = ","
 
     def cells(self, path: Path, reader: FileReader) -> Cells:
-        """A quote that doesn't close is a DataError with the line that its row starts on."""
+        """The rows, cut by what stands between cells in this file."""
         return quoted(path, reader, self.delimiter(path, reader))
 
 
 def quoted(path: Path, reader: FileReader, delimiter: str) -> Cells:
-    """The rows of a file whose cells may stand in quotes; the line that says what stands between them is none."""
+    """The rows of a file whose cells may stand in quotes; the line that says what stands between them is none.
+
+    A quote that doesn't close is a DataError with the line that its row starts on. Where bad rows are left out, such a
+    row is its first line, and the next one begins below it.
+    """
     csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
-    text = (f"{line}\n" for _, line in lines(path, reader))
-    first = next(text, "")
-    skipped = int(said_delimiter(first.rstrip("\n")))
-    parser, start = csv.reader(text if skipped else chain([first], text), delimiter=delimiter, strict=True), 1 + skipped
-    try:
-        for cells in parser:
-            if cells:
-                yield start, cells
-            start = parser.line_num + skipped + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{start}: bad CSV: {error}.") from error
+    numbered = (one for one in lines(path, reader) if one[0] > 1 or not said_delimiter(one[1]))
+    source = _Lines(numbered, reader.spares)
+    parser = csv.reader(source, delimiter=delimiter, strict=True)
+    while True:
+        source.begin_row()
+        try:
+            cells = next(parser, None)
+        except csv.Error as error:
+            reader.spare(DataError(f"{path}:{source.first}: bad CSV: {error}."), error)
+            source.go_back()
+            continue
+        if cells is None:
+            return
+        if source.half:
+            reader.spare(DataError(f"{path}:{source.first}: bad CSV: the rest of a row that is bad."))
+        elif cells:
+            yield source.first, cells
+
+
+class _Lines:
+    """The lines of a file, from which the second one of a row can be gone back to."""
+
+    def __init__(self, numbered: Iterator[tuple[int, str]], keeps: bool) -> None:
+        self.numbered, self.keeps = numbered, keeps
+        self.row = list[tuple[int, str]]()
+        self.again = deque[tuple[int, str]]()
+        self.first, self.fresh, self.doubtful, self.ended = 1, True, 0, False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        one = self.again.popleft() if self.again else next(self.numbered, None)
+        if one is None:
+            self.ended = True
+            raise StopIteration
+        number, line = one
+        if self.fresh:
+            self.first, self.fresh = number, False
+        if self.keeps:
+            self.row.append(one)
+        return f"{line}\n"
+
+    def begin_row(self) -> None:
+        """The next line is the first of a row."""
+        self.row.clear()
+        self.fresh, self.ended = True, False
+
+    def go_back(self) -> None:
+        """Give the lines of the row again, but for the first; of a row that was closed, they may be its rest."""
+        self.again.extendleft(reversed(self.row[1:]))
+        self.doubtful = self.doubtful if self.ended else max(self.doubtful, self.row[-1][0])
+
+    @property
+    def half(self) -> bool:
+        """Whether the row has an odd number of quotes and stands in what was read as a bad one before."""
+        return self.first <= self.doubtful and sum(line.count('"') for _, line in self.row) % 2 == 1

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.encoder import Unknown
 from llmkit.inference.writing.completion import Completion, decoded
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.options import Options
@@ -96,7 +98,14 @@ class Filler:
         if over > 0:
             raise RequestError(f"the prompt's {len(ids):,} tokens are {over:,} more than the {len(ids) - over:,} that "
                                "the model's context takes; shorten the prompt.")
+        self.unknown.see(ids, text)
+        self.unknown.warn(self.name)
         return ids
+
+    @cached_property
+    def unknown(self) -> Unknown:
+        """What the tokenizer didn't know of all texts; said once."""
+        return Unknown(self.opened.tokenizer)
 
     def fill(
         self, prompts: Sequence[Sequence[int]], count: int = 1, top: int = SHOWN,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmkit.backbones.kernels import privates
+from llmkit.data.encoder import Unknown
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import base_of, defaults, ends_of, listed, positions
@@ -88,6 +89,11 @@ class Writer:
         """Whether a prompt becomes what the user says in a conversation."""
         return self.opened.tokenizer.chat_template is not None and not self.reads
 
+    @cached_property
+    def unknown(self) -> Unknown:
+        """What the tokenizer didn't know of all prompts; said once."""
+        return Unknown(self.opened.tokenizer)
+
     def ids(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -120,6 +126,8 @@ class Writer:
                 raise RequestError(
                     f"the prompt is empty, and {self.name} has no token to start a text with: give a word.")
             ids = starts[:1]
+        self.unknown.see(ids, prompt)
+        self.unknown.warn(self.name)
         return ids
 
     def room(self, prompt: int, wanted: int) -> tuple[int, str]:

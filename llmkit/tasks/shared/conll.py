@@ -93,13 +93,14 @@ class Columns:
         return [f"{self.path}: {'; '.join(said)}"] if said else []
 
 
-def sentences(path: Path, reader: FileReader, answered: bool, notes: list[str]) -> Iterator[Sentence]:
+def sentences(
+    path: Path, reader: FileReader, columns: Columns, answered: bool, notes: list[str],
+) -> Iterator[Sentence]:
     """The sentences of a file: blank lines stand between them, the word is the first column and the tag the last.
 
     What is no word (comments, numbers) is passed over and told in `notes` at the end. DataError where a word lacks its
     tag, to `reader.spare`.
     """
-    columns = look(path, reader)
     for block in blocks(path, reader):
         numbers, cells = [], []
         for number, line in block:

@@ -1,0 +1,104 @@
+"""Packed files: read .gz .xz .bz2 .zst .lz4 as what is packed in them, and name what else is no text."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+from pathlib import Path
+from typing import cast
+
+from llmkit.data.files import CHUNK, PACKED
+from llmkit.system.errors import DataError
+
+HEAD = 1024
+"""Bytes by which a file is known."""
+MAGIC = {
+    b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
+}
+"""What packed data of one file begins with."""
+OTHERS = (
+    (b"%PDF-", "a PDF", "take its text out first: pdftotext {name} {stem}.txt"),
+    (b"ARROW1\0\0", "an Arrow file",
+     "write it as parquet: pyarrow.parquet.write_table(pyarrow.ipc.open_file({name!r}).read_all(), {parquet!r})"),
+    (b"\xff\xff\xff\xff", "an Arrow file",
+     "write it as parquet: datasets.Dataset.from_file({name!r}).to_parquet({parquet!r})"),
+    (b"PAR1\x15", "a parquet file", "give it the extension .parquet"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Word or Excel file",
+     "save it as plain text or as .csv, in UTF-8"),
+    (b"{\\rtf", "an RTF document", "save it as plain text, in UTF-8"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x {name}"),
+    (b"Rar!\x1a\x07", "a RAR archive", "unpack it first"),
+    (b"SQLite format 3\0", "an SQLite database", "write its table to a .csv first"),
+    (b"\x89HDF\r\n", "an HDF5 file", "write its texts to a .jsonl first"),
+    (b"\x93NUMPY", "an array of numpy", "write its texts to a .jsonl first"),
+    (b"\x80\x02", "a pickle", "it may run code when it is opened; write its texts to a .jsonl first"),
+    (b"\x80\x03", "a pickle", "it may run code when it is opened; write its texts to a .jsonl first"),
+    (b"\x80\x04\x95", "a pickle", "it may run code when it is opened; write its texts to a .jsonl first"),
+    (b"\x80\x05\x95", "a pickle", "it may run code when it is opened; write its texts to a .jsonl first"),
+    (b"\x89PNG\r\n", "a picture", "its text has to be read by other means first"),
+    (b"\xff\xd8\xff", "a picture", "its text has to be read by other means first"),
+)
+"""First bytes, what has them, and what to do instead."""
+ZIPPED = (
+    ("word/", "a Word document", "save it as plain text, in UTF-8"),
+    ("xl/", "an Excel workbook", "save its sheet as .csv, in UTF-8"),
+    ("ppt/", "a PowerPoint file", "save its text in UTF-8"),
+    ("META-INF/container.xml", "an EPUB book", "turn it into plain text first"),
+    ("content.xml", "an OpenDocument file", "save it as plain text, or its sheet as .csv, in UTF-8"),
+    ("data.pkl", "a file of torch", "it holds weights, not text"),
+    ("", "a zip archive", "unpack it first: unzip {name}"),
+)
+"""A name that is in a zip archive, what that makes of it, and what to do instead."""
+
+
+def unpacked(path: Path) -> io.BufferedReader:
+    """The bytes of a file, or of what is packed in it, as its extension says."""
+    kind = PACKED.get(path.suffix.lower())
+    if kind is None:
+        return io.BufferedReader(path.open("rb", 0), CHUNK)
+    if kind == "gzip":
+        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), CHUNK)
+    if kind == "xz":
+        return io.BufferedReader(cast(io.RawIOBase, lzma.open(path)), CHUNK)
+    if kind == "bzip2":
+        return io.BufferedReader(cast(io.RawIOBase, bz2.open(path)), CHUNK)
+    import pyarrow as pa
+
+    path.stat()  # in Python's own words where it isn't there
+    return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression=kind)), CHUNK)
+
+
+def refuse_what_is_no_text(head: bytes, path: Path) -> None:
+    """DataError that names the format, and the way out, where bytes are those of something else than text."""
+    inside = path.suffix.lower() in PACKED
+    what, instead = _known(head, path, inside)
+    if what:
+        names = {"name": path.name, "stem": path.stem, "parquet": path.with_suffix(".parquet").name}
+        raise DataError(f"{path}: {'holds' if inside else 'is'} {what}, not text; {instead.format(**names)}.")
+
+
+def _known(head: bytes, path: Path, inside: bool) -> tuple[str, str]:
+    """(what bytes are, what to do instead); two empty texts where they may be text."""
+    for magic, kind in MAGIC.items():
+        if head.startswith(magic) and (kind != "bzip2" or head[4:10] == b"1AY&SY"):
+            suffix = next(suffix for suffix, other in PACKED.items() if other == kind)
+            again = "unpack it once more" if inside else f"say so by its name: {path.name}{suffix}"
+            return f"{kind} data", again
+    if head[257:262] == b"ustar":
+        return "a tar archive", "unpack it first: tar -xf {name}"
+    if head.startswith(b"PK\x03\x04"):
+        there = [] if inside or not zipfile.is_zipfile(path) else zipfile.ZipFile(path).namelist()
+        return next((what, instead) for name, what, instead in ZIPPED
+                    if not name or any(each.startswith(name) or each.endswith(f"/{name}") for each in there))
+    return next(((what, instead) for magic, what, instead in OTHERS if head.startswith(magic)), ("", ""))
+
+
+def damage(path: Path, error: Exception) -> DataError | None:
+    """What went wrong while packed data was read; None where the file isn't packed or the disk is at fault."""
+    kind = PACKED.get(path.suffix.lower())
+    if isinstance(error, gzip.BadGzipFile):
+        return DataError(f"{path}: is no gzip file, or a damaged one: {error}.")
+    if kind is None or (isinstance(error, OSError) and error.errno is not None):
+        return None
+    return DataError(f"{path}: the {kind} data breaks off or is damaged: {error}.")
