@@ -8,6 +8,9 @@ MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 EVEN = 0.9
 """The share of rows that must have as many cells as the first, for a mark to be taken for what stands between them."""
 
+SOME = 0.5
+"""The same where the first row has the name of a field, cut so: rows may be bad."""
+
 
 def delimiter_of(lines: Sequence[str], usual: str, words: Collection[str], whole: bool = True) -> str:
     """The mark that cuts lines into rows of one width; the usual one where it does, or where none does better.
@@ -19,7 +22,8 @@ def delimiter_of(lines: Sequence[str], usual: str, words: Collection[str], whole
     """
     cuts = {mark: _cut(lines, mark, usual, words, whole) for mark in (usual, *(set(MARKS) - {usual}))}
     width, even, known = cuts[usual]
-    others = {mark: cut for mark, cut in cuts.items() if mark != usual and cut[0] > 1 and cut[1] >= EVEN}
+    others = {mark: cut for mark, cut in cuts.items()
+              if mark != usual and cut[0] > 1 and cut[1] >= (EVEN if width > 1 or not cut[2] else SOME)}
     if width > 1 and even >= EVEN:
         others = {mark: cut for mark, cut in others.items() if cut[2] and not known}
     elif width > 1:

@@ -55,6 +55,11 @@ def test_what_is_cut_rightly_by_commas_stays_so(content: str, texts: list[str]) 
     assert ([text for text, _ in reader.documents()], reader.notes) == (texts, [])
 
 
+def test_a_known_name_tells_what_stands_between_cells_though_a_row_is_bad() -> None:
+    with pytest.raises(DataError, match=r"^r\.csv:3: 3 cells, where line 1 has 2\.$"):
+        list(opened("id;text\n2;a cat\n3;a;dog\n4;a hat\n").rows())
+
+
 def test_a_recipes_names_tell_the_header_too_and_lines_are_true() -> None:
     reader = opened("sep=;\r\nWert;Bemerkung\r\n1,5;gut, sehr\r\n\r\n2,5;schlecht\r\n", fields={"text": "Bemerkung"})
     assert [(text, str(place)) for text, place in reader.documents()] == [
