@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
+from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
+from llmkit.data.files import CHUNK, digest, files_of, is_packed
 from llmkit.data.files import Place as Place
-from llmkit.data.files import digest, files_of, is_packed
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.text import usual_document
@@ -189,8 +190,20 @@ class Reader:
         """What is wrong with a source that has no row, or none but bad ones."""
         if self.bad:
             first = next(iter(self.bad))
+            if f": not {self.source.encoding}: byte 0x" in first and len(self.files) == 1:
+                first = self._in_full(self.files[0]) or first
             return DataError(f"{self.name}: no row is left; {len(self.bad):,} are bad, the first: {first}")
         return DataError(f"{self.name}: is empty.")
+
+    def _in_full(self, path: Path) -> str | None:
+        """What is said of a file that isn't of its encoding where nothing is left out: which one it may have."""
+        try:
+            with decoded(path, self.source.encoding, self.label) as file:
+                while file.read(CHUNK):
+                    pass
+        except DataError as error:
+            return str(error)
+        return None
 
     def _all(self) -> Rows:
         _ = self.odd  # said before the first row

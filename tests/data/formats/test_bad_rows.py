@@ -81,3 +81,11 @@ def test_bad_rows_are_errors_where_nobody_leaves_them_out() -> None:
     Path("t.csv").write_bytes(b'text,label\nc,z\n"open,x\n' + GOOD)
     with pytest.raises(DataError, match=r"^t\.csv:3: bad CSV: unexpected end of data\.$"):
         list(open_source(Source("t.csv")).documents())
+
+
+def test_a_file_of_another_encoding_of_which_no_row_is_left_is_told_which() -> None:
+    reader = skipping("t.txt", "清晨的港口很安静。\n雨点打在屋顶上。\n".encode("gbk"))
+    with pytest.raises(DataError) as caught:
+        list(reader.documents())
+    assert str(caught.value).startswith("t.txt: no row is left; 2 are bad, the first: t.txt:1: not utf-8: byte 0xc7")
+    assert "it looks like gb18030, in which this line reads '清晨的港口很安静。'; " in str(caught.value)
