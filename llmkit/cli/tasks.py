@@ -25,7 +25,8 @@ Model = Annotated[str | None, typer.Option(
     "--model", metavar="M", autocompletion=completion.models,
     help="A run, a folder, a hub id, or a name from `llmkit models list`.")]
 Output = Annotated[str | None, typer.Option(
-    "--output", "-o", metavar="OUT.jsonl", help="Write what is said there, one JSON object a row.")]
+    "--output", "-o", metavar="OUT.jsonl|.csv",
+    help="Write what is said there, one JSON object a row; a .csv or .tsv has the text, too.")]
 MaxLength = Annotated[int | None, typer.Option(
     "--max-length", metavar="N", help="Tokens the model sees at once.", min=1)]
 BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.", min=1)]
@@ -165,14 +166,15 @@ def tell(
     show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
     """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr."""
-    from llmkit.data import jsonlines
+    from llmkit.data import jsonlines, tabled
     from llmkit.system import report
 
     report.to_stderr()
     said = ask()
     for note in said.notes if not json_ else ():
         print(note, file=sys.stderr)
-    predictions = (one for _, one in said.predictions)
+    beside = output is not None and tabled.is_table(output)
+    predictions = (tabled.beside(row, one) if beside else one for row, one in said.predictions)
     if output is not None:
         count = jsonlines.write(predictions, output)
         if json_:

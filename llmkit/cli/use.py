@@ -72,7 +72,8 @@ def predict(
         help="A run, a folder, a hub id, or a catalogue name.")],
     data: Annotated[str, typer.Argument(metavar="FILE", help="The task's rows, answers aside; - reads stdin.")],
     output: Annotated[str, typer.Option(
-        "--output", "-o", metavar="OUT.jsonl", help="Where the predictions go; stdout where nothing is said.")] = "-",
+        "--output", "-o", metavar="OUT.jsonl|.csv",
+        help="Where the predictions go, else stdout. A .csv or .tsv keeps the columns of FILE.")] = "-",
     task: Annotated[str | None, typer.Option(
         "--task", metavar="NAME", autocompletion=completion.tasks,
         help="The task, where the model isn't a run.")] = None,
@@ -82,13 +83,13 @@ def predict(
     on_bad_row: BadRow = "error",
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
-    from llmkit.data import jsonlines
+    from llmkit.data import jsonlines, tabled
     from llmkit.inference import predict as prediction
     from llmkit.system import report
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
-                               on_bad_row=on_bad_row)
+                               columns=tabled.is_table(output), on_bad_row=on_bad_row)
     count = jsonlines.write(found, output)
     if output != "-":
         print(f"{count:,} predictions: {output}", file=sys.stderr)

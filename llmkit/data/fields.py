@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import yaml
+
 from llmkit.data.files import Place
+from llmkit.data.formats._columns import LABELS, fits, likely
+from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,8 +40,38 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "score": ("similarity", "rating", "stars"),
     "id": ("idx", "index", "title", "messages", "chosen", "rejected"),
 }
-"""What fields are called in the data sets that people have; any of these words in a first row makes it a header."""
-FIELD_WORDS = frozenset(word for name, others in ALIASES.items() for word in (name, *others))
+"""What fields are called in the data sets that people have."""
+CHINESE: dict[str, tuple[str, ...]] = {
+    "text": ("文本", "正文", "内容", "內容", "评论", "評論", "评论内容", "句子", "文章", "原文", "标题", "標題",
+             "问题", "問題"),
+    "text_pair": ("句子2", "文本2", "假设", "假設"),
+    "label": ("标签", "標籤", "类别", "類別", "分类", "分類", "情感", "类型", "類型", "分数", "分數", "评分", "評分"),
+    "question": ("问题", "問題", "提问", "題目", "题目"),
+    "context": ("上下文", "段落", "文章", "背景", "正文", "原文", "内容", "內容"),
+    "answers": ("答案", "回答"),
+    "answer": ("答案", "正确答案", "正確答案"),
+    "choices": ("选项", "選項"),
+    "prompt": ("指令", "问题", "問題", "提问", "提示", "输入", "輸入"),
+    "response": ("回答", "答案", "回复", "回覆", "输出", "輸出"),
+    "system": ("系统", "系統", "系统提示"),
+    "summary": ("摘要", "总结", "總結", "概要", "标题", "標題"),
+    "source": ("原文", "源文", "源语言"),
+    "target": ("译文", "譯文", "翻译", "翻譯", "目标"),
+    "tokens": ("词语", "詞語", "词", "字", "分词", "文本", "句子"),
+    "tags": ("标注", "標註", "标签", "標籤", "词性", "詞性"),
+    "sentence1": ("句子1", "文本1", "句子一", "问题1"),
+    "sentence2": ("句子2", "文本2", "句子二", "问题2"),
+    "score": ("相似度", "分数", "分數", "得分", "评分", "評分", "标签", "標籤"),
+    "chosen": ("更好的回答", "好回答"),
+    "rejected": ("更差的回答", "差回答"),
+    "id": ("编号", "編號", "序号", "序號", "工单号"),
+}
+"""What fields are called in Chinese tables."""
+FIELD_WORDS = frozenset(
+    word.casefold() for names in (ALIASES, CHINESE) for name, others in names.items() for word in (name, *others))
+"""Any of these words in a first row makes it a header."""
+SAMPLE = 200
+"""Rows from which it is told what a column holds."""
 
 
 def find_fields(
@@ -73,24 +111,83 @@ def find_fields(
             found[name] = plain[name]
     for name, aliases in fields.items():
         if name not in found:
-            free = (plain[alias.casefold()] for alias in aliases if alias.casefold() in plain)
+            others = (*aliases, *CHINESE.get(name, ()))
+            free = (plain[alias.casefold()] for alias in others if alias.casefold() in plain)
             column = next((column for column in free if column not in found.values()), None)
             if column is not None:
                 found[name] = column
-            elif name in wanted:
-                near = [match for word in (name, *aliases) for match in get_close_matches(word, list(plain), n=1)]
-                others = (column for column in columns if column not in found.values())
-                meant = plain[near[0]] if near else next(others, "COLUMN")
-                raise DataError(
-                    f"{place or reader.name}: no column is called {' or '.join(map(repr, (name, *aliases)))}; there is "
-                    f"{listed(columns)}. {_way_out(reader, name, meant)}")
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        words = " or ".join(map(repr, (missing[0], *wanted[missing[0]])))
+        raise DataError(f"{place or reader.name}: no column is called {words}; there is {listed(columns)}. "
+                        f"{_way_out(reader, columns, {name: wanted[name] for name in missing}, found, place)}")
     return {name: found[name] for name in fields if name in found}
 
 
-def _way_out(reader: Reader, name: str, meant: str | int) -> str:
+def _way_out(
+    reader: Reader, columns: Sequence[str | int], missing: Mapping[str, Sequence[str]],
+    found: Mapping[str, str | int], place: Place | None,
+) -> str:
+    """How to say which columns the missing fields are, by what is written in them."""
+    held = _held(reader, place)
+    free = [column for column in columns if column not in found.values()]
+    meant: dict[str, str | int] = {}
+    for name, aliases in missing.items():
+        free = [column for column in free if column not in meant.values()]
+        able = {column: held[column] for column in free if column in held}
+        names = {str(column).strip().casefold(): column for column in free
+                 if column not in able or fits(name, able[column])}
+        near = [names[match] for word in (name, *aliases) for match in get_close_matches(word, list(names), n=1)]
+        column = near[0] if near else likely(name, able) if able else next(iter(free), None)
+        if column is None and able and not meant:
+            what = "is a label" if name in LABELS else "holds text"
+            return f"No other column {what}: " + ", ".join(
+                f"{column!r} has {shown(next(iter(values), None))}" for column, values in able.items()) + (
+                f". If one is meant all the same: {pasted(reader.source, {name: 'COLUMN'})}.")
+        meant[name] = "COLUMN" if column is None else column
     if reader.origin is not None and reader.origin.kind == "memory":
-        return f"Rename it in the rows: {meant!r} to {name!r}."
-    return f"Name it in the recipe: data.train: {{source: {reader.label}, fields: {{{name}: {meant}}}}}."
+        return "Rename it in the rows: " + ", ".join(f"{column!r} to {name!r}" for name, column in meant.items()) + "."
+    numbers = reader.headerless.get(Path(place.file) if place else reader.files[0]) if reader.headerless else None
+    if numbers is not None:  # numbers name all columns or none
+        meant = {name: numbers.get(str(column), column) for name, column in {**found, **meant}.items()}
+        meant = {name: int(column) if str(column).isdecimal() else column for name, column in meant.items()}
+    return f"Name {'it' if len(meant) == 1 else 'them'} in the recipe: {pasted(reader.source, meant)}."
+
+
+def _held(reader: Reader, place: Place | None) -> dict[str | int, list[Any]]:
+    """What the columns of a file hold in its first rows, as far as these can be read."""
+    if reader.origin is not None and reader.origin.kind == "held":
+        return {}  # rows that come once
+    files = tuple(path for path in reader.files if place is not None and str(path) == place.file) or reader.files
+    if files in reader.held:
+        return reader.held[files]
+    held = reader.held.setdefault(files, {})
+    try:
+        for row, _ in islice(replace(reader, files=files, bad={}, notes=[]).rows(), SAMPLE):
+            for column, value in row.items():
+                held.setdefault(column, []).append(value)
+    except DataError:
+        pass  # that a later row is bad is told another time
+    return held
+
+
+def pasted(source: Source, fields: Mapping[str, str | int]) -> str:
+    """What says in a command which column holds which field: --set data.train='{source: r.csv, fields: {text: 1}}'."""
+    about: dict[str, Any] = {"source": source.source}
+    about |= {name: value for name, value in (("target", source.target), ("weight", source.weight)) if value}
+    about |= {"split": source.split} if source.split != "train" else {}
+    about |= {"encoding": source.encoding} if source.encoding != "utf-8" else {}
+    about["fields"] = {**source.fields, **fields}
+    quoted = _flow(about).replace("'", "'\"'\"'")
+    return f"--set data.train='{quoted}'"
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line, without single quotes where it can be."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(one)}" for key, one in value.items()) + "}"
+    written: str = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=2**31).strip()[1:-1]
+    return json.dumps(value, ensure_ascii=False) if written.startswith("'") else written
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Rows come from a file or a pipe and go, one JSON object a line, to a file or stdout."""
+"""Rows come from a file or a pipe and go to a file or stdout: one JSON object a line, or as a table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from llmkit.data import tabled
 from llmkit.system.errors import DataError, PlaceError
 from llmkit.system.streams import as_json
 
@@ -39,7 +40,9 @@ def kept(data: str) -> Iterator[str]:
 
 
 def write(rows: Iterator[Mapping[str, Any] | None], output: str) -> int:
-    """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. None is null.
+    """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. A .csv or .tsv is a table.
+
+    None is null, in a table an empty row.
 
     The file is opened once there is a first row: a request that is wrong leaves it as it was. PlaceError where it can't
     be written, which is asked before any row is.
@@ -51,7 +54,9 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str) -> int:
         raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
     first = list(islice(rows, 1))
     try:
-        with target.open("w", encoding="utf-8") as file:
+        with target.open("w", encoding="utf-8", newline="" if tabled.is_table(output) else None) as file:
+            if tabled.is_table(output):
+                return tabled.write(chain(first, rows), file, target.suffix.lower())
             return _lines(chain(first, rows), file)
     except OSError as error:
         raise PlaceError(f"--output {output}: {error.strerror}.") from error

@@ -57,7 +57,11 @@ class Reader:
     origin: RowOrigin | None = None
     """Where rows come from that are in no file."""
     headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
-    """Tables whose first row is data: which column holds which field."""
+    """Tables whose first row is data: which column holds which field, as far as that is clear."""
+    delimiters: dict[Path, str] = field(default_factory=dict)
+    """What stands between the cells of a table, where it isn't what its extension says."""
+    held: dict[tuple[Path, ...], dict[str | int, list[Any]]] = field(default_factory=dict)
+    """What columns of files hold in their first rows, once that was asked for."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     way_out: str = ""
@@ -121,6 +125,8 @@ class Reader:
             about[self.origin.kind] = self.origin.fingerprint()
         if self.spares:
             about["on_bad_row"] = "skip"
+        if self.delimiters:
+            about["delimiters"] = [self.delimiters.get(path) for path in self.files]
         if self.odd:
             about["odd"] = [sorted(count.items()) for count in self.odd.values()]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
@@ -241,9 +247,8 @@ def open_source(
                            "train=rows), or validation=rows.")
     reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out)
     _check_fields(reader)
-    if not source.fields:
-        notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
-        reader.notes += [note for note in notes if note is not None]
+    notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
+    reader.notes += [note for note in notes if note is not None]
     return reader
 
 

@@ -66,6 +66,8 @@ def evaluate(
         ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
         reader = ready.reader(data, target, on_bad_row)
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
+        for note in reader.notes:
+            log.info(note)
         metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),

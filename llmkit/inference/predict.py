@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-from llmkit.data import jsonlines
+from llmkit.data import jsonlines, tabled
 from llmkit.data.encoder import Unknown
 from llmkit.data.memory import Given, hold, memory_reader
 from llmkit.data.sources import Place, Reader
@@ -26,7 +27,7 @@ CHUNK = 2048
 
 def predict(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
-    max_length: int | None = None, batch_size: int = 16, on_bad_row: str = "error",
+    max_length: int | None = None, batch_size: int = 16, columns: bool = False, on_bad_row: str = "error",
 ) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
@@ -34,12 +35,13 @@ def predict(
     `data` is a file as for `evaluate`, whose rows needn't have answers; `-` reads stdin, text by the line or JSONL.
     Or it is rows themselves, by the names of the task's fields: a list of dicts or texts, a `datasets.Dataset`, a
     function that yields them, or an iterator, gone through once.
+    With `columns`, a prediction stands after all that the row had in the file: {"id": 7, "text": …, "label": …}.
     `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
     Raises RequestError where the model learned no task.
     """
     leaves_out(on_bad_row)
-    for pair in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row):
-        yield None if pair is None else pair[1]
+    for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns):
+        yield tabled.beside(row, said) if columns else said
 
 
 def beside(
@@ -51,23 +53,31 @@ def beside(
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
-    for pair in _each(model, data, task, max_length, batch_size, document, usual_length, dtype):
-        if pair is not None:
-            yield pair
+    for row, said in _each(model, data, task, max_length, batch_size, document, usual_length, dtype):
+        if said is not None:
+            yield row, said
 
 
 def _each(
     model: Model, data: str | Path | Given, task: str | Answering | None, max_length: int | None, size: int,
     document: str = "auto", usual_length: int = 512, dtype: str = "float32", on_bad_row: str | None = None,
-) -> Iterator[tuple[Row, Prediction] | None]:
-    """Each row and its prediction; None for a bad row that is left out."""
+    given: bool = False,
+) -> Iterator[tuple[Row, Prediction | None]]:
+    """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
     with left_as_it_is(model):
         ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
         objective = ready.learner.objective
         if not isinstance(objective, Task):
             raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
         with opened(data, partial(ready.source, document=document, on_bad_row=on_bad_row), on_bad_row) as reader:
-            yield from _predicted(ready, objective, reader, size)
+            told = list(reader.notes)
+            for note in told:
+                log.info(note)
+            nothing: tuple[Row, Prediction | None] = {}, None
+            pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size))
+            yield from as_given(reader, pairs) if given else pairs
+            for note in reader.notes[len(told):]:
+                log.info(note)
 
 
 @contextmanager
@@ -84,6 +94,27 @@ def opened(
         return
     with jsonlines.kept(str(data)) as path:
         yield source(path)
+
+
+def as_given(
+    reader: Reader, pairs: Iterator[tuple[Row, Prediction | None]],
+) -> Iterator[tuple[Row, Prediction | None]]:
+    """Each prediction beside the row as it stands in the file, read once more; text is what it is."""
+    if reader.document is not None or not reader.files:
+        yield from pairs
+        return
+    for row, pair in zip(raws(reader), pairs, strict=False):
+        yield row or {}, pair[1]
+
+
+def raws(reader: Reader) -> Iterator[Row | None]:
+    """The rows of a file with all their columns; None for each that can't be read and is left out."""
+    again, known = replace(reader, bad={}, notes=[]), 0
+    for row, _ in again.rows():
+        yield from repeat(None, len(again.bad) - known)
+        yield row
+        known = len(again.bad)
+    yield from repeat(None, len(again.bad) - known)
 
 
 def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction] | None]:

@@ -23,6 +23,7 @@ from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
+from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,14 +112,43 @@ class Classification(Task):
         for name in ("text", "text_pair"):
             if name in row and not isinstance(row[name], str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
-        if "label" not in row or self.problem == "auto":
+        if "label" not in row:
             return row
-        row = {**row, "label": answer(row["label"], self.problem, self.separator, place)}
-        wrong = [label for label in each(row["label"]) if label not in self.labels] if self.labels else []
+        row = {**row, "label": unwritten_label(row["label"], self.separator, place)}
+        if self.problem == "auto" or (self.problem == "multi_label" and is_hot(row["label"])):
+            return row  # what it is, all rows together tell
+        return {**row, "label": self.named(row["label"], place)}
+
+    def named(self, label: Any, place: Place) -> Any:
+        """An answer as the problem has it, of labels that there are."""
+        found = answer(label, self.problem, self.separator, place)
+        wrong = [one for one in each(found) if one not in self.labels] if self.labels else []
         if wrong:
             raise DataError(f"{place}: the label {wrong[0]!r} is not among task.labels."
                             f"{nearest(wrong[0], self.labels or ())}")
-        return row
+        return found
+
+    def read(self, reader: Reader) -> list[tuple[Row, Place]]:
+        """The rows of a source, the answers as the problem has them, once that is known."""
+        rows = super().read(reader)
+        if self.problem != "multi_label":
+            return rows
+        names, out = self.placed([row["label"] for row, _ in rows]), list[tuple[Row, Place]]()
+        for row, place in rows:
+            try:
+                label = there(row["label"], names, place) if names else self.named(row["label"], place)
+            except DataError as error:
+                reader.spare(error)
+            else:
+                out.append(({**row, "label": label}, place))
+        return out
+
+    def placed(self, labels: Sequence[Any]) -> tuple[str, ...]:
+        """The labels in the order of their places, where rows have a 0 or 1 for each; none where they name them."""
+        count = places(labels)
+        if count is None:
+            return ()
+        return tuple(self.labels) if self.labels else tuple(map(str, range(count)))
 
     def settled(self, rows: Sequence[Row], setup: Setup) -> Classification:
         """The task with its problem no longer open: what the trained model says, else what its rows look like."""
@@ -132,8 +162,9 @@ class Classification(Task):
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say what the problem is, and which labels there are."""
-        rows = [pair for reader in train for pair in self.read(reader)]
+        rows = [pair for reader in train for pair in replace(self, problem="auto").read(reader)]
         task = self.settled([row for row, _ in rows], setup)
+        placed = task.placed([row["label"] for row, _ in rows]) if task.problem == "multi_label" else ()
         if any(reader.spares for reader in train):  # what an answer must be is known now
             rows = [pair for reader in train for pair in task.read(reader)]
         facts: dict[str, Any] = {"problem": PROBLEMS[task.problem]}  # type: ignore[index]  # no longer auto
@@ -145,10 +176,13 @@ class Classification(Task):
             facts["labels"] = ["score"]
             sets = Task.prepare(task, train, validation, replace(setup, labels=("score",)))
         else:
-            known = setup.labels or (self.labels and tuple(self.labels)) or task.known(rows, train[0].label)
+            known = setup.labels or (self.labels and tuple(self.labels)) or placed or task.known(rows, train[0].label)
             facts["labels"] = list(known)
             sets = Task.prepare(task, train, validation, replace(setup, labels=known))
             notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
+            if placed:
+                notes.append(f"labels are lists of {len(placed)} zeros and ones, one for each label"
+                             + ("" if self.labels else "; task.labels says what these are called"))
             if self.class_weights is not None and setup.labels is None:
                 notes.append(task.weigh(sets.train, known))
         return Sets(sets.train, sets.validation, [*sets.notes, *notes], facts)
@@ -339,7 +373,10 @@ class Classification(Task):
         problem = "multi_label" if isinstance(true[0], list) else "regression" if isinstance(
             true[0], float) else "single_label"
         learned = learned[:FLOOR_ROWS]
-        labels = [answer(row["label"], problem, self.separator, Place(name_of(self), None)) for row in learned]
+        here = Place(name_of(self), None)
+        names = self.placed([row["label"] for row in learned]) if problem == "multi_label" else ()
+        labels: list[Any] = [there(row["label"], names, here) if names
+                  else answer(row["label"], problem, self.separator, here) for row in learned]
         counted = labels or true
         if problem == "regression":
             usual: Any = float(np.mean(counted))
@@ -359,50 +396,11 @@ class Classification(Task):
         return floors
 
 
-def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
-    """A row's answer as its problem has it: a name, a list of names, or a number."""
-    if problem == "regression":
-        number = _number(value)
-        if number is None:
-            raise DataError(f"{place}: the label {value!r} is no number; task.problem is regression.")
-        return number
-    if problem == "multi_label":
-        if isinstance(value, str):
-            value = [part for part in value.split(separator) if part.strip()] if separator else [value]
-        several = value if isinstance(value, list | tuple) else [value]
-        return list(dict.fromkeys(_named(one, place) for one in several))
-    return _named(value, place)
-
-
-def _named(label: Any, place: Place) -> str:
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    if not isinstance(label, str | int):
-        raise DataError(f"{place}: the label {label!r} is neither a word nor a whole number.")
-    return str(label).strip()
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also one that a table has as a string."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
-
-
-def each(label: Any) -> list[str]:
-    """The labels of a row, be it one or several."""
-    return label if isinstance(label, list) else [label]
-
-
 def guessed(labels: Sequence[Any], task: Classification) -> Kind:
     """What the problem is where it is obvious: lists of labels, or numbers of which some have a fraction."""
     if task.separator is not None or (labels and all(isinstance(label, list) for label in labels)):
         return "multi_label"
-    numbers = [_number(label) for label in labels]
+    numbers = [finite(label) for label in labels]
     steers = task.labels or task.class_weights is not None or task.label_smoothing
     if not steers and None not in numbers and any(number != round(number or 0) for number in numbers if number):
         return "regression"

@@ -19,6 +19,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD
+from llmkit.tasks.shared.lists import from_cell
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,7 +88,9 @@ class MultipleChoice(Task):
         for name in ("question", "context"):
             if name in row and not isinstance(row[name], str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
-        choices, keys = listed(row["choices"], self.separator)
+        held = row["choices"] if self.separator else from_cell(
+            row["choices"], f"the field {columns['choices']!r}", place, bare=True)
+        choices, keys = listed(held, self.separator)
         if len(choices) < 2:
             raise DataError(f"{place}: {len(choices)} choices; there must be two or more: a list, columns like choice0 "
                             "and choice1, or one string with task.separator.")

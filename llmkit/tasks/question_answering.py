@@ -21,6 +21,7 @@ from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
 from llmkit.tasks.shared.answers import normalized, scores, segments
 from llmkit.tasks.shared.frame import frame_of
+from llmkit.tasks.shared.lists import unwritten
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -309,6 +310,8 @@ def spans_of(answers: Any, start: Any, place: Place) -> list[tuple[str, int | No
 
     {"text": ["a"], "answer_start": [3]}, [{"text": "a", "answer_start": 3}], ["a"], "a"  ->  [("a", 3)], [("a", None)]
     """
+    if isinstance(answers, str) and start is None:
+        answers = _written(answers)
     if isinstance(answers, Mapping) and isinstance(answers.get("text"), Sequence):
         texts, starts = answers["text"], answers.get("answer_start")
         if isinstance(texts, str):
@@ -331,6 +334,17 @@ def spans_of(answers: Any, start: Any, place: Place) -> list[tuple[str, int | No
         if text.strip():
             found.append((text, where if where is None or where >= 0 else None))
     return found
+
+
+def _written(answers: str) -> Any:
+    """Answers that a table has as text, {'text': ['a'], 'answer_start': [3]}; any other text is the answer itself."""
+    try:
+        found = unwritten(answers)
+    except ValueError:
+        return answers
+    usual = (isinstance(found, Mapping) and "text" in found) or (
+        isinstance(found, list) and all(isinstance(one, str | Mapping) for one in found))
+    return found if usual else answers
 
 
 def nearest_place(text: str, context: str, start: int) -> int | None:

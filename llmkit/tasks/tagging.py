@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -14,18 +15,25 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.files import suffix_of
+from llmkit.data.formats import format_of
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
-from llmkit.tasks.shared.tags import MARKS, OUTSIDE, TAG, entities, foreign, inside, scheme_of, scores
+from llmkit.tasks.shared import conll
+from llmkit.tasks.shared.conll import CELL
+from llmkit.tasks.shared.lists import from_cell, unwritten
+from llmkit.tasks.shared.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
 from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+SENTENCE = re.compile(r"(?i)sent(ence)?[ _]?(#|id|idx|no|num|number|index)")
+"""The name of a column that says of which sentence a word is."""
 
 
 @dataclass(config=OPTIONS)
@@ -61,29 +69,28 @@ class Tagging(Task):
         """Rows of a table, or the sentences of a text file.
 
         A text file has a word and its tag on each line, first and last of its columns, and a blank line between two
-        sentences. To be predicted, a .txt without tags in its first sentence is text, a sentence a line.
+        sentences (`llmkit.tasks.shared.conll`). To be predicted, a .txt without tags in its first sentence is text, a
+        sentence a line.
         """
-        blocks = replace(reader, asked="paragraph")
-        if blocks.document is None:
+        texts = [path for path in reader.files if format_of(path) == "text" and reader.source.target is None]
+        if not texts:
             yield from self._named(reader, super().stream(reader, answered))
             return
-        first, _ = next(blocks.rows())
-        if not answered and Path(reader.files[0].stem if reader.files[0].suffix == ".gz" else reader.files[0]).suffix \
-                in (".txt", "") and not all(_is_tag(line.split()) for line in first["text"].splitlines()):
-            yield from super().stream(replace(reader, asked="line"), answered)
-            return
-        for row, place in blocks.rows():
-            columns = [line.split() for line in row["text"].splitlines()]
-            bare = [number for number, line in enumerate(columns) if len(line) < 2] if answered else []
-            if bare:
-                where, line = Place(place.file, (place.line or 1) + bare[0]), " ".join(columns[bare[0]])
-                reader.spare(DataError(f"{where}: {line!r} has no tag; a line is `word TAG`, and a blank one stands "
-                                       "between two sentences."))
-                continue
-            if columns == [["-DOCSTART-", *columns[0][1:]]]:  # CoNLL-2003 opens a document so
-                continue
-            tags = {"tags": [line[-1] for line in columns]} if answered else {}
-            yield {"tokens": [line[0] for line in columns], **tags}, place
+        empty, before = True, len(reader.bad)
+        for path in reader.files:
+            one, aside = replace(reader, files=(path,)), replace(reader, bad={})
+            if path not in texts:
+                rows = self._named(one, super().stream(one, answered))
+            elif not answered and suffix_of(path) in (".txt", "") and not conll.is_tagged(path, aside):
+                rows = super().stream(replace(one, asked="line"), answered)
+            else:
+                rows = (({"tokens": found.words, **({} if found.tags is None else {"tags": found.tags})}, found.place)
+                        for found in conll.sentences(path, one, conll.look(path, aside), answered, reader.notes))
+            for row in rows:
+                empty = False
+                yield row
+        if empty and len(reader.bad) == before:
+            raise DataError(f"{reader.name}: is empty.")
 
     def _named(self, reader: Reader, rows: Iterator[tuple[Row, Place]]) -> Iterator[tuple[Row, Place]]:
         """Rows whose tags are numbers get the names of these, from the recipe or from what the file says of itself."""
@@ -100,18 +107,27 @@ class Tagging(Task):
                                        for tag in row["tags"]]}
             yield row, place
 
+    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
+        """DataError for a table that has a word in each row: there, each would be a sentence."""
+        counts = next((name for name in row if SENTENCE.fullmatch(str(name).strip())), None)
+        if answered and counts is not None and all(_of_words(some, counts) for some, _ in islice(reader.rows(), 50)):
+            raise DataError(f"{reader.name}: its rows are words, of the sentences that the column {counts!r} counts. "
+                            "Tagging reads a sentence a row, or a text file: a word and its tag on each line, a blank "
+                            "line between two sentences.")
+        return super().columns(row, reader, answered)
+
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
-        """Words and tags are lists of one length, or texts of words with spaces between them."""
+        """Words and tags are lists of one length, also written as text, or texts of words with spaces between them."""
         row = super().check(row, columns, place)
         for name in row:
             if isinstance(row[name], str):
-                row[name] = row[name].split() if "tags" in row else WORD.findall(row[name])
+                row[name] = _cut(row[name], str(columns[name]), "tags" in row, place)
             elif not isinstance(row[name], Sequence):
                 raise DataError(f"{place}: the field {columns[name]!r} is no list: {row[name]!r}.")
         if not len(row["tokens"]):
             raise DataError(f"{place}: the field {columns['tokens']!r} is empty.")
         for number, word in enumerate(row["tokens"], 1):
-            if not isinstance(word, str) or not word.strip():
+            if not isinstance(word, str) or not CELL.search(word):
                 raise DataError(f"{place}: word {number} is no word: {word!r}.")
         if "tags" not in row:
             return row
@@ -145,6 +161,12 @@ class Tagging(Task):
         examples, windows = len(rows), sum(map(len, sets.train))
         scheme = self.scheme if self.scheme != "auto" else scheme_of(rows)
         notes = [f"{len(known)} tags ({scheme}): {', '.join(known)[:200]}"]
+        marking = [tag for tag in known if parts(tag) is not None]
+        if scheme == "plain" and self.scheme == "auto" and marking:
+            rest = [tag for tag in known if tag not in marking and tag != OUTSIDE]
+            notes.append(f"{len(marking)} of {len(known)} tags mark entities, as {marking[0]} does, and "
+                         f"{', '.join(rest)[:100]} don't: all are taken as plain tags, and F1 is of words, not of "
+                         "entities (task.scheme says otherwise)")
         if windows > examples:
             notes.append(f"sentences longer than {setup.max_length} tokens are learned in parts: {examples:,} "
                          f"sentences, {windows:,} rows")
@@ -290,8 +312,25 @@ def tag_names(reader: Reader) -> list[str] | None:
     return None
 
 
-def _is_tag(columns: Sequence[str]) -> bool:
-    return len(columns) > 1 and (columns[-1] == OUTSIDE or TAG.fullmatch(columns[-1]) is not None)
+def _of_words(row: Row, counts: Any) -> bool:
+    """Whether a row has no more than a word in each column, but for the one that counts sentences."""
+    return all(isinstance(cell, str) and len(CELL.findall(cell)) < 2 and not cell.startswith(("[", "("))
+               for name, cell in row.items() if name != counts)
+
+
+def _cut(text: str, column: str, tagged: bool, place: Place) -> Any:
+    """The words of a text: a list that a table has as text, words between spaces, or, of untagged text, as it is read.
+
+    DataError where a list was cut short.
+    """
+    if tagged:
+        several = from_cell(text, f"the field {column!r}", place)
+        return several if isinstance(several, list) else CELL.findall(text)
+    try:
+        several = unwritten(text)
+    except ValueError:
+        several = None
+    return several if isinstance(several, list) else WORD.findall(text)
 
 
 def likeliest(logits: Tensor, words: Tensor) -> list[list[tuple[int, float]]]:

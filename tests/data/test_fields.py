@@ -26,8 +26,8 @@ def test_fields_are_found_by_recipe_then_name_then_alias(
 
 
 @pytest.mark.parametrize(("fields", "message"), [
-    ({}, "r.csv: no column is called 'text' or 'content'; there is id, contents. Name it in the recipe: data.train: "
-         "{source: r.csv, fields: {text: contents}}."),
+    ({}, "r.csv: no column is called 'text' or 'content'; there is id, contents. Name it in the recipe: "
+         "--set data.train='{source: r.csv, fields: {text: contents}}'."),
     ({"text": "contentz"}, "r.csv: no column is called 'contentz'; there is id, contents. Did you mean 'contents'?"),
 ])
 def test_a_field_that_is_not_there_is_told_with_the_columns(fields: dict[str, str | int], message: str) -> None:

@@ -146,7 +146,8 @@ def test_a_first_row_whose_label_occurs_again_is_no_header() -> None:
     assert next(reader.rows())[0] == {"text": "a good film", "label": "pos"}
     assert len(list(reader.rows())) == 3
     assert reader.notes == [
-        "r.tsv has no header: its first row is data, column 1 is read as text and column 0 as label."]
+        "r.tsv has no header: its first row is data, column 1 is read as text and column 0 as label. "
+        "--set data.train='{source: r.tsv, fields: {text: 1, label: 0}}' says otherwise."]
 
 
 @pytest.mark.parametrize("content", [

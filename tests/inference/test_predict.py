@@ -113,6 +113,41 @@ def test_what_cannot_be_predicted_is_told_and_leaves_the_output_as_it_was(
     assert main(["predict", str(runs["labels"]), str(unanswered), "-o", str(tmp_path / "no" / "out.jsonl")]) == 6
 
 
+@pytest.mark.parametrize(("name", "content", "header", "start"), [
+    ("rows.csv", "id;text;label\n7;a cat, \"old\";x\n9;a dog;y\n", "id,text,label,predicted_label,score",
+     ['7,"a cat, ""old""",x,', "9,a dog,y,"]),
+    ("rows.jsonl", '{"id": 7, "text": "a\\ncat", "meta": {"n": null}}\n{"text": "a dog", "id": 9, "odd": 1}\n',
+     "id,text,meta,label,score", ['7,"a\ncat","{""n"": null}",', "9,a dog,,"]),
+    ("rows.txt", "a cat\na dog\n", "text,label,score", ["a cat,", "a dog,"]),
+    ("rows.csv", "Text,score\na cat,0.5\na dog,1\n", "Text,score,label,predicted_score", ["a cat,0.5,", "a dog,1,"]),
+])
+def test_a_table_of_predictions_keeps_the_columns_of_the_file(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, header: str,
+    start: list[str],
+) -> None:
+    (tmp_path / name).write_text(content)
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(runs["labels"]), str(tmp_path / name), "-o", str(out)]) == 0
+    first, rest = out.read_text().split("\n", 1)
+    said = list(prediction.predict(runs["labels"], tmp_path / name))
+    ends = [f"{one['label']},{json.dumps(one['score'])}\n" for one in said]
+    assert (first, rest) == (header, "".join(map("".join, zip(start, ends, strict=True))))
+    told = capsys.readouterr().err
+    assert ("the column 'odd' is left out, for the first row has none: 1 rows have it" in told) == ("odd" in content)
+    assert ("semicolons stand between the cells" in told) == (";" in content)
+
+
+def test_a_verb_writes_a_table_too(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\na cat\na\tdog\n")
+    out = tmp_path / "out.tsv"
+    assert main(["classify", str(tmp_path / "rows.csv"), "--model", str(runs["labels"]), "-o", str(out)]) == 0
+    header, *lines = out.read_text().splitlines()
+    assert header == "text\tlabel\tscore" and [line.rpartition("\t")[0].rpartition("\t")[0] for line in lines] == [
+        "a cat", '"a\tdog"']
+    reader = open_source(Source(str(out)))
+    assert [row["text"] for row, _ in reader.rows()] == ["a cat", "a\tdog"]
+
+
 def test_rows_in_memory_are_predicted_as_a_files_rows_are(runs: dict[str, Path], unanswered: Path) -> None:
     rows = [json.loads(line) for line in unanswered.read_text().splitlines()]
     said = list(prediction.beside(runs["labels"], iter(rows)))
@@ -239,3 +274,14 @@ def test_what_the_tokenizer_does_not_know_of_rows_to_learn_from_and_to_find_is_s
     for _ in range(2):
         embedder.embed(["清晨的港口很安静", "the cat"])
     assert capsys.readouterr().err.count("are [UNK]: ") == 1
+
+
+def test_a_bad_row_keeps_its_place_and_its_columns_in_a_table(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("id;text\n1;\n2;a cat\n3;a;dog\n4;a hat\n")
+    out = tmp_path / "out.csv"
+    command = ["predict", str(runs["labels"]), str(tmp_path / "rows.csv"), "--on-bad-row", "skip", "-o", str(out)]
+    assert main(command) == 0
+    header, *lines = out.read_text().splitlines()
+    assert header == "id,text,label,score"
+    assert [line.split(",")[:2] for line in lines] == [["1", ""], ["2", "a cat"], ["", ""], ["4", "a hat"]]
+    assert [line.endswith(",,") for line in lines] == [True, False, True, False]

@@ -367,7 +367,7 @@ def test_a_message_about_a_huge_row_stays_readable(llmkit: Server, tree: Make) -
     assert done.status == 3
     assert len(done.last) < 2000
     assert done.error.startswith("rows.tsv: no column is called 'text'")
-    assert done.error.endswith("}}.")
+    assert done.error.endswith("}}'.")
 
 
 def test_columns_that_cannot_be_found_are_told_with_those_that_there_are(llmkit: Server, tree: Make) -> None:

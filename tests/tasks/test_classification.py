@@ -280,6 +280,67 @@ def test_several_labels_in_a_table_have_a_separator(tmp_path, wordpiece):
     assert [row["labels"].tolist() for row in sets.train[0].features] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("labels", [
+    ["['x', 'y']", "[]", "['z']"], ['["x", "y"]', "[]", '["z"]'], ["['x' 'y']", "[]", "['z']"],
+    ["('x', 'y')", "()", "('z',)"],
+])
+def test_lists_written_as_text_are_lists(tmp_path, wordpiece, labels):
+    path = tmp_path / "rows.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"a {i}\t{label}\n" for i, label in enumerate(labels)))
+    for task in (Classification(), Classification(problem="multi_label"), Classification(labels=["x", "y", "z"])):
+        sets = task.prepare([open_source(Source(str(path)))], None, setup(wordpiece))
+        assert [row["labels"].tolist() for row in sets.train[0].features] == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(("label", "said"), [
+    ("['x', 'y'", "it breaks off, `]` is missing"), ("[x, y]", "it is neither JSON nor Python"),
+    ("['x' ... 'y']", "it is cut short by `...`"),
+])
+def test_a_written_list_that_cant_be_read_is_no_label(write, wordpiece, label, said):
+    with pytest.raises(DataError) as caught:
+        prepared(Classification(), write, wordpiece, rows("x", label))
+    assert f"rows.jsonl:2: the label {label!r} is a list written as text, and {said}; write it as" in str(caught.value)
+
+
+PLACES = [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
+
+
+@pytest.mark.parametrize(("task", "given"), [
+    (Classification(), PLACES), (Classification(), [[bool(one) for one in row] for row in PLACES]),
+    (Classification(), [str(row) for row in PLACES]), (Classification(problem="multi_label"), PLACES),
+    (Classification(separator="|"), ["|".join(map(str, row)) for row in PLACES]),
+    (Classification(), [str(row).replace(",", "") for row in PLACES]),
+])
+def test_zeros_and_ones_in_a_list_say_which_labels_are_there(write, wordpiece, task, given):
+    sets, features = prepared(task, write, wordpiece, rows(*given), rows(*given[:2]))
+    assert sets.facts == {"problem": "multi_label_classification", "labels": ["0", "1", "2"]}
+    assert [row["label"] for row in sets.train[0].rows] == [["0", "1"], [], ["1", "2"]]
+    assert [row["labels"].tolist() for row in features] == PLACES
+    assert "labels are lists of 3 zeros and ones, one for each label; task.labels says what these are called" in \
+        sets.notes
+    floors = task.floors([row for row, _ in task.read(write(rows(*given)))], sets.train[0].rows)
+    assert floors["most frequent labels"]["f1_micro"] == pytest.approx(2 / 3.5)
+
+
+def test_places_have_the_names_that_the_recipe_says_and_all_rows_as_many(write, wordpiece):
+    named = Classification(labels=["glad", "proud", "sad"])
+    sets, _ = prepared(named, write, wordpiece, rows(*PLACES))
+    assert [row["label"] for row in sets.train[0].rows] == [["glad", "proud"], [], ["proud", "sad"]]
+    with pytest.raises(DataError, match=r"rows\.jsonl:4: labels are lists of 3 zeros and ones, .* this is \[1, 0\]"):
+        prepared(named, write, wordpiece, rows(*PLACES, [1, 0]))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: labels are lists of 2 zeros and ones"):
+        prepared(Classification(labels=["a", "b"]), write, wordpiece, rows(*PLACES))
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    ([[0], [1], [0, 1]], [["0"], ["1"], ["0", "1"]]), ([[0, 2], [1], []], [["0", "2"], ["1"], []]),
+    ([[1, 0], [0, 1], [1, 1]], [["0"], ["1"], ["0", "1"]]), ([[1, 0], [0, 1], [1, 0]], [["0"], ["1"], ["0"]]),
+])
+def test_numbers_of_labels_are_told_from_places(write, wordpiece, given, found):
+    sets, _ = prepared(Classification(), write, wordpiece, rows(*given))
+    assert [row["label"] for row in sets.train[0].rows] == found
+
+
 @pytest.mark.parametrize("given", [[1.5, 2, 0], ["3.8", "5.000", "-1e-1"]])
 def test_numbers_with_fractions_are_regression_and_that_is_said(write, wordpiece, given):
     sets, features = prepared(Classification(), write, wordpiece, rows(*given))

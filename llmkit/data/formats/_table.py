@@ -1,35 +1,49 @@
 """Tables of text cells: a header that names the columns, or numbers where there is none."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
-from llmkit.data.fields import FIELD_WORDS
+from llmkit.data.fields import FIELD_WORDS, pasted
 from llmkit.data.files import Place
-from llmkit.data.formats.base import FileReader, Format, Rows
+from llmkit.data.formats import _header
+from llmkit.data.formats._delimiter import MARKS, delimiter_of
+from llmkit.data.formats.base import FileReader, Format, Rows, lines
 from llmkit.system.errors import DataError
 
 Cells: TypeAlias = Iterator[tuple[int, list[str]]]
 """The cells of each row, with the line that it starts on."""
+LOOKED_AT = 1000
+"""Rows from which it is told what a table is."""
+_SAID = re.compile(r'"?sep=(.)"?\s*')
+"""The line by which Excel is told what stands between cells."""
 
 
 class TextTable(Format):
     """What csv and tsv have in common; each says how a file is cut into cells."""
 
     numbered: ClassVar[bool] = True
+    usual: ClassVar[str]
+    """What stands between the cells of such a file, if nothing else does."""
 
     def cells(self, path: Path, reader: FileReader) -> Cells:
         """The rows of the file as cells; blank lines are passed over."""
         raise NotImplementedError
 
+    def delimiter(self, path: Path, reader: FileReader) -> str:
+        """What stands between the cells of a file, as `look` found it."""
+        return reader.delimiters.get(path, self.usual)
+
     def rows(self, path: Path, reader: FileReader) -> Rows:
         """Each row below the header by its names; every row where the columns are numbered, unnamed ones as "0" …."""
-        columns = reader.headerless.get(path) or {
-            name: index for name, index in reader.source.fields.items() if isinstance(index, int)}
+        columns = reader.headerless.get(path, {
+            name: index for name, index in reader.source.fields.items() if isinstance(index, int)})
+        numbered = bool(columns) or path in reader.headerless
         places: list[tuple[str, int]] = []
         for number, cells in self._of_one_width(path, reader):
-            if not places and columns:
+            if not places and numbered:
                 too_far = [index for index in columns.values() if not 0 <= index < len(cells)]
                 if too_far:
                     raise DataError(f"{path}:{number}: there is no column {too_far[0]}; the table has {len(cells)}, "
@@ -37,7 +51,7 @@ class TextTable(Format):
                 others = [(str(i), i) for i in range(len(cells)) if i not in columns.values()]
                 places = [*columns.items(), *others]
             elif not places:
-                header = [cell.strip() for cell in cells]
+                header = [cell.strip() or str(i) for i, cell in enumerate(cells)]
                 twice = [name for name in header if header.count(name) > 1]
                 if twice:
                     raise DataError(f"{path}:{number}: the header has {twice[0]!r} twice.")
@@ -46,25 +60,54 @@ class TextTable(Format):
             yield {name: cells[i] for name, i in places}, Place(str(path), number)
 
     def look(self, path: Path, reader: FileReader) -> str | None:
-        """Two columns, no known name above them, and the first short cell occurs again below: a row, no header."""
-        rows = [cells for _, cells in islice(self._of_one_width(path, reader), 1000)]
-        if len(rows) < 2 or len(rows[0]) != 2 or any(cell.strip().casefold() in FIELD_WORDS for cell in rows[0]):
-            return None
-        sizes = [sum(len(cells[i]) for cells in rows) for i in (0, 1)]
-        short = 0 if sizes[0] < sizes[1] else 1
-        if rows[0][short] not in [cells[short] for cells in rows[1:]]:
-            return None
-        reader.headerless[path] = {"text": 1 - short, "label": short}
-        return (f"{path} has no header: its first row is data, column {1 - short} is read as text and column {short} "
-                "as label.")
+        """What stands between cells; and whether the first row is data, where no fields are named."""
+        words = FIELD_WORDS | {str(name).strip().casefold() for name in reader.source.fields.values()}
+        some = [line for _, line in islice(lines(path, reader), LOOKED_AT)]
+        said = _SAID.fullmatch(some[0]) if some else None
+        delimiter = said[1] if said else delimiter_of(some, self.usual, words, whole=len(some) < LOOKED_AT)
+        notes = []
+        if delimiter != self.usual:
+            reader.delimiters[path] = delimiter
+            notes.append(f"{path}: {MARKS.get(delimiter, repr(delimiter))} stand between the cells.")
+        rows = [] if reader.source.fields else [cells for _, cells in islice(self._of_one_width(path, reader),
+                                                                            LOOKED_AT)]
+        found = _header.headerless(rows, words) if rows else None
+        if found is not None:
+            reader.headerless[path] = found
+            notes.append(f"{path} has no header: its first row is data, {_read(found, len(rows[0]))}.")
+            if found:
+                notes.append(f"{pasted(reader.source, found)} says otherwise.")
+        return " ".join(notes) or None
 
     def _of_one_width(self, path: Path, reader: FileReader) -> Cells:
-        """The rows as cells; all have as many as the first."""
+        """The rows as cells; all have as many as the first. Rows that are wholly empty are blank lines.
+
+        Empty cells beyond the last column are no cells: programs write them for what was once there.
+        """
         width, first = 0, 0
         for number, cells in self.cells(path, reader):
+            if len(cells) > 1 and not any(cells):
+                continue
             if not first:
                 width, first = len(cells), number
+            if len(cells) > width and not any(cells[width:]):
+                cells = cells[:width]
             if len(cells) != width:
                 reader.spare(DataError(f"{path}:{number}: {len(cells)} cells, where line {first} has {width}."))
                 continue
             yield number, cells
+
+
+def _read(found: dict[str, int], width: int) -> str:
+    """Which columns are read as what, in words."""
+    if not found:
+        return f"and its {width} columns are numbered from 0" if width > 1 else "and its column is number 0"
+    read = " and ".join(f"column {column} is read as {name}" if i == 0 else f"column {column} as {name}"
+                        for i, (name, column) in enumerate(found.items()))
+    rest = [str(column) for column in range(width) if column not in found.values()]
+    return read + (f"; not read: column {', '.join(rest)}" if rest else "")
+
+
+def said_delimiter(line: str) -> bool:
+    """Whether a line is no row, but says what stands between cells: sep=;"""
+    return _SAID.fullmatch(line) is not None

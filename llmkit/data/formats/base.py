@@ -26,7 +26,9 @@ class FileReader(Protocol):
     spares: bool
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     headerless: dict[Path, dict[str, int]]
-    """Tables whose first row is data: which column holds which field."""
+    """Tables whose first row is data: which column holds which field, as far as that is clear."""
+    delimiters: dict[Path, str]
+    """What stands between the cells of a table, where it isn't what its extension says."""
 
     @property
     def document(self) -> str | None:
@@ -62,7 +64,7 @@ class Format:
         raise NotImplementedError
 
     def look(self, path: Path, reader: FileReader) -> str | None:
-        """What the first rows tell of a file whose fields nobody named, noted in the reader; the words to say it in."""
+        """What the first rows of a file tell of the way it is written, noted in the reader; the words to say it in."""
         return None
 
 

@@ -6,39 +6,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from llmkit.data.formats._table import Cells, TextTable
+from llmkit.data.formats._table import Cells, TextTable, said_delimiter
 from llmkit.data.formats.base import FileReader, lines
 from llmkit.system.errors import DataError
 
 
 class CommaTable(TextTable):
-    """Cells with commas between them."""
+    """Cells with commas between them, or what else a spreadsheet puts there."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".csv",)
     rank: ClassVar[int] = 3
+    usual: ClassVar[str] = ","
 
     def cells(self, path: Path, reader: FileReader) -> Cells:
-        """A quote that doesn't close is a DataError with the line that its row starts on.
+        """The rows, cut by what stands between cells in this file."""
+        return quoted(path, reader, self.delimiter(path, reader))
 
-        Where bad rows are left out, such a row is its first line, and the next one begins below it.
-        """
-        csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
-        source = _Lines(lines(path, reader), reader.spares)
-        parser = csv.reader(source, strict=True)
-        while True:
-            source.begin_row()
-            try:
-                cells = next(parser, None)
-            except csv.Error as error:
-                reader.spare(DataError(f"{path}:{source.first}: bad CSV: {error}."), error)
-                source.go_back()
-                continue
-            if cells is None:
-                return
-            if source.half:
-                reader.spare(DataError(f"{path}:{source.first}: bad CSV: the rest of a row that is bad."))
-            elif cells:
-                yield source.first, cells
+
+def quoted(path: Path, reader: FileReader, delimiter: str) -> Cells:
+    """The rows of a file whose cells may stand in quotes; the line that says what stands between them is none.
+
+    A quote that doesn't close is a DataError with the line that its row starts on. Where bad rows are left out, such a
+    row is its first line, and the next one begins below it.
+    """
+    csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
+    numbered = (one for one in lines(path, reader) if one[0] > 1 or not said_delimiter(one[1]))
+    source = _Lines(numbered, reader.spares)
+    parser = csv.reader(source, delimiter=delimiter, strict=True)
+    while True:
+        source.begin_row()
+        try:
+            cells = next(parser, None)
+        except csv.Error as error:
+            reader.spare(DataError(f"{path}:{source.first}: bad CSV: {error}."), error)
+            source.go_back()
+            continue
+        if cells is None:
+            return
+        if source.half:
+            reader.spare(DataError(f"{path}:{source.first}: bad CSV: the rest of a row that is bad."))
+        elif cells:
+            yield source.first, cells
 
 
 class _Lines:

@@ -12,15 +12,26 @@ OUTSIDE = "O"
 """The tag of a word that is in no entity."""
 TAG = re.compile(r"([BIMESLUW])[-_](.+)")
 """A tag of an entity: where in it the word stands, and of what kind it is."""
+_TURNED = re.compile(r"(.+)[-_]([BIMESLUW])")
+"""The same the other way round: PER-B."""
 
 MARKS = {"IOB1": "IB", "IOB2": "IB", "IOE2": "IE", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BIMESW"}
 """What stands before the kind of an entity, by scheme."""
 
 
+def parts(tag: str) -> tuple[str, str] | None:
+    """(mark, kind) of a tag of an entity, whichever stands first: B-PER and PER-B are ("B", "PER"); None for others."""
+    found = TAG.fullmatch(tag)
+    if found is not None:
+        return found[1], found[2]
+    turned = _TURNED.fullmatch(tag)
+    return None if turned is None else (turned[2], turned[1])
+
+
 def foreign(tags: Sequence[str], scheme: str) -> str | None:
     """The first tag that a scheme doesn't have, if there is one."""
-    found = ((tag, TAG.fullmatch(tag)) for tag in tags)
-    return next((tag for tag, one in found if one is not None and one[1] not in MARKS.get(scheme, one[1])), None)
+    found = ((tag, parts(tag)) for tag in tags)
+    return next((tag for tag, one in found if one is not None and one[0] not in MARKS.get(scheme, one[0])), None)
 
 
 def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
@@ -35,10 +46,10 @@ def scheme_of(sentences: Sequence[Sequence[str]]) -> str:
             if tag == OUTSIDE:
                 before = ""
                 continue
-            found = TAG.fullmatch(tag)
+            found = parts(tag)
             if found is None:
                 return "plain"
-            mark, kind = found.groups()
+            mark, kind = found
             marks.add(mark)
             between = between and (mark != "B" or before == kind)
             opens = opens or (mark == "I" and before != kind)
@@ -98,15 +109,16 @@ def _strict(scheme: str) -> Any:
 
 
 def respelled(tags: Sequence[str]) -> list[str]:
-    """Tags as seqeval has them: M-X is I-X, W-X is S-X, B_X is B-X; what is none of an entity's is O."""
+    """Tags as seqeval has them: M-X is I-X, W-X is S-X, B_X and X-B are B-X; what is none of an entity's is O."""
     plain = {"M": "I", "W": "S"}
-    found = (TAG.fullmatch(tag) for tag in tags)
-    return [OUTSIDE if one is None else f"{plain.get(one[1], one[1])}-{one[2]}" for one in found]
+    found = map(parts, tags)
+    return [OUTSIDE if one is None else f"{plain.get(one[0], one[0])}-{one[1]}" for one in found]
 
 
 def inside(tag: str, known: Mapping[str, int]) -> str:
     """What a word's later tokens are: I-X or M-X after B-X, where there is such a tag; else the tag itself."""
-    found = TAG.fullmatch(tag)
-    if found is None or found[1] != "B":
+    found = parts(tag)
+    if found is None or found[0] != "B":
         return tag
-    return next((other for other in (f"I{tag[1:]}", f"M{tag[1:]}") if other in known), tag)
+    spelled = ("I" + tag[1:], "M" + tag[1:]) if TAG.fullmatch(tag) else (tag[:-1] + "I", tag[:-1] + "M")
+    return next((other for other in spelled if other in known), tag)

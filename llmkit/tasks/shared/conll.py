@@ -1,0 +1,165 @@
+"""Words and tags in columns, a word a line: CoNLL's files, CoNLL-U's, and those of the many who write them likewise."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from llmkit.data.files import Place
+from llmkit.data.formats.base import FileReader, lines
+from llmkit.system.errors import DataError
+from llmkit.tasks.shared.tags import OUTSIDE, parts
+
+CELL = re.compile(r"[^ \t\r\n]+")
+"""What stands between spaces and tabs: U+3000 and U+00A0 are words in files of Chinese characters."""
+LOOKED_AT = 2000
+"""Sentences from which it is told how a file is written."""
+DOCUMENT = "-DOCSTART-"
+"""Where a word would be, what CoNLL-2003 opens a document with."""
+_PART = re.compile(r"[0-9]+[-.][0-9]+")
+"""CoNLL-U's number of what is no word of its own: 1-2 of two words written as one, 1.1 of a word that isn't there."""
+UNIVERSAL = 10
+"""Columns of CoNLL-U: ID FORM LEMMA UPOS XPOS FEATS HEAD DEPREL DEPS MISC."""
+
+Line = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The lines of a sentence, cut into columns."""
+
+    words: list[str]
+    tags: list[str] | None
+    """None where it is to be predicted."""
+    place: Place
+
+
+@dataclass
+class Columns:
+    """How a file is written, told from its first sentences; and what was passed over in reading it."""
+
+    path: Path
+    width: int
+    """Cells that most lines have."""
+    tags: frozenset[str]
+    """What stands last in them."""
+    counted: bool
+    """Whether the first column counts the words of a sentence."""
+    universal: bool
+    """Whether it is CoNLL-U."""
+    left: Counter[str] = field(default_factory=Counter)
+
+    def comment(self, line: str) -> bool:
+        """Whether a line says something of the sentence: `# id 7` is no word, `# O` and `#nlp O` are."""
+        if not line.startswith("#"):
+            return False
+        cells = CELL.findall(line)
+        usual = len(cells) == self.width and not self.universal
+        return not (usual and (self.width == 1 or cells[-1] in self.tags or _is_tag(cells[-1])
+                               or not any(map(str.isalnum, cells[-1]))))
+
+    def word(self, line: str) -> list[str] | None:
+        """The cells of a line from its word on, the tag last; None where it has no word."""
+        if self.comment(line):
+            self.left["comments"] += 1
+            return None
+        cells = line.split("\t") if self.universal else CELL.findall(line)
+        if cells[0] == DOCUMENT:
+            return None
+        if self.universal and len(cells) == UNIVERSAL:
+            if _PART.fullmatch(cells[0]):
+                self.left["parts"] += 1
+                return None
+            return [cells[1], cells[3]]
+        if self.width > 1 and len(cells) == 1 and line[0] in " \t":
+            self.left["wordless"] += 1
+            return None
+        return cells[1:] if self.counted and len(cells) > 1 and cells[0].isdecimal() else cells
+
+    def notes(self) -> list[str]:
+        """What was found and passed over, in words, with numbers."""
+        said = []
+        if self.universal:
+            said.append("CoNLL-U: words are FORM, tags are UPOS")
+        elif self.counted:
+            said.append("the first column counts the words and is left out")
+        of = {"comments": "comment lines (# …)", "parts": "lines that are no word of their own (1-2, 1.1)",
+              "wordless": "lines with a tag and no word"}
+        said += [f"{count:,} {of[kind]} are passed over" for kind, count in self.left.items()]
+        return [f"{self.path}: {'; '.join(said)}"] if said else []
+
+
+def sentences(
+    path: Path, reader: FileReader, columns: Columns, answered: bool, notes: list[str],
+) -> Iterator[Sentence]:
+    """The sentences of a file: blank lines stand between them, the word is the first column and the tag the last.
+
+    What is no word (comments, numbers) is passed over and told in `notes` at the end. DataError where a word lacks its
+    tag, to `reader.spare`.
+    """
+    for block in blocks(path, reader):
+        numbers, cells = [], []
+        for number, line in block:
+            found = columns.word(line)
+            if found is not None:
+                numbers.append(number)
+                cells.append(found)
+        bare = next((i for i, line in enumerate(cells) if len(line) < 2), None) if answered else None
+        if bare is not None:
+            reader.spare(DataError(f"{Place(str(path), numbers[bare])}: {' '.join(cells[bare])!r} has no tag; a line "
+                                   "is `word TAG`, and a blank one stands between two sentences."))
+        elif cells:
+            yield Sentence([line[0] for line in cells], [line[-1] for line in cells] if answered else None,
+                           Place(str(path), numbers[0]))
+    notes += [note for note in columns.notes() if note not in notes]
+
+
+def blocks(path: Path, reader: FileReader) -> Iterator[list[Line]]:
+    """Lines with no blank one between them, where a blank line has nothing but spaces and tabs."""
+    block: list[Line] = []
+    for number, line in lines(path, reader):
+        if line.strip(" \t\r"):
+            block.append((number, line))
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def look(path: Path, reader: FileReader) -> Columns:
+    """How a file is written: how many columns, whether the first one counts, which tags there are."""
+    some = [[line for _, line in block] for block in islice(blocks(path, reader), LOOKED_AT)]
+    rows = [[line for line in block if not line.startswith("#")] for block in some]
+    tabbed = [line.split("\t") for block in rows for line in block]
+    universal = bool(tabbed) and all(len(cells) == UNIVERSAL and cells[0][:1].isdecimal() for cells in tabbed)
+    cells = [[CELL.findall(line) for line in block] for block in rows]
+    flat = [line for block in cells for line in block] or [CELL.findall(line) for block in some for line in block]
+    width = Counter(map(len, flat)).most_common(1)[0][0] if flat else 1
+    tags = frozenset(line[-1] for line in flat if len(line) == width > 1)
+    counted = width > 1 and not universal and any(len(block) > 1 for block in cells) and all(
+        _counts([line[0] for line in block]) for block in cells if block and block[0][0] != DOCUMENT)
+    if counted and width == 2 and all(map(_is_tag, tags)):
+        counted = False  # the words are numbers
+    return Columns(path, width, tags, counted, universal)
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 1 2 3 … or 0 1 2 …"""
+    return any(list(cells) == [str(i) for i in range(first, first + len(cells))] for first in (0, 1))
+
+
+def is_tagged(path: Path, reader: FileReader) -> bool:
+    """Whether the first sentence of a file has a tag at each word."""
+    columns = look(path, reader)
+    cells = next(filter(None, ([found for _, line in block if (found := columns.word(line)) is not None]
+                               for block in blocks(path, reader))), [])
+    return bool(cells) and all(len(line) > 1 and _is_tag(line[-1]) for line in cells)
+
+
+def _is_tag(cell: str) -> bool:
+    return cell == OUTSIDE or parts(cell) is not None
