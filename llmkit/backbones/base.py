@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmkit.backbones.kernels.privates import attention_of
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.recipe import MOST_LAYERS
 from llmkit.system.errors import RequestError, nearest
 
@@ -70,7 +71,7 @@ class Family:
         from transformers import AutoConfig
 
         ids = {
-            "vocab_size": len(tokenizer),
+            "vocab_size": rows_for(tokenizer),
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
+from llmkit.data.tokenizer_files import rows_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,5 +45,5 @@ class Transformer(Family):
     @classmethod
     def own_ids(cls, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """The decoder starts from the padding token."""
-        return {"decoder_start_token_id": tokenizer.pad_token_id, "decoder_vocab_size": len(tokenizer),
+        return {"decoder_start_token_id": tokenizer.pad_token_id, "decoder_vocab_size": rows_for(tokenizer),
                 "forced_eos_token_id": tokenizer.eos_token_id}

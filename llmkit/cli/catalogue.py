@@ -65,6 +65,23 @@ def models_pull(
     print(models.pull(name))
 
 
+@models_app.command("convert")
+def models_convert(
+    name: Annotated[str, typer.Argument(
+        metavar="FOLDER|ID", autocompletion=completion.models, help="A folder with pickled weights, or a hub id.")],
+    to: Annotated[Path | None, typer.Option(
+        "--to", metavar="DIR", help="Where the model is put; the folder itself where nothing is said.")] = None,
+    revision: Annotated[str | None, typer.Option(
+        "--revision", metavar="NAME", help="Of a hub's model: a branch, a tag or a commit.")] = None,
+) -> None:
+    """Write pytorch_model.bin as safetensors, and bert_config.json as config.json: no code of a pickle is run."""
+    from llmkit.models.changing.converting import convert
+    from llmkit.system import report
+
+    report.to_stderr()
+    print(convert(name, to, revision))
+
+
 @recipes_app.callback()
 def recipes_alone(context: typer.Context, json_: Json = False) -> None:
     """The list, where no command follows."""

@@ -1,4 +1,4 @@
-"""Texts to token ids at the cost of their distinct words: what a tokenizer cuts apart at spaces, it need see but once.
+"""Texts to token ids and back; at the cost of their distinct words: what is cut apart at spaces is seen but once.
 
 English has some five characters a word, and most words of a text stand in it many times. Tokenizers that look at each
 word by itself are told by their parts; any other is given whole texts. The ids are the same.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.words import bare, encode_words
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ EXAMPLES, LOOKED_AT, READ, SHOWN = 5, 50, 2000, 20  # of the unknown; texts that
 SPACES = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # Unicode's White_Space
 IDEOGRAPHS = ("\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f\U0002b740-\U0002b81f"
               "\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f")  # what BertNormalizer puts spaces around
+WIDE = f"{IDEOGRAPHS}\u3001-\u303f\uff01-\uff60\uffe0-\uffe6"
+"""Characters that no space stands beside: ideographs, and punctuation and letters of full width."""
+BESIDE = re.compile(f"(?<=[{WIDE}]) +| +(?=[{WIDE}])")
+LAST_WIDE = re.compile(f"[{WIDE}](?=[^{WIDE}]*$)")
 
 
 class Encoder:
@@ -42,7 +47,7 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None) -> None:
         self.tokenizer, self.marks = tokenizer, marks
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 and marks is None else np.uint32)
+        self.dtype = np.dtype(np.uint16 if rows_for(tokenizer) <= 2**16 and marks is None else np.uint32)
         self.split = None if marks == "jieba" else splitter(tokenizer)  # jieba's words reach across spaces
         self._forget()
 
@@ -259,3 +264,34 @@ def _keeps_spaces(cutter: dict[str, Any]) -> bool:
 def _state(part: Any) -> dict[str, Any]:
     """A part of the pipeline as `tokenizers` writes it; empty where there is none."""
     return {} if part is None else dict(json.loads(part.__getstate__()))
+
+
+# ---- ids back to text ----
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip: bool = True) -> str:
+    """The text of ids, without tokens that stand for no text unless `skip` is false.
+
+    WordPiece (BERT's) sets every ideograph apart and writes a space between all words: 今 天 ， ok  ->  今天，ok
+    """
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=skip))
+    return joined(text) if sets_apart(tokenizer) else text
+
+
+def joined(text: str) -> str:
+    """Without the spaces beside ideographs and full-width punctuation."""
+    return BESIDE.sub("", text)
+
+
+def sets_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer decodes by putting a space between words, whatever the text had."""
+    return tokenizer.is_fast and type(tokenizer.backend_tokenizer.decoder).__name__ == "WordPiece"
+
+
+def certain(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """So much of a text as no later token takes a space from: all but its last two words, or up to an ideograph.
+
+    it is n't 今天  ->  it is n't 今天;  it is n  ->  it
+    """
+    kept, wide = " ".join(text.split(" ")[:-2]), LAST_WIDE.search(text) if sets_apart(tokenizer) else None
+    return text[: max(len(kept), wide.end() if wide else 0)]

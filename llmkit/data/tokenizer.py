@@ -16,8 +16,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.tokenizer_files import FILES as FILES
+from llmkit.data.tokenizer_files import has_tokenizer as has_tokenizer
+from llmkit.data.tokenizer_files import load as load
+from llmkit.data.tokenizer_files import rows_for as rows_for
 from llmkit.system import cache
-from llmkit.system.errors import CheckpointError, DataError, RequestError, nearest
+from llmkit.system.errors import DataError, RequestError, nearest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -129,22 +133,6 @@ def trained(
 
     folder = cache.once("tokenizers", key, make)
     return load(folder), folder
-
-
-def load(folder: Path) -> "PreTrainedTokenizerBase":
-    """Read a tokenizer from a folder that `save_pretrained` wrote; nothing is downloaded, no code of it is run."""
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        raise CheckpointError(f"{folder}: there is no tokenizer here (no tokenizer_config.json).")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # tokenizers raises nothing more precise
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise CheckpointError(f"{folder}: the tokenizer can't be read: {reason}") from error
-    return tokenizer
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:

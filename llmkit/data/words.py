@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+KANA, IDEOGRAPH = re.compile("[\u3041-\u30fa]"), re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WORD = 1 << 31
 """The bit of a marked token id (uint32) that says: a word starts here."""
 
@@ -72,10 +75,18 @@ def spaced(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.bool_]:
 
     before = json.dumps(json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"])
     signs = tuple(sign for sign, kind in (("▁", "Metaspace"), ("Ġ", "ByteLevel")) if kind in before)
-    opens = np.zeros(len(tokenizer), np.bool_)
+    opens = np.zeros(rows_for(tokenizer), np.bool_)
     if signs:
         opens[[number for piece, number in tokenizer.get_vocab().items() if piece.startswith(signs)]] = True
     return opens
+
+
+def chinese(text: str) -> float:
+    """The share of a text's letters that are ideographs; 0 where it has kana, and is Japanese."""
+    letters = sum(map(str.isalpha, text))
+    if letters == 0 or len(KANA.findall(text)) > letters / 20:
+        return 0.0
+    return len(IDEOGRAPH.findall(text)) / letters
 
 
 def word_starts(offsets: Sequence[tuple[int, int]], text: str, words: Sequence[str]) -> NDArray[np.bool_]:

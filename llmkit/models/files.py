@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.kernels.privates import forget_kernels
-from llmkit.models.layout import CONFIG
+from llmkit.data import tokenizer_files
+from llmkit.models.layout import ADAPTER, CONFIG
 from llmkit.recipe import MOST_LAYERS
 from llmkit.system.errors import CheckpointError, RequestError, nearest
 
@@ -27,6 +28,11 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, Runti
 """What transformers and peft raise where a file isn't what they expect."""
 
 
+OTHERS = {"*.h5": "TensorFlow's", "*.ckpt.index": "TensorFlow's", "*.ckpt.meta": "TensorFlow's", "*.msgpack": "Flax's",
+          "*.gguf": "llama.cpp's", "*.onnx": "ONNX's", "*.pdparams": "PaddlePaddle's"}
+"""Files with weights that aren't torch's, and whose they are."""
+
+
 def config_of(folder: Path) -> PretrainedConfig:
     """The config of a folder's model; RequestError where transformers doesn't know it, or nothing can be built by it.
 
@@ -39,9 +45,21 @@ def read_config(folder: Path) -> PretrainedConfig:
     """The config of a folder's model, as it is written; RequestError where transformers doesn't know it."""
     from transformers import AutoConfig
 
-    with telling(folder):
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    try:
+        with telling(folder):
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True)
+    except RequestError as error:
+        if (said := _read_if_can(folder / CONFIG)) and "model_type" not in said:
+            raise untyped(folder) from error
+        raise
     return config
+
+
+def untyped(folder: Path) -> RequestError:
+    """The error for a config that doesn't say what it is of."""
+    return RequestError(f"{folder / CONFIG} says no model_type, so nobody knows what the weights are of: "
+                        f"`llmkit models convert {folder}` adds it where their names tell it.")
 
 
 def changed(
@@ -80,14 +98,40 @@ def check_weights(folder: Path) -> None:
     """Raise RequestError where weights are no safetensors, CheckpointError where an index says they are elsewhere."""
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        has = f"it has {pickles[0]}, and pickles can run code, so they aren't read" if pickles else "it has no weights"
-        raise RequestError(f"{folder}: safetensors needed: {has}.")
+        theirs = others_weights(folder)
+        has = f"it has {pickles[0]}, and pickles can run code, so they aren't read" if pickles else (
+            f"it has {theirs}" if theirs else "it has no weights")
+        way = f" `llmkit models convert {folder}` reads their tensors alone, and writes safetensors." if pickles else ""
+        raise RequestError(f"{folder}: safetensors needed: {has}.{way}")
     for index in folder.glob("*.safetensors.index.json"):
         parts = read_json(index).get("weight_map")
         names = set(map(str, parts.values())) if isinstance(parts, dict) else {""}
         wrong = next((name for name in sorted(names) if Path(name).name != name or not (folder / name).is_file()), None)
         if wrong is not None:
             raise CheckpointError(f"{index}: {wrong!r} is no file beside it.")
+
+
+def others_weights(folder: Path) -> str:
+    """A file with weights that are another program's, and whose; "" where there is none."""
+    for pattern, whose in OTHERS.items():
+        for path in sorted(folder.glob(pattern)):
+            return f"{path.name}, which is {whose}"
+    return ""
+
+
+def old_configs(folder: Path) -> list[Path]:
+    """Files that are a model's config under another name: bert_config.json, albert_config_base.json …"""
+    return [path for path in sorted(folder.glob("*config*.json"))
+            if path.name not in (CONFIG, ADAPTER, "tokenizer_config.json", "generation_config.json")
+            and {"vocab_size", "hidden_size"} <= set(_read_if_can(path))]
+
+
+def _read_if_can(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where it holds none."""
+    try:
+        return read_json(path)
+    except CheckpointError:
+        return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,6 +145,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def pin(folder: Path, commit: str) -> None:
+    """Let an adapter's file say of which commit of a hub's model it is; nothing where its base isn't a hub's."""
+    path = folder / ADAPTER
+    if path.is_file() and not Path(str((said := read_json(path)).get("base_model_name_or_path") or ".")).exists():
+        path.write_text(json.dumps({**said, "revision": commit}, indent=2), encoding="utf-8")
+
+
 def in_one_line(error: BaseException) -> str:
     """What a library said, in one line."""
     return " ".join(f"{error or type(error).__name__}".split())[:300]
@@ -108,10 +159,10 @@ def in_one_line(error: BaseException) -> str:
 
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder; RequestError where none can be read."""
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return tokenizer_files.read(folder)
+    except CheckpointError as error:
+        raise RequestError(str(error)) from error
     except Exception as error:  # tokenizers raises nothing more precise
         raise RequestError(f"{folder} has no tokenizer that can be read: {in_one_line(error)}") from error
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
+from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.files import (
     NO_CODE,
     UNREADABLE,
@@ -25,9 +28,13 @@ from llmkit.recipe import registry
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
 
+log = logging.getLogger("llmkit")
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""Auto classes of models that write text."""
 OWN_ADAPTERS = {"LLMKIT_PREFIX": "prefix", "PREFIX_TUNING": "prefix", "LLMKIT_PROMPT": "prompt",
                 "PROMPT_TUNING": "prompt"}
 """Values of `peft_type` in adapter_config.json that llmkit reads itself, and the tuning method whose `load` does: peft
@@ -76,7 +83,24 @@ def open_model(model: str | Path | Base, head: str | None = None, *, dtype: str 
         if missing and head is None:
             raise CheckpointError(f"{base.folder} lacks {len(missing)} weights of its {kind}, {missing[0]} first.")
         network.eval()  # type: ignore[no-untyped-call]
-        return Opened(network, tokenizer_of(base.folder), base.folder, kind, missing=missing)
+        tokenizer = tokenizer_of(base.folder)
+        _fitting(network, tokenizer, base, kind)
+        return Opened(network, tokenizer, base.folder, kind, missing=missing)
+
+
+def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: Base, kind: str) -> None:
+    """Give a model that writes its ends; say where it has none, and where tokens have no embeddings."""
+    table = network.get_input_embeddings()
+    rows, needed = getattr(table, "num_embeddings", None), rows_for(tokenizer)
+    if rows is not None and needed > rows:
+        log.warning("%s: %d tokens from id %d on have no embeddings; a text with one of them can't be read",
+                    base.folder, needed - rows, rows)
+    if kind in WRITERS:
+        if note := give_ends(tokenizer, base.said):
+            log.info("%s: %s", base.folder, note)
+            tell(network, tokenizer)
+        if tokenizer.eos_token_id is None and network.generation_config.eos_token_id is None:
+            log.warning("%s: %s", base.folder, NO_END)
 
 
 def kind_of(model: str | Path | Base) -> str:

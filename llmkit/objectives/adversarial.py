@@ -13,12 +13,12 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit import models
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids
+from llmkit.models.changing.others import take_up
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
 from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
@@ -142,12 +142,12 @@ class Adversarial(Objective):
         common: dict[str, Any] = {"attn_implementation": self.judging.attention, "dtype": torch.float32}
         both = nn.Module()
         both.generator, both.end = model, int(tokenizer.eos_token_id)  # type: ignore[assignment]
-        if folder is not None and (folder / "discriminator").is_dir():
-            both.discriminator = models.beside(Judge, folder / "discriminator", **common)
-            return both
         words = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
         config = self.judging.config(
             self.discriminator_size, {"vocab_size": words, "num_labels": 1, **self.discriminator_config}, tokenizer)
+        if folder is not None and (folder / "discriminator").is_dir():
+            both.discriminator = take_up(Judge, folder / "discriminator", tokenizer, config, **common)
+            return both
         limit = self.judging.position_limit(config)
         if limit is not None and limit < self.sample_length + 1:
             raise RequestError(f"objective.sample_length: {self.sample_length} tokens after a first one are more than "

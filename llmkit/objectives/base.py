@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, SegmentRows, arrange
 from llmkit.data.sources import Reader
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.system.errors import DataError, RequestError
 
@@ -161,6 +162,10 @@ class Objective:
         return {}
 
     # ---- rows ----
+
+    def suited(self, train: Sequence[Reader]) -> Self:
+        """With a value for what it left to the text: who finds its words …"""
+        return self
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What a tokenizer is trained on: all text of a source."""
@@ -395,7 +400,9 @@ class Vocabulary:
     sep: int | None
     mask: int | None
     special: NDArray[np.int64]
-    """The ids of special tokens, sorted."""
+    """The ids of special tokens, and those that stand for no token, sorted."""
+    rows: int
+    """The largest id and one."""
 
     def plain(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which ids aren't special; np.isin takes four times as long for a row."""
@@ -412,8 +419,10 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
 @lru_cache(maxsize=8)
 def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    special = np.array(sorted(tokenizer.all_special_ids), np.int64)
-    return Vocabulary(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, special)
+    rows = rows_for(tokenizer)
+    empty = set(range(rows)) - set(tokenizer.get_vocab().values()) if rows > size else set()
+    special = np.array(sorted({*tokenizer.all_special_ids, *empty}), np.int64)
+    return Vocabulary(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, special, rows)
 
 
 def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:

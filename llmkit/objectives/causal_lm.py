@@ -12,7 +12,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, part, seen_by
+from llmkit.objectives.base import Objective, Sums, part, seen_by, vocabulary
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
@@ -98,7 +98,7 @@ class CausalLM(Objective):
         """The row's negatives, which all of its targets are compared with."""
         if self.negatives is None:
             return row
-        return {**row, "negatives": log_uniform(self.negatives, len(tokenizer), rng)}
+        return {**row, "negatives": log_uniform(self.negatives, vocabulary(tokenizer).rows, rng)}
 
     # ---- loss ----
 

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids
 from llmkit.objectives.base import Objective, token
 from llmkit.recipe.registry import OPTIONS
@@ -131,5 +132,5 @@ def permuted(
 def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of tokens that end a sentence, by what they are decoded to."""
     special = set(tokenizer.all_special_ids)
-    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    texts = tokenizer.batch_decode([[i] for i in range(rows_for(tokenizer))])
     return frozenset(i for i, text in enumerate(texts) if i not in special and text.rstrip().endswith(ENDS))

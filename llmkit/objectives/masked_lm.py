@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from importlib.util import find_spec
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 from pydantic.dataclasses import dataclass
@@ -13,7 +17,7 @@ from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
-from llmkit.data.words import WORD, bare
+from llmkit.data.words import WORD, bare, chinese
 from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.recipe.registry import OPTIONS
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     Mask = NDArray[np.bool_]
+
+log = logging.getLogger("llmkit")
+
+SAMPLE = 200
+"""Documents of each source that are looked at to see what language it is in."""
 
 
 @dataclass(config=OPTIONS)
@@ -38,8 +47,9 @@ class MaskedLM(Objective):
     """Of those, the share that a random token replaces; the rest stays as it is."""
     whole_word: bool = False
     """Hide words, never a part of one (BERT's whole-word masking; Cui et al. 2019 for Chinese)."""
-    segmenter: Literal["tokenizer", "jieba"] = "tokenizer"
-    """Who says what a word is: the tokenizer, for scripts with spaces; jieba for Chinese (llmkit[chinese])."""
+    segmenter: Literal["auto", "tokenizer", "jieba"] = "auto"
+    """Who says what a word is: the tokenizer, for scripts with spaces; jieba for Chinese (llmkit[chinese]); auto: jieba
+    where it is installed and the text is Chinese."""
     spans: bool = False
     """Hide runs of whole words, each masked, replaced or kept as one (Joshi et al. 2020, SpanBERT §3.1)."""
     span_probability: Share = 0.2
@@ -56,13 +66,24 @@ class MaskedLM(Objective):
         shares = self.mask_replace_prob, self.random_replace_prob
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError("mask_replace_prob and random_replace_prob are shares of one whole")
-        if self.segmenter != "tokenizer" and self.words is None:
+        if self.segmenter == "jieba" and self.words is None:
             raise ValueError(f"segmenter: {self.segmenter} finds words, and has a part in whole_word or spans only")
 
     @property
     def words(self) -> str | None:
         """Who marks where words start; None where tokens are hidden one by one."""
-        return self.segmenter if self.whole_word or self.spans else None
+        if not (self.whole_word or self.spans):
+            return None
+        return "tokenizer" if self.segmenter == "auto" else self.segmenter
+
+    def suited(self, train: Sequence[Reader]) -> Self:
+        """With the segmenter that the text asks for."""
+        if self.segmenter != "auto":
+            return self
+        chosen, why = chosen_segmenter(train) if self.words is not None else ("tokenizer", "")
+        if why:
+            log.log(logging.INFO if chosen == "jieba" else logging.WARNING, "objective.segmenter %s: %s", chosen, why)
+        return replace(self, segmenter=chosen)
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read, tokenize, hold out and lay out; words are marked once, with the tokens."""
@@ -103,8 +124,8 @@ class MaskedLM(Objective):
 
     def hide(self, ids: NDArray[np.int64], rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Hide a share of a row's tokens, special ones aside; where words are hidden, the ids have their marks."""
-        known, words, together = vocabulary(tokenizer), len(tokenizer), None
-        mask, special = known.mask, known.special
+        known, together = vocabulary(tokenizer), None
+        mask, words, special = known.mask, known.rows, known.special
         assert mask is not None  # the layout saw to it
         if self.words is None:
             chosen = choose(known.plain(ids), self.mlm_probability, rng)
@@ -134,6 +155,18 @@ class MaskedLM(Objective):
         out = np.where(chosen & (dice < self.mask_replace_prob), mask, ids)
         swapped = chosen & (dice >= self.mask_replace_prob) & (dice < self.mask_replace_prob + self.random_replace_prob)
         return np.where(swapped, noise, out)
+
+
+def chosen_segmenter(train: Sequence[Reader]) -> tuple[Literal["tokenizer", "jieba"], str]:
+    """Who finds the words of a text, by its first documents, and why; nothing to be said where it is the tokenizer."""
+    some = "".join(text[:2000] for reader in train for text, _ in islice(reader.documents(), SAMPLE))
+    share = chinese(some)
+    if share < 0.3:
+        return "tokenizer", ""
+    if find_spec("jieba") is None:
+        return "tokenizer", (f"the text is Chinese ({share:.0%} of its letters), and what a tokenizer takes for a word "
+                             "there is one character; pip install 'llmkit[chinese]' finds words")
+    return "jieba", f"the text is Chinese ({share:.0%} of its letters)"
 
 
 def choose(candidates: Mask, share: float, rng: np.random.Generator) -> Mask:

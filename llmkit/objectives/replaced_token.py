@@ -11,11 +11,11 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit import models
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
+from llmkit.models.changing.others import take_up
 from llmkit.objectives.base import Objective, Sums, guesses, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
@@ -96,10 +96,10 @@ class ReplacedToken(Objective):
         from transformers import AutoModelForMaskedLM
 
         common: dict[str, Any] = {"attn_implementation": family.attention, "dtype": torch.float32}
+        small = smaller(model.config, self.generator_size)  # type: ignore[arg-type]
         if folder is not None and (folder / "generator").is_dir():
-            generator = models.beside(AutoModelForMaskedLM, folder / "generator", **common)
+            generator: Any = take_up(AutoModelForMaskedLM, folder / "generator", tokenizer, small, **common)
         else:
-            small = smaller(model.config, self.generator_size)  # type: ignore[arg-type]
             generator = AutoModelForMaskedLM.from_config(small, **common)  # type: ignore[no-untyped-call]
         return pair(model, generator)
 

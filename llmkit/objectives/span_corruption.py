@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
+NAMES = ("<extra_id_{}>", "extra{}")
+"""What sentinels are called: T5's, and those of UER's Chinese T5, whose vocabulary is BERT's."""
+
 
 @dataclass(config=OPTIONS)
 class SpanCorruption(Objective):
@@ -55,7 +58,8 @@ class SpanCorruption(Objective):
         """Mode tokens, and sentinels where a tokenizer has none."""
         known = tokenizer.get_vocab()
         modes = [mode for mode in dict.fromkeys(one.mode for one in self.mixture) if mode and mode not in known]
-        marks = [] if "<extra_id_0>" in known else [f"<extra_id_{i}>" for i in range(100)]
+        own = sentinel_name(tokenizer).format(0) in known
+        marks = [] if own else [NAMES[0].format(i) for i in range(100)]
         return {"extra_special_tokens": [*marks, *modes]} if marks or modes else {}
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
@@ -111,12 +115,18 @@ class SpanCorruption(Objective):
 
 @lru_cache(maxsize=8)
 def sentinels(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Ids of <extra_id_0>, <extra_id_1> …, looked up by name: their order differs between tokenizers."""
-    known = tokenizer.get_vocab()
+    """Ids of <extra_id_0>, <extra_id_1> … or of UER's extra0, extra1 …: by name, for orders differ."""
+    known, name = tokenizer.get_vocab(), sentinel_name(tokenizer)
     found: list[int] = []
-    while (name := f"<extra_id_{len(found)}>") in known:
-        found.append(known[name])
+    while name.format(len(found)) in known:
+        found.append(known[name.format(len(found))])
     return tuple(found)
+
+
+def sentinel_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a tokenizer calls its sentinels, to be formatted with a number."""
+    known = tokenizer.get_vocab()
+    return next((name for name in NAMES if name.format(0) in known), NAMES[0])
 
 
 def with_sentinels(ids: NDArray[np.int64], hidden: Mask, marks: tuple[int, ...]) -> NDArray[np.int64]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
+from llmkit.data.tokenizer_files import has_tokenizer, rows_for
 from llmkit.models.base import Base
+from llmkit.models.changing.respelling import respell
+from llmkit.models.edges import tell
 from llmkit.planning.settle import Settled
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
@@ -46,9 +48,9 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: Mapping
 def _random(settled: Settled, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any]) -> Network:
     family, head = settled.family, settled.head
     config = family.config(settled.recipe.backbone.size, fields, tokenizer)
-    if config.vocab_size < len(tokenizer):
+    if config.vocab_size < rows_for(tokenizer):
         raise RequestError(f"backbone.config.vocab_size: {config.vocab_size} is less than the tokenizer's "
-                           f"{len(tokenizer)} tokens.")
+                           f"{rows_for(tokenizer)} tokens.")
     model = _auto(head).from_config(config, **_common(settled))
     return Network(model, (family.heads[head],) if settled.recipe.task and head in family.heads else (), None)
 
@@ -66,12 +68,19 @@ def _pretrained(
                  " ".join(f"--set backbone.config.{name}={rate:g}" for name, rate in off.items()))
     if model.config.get_text_config().pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    if base.tokenizer.get_vocab() != tokenizer.get_vocab():
+    own = has_tokenizer(base.folder)
+    if own and base.tokenizer.get_vocab() != tokenizer.get_vocab():
         respell(model, base.tokenizer, tokenizer)
         return Network(model, new, None)
-    if len(tokenizer) > (rows := _rows(model)):
-        raise RequestError(f"backbone.pretrained: {spec.pretrained} has {rows} embeddings, its tokenizer "
-                           f"{len(tokenizer)} tokens.")
+    if (needed := rows_for(tokenizer)) > (rows := _rows(model)):
+        raise RequestError(f"backbone.pretrained: {spec.pretrained} has {rows} embeddings, "
+                           f"{'its' if own else 'the'} tokenizer {needed} tokens.")
+    if not own:
+        log.info("%s has no tokenizer of its own: the one that is named is taken for it, with %s tokens for %s "
+                 "embeddings", base.folder, f"{needed:,}", f"{rows:,}")
+    given = not own or base.tokenizer.eos_token_id != tokenizer.eos_token_id
+    if given and settled.family.shape != "encoder":
+        tell(model, tokenizer)
     return Network(model, new, found_again(base))
 
 
@@ -132,29 +141,3 @@ def without_dropout(config: PretrainedConfig, said: Mapping[str, Any]) -> dict[s
     usual = {name: getattr(type(config), name, None) for name in config.to_dict() if "drop" in name}
     return {name: rate for name, rate in usual.items()
             if isinstance(rate, float) and rate > 0 and getattr(config, name) == 0 and name not in said}
-
-
-def respell(model: PreTrainedModel, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> None:
-    """Give a pretrained model another tokenizer: rows of tokens known to both stay, new ones start from the mean."""
-    import torch
-
-    before, after = old.get_vocab(), new.get_vocab()
-    kept = [(row, before[word]) for word, row in after.items() if word in before]
-    saved = [table.detach().clone() for table in _tables(model)]
-    model.resize_token_embeddings(len(new), mean_resizing=False)
-    with torch.no_grad():
-        for was, table in zip(saved, _tables(model), strict=True):
-            table[:] = was.mean(0)
-            ours, theirs = zip(*((row, place) for row, place in kept if place < len(was)), strict=True)
-            table[list(ours)] = was[list(theirs)]
-    model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = (
-        new.pad_token_id, new.bos_token_id, new.eos_token_id)
-    log.info("another tokenizer: %s of its %s tokens keep their embeddings, the others start from the mean",
-             f"{len(kept):,}", f"{len(new):,}")
-
-
-def _tables(model: Any) -> list[Tensor]:
-    """A model's input and output embeddings; one where they are tied."""
-    found = (model.get_input_embeddings(), model.get_output_embeddings())
-    both = [table.weight for table in found if table is not None]
-    return both[:1] if len(both) == 2 and both[0] is both[1] else both

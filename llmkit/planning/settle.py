@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+log = logging.getLogger("llmkit")
 
 SCHEDULES_WITHOUT_END = ("constant", "constant_with_warmup", "inverse_sqrt")
 
@@ -80,7 +83,8 @@ def settle(
     _known_schedule(training)
     _known_metrics(asked)
     settled = replace(
-        asked, tokenizer=_tokenizer(asked.tokenizer, family), backbone=replace(asked.backbone, family=name),
+        asked, objective=None if asked.objective is None else asked.objective.suited(train),
+        tokenizer=_tokenizer(asked.tokenizer, family), backbone=replace(asked.backbone, family=name),
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name),
                      document=_document(asked.data, train)),
         training=training, output_dir=str(asked.folder))
@@ -142,7 +146,9 @@ def _base(spec: recipe.Backbone) -> Base | None:
     """The pretrained model that a run starts from, with its weights where they belong."""
     if spec.pretrained is None:
         return None
-    base = Base.open(spec.pretrained)
+    base = Base.open(spec.pretrained, spec.revision)
+    if base.commit is not None:
+        log.info("backbone.pretrained %s: commit %s", spec.pretrained, base.commit)
     if base.is_adapter:
         raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
                            "name the model that it was trained on.")

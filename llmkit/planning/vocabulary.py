@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.models.base import Base
+from llmkit.models.edges import NO_END, give_ends
+from llmkit.models.fetch import resolve_tokenizer
 from llmkit.planning.settle import Settled
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("llmkit")
+WRITE = ("decoder", "encoder-decoder")
+"""Shapes of models that write text."""
 
 
 def speak(settled: Settled) -> PreTrainedTokenizerBase:
@@ -19,6 +26,12 @@ def speak(settled: Settled) -> PreTrainedTokenizerBase:
     CheckpointError where the one that it is to be taken from can't be read, DataError where there is no text.
     """
     tokenizer = _found(settled)
+    if settled.family.shape in WRITE:
+        said = {**(settled.base.said if settled.base is not None else {}), **settled.recipe.backbone.config}
+        if note := give_ends(tokenizer, said):
+            log.info("%s", note)
+        if settled.family.shape == "decoder" and tokenizer.eos_token_id is None:
+            log.warning("%s", NO_END)
     if missing(tokenizer, settled):
         tokenizer.add_special_tokens(settled.recipe.learning.missing(tokenizer))
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
@@ -31,9 +44,12 @@ def _found(settled: Settled) -> PreTrainedTokenizerBase:
     asked = settled.recipe.tokenizer
     if asked is None:
         assert settled.base is not None
+        if not tokenizers.has_tokenizer(settled.base.folder):
+            raise RequestError(f"tokenizer: {settled.base.folder} has none of its own (no "
+                               f"{', '.join(tokenizers.FILES)}); say tokenizer: {{pretrained: …}}.")
         return deepcopy(settled.base.tokenizer)
     if asked.pretrained is not None:
-        return Base.open(asked.pretrained).tokenizer
+        return tokenizers.load(resolve_tokenizer(asked.pretrained))
     tokenizer = _trained(settled, 0)
     extra = missing(tokenizer, settled)  # the tokens that an objective adds are part of vocab_size
     return _trained(settled, extra) if extra else tokenizer

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.template import filled
 from llmkit.prompting.base import Kit, Prompt, Row, Shot
 from llmkit.prompting.shared.examples import FewShot, for_pairs, shown
+from llmkit.prompting.shared.template import filled
 from llmkit.recipe.registry import OPTIONS
 
 

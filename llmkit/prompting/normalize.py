@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from llmkit import recipe
-from llmkit.data.template import HAN, filled
 from llmkit.prompting.base import Kit, Prompt, Prompting, Question, Row, Scores
+from llmkit.prompting.shared.template import HAN, filled
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 

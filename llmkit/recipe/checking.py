@@ -32,6 +32,9 @@ def check(recipe: Recipe, tree: Tree) -> None:
         can = [name for name in registry.names("tasks") if registry.find("tasks", name).prompted is not None]
         raise RequestError(f"{tree.where(('prompting',))}: a prompt goes around the texts of a task that reads texts: "
                            f"{', '.join(can)}; {registry.name_of(recipe.learning)} is none of these.")
+    if spec.revision is not None and spec.pretrained is None:
+        raise RequestError(f"{tree.where(('backbone', 'revision'))}: a revision is of a hub's model; "
+                           "backbone.pretrained says which.")
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
     if spec.pretrained is None and recipe.tokenizer is None:

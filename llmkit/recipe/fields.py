@@ -40,6 +40,8 @@ class Backbone:
     """A named size of the family: tiny, mini, small, base …"""
     pretrained: str | None = None
     """A hub id, a folder, a run's folder, or a name from `llmkit models list`."""
+    revision: str | None = None
+    """Of a hub's model: a branch, a tag or a commit; its newest where nothing is said."""
     config: dict[str, Any] = field(default_factory=dict)
     """Any field of the family's transformers config."""
 
@@ -62,7 +64,7 @@ class Tokenizer:
 
     train: TrainTokenizer | None = None
     pretrained: str | None = None
-    """A hub id, a folder, a run's folder, or a name from the catalogue."""
+    """A hub id, a folder, one file (tokenizer.json, vocab.txt), a run's folder, or a name from the catalogue."""
 
 
 @dataclass(config=registry.OPTIONS)

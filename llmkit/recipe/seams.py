@@ -6,7 +6,7 @@ Nothing here is imported when a program runs but the protocols: the types of fol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,7 @@ class Learning(Protocol):
 
     def missing(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]: ...
     def texts(self, reader: Reader) -> Iterator[str]: ...
+    def suited(self, train: Sequence[Reader]) -> Self: ...
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets: ...
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]: ...
     def assemble(

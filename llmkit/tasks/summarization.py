@@ -10,8 +10,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place
-from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
+from llmkit.prompting.shared.template import filled
 from llmkit.recipe.registry import OPTIONS
 from llmkit.tasks.base import Floors, Row, only_texts
 from llmkit.tasks.shared.writing import Writing, framed, spread

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
-from llmkit.data.template import filled
 from llmkit.objectives.base import Sets, Setup
+from llmkit.prompting.shared.template import filled
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Encoded, Floors, Row, only_texts

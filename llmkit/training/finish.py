@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
 from llmkit.models import ends, layout
+from llmkit.models.files import pin
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError
@@ -55,6 +56,8 @@ def publish(session: Session) -> None:
 
     def write(folder: Path) -> None:
         session.recipe.tuning.save(tuned, folder)
+        if session.settled.base is not None and (commit := session.settled.base.commit) is not None:
+            pin(folder, commit)
         tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
         ends.leave(tuned, folder)
         tokenizer.save_pretrained(folder)
@@ -92,6 +95,9 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "processes": session.accelerator.num_processes, "device": str(session.accelerator.device),
         "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),
         "output_dir": str(session.run.folder)}
+    base = session.settled.base
+    if base is not None and base.commit is not None:
+        more["base"] = {"name": base.name, "commit": base.commit}
     if recipe.data.on_bad_row == "skip":
         more["bad_rows"] = sum(len(reader.bad) for reader in session.settled.readers)
     # a plug-in's facts stand among ours, and change none of them

@@ -17,6 +17,7 @@ from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.data.batches import Order
 from llmkit.models import layout
+from llmkit.models.run import Run
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.network import Network, network
 from llmkit.planning.settle import Settled, with_prompt
@@ -39,6 +40,7 @@ from llmkit.training.unheeded import unheeded
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
@@ -146,7 +148,7 @@ def paced(
     tuning, objective = settled.recipe.tuning, settled.recipe.learning
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
-    whole = objective.assemble(tuned, settled.family, tokenizer, None)
+    whole = assembled(settled, tuned, tokenizer)
     learner = Learner(whole, objective, settled.family, setting.new)
     if shortcuts.on("fused_gelu"):
         shortcuts.fuse(learner)
@@ -154,6 +156,22 @@ def paced(
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
     learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}
     return learner
+
+
+def assembled(settled: Settled, tuned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
+    """The model and the networks that learn beside it: those of the run that it goes on from, else new ones."""
+    objective, base = settled.recipe.learning, settled.base
+    if base is None:
+        return objective.assemble(tuned, settled.family, tokenizer, None)
+    run = Run.open(base.folder)
+    # a run's other network may be a model to start from too; what is beside it isn't its partner
+    origin = run.folder if run is not None and run.model.resolve() == base.folder.resolve() else None
+    whole = objective.assemble(tuned, settled.family, tokenizer, origin)
+    for name in objective.others(whole):
+        there = origin / name if origin is not None and (origin / name).is_dir() else None
+        log.info("%s: %s", name, f"starts from random weights, for {base.name} has none beside it" if there is None
+                 else f"goes on from {there}")
+    return whole
 
 
 def announce(session: Session, start: Checkpoint | None) -> None:

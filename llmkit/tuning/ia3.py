@@ -42,7 +42,7 @@ class IA3(Tuning):
         """Where peft knows no layers for a family, they have to be named."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
-        adapter.check(self.target_modules, family, KNOWN)
+        adapter.check(self.target_modules, family, KNOWN, everywhere=False)
         if self.target_modules == "all-linear":
             raise RequestError("tuning.target_modules: ia3 has no all-linear; name layers, or leave it out.")
         if self.target_modules is None and self.feedforward_modules is not None:

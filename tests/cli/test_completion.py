@@ -28,7 +28,7 @@ def offered(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(("line", "names"), [
     ("llmkit pre", ["pretrain", "predict"]),
-    ("llmkit models ", ["list", "pull"]),
+    ("llmkit models ", ["list", "pull", "convert"]),
     ("llmkit pretrain --out", ["--output-dir"]),
     ("llmkit pretrain be", ["bert_mlm"]),
     ("llmkit recipes show gpt", ["gpt2_causal"]),

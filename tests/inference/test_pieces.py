@@ -7,6 +7,7 @@ from served import letters
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from llmkit.data.encoder import text_of
 from llmkit.inference.writing.pieces import Pieces
 
 WORDS = [
@@ -62,6 +63,14 @@ def test_spaces_that_a_tokenizer_takes_back_are_never_told():
     assert pieces.end() == " the cats"
 
 
+def test_an_ideograph_is_told_at_once_and_no_space_beside_it():
+    tokenizer = bert()
+    pieces = Pieces(tokenizer)
+    told = [pieces.add(token) for token in ids("猫 猫 the cat 猫 !", tokenizer)]
+    assert told == ["猫", "猫", "", "", "the cat猫", ""]
+    assert pieces.end() == "!"
+
+
 def test_a_bytewise_tokenizer_that_takes_nothing_back_holds_nothing_back():
     tokenizer = letters()
     tokenizer.clean_up_tokenization_spaces = True  # as many say of themselves, without an effect
@@ -76,8 +85,8 @@ def test_pieces_of_any_tokens_add_up_to_the_whole_text(tokenizer, seed):
     row = [chance.randrange(len(tokenizer)) for _ in range(120)]
     pieces = Pieces(tokenizer)
     told = [*map(pieces.add, row), pieces.end()]
-    assert "".join(told) == tokenizer.decode(row, skip_special_tokens=True)
-    assert pieces.lengths == [len(tokenizer.decode(row[:i + 1], skip_special_tokens=True)) for i in range(120)]
+    assert "".join(told) == text_of(tokenizer, row)
+    assert pieces.lengths == [len(text_of(tokenizer, row[:i + 1])) for i in range(120)]
 
 
 @pytest.mark.parametrize(("tokenizer", "text"), [

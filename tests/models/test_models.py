@@ -251,7 +251,7 @@ def test_nothing_is_printed_where_the_host_has_not_asked_for_it(monkeypatch, cap
     monkeypatch.delenv("LLMKIT_OFFLINE")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(fetch, "hub_answers", lambda: True)
-    monkeypatch.setattr(fetch, "_snapshot", lambda hub, local: None if local else tmp_path)
+    monkeypatch.setattr(fetch, "_snapshot", lambda hub, local, revision=None: None if local else tmp_path)
     assert pull("gpt2") == tmp_path
     assert capfd.readouterr() == ("", "")
     assert said.messages == ["downloading openai-community/gpt2 from the hub"]

@@ -32,6 +32,9 @@ class Words:
     def __len__(self):
         return len(WORDS)
 
+    def get_vocab(self):
+        return {word: i for i, word in enumerate(WORDS)}
+
     def batch_decode(self, rows):
         return [" ".join(WORDS[i] for i in row) for row in rows]
 

@@ -6,6 +6,7 @@ import torch
 from conftest import OBJECTIVE, SMALL, STILL, stories
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertTokenizer
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.batches import Drawn, in_order
@@ -102,6 +103,9 @@ def test_an_example_by_hand():
         def __len__(self):
             return 20
 
+        def get_vocab(self):
+            return {str(i): i for i in range(20)}
+
     class Chance:
         """Hides the third and the first word; the one is masked, the other becomes the plain word number 7."""
 
@@ -124,12 +128,20 @@ def test_special_tokens_are_told_from_others_and_found_anew_when_some_are_added(
     tokenizer = tokenizers.train(stories(20), "wordpiece", 90)
     ids = np.random.default_rng(0).integers(0, len(tokenizer), 500)
     for special in ([], [0], [2, 5, 9], list(range(40, 60))):
-        known = Vocabulary(None, None, None, np.array(special, np.int64))
+        known = Vocabulary(None, None, None, np.array(special, np.int64), len(tokenizer))
         assert known.plain(ids).tolist() == (~np.isin(ids, special)).tolist()
     assert vocabulary(tokenizer).plain(np.array([0, 4, 5])).tolist() == [False, False, True]
     tokenizer.add_special_tokens({"additional_special_tokens": ["<new>"]})
     new = tokenizer.convert_tokens_to_ids("<new>")
     assert vocabulary(tokenizer).plain(np.array([new, 5])).tolist() == [False, True]
+
+
+def test_an_id_that_stands_for_no_token_is_never_made_up():
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 6, "b": 8, "c": 9}  # 5 and 7 are holes
+    tokenizer = BertTokenizer(vocab=words)
+    drawn = MaskedLM(mlm_probability=0.9, mask_replace_prob=0.0, random_replace_prob=1.0).draw(
+        np.array([6, 8, 9] * 200, np.uint16), np.random.default_rng(0), tokenizer)["input_ids"][1:-1]
+    assert set(drawn.tolist()) == {6, 8, 9}
 
 
 @pytest.fixture(scope="module")

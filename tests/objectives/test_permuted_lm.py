@@ -28,6 +28,9 @@ class Words:
     def __len__(self):
         return 100
 
+    def get_vocab(self):
+        return {str(i): i for i in range(100)}
+
 
 @pytest.fixture(scope="module")
 def unigram():

@@ -280,12 +280,15 @@ def test_all_linear_leaves_a_new_head_to_train_whole():
     assert not any("classifier" in name and "lora" in name for name in names)
 
 
-def test_a_family_without_a_default_must_name_its_layers():
+def test_a_family_without_a_default_takes_all_linear_layers_but_the_head():
     class Strange(Bert):
         model_type = "modernbert"
 
-    with pytest.raises(RequestError, match="peft has no default for modernbert"):
-        Lora().check(Strange, "AutoModelForMaskedLM")
+    Lora().check(Strange, "AutoModelForMaskedLM")
+    linear = {"query", "key", "value", "dense"}
+    tuned = Lora().apply(bert(BertForMaskedLM), Setting(Strange, "AutoModelForMaskedLM"))
+    changed = {name for name, _ in tuned.named_modules() if name.endswith("lora_A")}
+    assert {name.split(".")[-2] for name in changed} == linear and not any("decoder" in name for name in changed)
     Lora(target_modules=["Wqkv"]).check(Strange, "AutoModelForMaskedLM")
     Lora().check(Bert, "AutoModelForMaskedLM")
     with pytest.raises(RequestError, match="nothing is named"):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.encoder import text_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -71,4 +73,4 @@ def scored(
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip: bool = True) -> str:
     """The text of ids, without tokens that stand for no text unless `skip` is false."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=skip))
+    return text_of(tokenizer, ids, skip)

@@ -17,7 +17,7 @@ from llmkit.inference.writing.completion import Completion, decoded
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.reading import padded
-from llmkit.objectives.span_corruption import sentinels
+from llmkit.objectives.span_corruption import sentinel_name, sentinels
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -202,11 +202,11 @@ def holes(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def check_sentinels(prompt: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """RequestError where a prompt names a sentinel that the tokenizer doesn't know."""
-    known = tokenizer.get_vocab()
+    known, own = tokenizer.get_vocab(), sentinel_name(tokenizer)
     for mark in re.findall(r"<extra_id_\d+>", prompt):
         if mark not in known:
             there = len(sentinels(tokenizer))
-            has = f"has <extra_id_0> to <extra_id_{there - 1}>" if there else "has none: it fills no holes"
+            has = f"has {own.format(0)} to {own.format(there - 1)}" if there else "has none: it fills no holes"
             raise RequestError(f"{mark}: is no sentinel of {name}, whose tokenizer {has}.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llmkit.data.encoder import certain
 from llmkit.inference.writing.completion import decoded
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Pieces:
         """How many characters of a text stay as they are, and are no beginning of a stop string."""
         text = text.rstrip(UNFINISHED)
         if self._cleans:  # " n't" and " ," lose their spaces once they are whole
-            text = " ".join(text.split(" ")[:-2])
+            text = certain(text, self.tokenizer)
         return len(text) - max((begun(text, stop) for stop in self.stop), default=0)
 
     def _settle(self) -> None:

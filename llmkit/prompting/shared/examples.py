@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import open_source
-from llmkit.data.template import filled
 from llmkit.prompting.base import Kit, Message, Prompt, Prompting, Row, Shot, generator
+from llmkit.prompting.shared.template import filled
 from llmkit.recipe import Source
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.sources import Place
-from llmkit.data.template import filled
 from llmkit.objectives.base import Setup
+from llmkit.prompting.shared.template import filled
 from llmkit.recipe.registry import OPTIONS
 from llmkit.tasks.base import Row, only_texts
 from llmkit.tasks.question_answering import QuestionAnswering

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from llmkit.data.template import HAN
 from llmkit.data.tokens import encode
+from llmkit.prompting.shared.template import HAN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

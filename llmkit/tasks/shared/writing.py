@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
+from llmkit.data.encoder import text_of
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
@@ -244,7 +245,7 @@ class Writing(Task):
         (ids,) = outcomes
         # a chat template's end of a turn may be none of the ends that the model's config knows
         ids = until(ids, special(setup.tokenizer) - {setup.tokenizer.unk_token_id})
-        return {"text": str(setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()}
+        return {"text": text_of(setup.tokenizer, ids).strip()}
 
     def figures(
         self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -14,9 +15,13 @@ from llmkit.tuning.base import TASK_TYPES, Setting
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+log = logging.getLogger("llmkit")
+
 CALLED_AS_IT_IS = ("AutoModelForMaskedLM", "AutoModelForQuestionAnswering")
 """Auto classes that go without a task type: peft has none for one, and its own for the other drops token types."""
 
+ALL = "all-linear"
+"""Every linear layer but the head: what is taken where nobody knows a family's layers."""
 HEADS = ("classifier", "score")
 """Heads of classifiers that peft knows."""
 
@@ -28,11 +33,15 @@ def task_type(head: str) -> str | None:
     return None if head in CALLED_AS_IT_IS else TASK_TYPES.get(head)
 
 
-def check(targets: Targets, family: type[Family], known: Collection[str]) -> None:
-    """Raise RequestError where nothing is named, or where neither peft (`known`) nor the family has a choice."""
+def check(targets: Targets, family: type[Family], known: Collection[str], everywhere: bool = True) -> None:
+    """Raise RequestError where nothing is named; say so where neither peft (`known`) nor the family has a choice.
+
+    `everywhere`: whether the method can then go to all linear layers.
+    """
     if targets is None and family.model_type not in known and not projections(family):
-        raise RequestError(
-            f"tuning.target_modules: peft has no default for {family.model_type}; name layers, or say all-linear.")
+        if not everywhere:
+            raise RequestError(f"tuning.target_modules: peft has no default for {family.model_type}; name layers.")
+        log.info("tuning.target_modules %s: peft has no default for %s", ALL, family.model_type)
     if targets in ([], ""):
         raise RequestError("tuning.target_modules: nothing is named; name layers, say all-linear, or leave it out.")
 
@@ -51,7 +60,7 @@ def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known:
     RequestError for any name that no layer has: peft is content when one of several matches.
     """
     if asked is None:
-        return None if family.model_type in known else projections(family)
+        return None if family.model_type in known else projections(family) or ALL
     names = [name for name, _ in model.named_modules() if name]
     leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
     leaf = [leaf for leaf in leaves if leaf]
@@ -60,7 +69,7 @@ def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 raise RequestError(f"tuning.target_modules: no layer of {type(model).__name__} is called {target!r}."
                                    f"{nearest(target, leaf)}")
-    elif asked != "all-linear":
+    elif asked != ALL:
         try:
             matches = any(re.fullmatch(asked, name) for name in names)
         except re.error as error:
