@@ -17,15 +17,16 @@ NAMES = {
     "sklearn": "scikit-learn", "yaml": "PyYAML",
 }
 """Distributions that are called otherwise than what is imported from them."""
+TRACKERS = ("aim", "clearml", "comet-ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 UNIMPORTED = {
-    "onnx": "torch.onnx.export asks for it", "tensorboard": "accelerate's tracker asks for it",
+    "onnx": "torch.onnx.export asks for it", **dict.fromkeys(TRACKERS, "accelerate's tracker asks for it"),
     "mypy": "`make check` runs it", "ruff": "`make check` runs it", "types-pyyaml": "mypy reads it",
     "pytest-timeout": "pytest loads it", "pytest-xdist": "pytest loads it",
 }
 """Distributions that no module of ours imports, and who asks for them."""
 UNDECLARED = {"llama_cpp": "built from source in minutes; its tests are skipped without it"}
 """What tests use where it is there, and nobody has to install."""
-UNTESTED = {"tensorboard"}
+UNTESTED = {*TRACKERS}
 """Distributions that no test runs with: no version of them is a tested one."""
 
 

@@ -153,6 +153,7 @@ def checked(
     """
     from llmkit import recipe as recipes
     from llmkit.recipe import registry
+    from llmkit.training.folder import trackers
     from llmkit.training.spread import launch
 
     launch.check(processes)
@@ -160,6 +161,7 @@ def checked(
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
     recipes.check_processes(asked.training, processes, "--processes")
+    trackers.check(asked.training.report_to)
     if asked.output_dir is None and (asked.task is not None if tuned is None else tuned):
         task = registry.name_of(asked.learning)
         name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"

@@ -68,7 +68,7 @@ def evaluate(
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
             log.info(note)
-        metrics = _measured(ready, sets, model, accelerate("fp32", (), Path()), batch_size)
+        metrics = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
     chosen = ready.learner.objective
     return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,

@@ -124,7 +124,7 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     from llmkit.training.spread.processes import accelerate, apart
 
     with apart():
-        accelerator = accelerate("fp32", (), Path())
+        accelerator = accelerate("fp32", Path())
     learner = ready.learner.to(accelerator.device)
     stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     while chunk := list(islice(stream, CHUNK)):

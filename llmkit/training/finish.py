@@ -36,8 +36,6 @@ def finish(session: Session) -> dict[str, Any]:
         summary["peak_memory_bytes"] = sum(peaks)
         session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
-    if session.recipe.training.report_to:
-        session.accelerator.end_training()
     return dict(shared(session.accelerator, lambda: summary or {}))
 
 

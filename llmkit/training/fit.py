@@ -15,6 +15,7 @@ from llmkit.system.environment import prepare_torch
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
+from llmkit.training.folder import trackers
 from llmkit.training.folder.resume import as_before, checked_resume, pick_up
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
@@ -45,9 +46,11 @@ def fit(
     with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
         request, memory = read(recipe, train, validation)
+        trackers.check(request.training.report_to)
         settled = settle(request, world(), memory=memory)
         plan, run = settled.recipe.training, RunFolder(request.folder)
-        accelerator = accelerate(plan.precision, plan.report_to, run.folder, idles(settled), plan.tf32)
+        accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)
+        held.callback(trackers.end, accelerator)
         held.enter_context(shortcuts.only(plan.shortcuts))
         if accelerator.is_main_process:
             held.enter_context(run.locked())
@@ -59,9 +62,8 @@ def fit(
         session = ready(settled, accelerator, run, stop, began, start, callbacks=told)
         if session.main:
             announce(session, start)
-        if plan.report_to:
-            accelerator.init_trackers(request.name)
         try:
+            trackers.begin(accelerator, run, session.recipe, None if start is None else start.step)
             go_on(session)
             summary = finish(session)
         except BaseException as error:

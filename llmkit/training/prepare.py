@@ -21,6 +21,7 @@ from llmkit.models.run import Run
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.network import Network, network
 from llmkit.planning.settle import Settled, with_prompt
+from llmkit.planning.unheeded import unheeded
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
@@ -36,7 +37,6 @@ from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.state import State
-from llmkit.training.unheeded import unheeded
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:

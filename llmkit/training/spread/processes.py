@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,14 @@ from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerat
 from llmkit.system.errors import RequestError
 
 
-def accelerate(
-    precision: str, log_with: Sequence[str], folder: Path, idle: bool = False, tf32: bool = False,
-) -> Accelerator:
+def accelerate(precision: str, folder: Path, idle: bool = False, tf32: bool = False) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
     if torch.cuda.is_available():  # a CPU would take the same word for bf16
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # accelerate keeps the first run's precision for the whole process; each run has its own
     forget_accelerator(processes_too=not torch.distributed.is_initialized())
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision, log_with=list(log_with) or None, project_dir=folder,
+        mixed_precision="no" if precision == "fp32" else precision, project_dir=folder,
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)] if idle else None)
     if accelerator.num_processes != world():

@@ -24,6 +24,7 @@ from llmkit.backbones.kernels import flops, shortcuts
 from llmkit.data.batches import Drawn, positions
 from llmkit.models import ends
 from llmkit.planning.settle import Settled, settle
+from llmkit.planning.unheeded import unheeded
 from llmkit.recipe import Recipe, registry
 from llmkit.system import cache, machine, report
 from llmkit.system.errors import CheckpointError
@@ -32,6 +33,7 @@ from llmkit.system.signals import stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import visited
 from llmkit.training.finish import peak_memory
+from llmkit.training.folder import trackers
 from llmkit.training.folder.resume import pick_up
 from llmkit.training.folder.run_folder import RunFolder, telling
 from llmkit.training.log import Log
@@ -39,7 +41,6 @@ from llmkit.training.prepare import idles, ready
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
-from llmkit.training.unheeded import unheeded
 
 log = logging.getLogger("llmkit")
 
@@ -69,10 +70,10 @@ def plan(asked: Recipe) -> dict[str, Any]:
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
           shortcuts.only(asked.training.shortcuts)):
         report.quiet_libraries()
+        trackers.check(asked.training.report_to)
         settled = settle(asked, world(), of_any_size=True)
         recipe, training = settled.recipe, settled.recipe.training
-        accelerator = accelerate(
-            training.precision, training.report_to, Path(away), idles(settled), training.tf32)
+        accelerator = accelerate(training.precision, Path(away), idles(settled), training.tf32)
         found = about(settled)
         warnings: list[str] = found["warnings"]
         if (most := least_memory(settled)) > (free := machine.free_memory()):

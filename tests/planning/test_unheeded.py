@@ -10,7 +10,7 @@ from conftest import tiny
 
 from llmkit import recipe
 from llmkit.cli import main
-from llmkit.training.unheeded import unheeded
+from llmkit.planning.unheeded import unheeded
 
 
 def asked(text: Path, tmp_path: Path, held: float | None = 0.1, **training: Any) -> recipe.Recipe:
