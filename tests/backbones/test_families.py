@@ -28,6 +28,9 @@ class Words:
     def __len__(self):
         return self.size
 
+    def get_vocab(self):
+        return {str(i): i for i in range(self.size)}
+
 
 def parameters(name, size, vocabulary, head):
     family = registry.find("backbones", name)

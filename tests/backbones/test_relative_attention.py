@@ -23,6 +23,9 @@ class Words:
     def __len__(self):
         return 60
 
+    def get_vocab(self):
+        return {str(i): i for i in range(len(self))}
+
 
 def model(seed=0, **fields):
     from transformers import AutoModelForCausalLM
