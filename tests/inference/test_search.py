@@ -170,7 +170,7 @@ def test_what_is_no_text_is_passed_over_and_said(folder, opened, caplog):
     (folder / "x.png").write_bytes(b"\x89PNG\0\0")
     (folder / "gb.txt").write_bytes("今天天气很好".encode("gb18030"))
     (folder / "no.txt").write_text("\n")
-    (folder / "settings.json").write_text('{"a": [1, 2]}')
+    (folder / "settings.json").write_text('{"a": [], "b": null}')
     (folder / "tsconfig.json").write_text("{\n  // a comment\n}\n")
     (folder / "gone.txt").symlink_to("nowhere")
     with caplog.at_level("INFO", "llmkit"):

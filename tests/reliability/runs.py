@@ -80,4 +80,4 @@ def differences(one: Path, other: Path) -> list[str]:
 def trees(run: Path) -> dict[str, str]:
     """The hash of every file of a folder but its lock, by path: whether anything was touched."""
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
+            for path in sorted(run.rglob("*")) if path.is_file() and not path.name.startswith((".lock", ".held-"))}
