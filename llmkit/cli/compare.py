@@ -51,7 +51,7 @@ def compare(
     report.to_stderr()
     if tune not in (None, "learning_rate"):
         raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
-    path, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
+    path, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation, set_)
     made = comparison.Comparison(
         path, variants.variants(methods, "tuning", "--methods"), range(seed, seed + seeds),
         Path(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"], fields=fields,

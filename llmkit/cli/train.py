@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,13 +76,13 @@ def finetune(
     resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
 ) -> int:
     """Tune a pretrained model for a task: with a recipe, or with a model and data of your own."""
-    request = tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
+    request = tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation, set_)
     return run(*request, set_, resume, processes, context.obj, json_, True)
 
 
 def tuned(
     recipe: str | None, given: Mapping[str, Any], method: str | None, task: str | None, model: str | None,
-    data: str | None, validation: str | None,
+    data: str | None, validation: str | None, settings: Sequence[str] = (),
 ) -> tuple[str, dict[str, str | None], dict[str, Any]]:
     """(recipe, blocks, fields) that finetune's options ask for, with the fields that are given anyway."""
     from llmkit import recipe as recipes
@@ -92,6 +92,8 @@ def tuned(
     blocks = {"method": method, "task": task}
     if recipe is None:
         recipe = task or "classification"
+        if recipe == "classification" and (data is not None or sets(settings, "data.train")):
+            recipe = "classification_all"  # the example learns from few rows; data of one's own is all meant
         if recipe not in recipes.packaged():
             from llmkit.recipe import registry
 
@@ -116,6 +118,11 @@ def tuned(
     if model is not None:
         fields["backbone"], fields["tokenizer"] = {"pretrained": model}, None
     return recipe, blocks, fields
+
+
+def sets(settings: Sequence[str], field: str) -> bool:
+    """Whether some `--set` names a field."""
+    return any(setting.partition("=")[0].strip() == field for setting in settings)
 
 
 def run(

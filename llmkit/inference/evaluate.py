@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks.base import Encoded, Floors, Row, Task
+from llmkit.tasks.base import Encoded, Floors, Row, Task, split
+from llmkit.tasks.shared.few import few_shots
+from llmkit.tasks.shared.figures import FLOOR_ROWS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,7 +72,7 @@ def evaluate(
             log.info(note)
         metrics = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
     chosen = ready.learner.objective
-    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
+    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets, ready.setup), "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
             "rows": sum(map(len, sets.train)), **left_out(reader)}
 
@@ -320,7 +322,7 @@ def untuned(ready: Ready, model: Model) -> Learner:
                    ready.learner.family)
 
 
-def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floors:
+def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets, setup: Setup) -> Floors:
     """What the rows' metrics are without a language model, learned from the run's own rows where they are still there.
 
     Elsewhere from nothing but the rows themselves: then only floors that need no training rows are given.
@@ -328,16 +330,26 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets) -> Floo
     if not isinstance(chosen, Task):
         return {}
     rows = [row for part in sets.train if isinstance(part, Encoded) for row in part.rows]
-    before: list[Row] = []
+    before: Sequence[Row] = []
     try:
-        for source in learned.data.train if learned is not None and type(chosen) is type(learned.learning) else []:
-            if source.source.startswith(IN_MEMORY):  # they went with the program
-                return chosen.floors([], rows)
-            spares = learned is not None and learned.data.on_bad_row == "skip"
-            before += (row for row, _ in chosen.read(open_source(source, spares=spares)))
+        if learned is not None and type(chosen) is type(learned.learning):
+            before = learned_rows(chosen.settled([], setup), learned)
     except DataError:  # moved or deleted since
         before = []
-    return chosen.floors(before, rows)
+    return chosen.floors(chosen.seen(before[:FLOOR_ROWS], setup), chosen.seen(rows, setup))
+
+
+def learned_rows(task: Task, learned: recipe.Recipe) -> list[Row]:
+    """The rows that a run learned from, without those that it held out; none where they went with a program."""
+    data = learned.data
+    if any(source.source.startswith(IN_MEMORY) for source in data.train):
+        return []
+    parts = [task.read(open_source(source, spares=data.on_bad_row == "skip")) for source in data.train]
+    if isinstance(data.validation, int | float):
+        parts, _ = split(parts, data.validation, learned.seed, task.together)
+    if data.shots is not None:
+        parts, _ = few_shots(parts, data.shots, learned.seed, task.labels_of)
+    return [row for part in parts for row, _ in part]
 
 
 def place_of(model: Model) -> str | Path:

@@ -60,6 +60,8 @@ class Setup:
     """Metrics of the evaluate library that are wanted beside the task's own."""
     prompt: Prompted | None = None
     """What every text that a task reads is put into; None where it is read as it is."""
+    shots: int | None = None
+    """Training rows a label that a task learns from; None: all."""
 
 
 @dataclass(frozen=True)

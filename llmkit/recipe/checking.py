@@ -47,6 +47,12 @@ def check(recipe: Recipe, tree: Tree) -> None:
         raise RequestError(f"{tree.where(('data', 'train'))}: either every source has a weight or none.")
     if not recipe.data.train:
         raise RequestError(f"{tree.where(('data', 'train'))}: at least one source is needed.")
+    if recipe.task is None and recipe.data.shots is not None:
+        raise RequestError(f"{tree.where(('data', 'shots'))}: rows are counted by the labels of a task; an objective "
+                           "learns from all of its text: training.max_tokens cuts it short.")
+    if recipe.task is None and isinstance(recipe.data.validation, int):
+        raise RequestError(f"{tree.where(('data', 'validation'))}: a number of rows is for tasks; hold out a share of "
+                           "the text, as 0.05, or name sources.")
     plan = recipe.training
     for name in ("metric_for_best_model", "early_stopping_patience"):
         if getattr(plan, name) is not None and recipe.data.validation is None:

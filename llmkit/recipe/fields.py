@@ -15,6 +15,7 @@ else:  # `build` has made and checked the plug-ins: pydantic takes them as they 
     Answering = Learning = Method = PromptMode = Any
 
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
+Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Shortcut: TypeAlias = Literal[
     "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded",
@@ -91,8 +92,12 @@ class Data:
     """What is learned from, and how it is cut into rows."""
 
     train: list[Source]
-    validation: Share | list[Source] | None = None
-    """Sources of its own, or a share: whole documents by a hash of seed and content; of one document, its end."""
+    validation: Share | Count | list[Source] | None = None
+    """Sources of its own, or a share: whole documents by a hash of seed and content; of one document, its end. Of a
+    task's rows also so many, 1000: the same ones whatever the seed is."""
+    shots: Positive | None = None
+    """Of a task, how many training rows a label are learned from, drawn by the seed; rows in all where it has no
+    labels. All where nothing is said."""
     document: Literal["auto", "line", "paragraph", "file"] = "auto"
     """What a document is in a text file; auto: a paragraph where the text has blank lines, else a line."""
     max_length: Annotated[int, Field(gt=1)] | None = None

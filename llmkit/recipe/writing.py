@@ -113,7 +113,8 @@ def schema() -> dict[str, Any]:
     listed = {"anyOf": [*source["anyOf"], {"type": "array", "items": source}]}
     data = definitions["Data"]["properties"]
     share = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-    for name, others in (("train", []), ("validation", [share])):
+    count = {"type": "integer", "minimum": 1}
+    for name, others in (("train", []), ("validation", [share, count])):
         described = {k: v for k, v in data[name].items() if k == "description"}
         data[name] = {**described, "anyOf": [*listed["anyOf"], *others]}
     for block in ("backbone", "tokenizer"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +17,7 @@ from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.recipe.registry import name_of
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.shared import named_metrics
+from llmkit.tasks.shared.few import few_shots, rank, set_apart
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,23 +92,23 @@ class Task(Objective):
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read all rows, hold some out, and turn each into features."""
-        learned, held = [self.read(reader) for reader in train], []
-        readers = train if validation is None or isinstance(validation, float) else validation  # of those held out
-        if isinstance(validation, float):
-            parts = [hold_out(rows, validation, setup.seed, self.together) for rows in learned]
-            learned, held = [part[0] for part in parts], [part[1] for part in parts]
-            if not any(learned) or not any(held):
-                raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
-                                "rows leaves one side empty; give validation sources of its own, or a larger share.")
+        learned = [self.read(reader) for reader in train]
+        held: list[list[tuple[Row, Place]]] = []
+        readers = train if validation is None or isinstance(validation, int | float) else validation  # of `held`
+        if isinstance(validation, int | float):
+            learned, held = split(learned, validation, setup.seed, self.together)
         elif validation:
             held = [self.read(reader) for reader in validation]
         for rows, what in ((learned, "data.train"), (held, "data.validation")):
             if (what == "data.train" or validation is not None) and not sum(map(len, rows)):
                 raise DataError(f"{what}: no row is left to learn from.")
+        notes: list[str] = []
+        if setup.shots is not None:
+            learned, said = few_shots(learned, setup.shots, setup.seed, self.labels_of)
+            notes.append(said)
         cut: list[int] = []
         sets = [[self.encoded(rows, reader, setup, cut) for rows, reader in zip(part, sources, strict=False)]
                 for part, sources in ((learned, train), (held, readers))]
-        notes: list[str] = []
         for part, what in zip(sets, ("training", "validation"), strict=True):
             count = sum(len(one.rows) for one in part)
             if part and not count:
@@ -118,7 +118,7 @@ class Task(Objective):
         unknown = Unknown(setup.tokenizer)
         for encoded in (one for some in sets for one in some):
             encoded.tell(unknown)
-        notes += [said] if (said := unknown.note()) else []
+        notes += [unheard] if (unheard := unknown.note()) else []
         if setup.prompt is not None:
             notes += setup.prompt.notes()
         if cut:
@@ -171,6 +171,14 @@ class Task(Objective):
             if name in columns and ((value := row[name]) is None or (isinstance(value, str) and not value.strip())):
                 raise DataError(f"{place}: the field {columns[name]!r} is empty.")
         return row
+
+    def settled(self, rows: Sequence[Row], setup: Setup) -> Task:
+        """The task with nothing left open that rows, or the model that learned it, tell."""
+        return self
+
+    def labels_of(self, row: Row) -> Sequence[str]:
+        """What a row counts for where so many rows a label are learned from (`data.shots`); none: rows in all."""
+        return ()
 
     def together(self, row: Row) -> str:
         """Rows of one such text are held out together: those that are equal, if nothing else is said."""
@@ -281,6 +289,10 @@ class Task(Objective):
         """Figures of an evaluation, from mean losses and each prediction beside its example."""
         return dict(means)
 
+    def seen(self, rows: Sequence[Row], setup: Setup) -> Sequence[Row]:
+        """Rows as a model sees them, cut to its length: what floors are told of."""
+        return rows
+
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """What is reached on the held-out examples without a language model, so that no figure stands alone."""
         return {}
@@ -351,6 +363,26 @@ def say(reader: Reader, note: str) -> None:
         reader.notes.append(note)
 
 
+def split(
+    sources: Sequence[list[tuple[Row, Place]]], validation: float, seed: int, key: Callable[[Row], str] = repr,
+) -> tuple[list[list[tuple[Row, Place]]], list[list[tuple[Row, Place]]]]:
+    """(training, validation) of each source: a share is drawn by the seed, a whole number of rows is always the same.
+
+    DataError where one side would be empty.
+    """
+    if isinstance(validation, int):
+        learned, held = set_apart(sources, validation, key)
+    else:
+        parts = [hold_out(rows, validation, seed, key) for rows in sources]
+        learned, held = [part[0] for part in parts], [part[1] for part in parts]
+    if not any(learned) or not any(held):
+        what = f"{validation:,}" if isinstance(validation, int) else f"a share of {validation}"
+        raise DataError(f"data.validation: {what} of {sum(map(len, sources))} rows leaves one side empty; give "
+                        "validation sources of its own, or "
+                        f"{'fewer rows' if isinstance(validation, int) else 'a larger share'}.")
+    return learned, held
+
+
 def hold_out(
     rows: list[tuple[Row, Place]], share: float, seed: int, key: Callable[[Row], str] = repr,
 ) -> tuple[list[tuple[Row, Place]], list[tuple[Row, Place]]]:
@@ -358,6 +390,5 @@ def hold_out(
     held: list[tuple[Row, Place]] = []
     learned: list[tuple[Row, Place]] = []
     for row in rows:
-        digest = hashlib.blake2b(f"{seed}\n{key(row[0])}".encode(errors="surrogatepass"), digest_size=8).digest()
-        (held if int.from_bytes(digest, "little") < share * 2**64 else learned).append(row)
+        (held if rank(key(row[0]), seed) < share * 2**64 else learned).append(row)
     return learned, held

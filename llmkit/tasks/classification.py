@@ -22,7 +22,7 @@ from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
+from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement, as_seen
 from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
 
 if TYPE_CHECKING:
@@ -186,6 +186,13 @@ class Classification(Task):
             if self.class_weights is not None and setup.labels is None:
                 notes.append(task.weigh(sets.train, known))
         return Sets(sets.train, sets.validation, [*sets.notes, *notes], facts)
+
+    def labels_of(self, row: Row) -> Sequence[str]:
+        """Its label, or each of its labels; of a number none."""
+        if self.problem == "regression":
+            return ()
+        here = Place(name_of(self), None)
+        return each(answer(row["label"], self.problem, self.separator, here)) or ("none",)
 
     def known(self, rows: Sequence[tuple[Row, Place]], source: str) -> tuple[str, ...]:
         """The labels of the training rows."""
@@ -367,6 +374,10 @@ class Classification(Task):
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy and F1 of labels; of numbers, error and correlation."""
         return {**means, **scores([next(iter(one.values())) for one, _ in pairs], [row["label"] for _, row in pairs])}
+
+    def seen(self, rows: Sequence[Row], setup: Setup) -> Sequence[Row]:
+        """Texts end where the model's rows do."""
+        return as_seen(rows, setup.tokenizer, setup.max_length)
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """What is most frequent; where there are training rows, regression on TF-IDF of their words."""

@@ -27,6 +27,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
+from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
 from llmkit.training.folder.resume import kept, restored
@@ -76,20 +77,21 @@ def rows(settled: Settled) -> tuple[Setup, Sets]:
     """The tokenizer and all that rows are made with, and the rows."""
     recipe = settled.recipe
     setup = Setup(speak(settled), settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                  metrics=tuple(recipe.training.metrics))
+                  metrics=tuple(recipe.training.metrics), shots=recipe.data.shots)
     setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     labels = tuple(sets.facts["labels"]) if "labels" in sets.facts else None
     return replace(setup, labels=labels, problem=sets.facts.get("problem")), sets
 
 
-def with_floors(sets: Sets, learning: Learning) -> Sets:
+def with_floors(sets: Sets, learning: Learning, setup: Setup) -> Sets:
     """The sets, and among their facts what the validation rows' metrics are without a language model."""
     if not isinstance(learning, Task) or not sets.validation:
         return sets
     learned, held = ([row for part in parts if isinstance(part, Encoded) for row in part.rows]
                      for parts in (sets.train, sets.validation))
-    return replace(sets, facts={**sets.facts, "floors": learning.floors(learned, held)})
+    floors = learning.floors(learning.seen(learned[:FLOOR_ROWS], setup), learning.seen(held, setup))
+    return replace(sets, facts={**sets.facts, "floors": floors})
 
 
 def idles(settled: Settled) -> bool:
@@ -182,7 +184,7 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     for said in unheeded(recipe, session.length.steps):
         log.warning("%s", said)
     list_bad_rows(session.settled, run)
-    session.sets = with_floors(session.sets, recipe.learning)
+    session.sets = with_floors(session.sets, recipe.learning, session.setup)
     run.rewind(session.state.step if start is not None else -1)
     run.write_recipe(recipe)
 

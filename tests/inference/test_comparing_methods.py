@@ -135,7 +135,7 @@ def test_a_comparison_takes_what_finetune_takes(
     assert head.split()[:2] == ["method", "accuracy"]
     assert (folder / "compare.md").read_text().startswith(f"**{title}**\n\n| method |")
     told = json.loads((folder / "compare.json").read_text())
-    assert (told["recipe"], told["name"], told["seeds"]) == ("classification", "rows-classification", [7])
+    assert (told["recipe"], told["name"], told["seeds"]) == ("classification_all", "rows-classification", [7])
     asked = yaml.safe_load(next(folder.glob("bias-*-7.yaml")).read_text())
     assert asked["backbone"]["pretrained"] == str(classifier_base)
     assert [one["source"] for part in ("train", "validation") for one in asked["data"][part]] == [str(labelled)] * 2

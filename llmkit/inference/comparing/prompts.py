@@ -24,7 +24,8 @@ from llmkit.prompting.base import Kit, Prompting, generator
 from llmkit.recipe import registry
 from llmkit.recipe.seams import PromptMode
 from llmkit.system.errors import CheckpointError, LlmkitError, RequestError, nearest
-from llmkit.tasks.base import Floors, Row, hold_out
+from llmkit.tasks.base import Floors, Row, split
+from llmkit.tasks.shared.few import few_shots
 from llmkit.training.folder.run_folder import put
 
 log = logging.getLogger("llmkit")
@@ -121,8 +122,10 @@ class Prompts:
             held = [self.task.read(reader) for reader in others]
             readers += others
         else:
-            parts = [hold_out(rows, data.validation or 0.0, self.request.seed) for rows in read]
-            read, held = [part[0] for part in parts], [part[1] for part in parts]
+            read, held = split(read, data.validation or 0.0, self.request.seed)
+        if data.shots is not None:
+            read, note = few_shots(read, data.shots, self.request.seed, self.task.labels_of)
+            log.info("%s", note)
         pool, rows = ([row for part in parts for row, _ in part] for parts in (read, held))
         if self.limit is not None and self.limit < len(rows):
             chosen = generator("asked", 0).permutation(len(rows))[: self.limit]

@@ -1,15 +1,22 @@
-"""What tasks have in common in how they are measured: correlations, and words for floors."""
+"""What tasks have in common in how they are measured: correlations, and what floors are made of."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from llmkit.data.tokens import AT_ONCE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FLOOR_ROWS = 20_000
 """Training rows that a floor is fitted on at most: more take minutes and change little."""
 WORD = r"(?u)[一-鿿]|[^\W一-鿿]+"
 """What a word is to TF-IDF; of Chinese, a character."""
+TEXTS = ("text", "text_pair")
 Numbers = np.ndarray[Any, Any]
 
 
@@ -30,3 +37,33 @@ def ranks(values: Numbers) -> Numbers:
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     found: Numbers = (counts.cumsum() - (counts - 1) / 2)[which]
     return found
+
+
+def as_seen(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int,
+) -> list[dict[str, Any]]:
+    """Rows whose `text` and `text_pair` end where the tokenizer cuts them; whole where it can't say where that is.
+
+    {"text": "a b c d", "label": 1}, of two tokens beside [CLS] and [SEP]  ->  {"text": "a b", "label": 1}
+    """
+    if not tokenizer.is_fast:
+        return list(rows)
+    return [row for start in range(0, len(rows), AT_ONCE)
+            for row in _cut(rows[start : start + AT_ONCE], tokenizer, max_length)]
+
+
+def _cut(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, Any]]:
+    names = [name for name in TEXTS if name in rows[0]]
+    lengths = [len(ids) for ids in tokenizer(*([row[name] for row in rows] for name in names))["input_ids"]]
+    out = []
+    for row, size in zip(rows, lengths, strict=True):
+        if size > length:
+            short = tokenizer(*(row[name] for name in names), truncation=True, max_length=length,
+                              return_offsets_mapping=True)
+            ends = [0] * len(names)
+            for side, (_, end) in zip(short.sequence_ids(), short["offset_mapping"], strict=True):
+                if side is not None:
+                    ends[side] = max(ends[side], end)
+            row = {**row, **{name: row[name][:end] for name, end in zip(names, ends, strict=True)}}
+        out.append(row)
+    return out
