@@ -22,12 +22,18 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    methods: Annotated[str, typer.Option(
-        "--methods", metavar="A,B,…", autocompletion=completion.several_methods,
-        help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")],
     recipe: Annotated[str | None, typer.Argument(
         metavar="[RECIPE]", autocompletion=completion.recipes,
         help="A path or a packaged name; the task's own example where none is given.")] = None,
+    methods: Annotated[str | None, typer.Option(
+        "--methods", metavar="A,B,…", autocompletion=completion.several_methods,
+        help="Tuning methods, with options where they matter: full,lora(r=4),prefix.")] = None,
+    models: Annotated[str | None, typer.Option(
+        "--models", metavar="A,B,…", autocompletion=completion.several_models,
+        help="Models to start from: hub ids, folders, runs, names of the catalogue.")] = None,
+    grid: Annotated[list[str], typer.Option(
+        "--grid", metavar="SECTION.KEY=V,W,…", help="Try each value of a field; repeatable. The best comes first.",
+    )] = [],  # noqa: B006
     task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     seeds: Annotated[int, typer.Option(
         "--seeds", metavar="N", help="Runs of each method: N seeds, from --seed on.", min=1)] = 1,
@@ -42,7 +48,10 @@ def compare(
     processes: Processes = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> int:
-    """Tune by several methods and compare them: quality, parameters, time, memory, size. Goes on where it stopped."""
+    """Tune by several methods, models or settings and compare them: quality, parameters, time, memory, size. Goes on
+    where it stopped.
+    """
+    from llmkit.inference.comparing import contenders
     from llmkit.inference.comparing import inline as variants
     from llmkit.inference.comparing import methods as comparison
     from llmkit.system import report
@@ -51,11 +60,18 @@ def compare(
     report.to_stderr()
     if tune not in (None, "learning_rate"):
         raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
+    if methods is None and models is None and not grid:
+        raise RequestError("say what is compared: --methods full,lora, --models a,b or --grid "
+                           "training.learning_rate=1e-3,3e-3.")
+    if model is not None and models is not None:
+        raise RequestError("--model and --models: one model for all, or several; leave one out.")
     path, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation, set_)
+    chosen = (variants.variants(methods, "tuning", "--methods") if methods is not None else
+              [comparison.own_method(path, set_, blocks["task"], fields)])
     made = comparison.Comparison(
-        path, variants.variants(methods, "tuning", "--methods"), range(seed, seed + seeds),
+        path, chosen, range(seed, seed + seeds),
         Path(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"], fields=fields,
-        processes=processes)
+        processes=processes, models=variants.split(models or ""), grid=contenders.grid_of(grid))
     return carry_out(made, "compare", json_)
 
 

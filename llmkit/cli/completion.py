@@ -48,6 +48,12 @@ def several_methods(incomplete: str) -> list[str]:
     return _last_of("tuning", incomplete)
 
 
+def several_models(incomplete: str) -> list[str]:
+    """The last of several models: minilm-l6,smo -> minilm-l6,smollm2-135m."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in models(last)]
+
+
 def several_modes(incomplete: str) -> list[str]:
     """The last of several prompt modes."""
     return _last_of("prompting", incomplete)

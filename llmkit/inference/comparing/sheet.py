@@ -44,8 +44,16 @@ class Sheet:
                 table.append([row[self.kind], f"failed: {row['error']}" if row["failed"] else "not yet", *empty])
                 continue
             lost = f", {row['failed']} failed" if row["failed"] else ""
+            lost += f", below {under}" if (under := self.under(row)) else ""
             table.append([row[self.kind], f"{figure(row)}{lost}", *(show(row) for show in self.columns.values())])
         return [*table, *([f"floor: {what}", f"{value:.4f}", *empty] for what, value in self.floors.items())]
+
+    def under(self, row: Mapping[str, Any]) -> str | None:
+        """The best of the floors that a row doesn't reach; None where there is none."""
+        mean = rank(self.metric, row["mean"])
+        above = [(rank(self.metric, value), what) for what, value in self.floors.items()
+                 if rank(self.metric, value) > mean]
+        return max(above)[1] if above else None
 
     def markdown(self) -> str:
         """The table for a document."""
