@@ -8,12 +8,14 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmkit import recipe
 from llmkit.backbones.base import Family
 from llmkit.backbones.kernels.privates import has_avx512_bf16, onednn_multiplies_bf16
+from llmkit.system import machine
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
 
 AT_ONCE = {"cpu": 4_096, "cuda": 16_384}
 """Tokens of a micro-batch where memory allows: more of them make no step faster."""
+OVERFLOW = frozenset({"t5", "umt5", "mt5"})
+"""Model types whose activations fp16 can't hold."""
 WIDTH = 128
 """From this width on, what bf16 saves in products is more than what its conversions cost."""
+LETTERS = 4
+"""Bytes of a token, about; a run by passes over its data is measured by them before it is tokenized."""
 STEPS, TOKENS, MINUTES = 1_000, 50_000_000, 10
 """A run of so many steps, tokens or minutes earns the time that compiling takes on a GPU."""
 DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "dropout_rate", "dropout")
@@ -125,13 +131,22 @@ def divisors(whole: int, most: int) -> Iterator[int]:
 # ---- which numbers ----
 
 
-def precision(width: int) -> tuple[Literal["fp32", "bf16"], str]:
-    """(precision, why): bf16 where the machine multiplies it faster than fp32 and the model is wide enough to gain."""
+def precision(width: int, family: type[Family] | None = None) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
+    """(precision, why): 16 bits where the machine multiplies them faster than fp32 and the model is wide enough for it.
+
+    A GPU without bf16 of its own takes fp16, but for a family whose activations don't fit in it.
+    """
     import torch
 
     if torch.cuda.is_available():
-        able = torch.cuda.is_bf16_supported()
-        return ("bf16", "this GPU multiplies bf16 faster") if able else ("fp32", "this GPU has no bf16")
+        best = machine.gpu_numbers()
+        if best == "bf16":
+            return "bf16", "this GPU multiplies bf16 faster"
+        if best == "fp32":
+            return "fp32", "this GPU has neither bf16 nor fast fp16"
+        if family is not None and overflows(family):
+            return "fp32", f"this GPU has no bf16, and {family.model_type}'s activations overflow in fp16"
+        return "fp16", "this GPU has no bf16, and multiplies fp16 faster; its loss is scaled"
     if not cpu_multiplies_bf16():
         return "fp32", "this CPU has no instructions for bf16"
     if width < WIDTH:
@@ -151,8 +166,13 @@ def check_precision(chosen: str, family: type[Family]) -> None:
     if chosen == "fp16" and not torch.cuda.is_available():
         raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
                            "Use bf16 or fp32.")
-    if chosen == "fp16" and family.model_type == "t5":
+    if chosen == "fp16" and overflows(family):
         raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+
+
+def overflows(family: type[Family]) -> bool:
+    """Whether a family's activations grow beyond what fp16 holds (65,504): those of T5 do, trained in bf16 or fp32."""
+    return family.model_type in OVERFLOW
 
 
 # ---- how fast, and which weights are kept ----
@@ -183,15 +203,19 @@ def best(request: recipe.Recipe) -> str | None:
 # ---- compiled or not ----
 
 
-def compiled(training: recipe.Training, family: type[Family]) -> tuple[bool, str]:
-    """(whether the layers are compiled, why)."""
+def compiled(training: recipe.Training, family: type[Family], text: int = 0) -> tuple[bool, str]:
+    """(whether the layers are compiled, why); `text`: bytes of a pass over the data, as far as that is known."""
     import torch
 
     if not torch.cuda.is_available():
         return False, "on a CPU compiling takes minutes and rarely saves them"
     if not family.layers:
         return False, "family: auto doesn't know the layers"
-    long = ((training.max_steps or 0) >= STEPS or (training.max_tokens or 0) >= TOKENS
+    if (missing := lacks_compiler()) is not None:
+        return False, missing
+    lengths = (training.max_steps, training.max_tokens, training.max_minutes)
+    passes = training.num_train_epochs or (3 if not any(lengths) else 0)
+    long = ((training.max_steps or 0) >= STEPS or max(training.max_tokens or 0, passes * text / LETTERS) >= TOKENS
             or (training.max_minutes or 0) >= MINUTES)
     return long, "the run is long enough to earn it" if long else \
         f"a run shorter than {STEPS:,} steps, {TOKENS:,} tokens or {MINUTES} minutes may not earn the time it takes"
@@ -209,14 +233,24 @@ def check_compiled(chosen: bool, family: type[Family]) -> None:
 
 
 def lacks_compiler() -> str | None:
-    """What torch.compile needs and this machine lacks, or None; for GPUs it brings a compiler of its own (Triton)."""
+    """What torch.compile needs and this machine lacks, or None.
+
+    On a CPU a C++ compiler; on a GPU Triton, which compiles its launcher by a C compiler, from Volta on.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return None
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(name) is None:
-        return f"torch.compile needs a C++ compiler, and there is no {name} (CXX names another)"
+        if torch.cuda.get_device_capability() < (7, 0):
+            return "torch.compile needs a GPU of compute capability 7.0 or more"
+        if find_spec("triton") is None:
+            return "torch.compile needs the package triton on a GPU (pip install triton)"
+        names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang", "cc"]
+        if not any(map(shutil.which, names)):
+            return f"torch.compile needs a C compiler, and there is no {' or '.join(names)} (CC names another)"
+    else:
+        name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        if shutil.which(name) is None:
+            return f"torch.compile needs a C++ compiler, and there is no {name} (CXX names another)"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return "torch.compile needs Python's headers (Python.h), which aren't installed"
     return None

@@ -212,7 +212,9 @@ def processors() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(number)
-            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: training.precision fp32 or fp16"
+            with torch.cuda.device(number):
+                best = machine.gpu_numbers()
+            bf16 = best if best == "bf16" else f"no bf16: training.precision auto is {best}"
             yield Finding(f"gpu {number}", "ok", f"{about.name}, {machine.size(about.total_memory)}, {bf16}")
         return
     if Path("/dev/nvidia0").exists():

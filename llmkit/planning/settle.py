@@ -79,7 +79,8 @@ def settle(
     size = choices.size(empty, family, _words(request), "chunked_loss" in request.training.shortcuts)
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
-    training, chosen = _training(request, family, size, length, processes)
+    training, chosen = _training(
+        request, family, size, length, processes, sum(path.stat().st_size for one in train for path in one.files))
     _known_schedule(training)
     _known_metrics(request)
     settled = replace(
@@ -231,7 +232,7 @@ def _length(request: Recipe, family: type[Family], name: str, limit: int | None)
 
 
 def _training(
-    request: Recipe, family: type[Family], size: Size, length: int, processes: int,
+    request: Recipe, family: type[Family], size: Size, length: int, processes: int, text: int = 0,
 ) -> tuple[recipe.Training, dict[str, str]]:
     """(what training becomes, and of what was auto the reasons); RequestError where this machine can't have it."""
     plan, chosen = request.training, dict[str, str]()
@@ -245,10 +246,10 @@ def _training(
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {plan.global_batch_size}, {processes} processes).")
     if precision == "auto":
-        precision, chosen["precision"] = choices.precision(size.width)
+        precision, chosen["precision"] = choices.precision(size.width, family)
     choices.check_precision(precision, family)
     if compiled == "auto":
-        compiled, chosen["compile"] = choices.compiled(plan, family)
+        compiled, chosen["compile"] = choices.compiled(plan, family, text)
     choices.check_compiled(compiled, family)
     return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled,
                    learning_rate=choices.usual_rate(request), head_learning_rate=choices.head_rate(request),

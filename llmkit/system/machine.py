@@ -30,6 +30,18 @@ def memory() -> int:
     return main_memory()
 
 
+def gpu_numbers() -> str:
+    """The 16 bits that this GPU multiplies faster than fp32: bf16, fp16 from Volta on (7.0); fp32 where it has neither.
+
+    torch counts GPUs that only emulate bf16 (T4, V100, P100, RTX 20) among those that have it, where it isn't asked.
+    """
+    import torch
+
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
+
+
 def main_memory() -> int:
     """Bytes of main memory; in a container, what that may use."""
     return min([_installed(), *(limit for limit, _ in _limits())])

@@ -70,15 +70,17 @@ class Stepper:
         if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
             self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
             return
-        state.skipped_last = 0
         session.optimizer.step()
-        if not accelerator.optimizer_step_was_skipped:  # fp16 skips those that overflow
+        if math.isfinite(norm):
+            state.skipped_last = 0
             session.recipe.tuning.after_step(session.learner.tuned, state.step + 1)
+        else:  # fp16: the scaler left the step out, and tries a smaller scale
+            self.count_skipped(f"the gradient is {norm} at the scale of fp16", "training.precision: fp32 may help")
         session.optimizer.zero_grad()
         for head, total in totals.items():
             journal.pending[head] = journal.pending.get(head, 0.0) + sums[head]
             journal.add(f"count/{head}", total)
-        if math.isfinite(norm):  # fp16: the scaler skips the others, and finds a better scale
+        if math.isfinite(norm):
             state.window["norm"] = norm
 
     # ---- its parts, in their order ----
@@ -178,16 +180,23 @@ class Stepper:
     def not_finite(self, what: str) -> None:
         """Skip the step, where the recipe says so; else, or where all steps are so, NumberError."""
         session = self.session
-        state, step = session.state, session.state.step + 1
-        where = f"step {step}: {what}, in rows {session.rows_in_words()}"
         if session.recipe.training.on_nonfinite == "stop":
+            where = f"step {session.state.step + 1}: {what}, in rows {session.rows_in_words()}"
             raise NumberError(f"{where}; no checkpoint holds it. A lower training.learning_rate, training.precision: "
                               "fp32 or training.on_nonfinite: skip may help.")
+        self.count_skipped(what)
+        session.optimizer.zero_grad()
+
+    def count_skipped(self, what: str, cure: str = "") -> None:
+        """Say and count a step that isn't made; NumberError where so many in a row aren't."""
+        session = self.session
+        state, step = session.state, session.state.step + 1
+        where = f"step {step}: {what}, in rows {session.rows_in_words()}"
         state.skipped += 1
         state.skipped_last += 1
         if state.skipped_last >= MOST_SKIPPED:
-            raise NumberError(f"{where}: {state.skipped_last} steps in a row were skipped; no checkpoint holds them.")
-        session.optimizer.zero_grad()
+            raise NumberError(f"{where}: {state.skipped_last} steps in a row were skipped; no checkpoint holds them."
+                              f"{f' {cure}.' if cure else ''}")
         log.warning("%s; skipped, %d so far", where, state.skipped)
         self.journal.event({"event": "skipped", "step": step, "why": what, "rows": session.row_numbers()})
 

@@ -117,3 +117,11 @@ def test_a_run_has_the_same_losses(name: str, method: str, labelled: Path, tmp_p
         lines = (tmp_path / place / "metrics.jsonl").read_text().splitlines()
         found.append([summary["evaluation"]["loss"], *(json.loads(line)["loss"] for line in lines)])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("packing", ["documents", "none"])
+def test_modernbert_learns_from_documents_in_one_row(packing: str, text: Path, tmp_path: Path) -> None:
+    """Its masks are several then, one a kind of layer: padding stays."""
+    tree = tiny("modernbert", text, tmp_path / "run", max_steps=2)
+    tree["objective"], tree["data"]["packing"] = "masked_lm", packing
+    assert fit(recipe.load(tree))["steps"] == 2

@@ -1,7 +1,9 @@
 """What auto becomes: micro-batches that fit, a precision the machine is fast in, and compiled layers where they pay."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +11,11 @@ import torch
 from conftest import random_encoder, stories, tiny
 from safetensors.torch import load_file
 from short import losses, short_of_memory
+from transformers import AutoConfig
 
 from llmkit import recipe as recipes
+from llmkit.backbones.kernels.privates import onednn_multiplies_bf16
+from llmkit.inference.writing.opening import numbers
 from llmkit.planning import choices
 from llmkit.planning.settle import settle
 from llmkit.recipe import registry
@@ -171,6 +176,49 @@ def test_a_precision_is_chosen_with_its_reason(monkeypatch: pytest.MonkeyPatch) 
     assert choices.precision(choices.WIDTH)[0] == "bf16"
 
 
+CARDS = {"P100": ((6, 0), False), "V100": ((7, 0), False), "T4": ((7, 5), False), "RTX 2080": ((7, 5), False),
+         "A100": ((8, 0), True), "RTX 3060": ((8, 6), True), "H100": ((9, 0), True)}
+"""Of each its compute capability, and whether it multiplies bf16 itself."""
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have torch believe that a card is there."""
+    def there(name: str) -> None:
+        capability, bf16 = CARDS[name]
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
+    return there
+
+
+@pytest.mark.parametrize(("name", "usual", "t5"), [
+    ("P100", "fp32", "fp32"), ("V100", "fp16", "fp32"), ("T4", "fp16", "fp32"), ("RTX 2080", "fp16", "fp32"),
+    ("A100", "bf16", "bf16"), ("RTX 3060", "bf16", "bf16"), ("H100", "bf16", "bf16")])
+def test_a_gpu_trains_in_what_it_multiplies_itself(name: str, usual: str, t5: str, card: Callable[[str], None]) -> None:
+    card(name)
+    for family, wanted in (("bert", usual), ("gpt2", usual), ("t5", t5), ("umt5", t5)):
+        chosen, why = choices.precision(64, registry.find("backbones", family))
+        assert chosen == wanted, why
+        choices.check_precision(chosen, registry.find("backbones", family))
+
+
+@pytest.mark.parametrize(("name", "usual"), [("P100", "float32"), ("T4", "float16"), ("A100", "bfloat16")])
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_a_gpu_writes_in_what_it_multiplies_itself(
+    name: str, usual: str, kind: str, card: Callable[[str], None], tmp_path: Path) -> None:
+    card(name)
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    assert numbers(tmp_path) == ("float32" if (kind, usual) == ("t5", "float16") else usual, "cuda")
+
+
+def test_a_torch_without_onednn_has_no_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # as on macOS with ARM
+    assert not onednn_multiplies_bf16()
+    assert choices.precision(1024) == ("fp32", "this CPU has no instructions for bf16")
+
+
 def test_what_was_chosen_is_said_once_each(text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree = tiny("bert", text, tmp_path / "run", max_steps=1)
     with caplog.at_level(logging.INFO, "llmkit"):
@@ -183,9 +231,32 @@ def test_what_was_chosen_is_said_once_each(text: Path, tmp_path: Path, caplog: p
 # ---- compiled or not ----
 
 
+@pytest.mark.parametrize(("name", "triton", "compiler", "missing"), [
+    ("A100", True, True, None), ("P100", True, True, "compute capability 7.0"), ("T4", False, True, "triton"),
+    ("A100", True, False, "a C compiler, and there is no gcc or clang or cc")])
+def test_on_a_gpu_compiling_needs_more_than_the_card(
+    name: str, triton: bool, compiler: bool, missing: str | None, card: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch) -> None:
+    card(name)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(choices, "find_spec", lambda package: object() if triton else None)
+    monkeypatch.setattr(choices.shutil, "which", lambda program: f"/usr/bin/{program}" if compiler else None)
+    chosen, why = choices.compiled(recipes.Training(max_steps=5_000), registry.find("backbones", "bert"))
+    assert (chosen, missing or "long enough to earn it") == (missing is None, missing or "long enough to earn it")
+    assert (missing or "long enough to earn it") in why
+    if missing:
+        with pytest.raises(RequestError, match=missing):
+            choices.check_compiled(True, registry.find("backbones", "bert"))
+
+
 def test_on_a_gpu_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     bert = registry.find("backbones", "bert")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choices, "lacks_compiler", lambda: None)
+    for text, long in ((4 * 17_000_000, True), (4 * 16_000_000, False)):  # of three passes, 50 M tokens
+        assert choices.compiled(recipes.Training(num_train_epochs=3), bert, text)[0] is long
+        assert choices.compiled(recipes.Training(), bert, text)[0] is long
+        assert choices.compiled(recipes.Training(max_steps=10), bert, text)[0] is False
     assert choices.compiled(recipes.Training(max_steps=1_000), bert)[0] is True
     assert choices.compiled(recipes.Training(max_steps=999), bert)[0] is False
     assert choices.compiled(recipes.Training(max_minutes=60), bert)[0] is True

@@ -29,11 +29,12 @@ def forget_kernels(config: PretrainedConfig) -> None:
 def onednn_multiplies_bf16() -> bool:
     """Whether oneDNN multiplies bf16 on this CPU at all, be it with instructions for it or by way of fp32.
 
-    Seen in torch 2.13.
+    A torch without oneDNN (macOS on ARM) has no such operation. Seen in torch 2.13.
     """
     import torch
 
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asked is not None and bool(asked())
 
 
 def has_avx512_bf16() -> bool:
@@ -43,7 +44,8 @@ def has_avx512_bf16() -> bool:
     """
     import torch
 
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return asked is not None and bool(asked())
 
 
 def forget_accelerator(processes_too: bool) -> None:

@@ -144,8 +144,9 @@ class Unpadding:
         inputs = next((given[name] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None),
                       args[0] if args else None)
         whole = ("use_cache", "output_hidden_states", "output_attentions")
-        if mask is None or inputs is None or mask.shape != inputs.shape[:2] or any(map(given.get, whole)) or (
-                given.get("past_key_values") is not None):
+        if not isinstance(mask, Tensor) or inputs is None or mask.shape != inputs.shape[:2]:
+            return  # ModernBERT takes a mask for each kind of layer, where documents are kept apart
+        if any(map(given.get, whole)) or given.get("past_key_values") is not None:
             return
         tokens = mask.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:

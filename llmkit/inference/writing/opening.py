@@ -6,6 +6,8 @@ from pathlib import Path
 
 from llmkit import models
 from llmkit.backbones.kernels import privates
+from llmkit.planning.choices import OVERFLOW
+from llmkit.system import machine
 
 WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Auto classes of models that write."""
@@ -30,14 +32,17 @@ def unwritten(name: str, kind: str) -> str:
 
 
 def numbers(folder: Path) -> tuple[str, str]:
-    """The dtype and the device to generate with: on a GPU bf16, on a CPU bf16 where its cores multiply it faster.
+    """The dtype and the device to generate with: on a GPU its 16 bits, on a CPU bf16 where its cores are faster in it.
 
     A token reads every weight once, so half the bytes is the gain; a narrow model fits in the cache and has none.
     """
     import torch
 
     if torch.cuda.is_available():
-        return ("bfloat16" if torch.cuda.is_bf16_supported() else "float32"), "cuda"
+        best = machine.gpu_numbers()
+        if best == "fp16" and models.config_of(folder).model_type in OVERFLOW:
+            best = "fp32"
+        return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[best], "cuda"
     if not (folder / "config.json").is_file():
         return "float32", "cpu"
     config = models.config_of(folder)

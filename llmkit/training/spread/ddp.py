@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +20,8 @@ from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
 
 TRAINED, OPTIMIZER, BEST = "trained.safetensors", "optimizer.pt", "best.safetensors"
+SCALER = "scaler.json"
+"""What the loss is scaled by in fp16, and since how many steps that went well."""
 
 
 class DataParallel:
@@ -65,11 +68,13 @@ class DataParallel:
         return next((name for name, parameter in learner.trained.items() if not bool(parameter.isfinite().all())), None)
 
     def save(self, folder: Path, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
-        """trained.safetensors, optimizer.pt and best.safetensors, by the process that calls it: the main one."""
+        """trained.safetensors, optimizer.pt, best.safetensors, in fp16 scaler.json: by the process that calls it."""
         trained = {name: parameter.detach().contiguous() for name, parameter in learner.trained.items()}
         save_file(trained, folder / TRAINED)
         with (folder / OPTIMIZER).open("wb") as file:  # by a path, torch doesn't say that the disk is full
             torch.save(optimizer.state_dict(), file)
+        if self.accelerator.scaler is not None:
+            (folder / SCALER).write_text(json.dumps(self.accelerator.scaler.state_dict()), encoding="utf-8")
         if best is not None:
             save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
 
@@ -87,6 +92,12 @@ class DataParallel:
         except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{moments}: isn't the state of this optimizer: {reason}") from error
+        scaler, scale = self.accelerator.scaler, start.file(SCALER)
+        if scaler is not None and scale is not None:  # one of before has none: the scale is found anew
+            try:
+                scaler.load_state_dict(json.loads(scale.read_text(encoding="utf-8")))
+            except (ValueError, LookupError, TypeError, RuntimeError) as error:
+                raise CheckpointError(f"{scale}: isn't the state of a gradient scaler: {error}") from error
         return None if best is None else tensors(best)
 
     def whole(self, learner: Learner) -> AbstractContextManager[Any]:
