@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmkit.inference.generate import generate
     from llmkit.inference.predict import predict
     from llmkit.inference.search import search
+    from llmkit.inference.sentences import score
     from llmkit.objectives.shared.collator import DataCollator
     from llmkit.recipe import load as load_recipe
     from llmkit.system.errors import LlmkitError
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback", "DataCollator", "LlmkitError", "evaluate", "export", "fit", "generate", "load_recipe", "predict",
-    "search",
+    "score", "search",
 ]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
            "export": ("exporting", "export"), "search": ("inference.search", "search"),
+           "score": ("inference.sentences", "score"),
            "Callback": ("training.callbacks", "Callback"),
            "LlmkitError": ("system.errors", "LlmkitError"), "predict": ("inference.predict", "predict"),
            "DataCollator": ("objectives.shared.collator", "DataCollator")}

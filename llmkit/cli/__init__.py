@@ -14,7 +14,21 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
+from llmkit.cli import (
+    catalogue,
+    chat,
+    compare,
+    doctor,
+    generate,
+    plan,
+    prompts,
+    score,
+    search,
+    serve,
+    tasks,
+    train,
+    use,
+)
 from llmkit.system import machine
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
@@ -40,7 +54,7 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (train, plan, compare, use, generate, chat, tasks, search, prompts, serve, doctor, catalogue):
+for group in (train, plan, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue):
     group.register(app)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,24 @@ class Scorer:
             self.known |= way(list(new.values()))
         return [[Answered(self.known[one.key], len(one.ids), len(one.read or one.lead)) for one in some]
                 for some in targets]
+
+    def each(self, targets: Sequence[Target]) -> list[list[float]]:
+        """The logarithm of the probability of each token of each target, given those before it.
+
+        Of a masked model (Salazar et al. 2020, pseudo-log-likelihood) given all others of the text.
+        """
+        import torch
+
+        with torch.inference_mode():
+            if self.shape != "encoder":
+                way = self._whole if self.shape == "decoder" else self._written
+                told: dict[bytes, list[float]] = way(list(targets), each_at)
+                return [told[one.key] for one in targets]
+            mask = int(self.tokenizer.mask_token_id)
+            alone = [[Target((*one.read[:spot], mask, *one.read[spot + 1 :]), (), (token,), spot)
+                      for spot, token in enumerate(one.ids, one.at)] for one in targets]
+            hidden = self._filled([part for parts in alone for part in parts])
+            return [[hidden[part.key] for part in parts] for parts in alone]
 
     # ---- prompts to tokens ----
 
@@ -249,18 +267,18 @@ class Scorer:
                 out[one.key] += value
         return out
 
-    def _whole(self, targets: Sequence[Target]) -> dict[bytes, float]:
+    def _whole(self, targets: Sequence[Target], told: Callable[..., list[Any]] | None = None) -> dict[bytes, Any]:
         """Of a causal model that keeps nothing of a prompt: each answer is read with all that stands before it."""
         import torch
 
-        out: dict[bytes, float] = {}
+        out: dict[bytes, Any] = {}
         for some in batches(targets, lambda one: len(one.lead) + len(one.ids), self.at_once):
             ids, lengths = padded([(*one.lead, *one.ids[:-1]) for one in some], self.device)
             steps = torch.arange(ids.shape[1], device=self.device)[None]
             begin = torch.tensor([len(one.lead) for one in some], device=self.device)[:, None] - 1
             logits, _ = self._run(ids, None, (steps >= begin) & (steps < lengths[:, None]),
                                   attention_mask=(steps < lengths[:, None]).long(), use_cache=False)
-            out |= zip((one.key for one in some), at(logits, [one.ids for one in some]), strict=True)
+            out |= zip((one.key for one in some), (told or at)(logits, [one.ids for one in some]), strict=True)
         return out
 
     def _run(self, ids: Tensor, past: Any, wanted: Tensor | None, **inputs: Any) -> tuple[Tensor, Any]:
@@ -275,14 +293,14 @@ class Scorer:
 
     # ---- encoder-decoders ----
 
-    def _written(self, targets: Sequence[Target]) -> dict[bytes, float]:
+    def _written(self, targets: Sequence[Target], told: Callable[..., list[Any]] | None = None) -> dict[bytes, Any]:
         """Of an encoder-decoder: the encoder reads each prompt once, the decoder each answer."""
         import torch
 
         by_read: dict[Ids, list[Target]] = {}
         for one in targets:
             by_read.setdefault(one.read, []).append(one)
-        out: dict[bytes, float] = {}
+        out: dict[bytes, Any] = {}
 
         def cost(read: Ids) -> int:
             return len(read) + sum(len(one.lead) + len(one.ids) for one in by_read[read])
@@ -304,7 +322,7 @@ class Scorer:
             self.positions += read.numel() + said.numel()
             with only_at(self.model, self.head, (steps >= begin) & (steps < sizes[:, None])):
                 logits = self.model(**inputs).logits.float()
-            out |= zip((one.key for one in asked), at(logits, [one.ids for one in asked]), strict=True)
+            out |= zip((one.key for one in asked), (told or at)(logits, [one.ids for one in asked]), strict=True)
         return out
 
     # ---- masked models ----
@@ -390,8 +408,17 @@ def chosen(past: Any, rows: Tensor) -> Any:
 
 def at(logits: Tensor, answers: Sequence[Ids]) -> list[float]:
     """The summed log-probability of each answer, of logits (tokens of all answers, vocabulary)."""
+    return [float(some.sum()) for some in _at(logits, answers)]
+
+
+def each_at(logits: Tensor, answers: Sequence[Ids]) -> list[list[float]]:
+    """The log-probability of each token of each answer, of logits (tokens of all answers, vocabulary)."""
+    return [some.tolist() for some in _at(logits, answers)]
+
+
+def _at(logits: Tensor, answers: Sequence[Ids]) -> Sequence[Tensor]:
     import torch
 
     flat = torch.tensor([token for ids in answers for token in ids], device=logits.device)
     told = logits.log_softmax(-1).gather(1, flat[:, None])[:, 0]
-    return [float(some.sum()) for some in torch.split(told, [len(ids) for ids in answers])]
+    return torch.split(told, [len(ids) for ids in answers])
