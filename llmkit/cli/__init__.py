@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
-from llmkit.system import machine
+from llmkit.system import machine, terminal
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.captureWarnings(True)
     trains = any(word in words[:1] for word in train.LAUNCHED)
     if (trains or words[:1] == ["compare"]) and os.environ.get("RANK", "0") == "0" and (why := machine.untested()):
-        print(f"llmkit: {why}", file=sys.stderr, flush=True)
+        terminal.err(f"llmkit: {why}")
     try:
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = whole(get_command(app))(words, prog_name="llmkit", standalone_mode=False, obj=both)
@@ -151,12 +151,12 @@ def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exc()
+        terminal.err(traceback.format_exc(), end="")
     if int(os.environ.get("RANK", "0")) == 0 or status not in (75, 130):
-        said = PASSWORD.sub("://…@", " ".join(message.split()))
+        said = terminal.visible(PASSWORD.sub("://…@", " ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"
         leave_terminal()
-        print(f"llmkit: error: {said}", file=sys.stderr)
+        terminal.err(f"llmkit: error: {said}")
     return status

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -49,7 +49,7 @@ def models_list(json_: Json = False) -> None:
         return
     for row in rows:
         here = "here" if row["cached"] else "wheel" if row["wheel"] else "hub"
-        print(f"{row['name']:<24}{here:<7}{row['about']}")
+        terminal.out(f"{row['name']:<24}{here:<7}{row['about']}")
 
 
 @models_app.command("pull")
@@ -62,7 +62,7 @@ def models_pull(
     from llmkit.system import report
 
     report.to_stderr()
-    print(models.pull(name))
+    terminal.out(models.pull(name))
 
 
 @models_app.command("convert")
@@ -79,7 +79,7 @@ def models_convert(
     from llmkit.system import report
 
     report.to_stderr()
-    print(convert(name, to, revision))
+    terminal.out(convert(name, to, revision))
 
 
 @recipes_app.callback()
@@ -103,7 +103,7 @@ def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", autocomplet
     """Print a recipe."""
     from llmkit import recipe
 
-    print(recipe.find(name).read_text(encoding="utf-8"), end="")
+    terminal.out(recipe.find(name).read_text(encoding="utf-8"), end="")
 
 
 @recipes_app.command("copy")
@@ -124,7 +124,7 @@ def recipes_copy(
         shutil.copyfile(source, target)
     except OSError as error:
         raise PlaceError(f"{target}: {error.strerror}.") from error
-    print(target, file=sys.stdout)
+    terminal.out(target)
 
 
 def methods(json_: Json = False) -> None:
@@ -161,7 +161,7 @@ def _show(rows: dict[str, str], json_: bool) -> None:
         return
     wide = max(24, *(len(name) + 1 for name in rows))
     for name, about in rows.items():
-        print(f"{name:<{wide}}{about}")
+        terminal.out(f"{name:<{wide}}{about}")
 
 
 def schema() -> None:

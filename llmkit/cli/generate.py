@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
@@ -106,10 +106,11 @@ def generate(
         return
     assert prompt is not None
     streamed: list[str] = []
+    pieces = terminal.Stretches()
 
     def show(piece: str) -> None:
         streamed.append(piece)
-        print(piece, end="", flush=True)
+        terminal.out(pieces(piece), end="")
 
     alone = options.num_return_sequences == options.num_beams == 1
     given = "".join(stdin_lines()) if prompt == "-" else typed(prompt, "PROMPT")
@@ -120,12 +121,12 @@ def generate(
         print(as_json(result.as_json()))
         return
     if not alone or not streamed:
-        print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
-                          for i, completion in enumerate(result.completions, 1)))
+        terminal.out("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
+                                 for i, completion in enumerate(result.completions, 1)))
     elif not streamed[-1].endswith("\n"):
-        print()
+        terminal.out(pieces.end())
     if result.fills:
-        print()
+        terminal.out()
         report.table(_holes(result))
     for note in result.notes:
         report.log.info("%s", note)
@@ -149,7 +150,7 @@ def _many(results: Iterator[Result], output: str, json_: bool) -> None:
         if json_:
             print(json.dumps({"output": output, "prompts": prompts, "tokens": tokens, "seconds": seconds}))
         else:
-            print(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}", file=sys.stderr)
+            terminal.err(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}")
 
 
 def _holes(result: Result) -> list[list[str]]:

@@ -55,16 +55,14 @@ def plan(
 
 def show(found: Mapping[str, Any]) -> None:
     """The plan as a table; what stands in the way of the run follows on stderr."""
-    import sys
+    from llmkit.system import report, terminal
 
-    from llmkit.system import report
-
-    print(headline(found) + "\n")
+    terminal.out(headline(found) + "\n")
     report.figures(lines(found))
     for note in found["notes"]:
-        print(note, file=sys.stderr)
+        terminal.err(note)
     for warning in found["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        terminal.err(f"warning: {warning}")
 
 
 def headline(found: Mapping[str, Any]) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
+from llmkit.system.terminal import visible
 
 if TYPE_CHECKING:
     from llmkit.inference.verbs import Rows, Said
@@ -132,7 +133,7 @@ def given(text: str, field: str) -> Rows:
     """A file where one has that name, and that is said; else the text itself as a row."""
     if text == "-" or not _is_file(text):
         return text if text == "-" else [{field: typed(text, field)}]
-    print(f"reading the file {text}", file=sys.stderr)
+    terminal.err(f"reading the file {text}")
     return text
 
 
@@ -145,7 +146,7 @@ def whole(text: str) -> str:
     from llmkit.data.sources import open_source
     from llmkit.recipe import Source
 
-    print(f"reading the file {text}", file=sys.stderr)
+    terminal.err(f"reading the file {text}")
     return "\n\n".join(part for part, _ in open_source(Source(text), "file").documents())
 
 
@@ -172,7 +173,7 @@ def tell(
     report.to_stderr()
     said = ask()
     for note in said.notes if not json_ else ():
-        print(note, file=sys.stderr)
+        terminal.err(note)
     beside = output is not None and tabled.is_table(output)
     predictions = (tabled.beside(row, one) if beside else one for row, one in said.predictions)
     if output is not None:
@@ -180,24 +181,24 @@ def tell(
         if json_:
             print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
         else:
-            print(f"{count:,} rows: {output}", file=sys.stderr)
+            terminal.err(f"{count:,} rows: {output}")
     elif json_:
         print(as_json({"model": said.model, "predictions": list(predictions), "notes": said.notes}))
     else:
         for row, one in said.predictions:
-            print(show(row, one), flush=True)
+            terminal.out(show(row, one))
 
 
 def labelled(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     """A line a text: `positive  0.98  A lovely film.`"""
     if "cosines" in said:
-        figures = ", ".join(f"{label} {cosine:.2f}" for label, cosine in said["cosines"].items())
-        return f"{said['label']}  ({figures})  {_start(row['text'])}"
+        figures = ", ".join(f"{visible(label)} {cosine:.2f}" for label, cosine in said["cosines"].items())
+        return f"{visible(said['label'])}  ({figures})  {_start(row['text'])}"
     if "labels" in said:
-        figures = ", ".join(f"{label} {said['scores'][label]:.2f}" for label in said["labels"])
+        figures = ", ".join(f"{visible(label)} {said['scores'][label]:.2f}" for label in said["labels"])
         return f"{figures or 'no label'}  {_start(row['text'])}"
     figure = f"{said['score']:.2f}"
-    return "  ".join([*([said["label"]] if "label" in said else []), figure, _start(row["text"])])
+    return "  ".join([*([visible(said["label"])] if "label" in said else []), figure, _start(row["text"])])
 
 
 def found(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
+from llmkit.system.terminal import visible
 
 Set = Annotated[list[str], typer.Option(
     "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
@@ -181,11 +182,11 @@ def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
         lines.append(f"{'validation':<20}{'before':>10}{'after':>10}")
         for name in after:
             was = f"{before[name]:>10.4f}" if name in before else " " * 10
-            lines.append(f"{name:<20}{was}{after[name]:>10.4f}")
+            lines.append(f"{visible(name):<20}{was}{after[name]:>10.4f}")
     if "unigram_entropy" in summary:
         entropy = summary["unigram_entropy"]
         lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
     for what, floor in summary.get("floors", {}).items():
-        lines += [f"{name:<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
+        lines += [f"{visible(name):<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
     lines.append(f"model: {summary['output_dir']}/model")
-    print("\n".join(lines), file=sys.stderr)
+    terminal.err("\n".join(lines))

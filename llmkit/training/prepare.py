@@ -26,6 +26,7 @@ from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
+from llmkit.system.terminal import visible
 from llmkit.tasks.base import Encoded, Task
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
@@ -204,7 +205,7 @@ def list_bad_rows(settled: Settled, run: RunFolder) -> None:
     if bad:
         log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
                     run.folder / layout.BAD_ROWS, bad[0])
-        run.write(layout.BAD_ROWS, "".join(f"{what}\n" for what in bad))
+        run.write(layout.BAD_ROWS, "".join(f"{visible(what)}\n" for what in bad))
 
 
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:
