@@ -61,7 +61,7 @@ def evaluate(
         print(json.dumps(result))
     else:
         for name, value in result["metrics"].items():
-            terminal.out(f"{visible(name):<20}{value:>12.4f}")
+            terminal.out(f"{visible(name):<20}{'not defined' if value is None else f'{value:.4f}':>12}")
         for what, floor in result["floors"].items():
             for name, value in floor.items():
                 terminal.out(f"{visible(name):<20}{value:>12.4f}   {what}: a floor")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +71,19 @@ def evaluate(
             log.info(note)
         metrics = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
     chosen = ready.learner.objective
-    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
+    return {"metrics": real(metrics), "floors": _floors(chosen, ready.learned, sets), "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
             "rows": sum(map(len, sets.train)), **left_out(reader)}
+
+
+def real(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures, and None in the place of one that is no number, said once: a metric that isn't defined for these rows.
+
+    A correlation with what never changes is none. JSON has no NaN.
+    """
+    for name in (name for name, value in metrics.items() if not math.isfinite(value)):
+        log.warning("%s isn't defined for these rows", name)
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def leaves_out(on_bad_row: str) -> bool:

@@ -18,6 +18,7 @@ from llmkit.inference.evaluate import ROWS, WAY_OUT, Model, Ready, leaves_out, l
 from llmkit.objectives.base import Setup
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.finite import check_all
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
@@ -133,7 +134,9 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
-                outcomes |= zip(rows, learner(batch, "predict"), strict=True)
+                said = learner(batch, "predict")
+                check_all(said, reader.name)
+                outcomes |= zip(rows, said, strict=True)
         said = zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
         kept = {id(row) for row in part.rows}
         yield from (next(said) if one is not None and id(one[0]) in kept else None for one in chunk)

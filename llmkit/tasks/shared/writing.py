@@ -23,6 +23,7 @@ from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
+from llmkit.system.finite import Watching
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, TooLongError
 from llmkit.tasks.shared.rendering import Said
 
@@ -229,14 +230,16 @@ class Writing(Task):
         if room < 1:
             return [[] for _ in asked]
         how: dict[str, Any] = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
+        watched: list[Any] = [Watching("writing")]
         penalty = writer.generation_config and writer.generation_config.repetition_penalty
         if family.shape == "decoder" and penalty and penalty != 1:
             # what is read may be said again: a summary or an answer takes its words from there
             only_written = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=asked.shape[1])
-            how |= {"repetition_penalty": 1.0, "logits_processor": LogitsProcessorList([only_written])}
+            how |= {"repetition_penalty": 1.0}
+            watched.append(only_written)
         written = writer.generate(
             input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
-            pad_token_id=pad, eos_token_id=ends, use_cache=True, **how)
+            pad_token_id=pad, eos_token_id=ends, use_cache=True, logits_processor=LogitsProcessorList(watched), **how)
         written = written[:, asked.shape[1]:] if family.shape == "decoder" else written[:, 1:]
         return [until(ids, {*ends, pad}) for ids in written.tolist()]
 
