@@ -257,13 +257,15 @@ def _setup(
     opened: Opened, chosen: Learning, family: type[Family], learned: recipe.Recipe | None, length: int,
 ) -> Setup:
     """How rows are made for it: as the run made its own."""
+    plain = learned is not None and learned.data.control_tokens == "split"
     if not isinstance(chosen, Task):
-        return Setup(opened.tokenizer, family, length, "blocks" if learned is None else learned.data.packing, 0)
+        return Setup(opened.tokenizer, family, length, "blocks" if learned is None else learned.data.packing, 0,
+                     plain=plain)
     names: dict[Any, str] = dict(opened.model.config.id2label or {})
     labels = tuple(names[number] for number in sorted(names))
     others = tuple(learned.training.metrics) if learned is not None else ()
     return Setup(opened.tokenizer, family, length, chosen.packings[-1], 0, labels, metrics=others,
-                 problem=opened.model.config.problem_type)
+                 problem=opened.model.config.problem_type, plain=plain)
 
 
 def prompted(chosen: Learning, prompt: Prompting) -> Learning:

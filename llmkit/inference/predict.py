@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines, tabled
-from llmkit.data.encoder import Unknown
+from llmkit.data.encoder import Unknown, Written
 from llmkit.data.memory import Given, hold, memory_reader
 from llmkit.data.sources import Place, Reader
 from llmkit.inference.evaluate import ROWS, WAY_OUT, Model, Ready, leaves_out, left_as_it_is, make_ready, name_of
@@ -128,9 +128,11 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         accelerator = accelerate("fp32", Path())
     learner = ready.learner.to(accelerator.device)
     stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
+    written = Written(ready.setup.tokenizer, ready.setup.plain)
     while chunk := list(islice(stream, CHUNK)):
         part = _encoded(task, [one for one in chunk if one is not None], reader, ready.setup, cut)
         part.tell(unknown)
+        written.see(part.rows)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
@@ -143,6 +145,8 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
     unknown.warn(reader.name)
+    if note := written.note():
+        log.info("%s: %s", reader.name, note)
     if reader.bad:
         log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
 

@@ -34,7 +34,8 @@ def inspect(asked: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[s
 
     settled = settle(asked)
     recipe, tokenizer = settled.recipe, speak(settled)
-    setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
+    setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
+                  plain=recipe.data.control_tokens == "split")
     setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     drawn = Drawn(sets.train, recipe.seed)

@@ -77,7 +77,7 @@ def rows(settled: Settled) -> tuple[Setup, Sets]:
     """The tokenizer and all that rows are made with, and the rows."""
     recipe = settled.recipe
     setup = Setup(speak(settled), settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                  metrics=tuple(recipe.training.metrics))
+                  metrics=tuple(recipe.training.metrics), plain=recipe.data.control_tokens == "split")
     setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     labels = tuple(sets.facts["labels"]) if "labels" in sets.facts else None
