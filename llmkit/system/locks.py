@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -56,10 +59,46 @@ def alive(process: int) -> bool:
 
 def this_process(path: Path = Path("/proc/self/stat")) -> str:
     """A name that no other process of this machine has or had: its number, and when it started."""
+    return f"{os.getpid()}-{_started(os.getpid(), path)}"
+
+
+def _started(process: int, path: Path) -> str | None:
+    """When a process started, as `path` says it, or psutil where there is no such file; None where there is none."""
     try:
-        started = path.read_text().rpartition(")")[2].split()[19]  # in ticks since the machine started (proc(5))
-    except OSError:  # no Linux
+        return path.read_text().rpartition(")")[2].split()[19]  # in ticks since the machine started (proc(5))
+    except OSError:  # no Linux, or no such process
         import psutil  # type: ignore[import-untyped]
 
-        started = str(int(1000 * psutil.Process().create_time()))
-    return f"{os.getpid()}-{started}"
+        try:
+            return str(int(1000 * psutil.Process(process).create_time()))
+        except psutil.Error:
+            return None
+
+
+def signature() -> str:
+    """What this process is among those of all machines and containers: `dead` tells whether it still runs.
+
+    "5f0c6a1e-4711-183920": what counts processes here, the number, and when it started.
+    """
+    return f"{_space()}-{this_process()}"
+
+
+def dead(signed: str) -> bool | None:
+    """Whether the process that signed so has ended; None where that can't be known from here.
+
+    Only what numbers processes as it was numbered can tell: the same machine, since it started, and the same container.
+    """
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+)-(\d+)", signed)
+    if found is None or found[1] != _space():
+        return None
+    number = int(found[2])
+    return not alive(number) or _started(number, Path(f"/proc/{number}/stat")) != found[3]
+
+
+def _space(proc: Path = Path("/proc")) -> str:
+    """What numbers this process: one start of one kernel, and in it a space of numbers, as each container has one."""
+    try:
+        about = (proc / "sys/kernel/random/boot_id").read_text() + os.readlink(proc / "self/ns/pid")
+    except OSError:  # no Linux
+        about = socket.gethostname()
+    return hashlib.sha256(about.encode()).hexdigest()[:8]

@@ -22,7 +22,7 @@ from llmkit import recipe as recipes
 from llmkit.models import layout
 from llmkit.models.layout import CHECKPOINT, MANIFEST
 from llmkit.recipe import Recipe
-from llmkit.system.cache import sync
+from llmkit.system.cache import sync, usual_mask
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
 from llmkit.system.locks import alive, lock, this_process
 
@@ -307,8 +307,7 @@ class RunFolder:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             write(staging)
-            umask = os.umask(0)
-            os.umask(umask)
+            umask = usual_mask()
             for path in staging.rglob("*"):  # safetensors writes files that nobody else may read
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
                 sync(path)
