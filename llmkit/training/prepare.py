@@ -58,8 +58,12 @@ def ready(
     """
     recipe, spread = settled.recipe, DataParallel(accelerator)
     with accelerator.main_process_first():  # the others find its caches
+        for reader in settled.readers:
+            reader.fingerprint()  # from here on their files must stay as they are
         setup, sets = rows(settled)
         data = {reader.label: reader.fingerprint() for reader in settled.readers}
+        for reader in settled.readers:
+            reader.unchanged()
     state = State() if start is None else restored(start, data, accelerator.num_processes)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, refers)
