@@ -59,20 +59,33 @@ def alive(process: int) -> bool:
 
 def this_process(path: Path = Path("/proc/self/stat")) -> str:
     """A name that no other process of this machine has or had: its number, and when it started."""
-    return f"{os.getpid()}-{_started(os.getpid(), path)}"
-
-
-def _started(process: int, path: Path) -> str | None:
-    """When a process started, as `path` says it, or psutil where there is no such file; None where there is none."""
     try:
-        return path.read_text().rpartition(")")[2].split()[19]  # in ticks since the machine started (proc(5))
-    except OSError:  # no Linux, or no such process
+        started = path.read_text().rpartition(")")[2].split()[19]  # in ticks since the machine started (proc(5))
+    except OSError:  # no Linux
         import psutil  # type: ignore[import-untyped]
 
+        started = str(int(1000 * psutil.Process().create_time()))
+    return f"{os.getpid()}-{started}"
+
+
+def runs(name: str) -> bool:
+    """Whether the process of this machine that `this_process` gave a name still runs.
+
+    One that has ended and whose parent hasn't asked how doesn't.
+    """
+    number, _, started = name.partition("-")
+    if not number.isdecimal() or not alive(int(number)):
+        return False
+    try:
+        said = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no Linux, or it ended just now
+        import psutil
+
         try:
-            return str(int(1000 * psutil.Process(process).create_time()))
+            return str(int(1000 * psutil.Process(int(number)).create_time())) == started
         except psutil.Error:
-            return None
+            return False
+    return said[19] == started and said[0] != "Z"
 
 
 def signature() -> str:
@@ -88,11 +101,8 @@ def dead(signed: str) -> bool | None:
 
     Only what numbers processes as it was numbered can tell: the same machine, since it started, and the same container.
     """
-    found = re.fullmatch(r"([0-9a-f]{8})-(\d+)-(\d+)", signed)
-    if found is None or found[1] != _space():
-        return None
-    number = int(found[2])
-    return not alive(number) or _started(number, Path(f"/proc/{number}/stat")) != found[3]
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+-\d+)", signed)
+    return None if found is None or found[1] != _space() else not runs(found[2])
 
 
 def _space(proc: Path = Path("/proc")) -> str:

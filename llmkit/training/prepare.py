@@ -138,8 +138,9 @@ def base_of(net: Network, tokenizer: PreTrainedTokenizerBase, run: RunFolder, ma
     """Where an adapter finds its base again; one that no folder holds is left in the run's own."""
     if net.base is not None:
         return net.base
-    base = str((run.folder / "base").resolve())
+    base = str((run.folder / layout.BASE).resolve())
     if main:
+        run.check()
         net.model.save_pretrained(base)
         tokenizer.save_pretrained(base)
     return base
@@ -181,6 +182,7 @@ def assembled(settled: Settled, tuned: PreTrainedModel, tokenizer: PreTrainedTok
 def announce(session: Session, start: Checkpoint | None) -> None:
     """What the main process does before the first step: look for room, say what will be done, and open the folder."""
     run, recipe = session.run, session.recipe
+    run.free(session.objective.others(session.learner.model))
     enough_room(run, session.learner, session.length, session.state, recipe.training, recipe.tuning.adapter)
     describe(session.settled, session.sets, session.learner, start)
     for said in unheeded(recipe, session.length.steps):
