@@ -138,7 +138,7 @@ class Server:
         """Start `llmkit WORDS`.
 
         own     as a process of its own from the interpreter on; else forked from the server
-        limits  of forked ones: uid (the user it runs as), file_size (bytes that a file may have: RLIMIT_FSIZE),
+        limits  of forked ones: uid (the user it runs as), umask, file_size (bytes that a file may have: RLIMIT_FSIZE),
                 signal_at (n, folder, number): that signal at the n-th time that it opens, renames, makes or removes
                 something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl
         """
@@ -269,7 +269,7 @@ def _reap(running: dict[int, Path]) -> None:
 
 def _child(
     words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], folder: str, uid: int | None = None,
-    file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
+    umask: int | None = None, file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
     signal_after: tuple[int, int] | None = None,
 ) -> None:
     """Be `llmkit WORDS`; doesn't return."""
@@ -286,7 +286,7 @@ def _child(
         os.chdir(cwd)
         os.environ.update(env)
         _watch(said)
-        _limit(uid, file_size)
+        _limit(uid, file_size, umask)
         if signal_at is not None:
             _signal_at(*signal_at)
         if signal_after is not None:
@@ -317,7 +317,9 @@ def _watch(said: str) -> None:
     faulthandler.register(signal.SIGUSR1, file=Path(said).with_suffix(".where").open("w"), all_threads=True)
 
 
-def _limit(uid: int | None, file_size: int | None) -> None:
+def _limit(uid: int | None, file_size: int | None, umask: int | None) -> None:
+    if umask is not None:
+        os.umask(umask)
     if file_size is not None:
         import resource
 
