@@ -63,3 +63,23 @@ def this_process(path: Path = Path("/proc/self/stat")) -> str:
 
         started = str(int(1000 * psutil.Process().create_time()))
     return f"{os.getpid()}-{started}"
+
+
+def runs(name: str) -> bool:
+    """Whether the process of this machine that `this_process` gave a name still runs.
+
+    One that has ended and whose parent hasn't asked how doesn't.
+    """
+    number, _, started = name.partition("-")
+    if not number.isdecimal() or not alive(int(number)):
+        return False
+    try:
+        said = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no Linux, or it ended just now
+        import psutil
+
+        try:
+            return str(int(1000 * psutil.Process(int(number)).create_time())) == started
+        except psutil.Error:
+            return False
+    return said[19] == started and said[0] != "Z"

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from llmkit.models.layout import SILENCE
 from llmkit.system.errors import CheckpointError
-from llmkit.training.folder.run_folder import SILENCE, verify
+from llmkit.training.folder.run_folder import verify
 from reliability import runs
 from reliability.commands import ROOT, Server
 from reliability.test_resume import cases, the_same

@@ -9,7 +9,8 @@ import pytest
 from llmkit import recipe as recipes
 from llmkit.recipe import Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
-from llmkit.training.folder.resume import is_longer, pick_up, restored
+from llmkit.training.folder.belonging import is_longer
+from llmkit.training.folder.resume import pick_up, restored
 from llmkit.training.folder.run_folder import RunFolder, verify
 
 TREE: dict[str, Any] = {

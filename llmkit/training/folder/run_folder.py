@@ -20,7 +20,8 @@ from typing import IO, Any
 
 from llmkit import recipe as recipes
 from llmkit.models import layout
-from llmkit.models.layout import CHECKPOINT, MANIFEST
+from llmkit.models.layout import CHECKPOINT, HELD, LOCK, MANIFEST, SILENCE
+from llmkit.models.run import Run
 from llmkit.recipe import Recipe
 from llmkit.system.cache import sync
 from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
@@ -28,12 +29,8 @@ from llmkit.system.locks import alive, lock, this_process
 
 log = logging.getLogger("llmkit")
 
-HELD = ".held-"
-"""What a file's name begins with that says which process has the folder."""
 SIGN_OF_LIFE = 20.0
 """Seconds between two times that a run touches its lock."""
-SILENCE = 300.0
-"""Seconds without one after which a run on another machine counts as dead."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         with self._within_process():
             with telling(self.folder):
-                file = (self.folder / ".lock").open("a+")
+                file = (self.folder / LOCK).open("a+")
             with file, self._among_processes(file):
                 yield
 
@@ -142,10 +139,10 @@ class RunFolder:
                                  "choose another --output-dir, or wait.")
             return
         with telling(self.folder), tempfile.NamedTemporaryFile(prefix=".clock-", dir=self.folder) as clock:
-            silent = os.stat(clock.name).st_mtime - (self.folder / ".lock").stat().st_mtime
+            silent = os.stat(clock.name).st_mtime - (self.folder / LOCK).stat().st_mtime
         if silent < SILENCE:
             raise PlaceError(f"{self.folder}: in use by another run ({said}), which gave a sign of life {silent:.0f} s "
-                             f"ago; choose another --output-dir, or wait. If it is dead, delete {self.folder}/.lock.")
+                             f"ago; choose another --output-dir, or wait. If it is dead, delete {self.folder / LOCK}.")
         log.warning("%s: taken over from %s, silent for %.0f minutes", self.folder, said, silent / 60)
 
     @contextmanager
@@ -156,7 +153,7 @@ class RunFolder:
         def touch() -> None:
             while not over.wait(SIGN_OF_LIFE):
                 with suppress(OSError):
-                    os.utime(self.folder / ".lock")
+                    os.utime(self.folder / LOCK)
 
         threading.Thread(target=touch, daemon=True).start()
         try:
@@ -169,17 +166,20 @@ class RunFolder:
         for folder in (self.model, *(path for path in self.checkpoints.iterdir() if CHECKPOINT.fullmatch(path.name))):
             if folder.exists() and not folder.is_dir():
                 raise PlaceError(f"{folder}: is a file, and in the way of this run's folder; move it away.")
-        for left in self.checkpoints.glob(".was-step-*"):  # killed between the two renames of `replace`
-            final = self.checkpoints / left.name.removeprefix(".was-")
+        for left in [*self.checkpoints.glob(".was-step-*"), *self.folder.glob(".was-*")]:
+            final = left.with_name(left.name.removeprefix(".was-"))  # killed between the two renames of `replace`
             if not final.exists():
                 left.rename(final)
+        halves = (f".{layout.MODEL}", f".{layout.BEFORE}", ".was-*", ".clock-*")
         for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
-                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*"),
+                     *(path for half in halves for path in self.folder.glob(half)),
                      *(held for held in self.folder.glob(f"{HELD}*") if held.name != f"{HELD}{this_process()}")]:
             if left.is_dir():
                 shutil.rmtree(left)
             else:
                 left.unlink()
+        if Run(self.folder).completed:  # killed after it had said so
+            self.drop_before()
 
     def room(self, size: int, model: int, saves: int | None, keep: int) -> None:
         """PlaceError where the disk can't hold what a run will save.
@@ -201,7 +201,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
         metrics = self.folder / layout.METRICS
-        return (self.model.exists() or bool(self._saved())
+        return (layout.model_in(self.folder).exists() or bool(self._saved())
                 or (metrics.exists() and metrics.stat().st_size > 0))
 
     def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -211,14 +211,6 @@ class RunFolder:
         except RequestError as error:
             raise CheckpointError(f"{self.folder / layout.RECIPE} can't be read: {error}") from error
         return recipes.differences(recipe, there)
-
-    def finished(self) -> dict[str, Any] | None:
-        """The summary of a completed run, or None."""
-        try:
-            summary: dict[str, Any] = json.loads((self.folder / layout.SUMMARY).read_text())
-        except (OSError, ValueError):
-            return None
-        return summary if summary.get("status") == "completed" and self.model.is_dir() else None
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Leave the resolved recipe."""
@@ -315,6 +307,17 @@ class RunFolder:
             sync(staging)
             replace(staging, final)
 
+    def set_aside(self) -> None:
+        """Let model/ stand as model.before/ while the run goes on; what there is of that name goes."""
+        if self.model.is_dir():
+            with telling(self.folder):
+                replace(self.model, self.folder / layout.BEFORE)
+
+    def drop_before(self) -> None:
+        """Remove model.before/: the new model/ is there."""
+        if (self.folder / layout.BEFORE).exists():
+            discard(self.folder / layout.BEFORE)
+
     def close(self) -> None:
         """Close metrics.jsonl."""
         if self._metrics is not None:
@@ -351,7 +354,9 @@ def verify(folder: Path) -> Checkpoint:
 def _sensible(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest has the parts that one has, and names files of its own folder only."""
     files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
+    newer = ("recipe", "versions", "base", "tokenizer")  # older versions didn't note them
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(manifest.get(name, {}), dict) for name in newer) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
         for name, said in files.items())
 
