@@ -49,8 +49,8 @@ def killed(llmkit: Server, recipe: Tree, step: int, *words: str) -> None:
 def uses_the_model_before(done: Done, run: Path, steps: int) -> None:
     """Assert that a command worked and said once which model it used."""
     assert done.status == 0, done.err
-    said = (f"{run} goes on to a greater length and hasn't come to its end yet: the model that it had before, of {steps} "
-            "steps, is used (model.before)")
+    said = (f"{run} goes on to a greater length and hasn't come to its end yet: the model that it had before, of "
+            f"{steps} steps, is used (model.before)")
     assert done.err.count(said) == 1
 
 

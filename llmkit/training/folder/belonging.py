@@ -125,13 +125,19 @@ def foundation(settled: Settled, tokenizer: PreTrainedTokenizerBase) -> dict[str
     asked, base = settled.recipe.tokenizer, settled.base
     found: dict[str, Any] = {"versions": versions()}
     if base is not None:
-        found["base"] = {"commit": base.commit} if base.commit is not None else hashes(base.folder, BASE)
-    if asked is not None and asked.train is not None:
+        found["base"] = _content(base.folder, BASE)
+    if asked is not None and asked.pretrained is not None:
+        found["tokenizer"] = _content(resolve_tokenizer(asked.pretrained), TOKENIZER)
+    elif asked is not None or base is None:
         found["tokenizer"] = {"its vocabulary": vocabulary(tokenizer)}
-    elif (place := base.folder if asked is None and base is not None else
-          resolve_tokenizer(str(asked.pretrained)) if asked is not None else None) is not None:
-        found["tokenizer"] = {"commit": commit_of(place)} if commit_of(place) else hashes(place, TOKENIZER)
+    else:
+        found["tokenizer"] = _content(base.folder, TOKENIZER)
     return found
+
+
+def _content(place: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    commit = commit_of(place)
+    return hashes(place, patterns) if commit is None else {"commit": commit}
 
 
 def versions() -> dict[str, str]:
