@@ -60,7 +60,7 @@ def fit(
         start, done = shared(accelerator, lambda: pick_up(run, request, settled.recipe, resume))
         if done is not None:
             return dict(done)
-        settled = settled if start is None else as_before(settled, run)
+        settled = settled if start is None else as_before(settled, run, start)
         session = ready(settled, accelerator, run, stop, began, start, callbacks=told)
         if session.main:
             announce(session, start)

@@ -29,6 +29,8 @@ from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded, Task
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
+from llmkit.training.finish import under_way
+from llmkit.training.folder.belonging import check_foundation, foundation
 from llmkit.training.folder.resume import kept, restored
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
@@ -36,6 +38,7 @@ from llmkit.training.optimizer import adamw
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel
+from llmkit.training.spread.processes import shared
 from llmkit.training.state import State
 from llmkit.tuning.base import Setting
 
@@ -53,8 +56,8 @@ def ready(
     """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
 
     `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
-    but the model that an adapter goes on, where no other folder holds it. `refers`: whether the untuned model is asked
-    about each row, where the task needs that; it may take long.
+    but the model that an adapter goes on, where no other folder holds it. `refers`: whether what may take long is done
+    too, as a run needs it: the untuned model is asked about each row, where the task needs that, and a base is hashed.
     """
     recipe, spread = settled.recipe, DataParallel(accelerator)
     with accelerator.main_process_first():  # the others find its caches
@@ -64,7 +67,10 @@ def ready(
         data = {reader.label: reader.fingerprint() for reader in settled.readers}
         for reader in settled.readers:
             reader.unchanged()
+    below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}
     state = State() if start is None else restored(start, data, accelerator.num_processes)
+    if start is not None:
+        check_foundation(start, below, recipe)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, refers)
     wrapped, optimizer = spread.prepare(learner, adamw(learner, recipe.training, recipe.tuning.undecayed))
@@ -73,7 +79,7 @@ def ready(
         best = spread.load(start, learner, optimizer)
         recipe.tuning.restore(learner.tuned, kept(start))
     return Session(accelerator, spread, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
-                   began - state.wall, best, callbacks)
+                   began - state.wall, best, callbacks, below)
 
 
 def rows(settled: Settled) -> tuple[Setup, Sets]:
@@ -189,6 +195,11 @@ def announce(session: Session, start: Checkpoint | None) -> None:
         log.warning("%s", said)
     list_bad_rows(session.settled, run)
     session.sets = with_floors(session.sets, recipe.learning)
+    session.earlier = Run(run.folder).ended
+    under_way(session)  # first: a summary that says `completed` is of the recipe and of the model that stand there
+    if not session.over and run.model.is_dir():
+        run.set_aside()
+        log.info("model/ stands as %s/ until the new one is there", layout.BEFORE)
     run.rewind(session.state.step if start is not None else -1)
     run.write_recipe(recipe)
 

@@ -140,7 +140,8 @@ class Server:
         own     as a process of its own from the interpreter on; else forked from the server
         limits  of forked ones: uid (the user it runs as), umask, file_size (bytes that a file may have: RLIMIT_FSIZE),
                 signal_at (n, folder, number): that signal at the n-th time that it opens, renames, makes or removes
-                something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl
+                something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl;
+                kill_at_rename (n, folder, "before" or "after"): SIGKILL at the n-th rename in a folder
         """
         self.count += 1
         said = self.folder / f"{self.count:04d}"
@@ -270,7 +271,7 @@ def _reap(running: dict[int, Path]) -> None:
 def _child(
     words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], folder: str, uid: int | None = None,
     umask: int | None = None, file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
-    signal_after: tuple[int, int] | None = None,
+    signal_after: tuple[int, int] | None = None, kill_at_rename: tuple[int, str, str] | None = None,
 ) -> None:
     """Be `llmkit WORDS`; doesn't return."""
     status = 70
@@ -291,6 +292,8 @@ def _child(
             _signal_at(*signal_at)
         if signal_after is not None:
             _signal_after(*signal_after)
+        if kill_at_rename is not None:
+            _kill_at_rename(*kill_at_rename)
         from llmkit.cli import main
 
         status = main(words)
@@ -346,6 +349,22 @@ def _signal_at(count: int, folder: str, number: int) -> None:
                 os.kill(pid, number)
 
     sys.addaudithook(hook)
+
+
+def _kill_at_rename(count: int, folder: str, when: str) -> None:
+    """Kill this process before or after its count-th rename in a folder."""
+    left, usual = [count], os.rename
+
+    def rename(source: Any, target: Any, **more: Any) -> None:
+        here = str(source).startswith(folder)
+        left[0] -= here
+        if here and left[0] == 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(source, target, **more)
+        if here and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = rename  # type: ignore[assignment]
 
 
 def _signal_after(step: int, number: int) -> None:

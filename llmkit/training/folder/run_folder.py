@@ -16,6 +16,7 @@ from typing import IO, Any
 from llmkit import recipe as recipes
 from llmkit.models import layout
 from llmkit.models.layout import CHECKPOINT, HELD, MANIFEST
+from llmkit.models.run import Run
 from llmkit.recipe import Recipe
 from llmkit.system.cache import sync, usual_mask
 from llmkit.system.errors import CheckpointError, PlaceError, RequestError
@@ -118,18 +119,20 @@ class RunFolder:
                 raise PlaceError(f"{folder}: is a file, and in the way of this run's folder; move it away.")
         if self.first:
             return  # what is called like something half is somebody's
-        for left in self.checkpoints.glob(".was-step-*"):  # killed between the two renames of `replace`
-            final = self.checkpoints / left.name.removeprefix(".was-")
+        for left in [*self.checkpoints.glob(".was-step-*"), *self.folder.glob(".was-*")]:
+            final = left.with_name(left.name.removeprefix(".was-"))  # killed between the two renames of `replace`
             if not final.exists():
                 left.rename(final)
+        halves = (f".{layout.MODEL}", f".{layout.BEFORE}", ".was-*", ".clock-*")
         for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
-                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*"),
-                     *self.folder.glob(STAGING),
+                     *(path for half in halves for path in self.folder.glob(half)), *self.folder.glob(STAGING),
                      *(mark for mark in self.folder.glob(f"{HELD}*") if mark.name != f"{HELD}{this_process()}")]:
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             else:
                 left.unlink()
+        if Run(self.folder).completed:  # killed after it had said so
+            self.drop_before()
 
     def room(self, size: int, model: int, saves: int | None, keep: int) -> None:
         """PlaceError where the disk can't hold what a run will save.
@@ -151,7 +154,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
         metrics = self.folder / layout.METRICS
-        return (self.model.exists() or bool(self._saved())
+        return (layout.model_in(self.folder).exists() or bool(self._saved())
                 or (metrics.exists() and metrics.stat().st_size > 0))
 
     def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -161,14 +164,6 @@ class RunFolder:
         except RequestError as error:
             raise CheckpointError(f"{self.folder / layout.RECIPE} can't be read: {error}") from error
         return recipes.differences(recipe, there)
-
-    def finished(self) -> dict[str, Any] | None:
-        """The summary of a completed run, or None."""
-        try:
-            summary: dict[str, Any] = json.loads((self.folder / layout.SUMMARY).read_text())
-        except (OSError, ValueError):
-            return None
-        return summary if summary.get("status") == "completed" and self.model.is_dir() else None
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Leave the resolved recipe."""
@@ -264,6 +259,19 @@ class RunFolder:
             self.check()
             replace(staging, final)
 
+    def set_aside(self) -> None:
+        """Let model/ stand as model.before/ while the run goes on; what there is of that name goes."""
+        self.check()
+        if self.model.is_dir():
+            with telling(self.folder):
+                replace(self.model, self.folder / layout.BEFORE)
+
+    def drop_before(self) -> None:
+        """Remove model.before/: the new model/ is there."""
+        self.check()
+        if (self.folder / layout.BEFORE).exists():
+            discard(self.folder / layout.BEFORE)
+
     def close(self) -> None:
         """Close metrics.jsonl."""
         if self._metrics is not None:
@@ -300,7 +308,9 @@ def verify(folder: Path) -> Checkpoint:
 def _sensible(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest has the parts that one has, and names files of its own folder only."""
     files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
+    newer = ("recipe", "versions", "base", "tokenizer")  # older versions didn't note them
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(manifest.get(name, {}), dict) for name in newer) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
         for name, said in files.items())
 

@@ -12,7 +12,7 @@ from llmkit.models import layout
 from llmkit.system.errors import LlmkitError, PlaceError
 
 FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS)
-FOLDERS = (layout.MODEL, layout.CHECKPOINTS, layout.BASE)
+FOLDERS = (layout.MODEL, layout.BEFORE, layout.CHECKPOINTS, layout.BASE)
 EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE)
 """What a run leaves before its first step, beside its recipe: it may have been killed then."""
 
