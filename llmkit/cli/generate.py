@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
     from llmkit.inference.generate import Result
+    from llmkit.prompting.base import Prompting
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +103,8 @@ def generate(
         if Path(output).is_file() and Path(input_).is_file() and Path(output).samefile(input_):
             raise RequestError(f"--output {output}: is the file that the prompts are in.")
         _many(generation.generate_file(
-            input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_)
+            input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_,
+            (input_, *_examples(opening["mode"])))
         return
     assert prompt is not None
     streamed: list[str] = []
@@ -132,7 +134,14 @@ def generate(
         report.log.info("%s", note)
 
 
-def _many(results: Iterator[Result], output: str, json_: bool) -> None:
+def _examples(mode: Prompting | None) -> list[str]:
+    """The file that a prompt mode takes examples from, where it has one."""
+    from llmkit.prompting.shared.examples import FewShot
+
+    return [mode.file] if isinstance(mode, FewShot) and mode.file is not None else []
+
+
+def _many(results: Iterator[Result], output: str, json_: bool, read: Sequence[str]) -> None:
     """Write the answers to many prompts, then say how fast it went."""
     from llmkit.data import jsonlines
 
@@ -144,7 +153,7 @@ def _many(results: Iterator[Result], output: str, json_: bool) -> None:
             tokens += sum(completion.tokens for completion in result.completions)
             yield result.as_json()
 
-    prompts = jsonlines.write(rows(), output)
+    prompts = jsonlines.write(rows(), output, read)
     if output != "-":
         seconds = time.monotonic() - start
         if json_:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,7 +53,7 @@ def summarize(
 
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.summarize(rows, model, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.summarize(rows, model, **how), output, json_, (text,), lambda row, said: said["text"])
 
 
 def translate(
@@ -70,7 +70,7 @@ def translate(
 
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, (text,), lambda row, said: said["text"])
 
 
 def answer(
@@ -95,7 +95,8 @@ def answer(
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
                                "give a file of rows with question and context instead of the question.")
     how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.answer(rows, model, **how), output, json_, found)
+    read = (question, *([] if context is None else [context]))
+    tell(lambda: verbs.answer(rows, model, **how), output, json_, read, found)
 
 
 def classify(
@@ -113,7 +114,7 @@ def classify(
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
     how = chosen(document=document, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, labelled)
+    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, (text,), labelled)
 
 
 def tag(
@@ -124,7 +125,8 @@ def tag(
     from llmkit.inference import verbs
 
     rows = given(text, "tokens")
-    tell(lambda: verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
+    how = chosen(max_length=max_length, batch_size=batch_size)
+    tell(lambda: verbs.tag(rows, model, **how), output, json_, (text,), marked)
 
 
 # ---- what comes in ----
@@ -163,21 +165,27 @@ def chosen(**how: Any) -> dict[str, Any]:
 # ---- what goes out ----
 
 def tell(
-    ask: Callable[[], Said], output: str | None, json_: bool,
+    ask: Callable[[], Said], output: str | None, json_: bool, read: Sequence[str],
     show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
-    """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr."""
+    """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr.
+
+    `read` is what may be files that the rows come from: the output is none of these.
+    """
     from llmkit.data import jsonlines, tabled
     from llmkit.system import report
 
     report.to_stderr()
+    files = [one for one in read if _is_file(one)]
+    if output not in (None, "-"):
+        jsonlines.place(str(output), files)
     said = ask()
     for note in said.notes if not json_ else ():
         terminal.err(note)
     beside = output is not None and tabled.is_table(output)
     predictions = (tabled.beside(row, one) if beside else one for row, one in said.predictions)
     if output is not None:
-        count = jsonlines.write(predictions, output)
+        count = jsonlines.write(predictions, output, files)
         if json_:
             print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
         else:

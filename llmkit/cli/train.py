@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -125,10 +124,11 @@ def run(
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit.system import report
+    from llmkit.system.environment import is_first
     from llmkit.training.spread import launch
 
     launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
-    main = int(os.environ.get("RANK", "0")) == 0
+    main = is_first()
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
     asked = checked(recipe, blocks, fields, settings, processes, tuned)

@@ -32,9 +32,18 @@ def to_stderr(level: int = logging.INFO) -> None:
 
 
 class _Stderr(logging.Handler):
-    """Writes to whatever stderr is at the time."""
+    """Writes to whatever stderr is at the time; what is to be said `once`, the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if "once" in record.__dict__:  # logging's way: what a call gives as `extra` are attributes
+            text = record.getMessage()
+            if text in self.said:
+                return
+            self.said.add(text)
         with suppress(OSError):  # a terminal that was closed; the signal that says so may come later
             terminal.err(self.format(record))
 
