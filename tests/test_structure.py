@@ -294,3 +294,31 @@ def test_private_names_of_other_libraries_stand_in_kernels_alone() -> None:
             found += [f"{short}:{line}: {name}" for line, name in privates(ast.parse(path.read_text()))
                       if name not in ELSEWHERE]
     assert not found, found
+
+
+PRINTS = ("typer.echo", "click.echo", "sys.stdout.write", "sys.stderr.write", "traceback.print_exc")
+
+
+def printed(tree: ast.Module) -> Iterator[ast.Call]:
+    """Calls that print; but for a JSON document, which is exact and escapes by itself, and a console of rich."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name, first = ast.unparse(node.func), [ast.unparse(argument) for argument in node.args]
+            json_ = len(first) == 1 and first[0].startswith(("json.dumps(", "as_json("))
+            if (name == "print" and not json_) or name in PRINTS:
+                yield node
+
+
+def test_text_is_printed_in_one_module() -> None:
+    """Which shows what steers a terminal; typer says the version and the help, which are ours."""
+    found = [f"{path.relative_to(ROOT)}: {ast.unparse(call)}" for path in MODULES if path != ROOT / "system/terminal.py"
+             for call in printed(tree(path))]
+    assert found == ["cli/__init__.py: typer.echo(f\"llmkit {installed('llmkit')}\")",
+                     "cli/__init__.py: typer.echo(context.get_help(), err=True)"]
+
+
+@pytest.mark.parametrize("code", [
+    "print(label)", "print(f'{name}', file=sys.stderr)", "sys.stdout.write(text)", "print(json.dumps(a), label)",
+    "traceback.print_exc()"])
+def test_what_prints_past_it_is_found(code: str) -> None:
+    assert list(printed(ast.parse(code)))

@@ -29,8 +29,8 @@ from llmkit.cli import (
     train,
     use,
 )
-from llmkit.system import machine
-from llmkit.system.environment import prepare_torch
+from llmkit.system import machine, terminal
+from llmkit.system.environment import forget_leftovers, is_first, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -99,9 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words += given[end:]  # here `--` only says that what follows is no option
     logging.captureWarnings(True)
     trains = any(word in words[:1] for word in train.LAUNCHED)
-    if (trains or words[:1] == ["compare"]) and os.environ.get("RANK", "0") == "0" and (why := machine.untested()):
-        print(f"llmkit: {why}", file=sys.stderr, flush=True)
+    if (trains or words[:1] == ["compare"]) and is_first() and (why := machine.untested()):
+        terminal.err(f"llmkit: {why}")
     try:
+        if left := forget_leftovers():
+            terminal.err(f"llmkit: {left}")
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = whole(get_command(app))(words, prog_name="llmkit", standalone_mode=False, obj=both)
         if status == 1 and words[0] in FOR_SHELLS:
@@ -165,12 +167,12 @@ def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exc()
-    if int(os.environ.get("RANK", "0")) == 0 or status not in (75, 130):
-        said = PASSWORD.sub("://…@", " ".join(message.split()))
+        terminal.err(traceback.format_exc(), end="")
+    if is_first() or status not in (75, 130):
+        said = terminal.visible(PASSWORD.sub("://…@", " ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"
         leave_terminal()
-        print(f"llmkit: error: {said}", file=sys.stderr)
+        terminal.err(f"llmkit: error: {said}")
     return status

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 
 if TYPE_CHECKING:
     from llmkit.recipe.registry import Kind
@@ -52,7 +52,7 @@ def models_list(json_: Json = False) -> None:
         return
     for row in rows:
         here = "here" if row["cached"] else "wheel" if row["wheel"] else "hub"
-        print(f"{row['name']:<24}{here:<7}{row['about']}")
+        terminal.out(f"{row['name']:<24}{here:<7}{row['about']}")
 
 
 @models_app.command("pull")
@@ -65,7 +65,7 @@ def models_pull(
     from llmkit.system import report
 
     report.to_stderr()
-    print(models.pull(name))
+    terminal.out(models.pull(name))
 
 
 @models_app.command("convert")
@@ -82,7 +82,7 @@ def models_convert(
     from llmkit.system import report
 
     report.to_stderr()
-    print(convert(name, to, revision))
+    terminal.out(convert(name, to, revision))
 
 
 @recipes_app.callback()
@@ -106,7 +106,7 @@ def recipes_show(name: Annotated[str, typer.Argument(metavar="NAME", autocomplet
     """Print a recipe."""
     from llmkit import recipe
 
-    print(recipe.find(name).read_text(encoding="utf-8"), end="")
+    terminal.out(recipe.find(name).read_text(encoding="utf-8"), end="")
 
 
 @recipes_app.command("copy")
@@ -127,7 +127,7 @@ def recipes_copy(
         shutil.copyfile(source, target)
     except OSError as error:
         raise PlaceError(f"{target}: {error.strerror}.") from error
-    print(target, file=sys.stdout)
+    terminal.out(target)
 
 
 def methods(json_: Json = False) -> None:
@@ -164,7 +164,7 @@ def _show(rows: dict[str, str], json_: bool) -> None:
         return
     wide = max(24, *(len(name) + 1 for name in rows))
     for name, about in rows.items():
-        print(f"{name:<{wide}}{about}")
+        terminal.out(f"{name:<{wide}}{about}")
 
 
 def schema() -> None:

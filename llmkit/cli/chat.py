@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def show(answer: Answer) -> Completion | None:
             made = answer(stream=page, stopped=stopped)
         except KeyboardInterrupt:
             note("stopped before there was an answer")
-        page.end()
-    print("\n" if page.begun else "", flush=True)
+        page.finish()
+    terminal.out("\n" if page.begun else "")
     return made
 
 
@@ -231,7 +232,8 @@ def through_pipe(talk: Chat, json_: bool) -> None:
         print_ = _Printer()
         made = answer(stream=None if json_ else print_)
         if not json_:
-            print(flush=True)
+            print_.finish()
+            terminal.out()
         return made
 
     text = ""
@@ -327,7 +329,7 @@ def _last(talk: Chat) -> str:
 
 def note(text: str) -> None:
     """Something that isn't part of the conversation: on stderr, pale where a person sees it."""
-    print(f"\033[2m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+    terminal.pale(text)
 
 
 class _Printer:
@@ -335,20 +337,28 @@ class _Printer:
 
     begun = False
 
+    def __init__(self) -> None:
+        self.pieces = terminal.Stretches()
+
     def __call__(self, piece: str) -> None:
-        piece = piece if self.begun else piece.lstrip()
+        piece = self.pieces(piece if self.begun else piece.lstrip())
         self.begun = self.begun or bool(piece)
         self.put(piece)
 
+    def finish(self) -> None:
+        """Print what an answer ends with."""
+        self.put(self.pieces.end())
+
     def put(self, piece: str) -> None:
         """Print it at once."""
-        print(piece, end="", flush=True)
+        terminal.out(piece, end="")
 
 
 class _Page(_Printer):
     """Prints pieces and breaks lines between words, where a terminal would break them anywhere."""
 
     def __init__(self, columns: int, width: Callable[[str], int]) -> None:
+        super().__init__()
         self.columns, self.width = columns, width
         self.word, self.at = "", 0
         """What isn't printed yet, for it may go on; and how many columns the line has."""
@@ -365,6 +375,11 @@ class _Page(_Printer):
                 self.word += part
                 if self.width(self.word) > len(self.word):
                     self.end()
+
+    def finish(self) -> None:
+        """Print what an answer ends with, and the last word."""
+        super().finish()
+        self.end()
 
     def end(self) -> None:
         """Print what is left."""

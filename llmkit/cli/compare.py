@@ -77,16 +77,16 @@ def compare(
 
 def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
     """Make what isn't there yet, show the table, and leave NAME.md, NAME.json and NAME.png; 0 where something came."""
-    from llmkit.system import report
+    from llmkit.system import report, terminal
 
     made.run()
     made.write()
     if json_:
         print(json.dumps(made.as_json()))
     else:
-        print(f"{made.sheet.title}\n")
+        terminal.out(f"{made.sheet.title}\n")
         report.table(made.sheet.cells())
-        print(f"\n{made.folder}: {name}.md, {name}.json, {name}.png")
+        terminal.out(f"\n{made.folder}: {name}.md, {name}.json, {name}.png")
     if all(one.exit_status for one in made.outcomes):
         raise made.failure()
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
+
+from llmkit.system import terminal
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +32,7 @@ def doctor(
         from llmkit.training.trial import selftest as selftests
 
         if not json_:
-            print("self-test: tiny models are trained, killed, resumed and compared …", file=sys.stderr, flush=True)
+            terminal.err("self-test: tiny models are trained, killed, resumed and compared …")
         for finding in selftests.examine():
             found.append(finding)
             if not json_:
@@ -48,6 +49,6 @@ def say(finding: object) -> None:
     from llmkit.planning.doctor import Finding
 
     assert isinstance(finding, Finding)
-    print(f"{finding.state:<9}{finding.about:<14}{finding.said}", flush=True)
+    terminal.out(f"{finding.state:<9}{finding.about:<14}{finding.said}")
     if finding.way_out:
-        print(f"{'':<23}{finding.way_out}", flush=True)
+        terminal.out(f"{'':<23}{finding.way_out}")

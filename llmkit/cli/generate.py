@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
     from llmkit.inference.generate import Result
+    from llmkit.prompting.base import Prompting
 
 
 def register(app: typer.Typer) -> None:
@@ -102,14 +103,16 @@ def generate(
         if Path(output).is_file() and Path(input_).is_file() and Path(output).samefile(input_):
             raise RequestError(f"--output {output}: is the file that the prompts are in.")
         _many(generation.generate_file(
-            input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_)
+            input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_,
+            (input_, *_examples(opening["mode"])))
         return
     assert prompt is not None
     streamed: list[str] = []
+    pieces = terminal.Stretches()
 
     def show(piece: str) -> None:
         streamed.append(piece)
-        print(piece, end="", flush=True)
+        terminal.out(pieces(piece), end="")
 
     alone = options.num_return_sequences == options.num_beams == 1
     given = "".join(stdin_lines()) if prompt == "-" else typed(prompt, "PROMPT")
@@ -120,18 +123,25 @@ def generate(
         print(as_json(result.as_json()))
         return
     if not alone or not streamed:
-        print("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
-                          for i, completion in enumerate(result.completions, 1)))
+        terminal.out("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
+                                 for i, completion in enumerate(result.completions, 1)))
     elif not streamed[-1].endswith("\n"):
-        print()
+        terminal.out(pieces.end())
     if result.fills:
-        print()
+        terminal.out()
         report.table(_holes(result))
     for note in result.notes:
         report.log.info("%s", note)
 
 
-def _many(results: Iterator[Result], output: str, json_: bool) -> None:
+def _examples(mode: Prompting | None) -> list[str]:
+    """The file that a prompt mode takes examples from, where it has one."""
+    from llmkit.prompting.shared.examples import FewShot
+
+    return [mode.file] if isinstance(mode, FewShot) and mode.file is not None else []
+
+
+def _many(results: Iterator[Result], output: str, json_: bool, read: Sequence[str]) -> None:
     """Write the answers to many prompts, then say how fast it went."""
     from llmkit.data import jsonlines
 
@@ -143,13 +153,13 @@ def _many(results: Iterator[Result], output: str, json_: bool) -> None:
             tokens += sum(completion.tokens for completion in result.completions)
             yield result.as_json()
 
-    prompts = jsonlines.write(rows(), output)
+    prompts = jsonlines.write(rows(), output, read)
     if output != "-":
         seconds = time.monotonic() - start
         if json_:
             print(json.dumps({"output": output, "prompts": prompts, "tokens": tokens, "seconds": seconds}))
         else:
-            print(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}", file=sys.stderr)
+            terminal.err(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}")
 
 
 def _holes(result: Result) -> list[list[str]]:

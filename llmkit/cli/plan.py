@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ def plan(
 ) -> int:
     """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept."""
     from llmkit.system import report
+    from llmkit.system.environment import is_first
     from llmkit.system.errors import RequestError
     from llmkit.training.spread import launch
 
@@ -36,7 +36,7 @@ def plan(
         raise RequestError("plan: give a RECIPE, or a --task.")
     words = context.obj
     launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
-    main = int(os.environ.get("RANK", "0")) == 0
+    main = is_first()
     if main and not launches:
         report.to_stderr()
     given = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
@@ -55,16 +55,14 @@ def plan(
 
 def show(found: Mapping[str, Any]) -> None:
     """The plan as a table; what stands in the way of the run follows on stderr."""
-    import sys
+    from llmkit.system import report, terminal
 
-    from llmkit.system import report
-
-    print(headline(found) + "\n")
+    terminal.out(headline(found) + "\n")
     report.figures(lines(found))
     for note in found["notes"]:
-        print(note, file=sys.stderr)
+        terminal.err(note)
     for warning in found["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        terminal.err(f"warning: {warning}")
 
 
 def headline(found: Mapping[str, Any]) -> str:

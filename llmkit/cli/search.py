@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
+from llmkit.system.terminal import visible, visible_lines
 
 if TYPE_CHECKING:
     from llmkit.inference.search import Hit
@@ -56,7 +58,7 @@ def search(
         return
     for one in _queries(query):
         if query == "-":
-            print(f"\n{one}\n")
+            terminal.out(f"\n{one}\n")
         for hits in searcher.search([one], top):
             _show(hits)
 
@@ -67,7 +69,7 @@ def _queries(query: str) -> Iterator[str]:
         yield typed(query, "QUERY")
         return
     if sys.stdin.isatty():
-        print("A query a line; Ctrl-D ends.", file=sys.stderr)
+        terminal.err("A query a line; Ctrl-D ends.")
     yield from (line.strip() for line in stdin_lines() if line.strip())
 
 
@@ -80,7 +82,8 @@ def _show(hits: list[Hit]) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)  # a pipe gets lines as they are
     for hit in hits:
-        console.print(Text(f"{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip(), style="bold"))
-        for line in Text(dedent(hit.text)).wrap(console, console.width - len(MARGIN)):
+        about = visible(f"{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip())
+        console.print(Text(about, style="bold"))
+        for line in Text(visible_lines(dedent(hit.text))).wrap(console, console.width - len(MARGIN)):
             console.print(Text(f"{MARGIN}{line.plain.rstrip()}".rstrip()))
         console.print()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.errors import RequestError
 
 
@@ -50,9 +50,9 @@ def serve(
 
     def ready(address: str) -> None:
         key = ' -H "Authorization: Bearer $LLMKIT_API_KEY"' if api_key else ""
-        print(f"""listening on {address}: a page there, the OpenAI API under {address}/v1; Ctrl-C ends it
+        terminal.err(f"""listening on {address}: a page there, the OpenAI API under {address}/v1; Ctrl-C ends it
 curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{"messages": [{{"role": "user", \
-"content": "Hello"}}]}}'""", file=sys.stderr, flush=True)
+"content": "Hello"}}]}}'""")
 
     server.serve(
         models, adapter, host=host, port=port, key=api_key, ready=ready,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
+from llmkit.system.terminal import visible
 
 if TYPE_CHECKING:
     from llmkit.inference.verbs import Rows, Said
@@ -52,7 +53,7 @@ def summarize(
 
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.summarize(rows, model, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.summarize(rows, model, **how), output, json_, (text,), lambda row, said: said["text"])
 
 
 def translate(
@@ -69,7 +70,7 @@ def translate(
 
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, lambda row, said: said["text"])
+    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, (text,), lambda row, said: said["text"])
 
 
 def answer(
@@ -94,7 +95,8 @@ def answer(
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
                                "give a file of rows with question and context instead of the question.")
     how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.answer(rows, model, **how), output, json_, found)
+    read = (question, *([] if context is None else [context]))
+    tell(lambda: verbs.answer(rows, model, **how), output, json_, read, found)
 
 
 def classify(
@@ -112,7 +114,7 @@ def classify(
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
     how = chosen(document=document, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, labelled)
+    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, (text,), labelled)
 
 
 def tag(
@@ -123,7 +125,8 @@ def tag(
     from llmkit.inference import verbs
 
     rows = given(text, "tokens")
-    tell(lambda: verbs.tag(rows, model, **chosen(max_length=max_length, batch_size=batch_size)), output, json_, marked)
+    how = chosen(max_length=max_length, batch_size=batch_size)
+    tell(lambda: verbs.tag(rows, model, **how), output, json_, (text,), marked)
 
 
 # ---- what comes in ----
@@ -132,7 +135,7 @@ def given(text: str, field: str) -> Rows:
     """A file where one has that name, and that is said; else the text itself as a row."""
     if text == "-" or not _is_file(text):
         return text if text == "-" else [{field: typed(text, field)}]
-    print(f"reading the file {text}", file=sys.stderr)
+    terminal.err(f"reading the file {text}")
     return text
 
 
@@ -145,7 +148,7 @@ def whole(text: str) -> str:
     from llmkit.data.sources import open_source
     from llmkit.recipe import Source
 
-    print(f"reading the file {text}", file=sys.stderr)
+    terminal.err(f"reading the file {text}")
     return "\n\n".join(part for part, _ in open_source(Source(text), "file").documents())
 
 
@@ -162,42 +165,48 @@ def chosen(**how: Any) -> dict[str, Any]:
 # ---- what goes out ----
 
 def tell(
-    ask: Callable[[], Said], output: str | None, json_: bool,
+    ask: Callable[[], Said], output: str | None, json_: bool, read: Sequence[str],
     show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
-    """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr."""
+    """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr.
+
+    `read` is what may be files that the rows come from: the output is none of these.
+    """
     from llmkit.data import jsonlines, tabled
     from llmkit.system import report
 
     report.to_stderr()
+    files = [one for one in read if _is_file(one)]
+    if output not in (None, "-"):
+        jsonlines.place(str(output), files)
     said = ask()
     for note in said.notes if not json_ else ():
-        print(note, file=sys.stderr)
+        terminal.err(note)
     beside = output is not None and tabled.is_table(output)
     predictions = (tabled.beside(row, one) if beside else one for row, one in said.predictions)
     if output is not None:
-        count = jsonlines.write(predictions, output)
+        count = jsonlines.write(predictions, output, files)
         if json_:
             print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
         else:
-            print(f"{count:,} rows: {output}", file=sys.stderr)
+            terminal.err(f"{count:,} rows: {output}")
     elif json_:
         print(as_json({"model": said.model, "predictions": list(predictions), "notes": said.notes}))
     else:
         for row, one in said.predictions:
-            print(show(row, one), flush=True)
+            terminal.out(show(row, one))
 
 
 def labelled(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     """A line a text: `positive  0.98  A lovely film.`"""
     if "cosines" in said:
-        figures = ", ".join(f"{label} {cosine:.2f}" for label, cosine in said["cosines"].items())
-        return f"{said['label']}  ({figures})  {_start(row['text'])}"
+        figures = ", ".join(f"{visible(label)} {cosine:.2f}" for label, cosine in said["cosines"].items())
+        return f"{visible(said['label'])}  ({figures})  {_start(row['text'])}"
     if "labels" in said:
-        figures = ", ".join(f"{label} {said['scores'][label]:.2f}" for label in said["labels"])
+        figures = ", ".join(f"{visible(label)} {said['scores'][label]:.2f}" for label in said["labels"])
         return f"{figures or 'no label'}  {_start(row['text'])}"
     figure = f"{said['score']:.2f}"
-    return "  ".join([*([said["label"]] if "label" in said else []), figure, _start(row["text"])])
+    return "  ".join([*([visible(said["label"])] if "label" in said else []), figure, _start(row["text"])])
 
 
 def found(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
+from llmkit.system.terminal import visible
 
 Set = Annotated[list[str], typer.Option(
     "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
@@ -131,10 +131,11 @@ def run(
 ) -> int:
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit.system import report
+    from llmkit.system.environment import is_first
     from llmkit.training.spread import launch
 
     launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
-    main = int(os.environ.get("RANK", "0")) == 0
+    main = is_first()
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
     request = checked(recipe, blocks, fields, settings, processes, tuned)
@@ -188,11 +189,11 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
         lines.append(f"{'validation':<20}{'before':>10}{'after':>10}")
         for name in after:
             was = f"{before[name]:>10.4f}" if name in before else " " * 10
-            lines.append(f"{name:<20}{was}{after[name]:>10.4f}")
+            lines.append(f"{visible(name):<20}{was}{after[name]:>10.4f}")
     if "unigram_entropy" in summary:
         entropy = summary["unigram_entropy"]
         lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
     for what, floor in summary.get("floors", {}).items():
-        lines += [f"{name:<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
+        lines += [f"{visible(name):<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
     lines.append(f"model: {summary['output_dir']}/model")
-    print("\n".join(lines), file=sys.stderr)
+    terminal.err("\n".join(lines))

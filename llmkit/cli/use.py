@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json
+from llmkit.system.terminal import visible
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BadRow = Annotated[str, typer.Option(
@@ -60,10 +61,10 @@ def evaluate(
         print(json.dumps(result))
     else:
         for name, value in result["metrics"].items():
-            print(f"{name:<20}{value:>12.4f}")
+            terminal.out(f"{visible(name):<20}{'not defined' if value is None else f'{value:.4f}':>12}")
         for what, floor in result["floors"].items():
             for name, value in floor.items():
-                print(f"{name:<20}{value:>12.4f}   {what}: a floor")
+                terminal.out(f"{visible(name):<20}{value:>12.4f}   {what}: a floor")
 
 
 def predict(
@@ -90,9 +91,9 @@ def predict(
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
                                columns=tabled.is_table(output), on_bad_row=on_bad_row)
-    count = jsonlines.write(found, output)
+    count = jsonlines.write(found, output, (data,))
     if output != "-":
-        print(f"{count:,} predictions: {output}", file=sys.stderr)
+        terminal.err(f"{count:,} predictions: {output}")
 
 
 def inspect(
@@ -117,12 +118,13 @@ def inspect(
     if json_:
         print(as_json(found))
         return
-    print(f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
-          f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary")
+    terminal.out(
+        f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
+        f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary")
     for one in found["drawn"]:
-        print(f"\nrow {one['row']}, pass {one['pass']}")
+        terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
-            print(f"  {name}: {words}")
+            terminal.out(f"  {name}: {words}")
 
 
 def export(
@@ -152,9 +154,9 @@ def export(
         print(json.dumps(done))
         return
     how = f"{done['merged']} merged into {done['base']}" if done["merged"] else f"from {done['from']}"
-    print(f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its {layout.CARD} says how to use it",
-          file=sys.stderr)
+    terminal.err(
+        f"{done['folder']}: {done['format']}, {done['dtype']}, {how}; its {layout.CARD} says how to use it")
     if "pushed" in done:
-        print(f"uploaded: {done['pushed']}", file=sys.stderr)
+        terminal.err(f"uploaded: {done['pushed']}")
     if "difference" in done:
-        print(f"compared with torch: the outputs differ by {done['difference']:.1g} of the largest", file=sys.stderr)
+        terminal.err(f"compared with torch: the outputs differ by {done['difference']:.1g} of the largest")

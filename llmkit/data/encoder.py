@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -38,21 +40,35 @@ IDEOGRAPHS = ("\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b
               "\U0002b920-\U0002ceaf\uf900-\ufaff\U0002f800-\U0002fa1f")  # what BertNormalizer puts spaces around
 WIDE = f"{IDEOGRAPHS}\u3001-\u303f\uff01-\uff60\uffe0-\uffe6"
 """Characters that no space stands beside: ideographs, and punctuation and letters of full width."""
+CUT = "\ufdd1"
+"""Where a text is cut before it is tokenized; no character of any text."""
 BESIDE = re.compile(f"(?<=[{WIDE}]) +| +(?=[{WIDE}])")
 LAST_WIDE = re.compile(f"[{WIDE}](?=[^{WIDE}]*$)")
 
 
 class Encoder:
-    """Encodes texts without special tokens, truncation or padding; remembers the words that it has seen."""
+    """Encodes texts without special tokens, truncation or padding; remembers the words that it has seen.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None) -> None:
+    With `plain`, control tokens that are written in them are text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None, plain: bool = False) -> None:
         self.tokenizer, self.marks = tokenizer, marks
+        self.controls = controls(tokenizer) if plain else {}
         self.dtype = np.dtype(np.uint16 if rows_for(tokenizer) <= 2**16 and marks is None else np.uint32)
         self.split = None if marks == "jieba" else splitter(tokenizer)  # jieba's words reach across spaces
         self._forget()
 
     def __call__(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
         """(ids of all texts, one after the other; how many each text has)."""
+        if not self.controls:
+            return self._encode(texts)
+        parts = [uncontrolled(text, self.controls).split(CUT) for text in texts]
+        ids, sizes = self._encode([part for some in parts for part in some])
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        return ids, np.diff(ends[np.cumsum([len(some) for some in parts], dtype=np.int64)], prepend=0)
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
         if self.split is None:
             return self._whole(list(texts))
         words: list[str] = []
@@ -156,6 +172,114 @@ class Unknown:
             log.warning("%s: %s", name, note)
 
 
+# ---- control tokens that are written in a text ----
+
+
+class Written:
+    """How many control tokens stand in texts that somebody wrote: `[MASK]`, `<|endoftext|>`.
+
+    Tokenizers take them for the real ones, whatever they were meant to be; with `plain` they are text here.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> None:
+        self.plain, known = plain, controls(tokenizer)
+        self.known = {number: written for written, number in known.items()}
+        self.pattern = pattern_of(known)
+        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
+        if tokenizer.unk_token_id not in ends:  # where it stands, something is unknown
+            self.known.pop(tokenizer.unk_token_id, None)
+        self.counts: Counter[str] = Counter()
+
+    def see_ids(self, ids: Sequence[int] | Ids) -> None:
+        """Count them in what texts became, without tokens around them."""
+        found = bare(np.asarray(ids))
+        numbers, counts = np.unique(found[np.isin(found, list(self.known))], return_counts=True)
+        self.counts.update({self.known[int(number)]: int(count)
+                            for number, count in zip(numbers, counts, strict=True)})
+
+    def see(self, texts: Any) -> None:
+        """Count them in texts, or in all texts of some rows."""
+        if self.pattern is not None:
+            self.counts.update(one for text in texts_in(texts) for one in self.pattern.findall(text))
+
+    def note(self) -> str | None:
+        """What to say where there are any."""
+        count = self.counts.total()
+        if not count:
+            return None
+        ranked = sorted(self.counts.items(), key=lambda one: (-one[1], one[0]))
+        most = ", ".join(f"{written!r} {times:,}" for written, times in ranked[:EXAMPLES])
+        what = f"{count:,} control tokens are written in the texts ({most}), and are read as "
+        return what + ("plain text (data.control_tokens: split)" if self.plain else
+                       "what they are to the model (data.control_tokens: keep); split makes plain text of them")
+
+
+def controls(tokenizer: PreTrainedTokenizerBase, template: bool = False) -> dict[str, int]:
+    """Control tokens as they are written, and their ids: special ones, with `template` also those that it writes."""
+    written = tokenizer.chat_template if template else None
+    written = "".join(written.values()) if isinstance(written, dict) else written or ""
+    known = {str(token.content): number for number, token in tokenizer.added_tokens_decoder.items()
+             if token.special or token.content in written}
+    known |= zip(map(str, tokenizer.all_special_tokens), tokenizer.all_special_ids, strict=True)
+    return {one: number for one, number in known.items() if len(one.strip()) > 1}
+
+
+def pattern_of(known: Mapping[str, int]) -> re.Pattern[str] | None:
+    """What finds them in a text, the longest first; None where there are none."""
+    return re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else None
+
+
+def uncontrolled(text: str, known: Mapping[str, int]) -> str:
+    """A text with a CUT in each control token that is written in it, behind its first character.
+
+    `encode_uncontrolled` then makes text of it.
+    """
+    if not any(one in text for one in known):
+        return text
+    pattern, start = pattern_of(known), 0
+    while pattern is not None and (found := pattern.search(text, start)):
+        start = found.start() + 1
+        text = f"{text[:start]}{CUT}{text[start:]}"
+    return text
+
+
+def encode_uncontrolled(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode`; a text with cuts in parts, and without them."""
+    parts = [text.split(CUT) for text in texts]
+    ids = iter(encode(tokenizer, [part for some in parts for part in some]))
+    return [list(chain.from_iterable(islice(ids, len(some)))) for some in parts]
+
+
+@contextmanager
+def as_text(tokenizer: PreTrainedTokenizerBase, on: bool = True) -> Iterator[None]:
+    """While the block runs, control tokens that are written in a text are text; those around it aren't.
+
+    Not so where the tokenizer's own pieces of text are found first: `finds_controls`.
+    """
+    if not on:
+        yield
+        return
+    backend, before = getattr(tokenizer, "backend_tokenizer", None), tokenizer.split_special_tokens
+
+    def turn(plain: bool) -> None:
+        tokenizer.split_special_tokens = plain
+        if backend is not None:
+            backend.encode_special_tokens = plain
+
+    turn(True)
+    try:
+        yield
+    finally:
+        turn(before)
+
+
+def finds_controls(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether control tokens are among the pieces that a text is cut into, as in Unigram's vocabulary (T5, XLM-R)."""
+    with as_text(tokenizer):
+        return any(number in encode(tokenizer, [written])[0] for written, number in controls(tokenizer).items()
+                   if number != tokenizer.unk_token_id)
+
+
 def texts_in(value: Any) -> Iterator[str]:
     """All texts in a row, also those in its lists and objects.
 
@@ -167,6 +291,19 @@ def texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from texts_in(part)
+
+
+def within(value: Any, change: Callable[[str], str]) -> Any:
+    """The same, with every text in it changed, also those in its lists and objects.
+
+    >>> within({"text": "a", "choices": ["b", 1]}, str.upper)
+    {'text': 'A', 'choices': ['B', 1]}
+    """
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: within(part, change) for name, part in value.items()}
+    return type(value)(within(part, change) for part in value) if isinstance(value, list | tuple) else value
 
 
 class Numbers(dict[str, int]):

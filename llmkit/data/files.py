@@ -31,6 +31,10 @@ class Place(NamedTuple):
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
+class Changed(DataError):
+    """A file isn't what it was when its content was hashed."""
+
+
 def files_of(label: str) -> tuple[Path, ...]:
     """The files of a path or a glob, sorted; DataError where there is none."""
     try:
@@ -80,6 +84,18 @@ def digest(path: Path) -> str:
             path.absolute(), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def unchanged(path: Path, said: str) -> None:
+    """Raise Changed where a file hasn't the digest that it had: what is kept by that would be of something else."""
+    if digest(path) != said:
+        raise changed(path)
+
+
+def changed(path: Path) -> Changed:
+    """What is wrong with a file that isn't what it was."""
+    return Changed(f"{path}: has changed while it was read, so nothing that was made of it is kept. Wait until nothing "
+                   "writes to it any more, or give a copy.")
 
 
 @lru_cache(maxsize=65_536)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from llmkit.data import tabled
-from llmkit.system.errors import DataError, PlaceError
+from llmkit.data.files import files_of
+from llmkit.system.cache import sync
+from llmkit.system.errors import DataError, PlaceError, RequestError
+from llmkit.system.report import log
 from llmkit.system.streams import as_json
 
 
@@ -39,27 +43,85 @@ def kept(data: str) -> Iterator[str]:
             raise DataError(str(error).replace(str(named), "stdin")) from error
 
 
-def write(rows: Iterator[Mapping[str, Any] | None], output: str) -> int:
+def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[str] = ()) -> int:
     """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. A .csv or .tsv is a table.
 
-    None is null, in a table an empty row.
+    None is null, in a table an empty row. `read` are the files and patterns that the rows come from: RequestError where
+    the output is one of these.
 
-    The file is opened once there is a first row: a request that is wrong leaves it as it was. PlaceError where it can't
-    be written, which is asked before any row is.
+    The rows stand in `OUTPUT.part` until all are there, which then takes the place of what was there before: a request
+    that is wrong or fails leaves that as it was. PlaceError where it can't be written, which is seen before any row.
     """
     if output == "-":
         return _lines(rows, sys.stdout)
-    target = Path(output).expanduser()
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
+    target = place(output, read)
     first = list(islice(rows, 1))
     try:
-        with target.open("w", encoding="utf-8", newline="" if tabled.is_table(output) else None) as file:
+        with _beside(target) as file:
             if tabled.is_table(output):
                 return tabled.write(chain(first, rows), file, target.suffix.lower())
             return _lines(chain(first, rows), file)
     except OSError as error:
         raise PlaceError(f"--output {output}: {error.strerror}.") from error
+
+
+def place(output: str, read: Sequence[str] = ()) -> Path:
+    """Where an output goes; PlaceError where nothing can be written there, RequestError where it is one of `read`."""
+    target = Path(output).expanduser()
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
+    for taken in (target, part_of(target)):
+        if taken.is_file() and any(path.samefile(taken) for label in read for path in _files(label)):
+            which = "it is" if taken is target else f"{taken}, where the rows stand until all are there, is"
+            raise RequestError(f"--output {output}: {which} a file that is read here, and would be lost; name another.")
+    return target
+
+
+def part_of(target: Path) -> Path:
+    """Where rows stand until all are there: beside the file that a link leads to."""
+    final = target.resolve()
+    return final.with_name(f"{final.name}.part")
+
+
+def _files(label: str) -> tuple[Path, ...]:
+    """The files that a source names; none where there are none, which is told elsewhere."""
+    try:
+        return files_of(label)
+    except DataError:
+        return ()
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[TextIO]:
+    """A file that takes the place of `target` once the block ends; where it fails, what it holds is kept, and said.
+
+    A device, a pipe, and a file in a folder that can't be written are written to as they are.
+    """
+    part, newline = part_of(target), "" if tabled.is_table(str(target)) else None
+    try:
+        beside = None if target.exists() and not target.is_file() else part.open("w", encoding="utf-8", newline=newline)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+            raise
+        beside = None
+    if beside is None:
+        with target.open("w", encoding="utf-8", newline=newline) as file:
+            yield file
+        return
+    try:
+        with beside:
+            yield beside
+        final = target.resolve()
+        if final.exists():
+            shutil.copymode(final, part)
+        sync(part)
+        part.replace(final)
+    except BaseException:
+        if part.stat().st_size:
+            log.warning("%s: has the rows until then; %s is as it was", part, target)
+        else:
+            part.unlink()
+        raise
 
 
 def _lines(rows: Iterator[Mapping[str, Any] | None], to: TextIO) -> int:

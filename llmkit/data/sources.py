@@ -13,7 +13,7 @@ from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
-from llmkit.data.files import CHUNK, digest, files_of, is_packed
+from llmkit.data.files import CHUNK, digest, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
@@ -68,6 +68,8 @@ class Reader:
     """What is added to an error about a row: how such rows are left out."""
     bad: dict[str, None] = field(default_factory=dict)
     """What is wrong with each row that was left out, in the order of the file."""
+    known: dict[Path, str] = field(default_factory=dict)
+    """The digests of the files that the fingerprint is of, once that was asked for: what is read must be of them."""
 
     @cached_property
     def document(self) -> str | None:
@@ -78,10 +80,14 @@ class Reader:
         if sum(path.stat().st_size for path in texts) < LARGE:
             return self._usual_document(texts)
 
+        digests = [digest(path) for path in texts]
+
         def write(folder: Path) -> None:
             (folder / "kind").write_text(self._usual_document(texts))
+            for path, said in zip(texts, digests, strict=True):
+                unchanged(path, said)
 
-        about = json.dumps([self.source.encoding, [digest(path) for path in texts]])
+        about = json.dumps([self.source.encoding, digests])
         return (cache.once("documents", hashlib.sha256(about.encode()).hexdigest(), write) / "kind").read_text()
 
     @cached_property
@@ -99,10 +105,13 @@ class Reader:
         if path.stat().st_size < LARGE:
             return oddities(path, encoding, self.label, separates)
 
+        content = digest(path)
+
         def write(folder: Path) -> None:
             (folder / "found.json").write_text(json.dumps(oddities(path, encoding, self.label, separates)))
+            unchanged(path, content)
 
-        key = hashlib.sha256(json.dumps([encoding, separates, digest(path)]).encode()).hexdigest()
+        key = hashlib.sha256(json.dumps([encoding, separates, content]).encode()).hexdigest()
         found: dict[str, int] = json.loads((cache.once("oddities", key, write) / "found.json").read_text())
         return found
 
@@ -115,11 +124,15 @@ class Reader:
         return str(self.files[0]) if len(self.files) == 1 else self.label
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content and of all that changes what is read from it; not of paths or times."""
+        """SHA-256 (hex) of the content and of all that changes what is read from it; not of paths or times.
+
+        From the first time on the files must stay what they are: where they are read to their end, Changed is raised if
+        they don't.
+        """
         about: dict[str, Any] = {
             "formats": [format_of(path) for path in self.files], "fields": self.source.fields,
             "document": self.document, "encoding": self.source.encoding,
-            "files": [digest(path) for path in self.files],
+            "files": [self._known(path) for path in self.files],
         }
         if self.origin is not None:
             about[self.origin.kind] = self.origin.fingerprint()
@@ -214,6 +227,17 @@ class Reader:
         else:
             for path in self.files:
                 yield from formats()[format_of(path)].rows(path, self)
+        self.unchanged()
+
+    def _known(self, path: Path) -> str:
+        """The digest of a file; what is read must be of the first that was asked for."""
+        self.known.setdefault(path, found := digest(path))
+        return found
+
+    def unchanged(self) -> None:
+        """Raise Changed where a file isn't what it was when the source's fingerprint was taken."""
+        for path, said in self.known.items():
+            unchanged(path, said)
 
 
 def open_source(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.encoder import Encoder, Unknown, places
+from llmkit.data.encoder import Encoder, Unknown, Written, places
 from llmkit.data.encoder import Ids as Ids
 from llmkit.data.encoder import encode as encode
 from llmkit.data.mapped import mapped, portable
@@ -116,11 +116,14 @@ def marked(readers: Sequence[Reader], words: str | None = None, sentences: str |
     return out
 
 
-def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
-    """Every document of a source as token ids without special tokens, from the cache where they are."""
-    parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer))
+def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Documents:
+    """Every document of a source as token ids without special tokens, from the cache where they are.
+
+    With `plain`, control tokens that are written in a text are text.
+    """
+    parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer), *(["split"] if plain else []))
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging))
+    folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging, plain))
     try:
         documents, unknown = _read(folder, reader), Unknown(tokenizer)
         about = json.loads((folder / "about.json").read_text())
@@ -129,8 +132,15 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase) -> Documents:
         else:  # written by an earlier version
             for start in range(0, len(documents.ids), STRETCH):
                 unknown.see(documents.ids[start : start + STRETCH], ())
-        note = f"{reader.name}: {said}" if (said := unknown.note()) else None
-        reader.notes += [note] if note and note not in reader.notes else []
+        written = Written(tokenizer, plain)
+        if "controls" in about:
+            written.counts.update(about["controls"])
+        else:  # likewise
+            for start in range(0, len(documents.ids), STRETCH):
+                written.see_ids(documents.ids[start : start + STRETCH])
+        for said in (unknown.note(), written.note()):
+            note = f"{reader.name}: {said}"
+            reader.notes += [note] if said and note not in reader.notes else []
         return documents
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:200]
@@ -155,9 +165,9 @@ def _read(folder: Path, reader: Reader) -> Documents:
     return Documents(ids, offsets[:-1], offsets[1:], digests, starts)
 
 
-def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> None:
     words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
-    encoder, unknown = Encoder(tokenizer, words), Unknown(tokenizer)
+    encoder, unknown, written = Encoder(tokenizer, words, plain), Unknown(tokenizer), Written(tokenizer, plain)
     offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
     with (folder / "ids.bin").open("wb") as out:
         for texts in _batches(reader):
@@ -166,6 +176,10 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
             pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
             ids, sizes = encoder([piece for _, piece, _ in pieces])
             unknown.see(ids, texts)
+            if plain:
+                written.see(texts)
+            else:
+                written.see_ids(ids)
             ends, of = offsets[-1] + np.cumsum(sizes), np.array([i for i, *_ in pieces], np.int64)
             if way is not None:
                 opens = np.array([first for *_, first in pieces], np.bool_) & (sizes > 0)
@@ -180,7 +194,7 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     if way is not None:
         np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
     about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1],
-                             "unknown": [unknown.count, unknown.examples]}
+                             "unknown": [unknown.count, unknown.examples], "controls": written.counts}
     if reader.spares:
         about["bad"] = list(reader.bad)
     (folder / "about.json").write_text(json.dumps(about))

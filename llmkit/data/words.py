@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
+import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.tokenizer_files import rows_for
+from llmkit.system import cache
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -54,7 +58,7 @@ def encode_words(tokenizer: PreTrainedTokenizerBase, texts: list[str], segmenter
     backend.no_truncation()
     backend.no_padding()
     if segmenter == "jieba":
-        cut = _jieba()
+        cut = _cutter()
         encodings = backend.encode_batch(texts, add_special_tokens=False)
         return [mark(encoding.ids, word_starts(encoding.offsets, text, [word for word, *_ in cut.tokenize(text)]))
                 for encoding, text in zip(encodings, texts, strict=True)]
@@ -106,12 +110,33 @@ def word_starts(offsets: Sequence[tuple[int, int]], text: str, words: Sequence[s
     return starts
 
 
-@lru_cache(maxsize=1)
 def _jieba() -> Any:
+    """The package; RequestError where it isn't installed."""
     try:
         import jieba
     except ModuleNotFoundError as error:
         raise RequestError("objective.segmenter: jieba isn't installed; pip install 'llmkit[chinese]', or "
                            "segmenter: tokenizer.") from error
     jieba.setLogLevel(logging.WARNING)
-    return jieba.Tokenizer()
+    return jieba
+
+
+@lru_cache(maxsize=1)
+def _cutter() -> Any:
+    """Jieba with its own dictionary, as llmkit's cache has it ready.
+
+    Left to itself, jieba takes the one that anybody has put into the folder of temporary files.
+    """
+    jieba = _jieba()
+    cutter = jieba.Tokenizer()
+    with cutter.get_dict_file() as file:
+        about = [jieba.__version__, sys.version, hashlib.file_digest(file, "sha256").hexdigest()]
+
+    def make(folder: Path) -> None:
+        ready = jieba.Tokenizer()
+        ready.tmp_dir = str(folder)
+        ready.initialize()
+
+    cutter.tmp_dir = str(cache.once("jieba", hashlib.sha256("\n".join(about).encode()).hexdigest(), make))
+    cutter.initialize()
+    return cutter

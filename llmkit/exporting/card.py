@@ -9,6 +9,7 @@ import yaml
 from llmkit.exporting.origin import Provenance
 from llmkit.models import layout
 from llmkit.system import report
+from llmkit.system.markdown import block, code, prose
 
 TASKS = {
     "AutoModelForCausalLM": "text-generation",
@@ -24,20 +25,20 @@ TASKS = {
 
 def card(origin: Provenance, name: str, kind: str, library: str, how: str) -> str:
     """The whole page. `how` is the format's own part: what the files are, and code that opens them."""
-    lines = [front_matter(origin, kind, library), f"# {name}", ""]
+    lines = [front_matter(origin, kind, library), f"# {prose(name)}", ""]
     if origin.summary:
         lines += report.facts(origin.summary)
     else:
-        lines += [f"A copy of `{origin.model}`, made with llmkit.", ""]
+        lines += [f"A copy of {code(origin.model)}, made with llmkit.", ""]
     if origin.adapter:
-        lines += [f"Its adapter ({origin.adapter}) is merged into the weights of `{origin.base}`: neither peft nor "
-                  "llmkit is needed.", ""]
+        lines += [f"Its adapter ({prose(origin.adapter)}) is merged into the weights of {code(str(origin.base))}: "
+                  "neither peft nor llmkit is needed.", ""]
     if origin.recipe:
         lines += [f"`{layout.RECIPE}` has every setting that it was trained with; llmkit can run it again. Of files "
                   "and folders that were named by a full path, it has the names alone.", ""]
     if origin.licence:
-        whose = f"`{origin.base}`, which it started from," if origin.base else f"`{origin.model}`"
-        lines += [f"The licence of {whose} is {origin.licence}.", ""]
+        whose = f"{code(origin.base)}, which it started from," if origin.base else code(origin.model)
+        lines += [f"The licence of {whose} is {prose(origin.licence)}.", ""]
     return "\n".join([*lines, "## Use", "", how, ""])
 
 
@@ -53,4 +54,4 @@ def front_matter(origin: Provenance, kind: str, library: str) -> str:
 
 def python(*lines: str) -> str:
     """Lines of Python as a card shows them."""
-    return "\n".join(["```python", *lines, "```"])
+    return block("\n".join(lines), "python")

@@ -54,7 +54,7 @@ class Provenance:
 def origin_of(model: str | Path, source: Path) -> Provenance:
     """Read what stands around a model's folder: `source` is what `model` names on this machine."""
     run = run_of(source)
-    summary = (run.summary if run is not None else None) or {}
+    summary = (run.of_model if run is not None else None) or {}
     recipe = recipe_of(source)
     if summary:
         about = summary["recipe"]
@@ -101,7 +101,7 @@ def named(name: str) -> str:
         return name
     if known := hub_id(name):
         return known
-    return path.parent.name if path.name == layout.MODEL else path.name
+    return path.parent.name if path.name in (layout.MODEL, layout.BEFORE) else path.name
 
 
 def without_places(recipe: dict[str, Any]) -> dict[str, Any]:

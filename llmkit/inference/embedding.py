@@ -19,6 +19,7 @@ from llmkit.models.families import family_for
 from llmkit.models.pooling import Pooling
 from llmkit.models.run import Run
 from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.system.finite import stopped
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ class Embedder:
         with torch.inference_mode():
             hidden = self.body(**inputs).last_hidden_state.float()
             out: Vectors = Pooling(self.pooling, self.normalize).vectors(hidden, mask).cpu().numpy()
+        if not np.isfinite(out).all():
+            raise stopped(self.name)
         return out
 
     def _prompt(self, role: str | None) -> str:

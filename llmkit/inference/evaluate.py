@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,20 @@ def evaluate(
             log.info(note)
         metrics = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
     chosen = ready.learner.objective
-    return {"metrics": metrics, "floors": _floors(chosen, ready.learned, sets, ready.setup), "model": name_of(model),
+    floors = _floors(chosen, ready.learned, sets, ready.setup)
+    return {"metrics": real(metrics), "floors": floors, "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
             "rows": sum(map(len, sets.train)), **left_out(reader)}
+
+
+def real(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Figures, and None in the place of one that is no number, said once: a metric that isn't defined for these rows.
+
+    A correlation with what never changes is none. JSON has no NaN.
+    """
+    for name in (name for name, value in metrics.items() if not math.isfinite(value)):
+        log.warning("%s isn't defined for these rows", name)
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def leaves_out(on_bad_row: str) -> bool:
@@ -245,13 +257,15 @@ def _setup(
     opened: Opened, chosen: Learning, family: type[Family], learned: recipe.Recipe | None, length: int,
 ) -> Setup:
     """How rows are made for it: as the run made its own."""
+    plain = learned is not None and learned.data.control_tokens == "split"
     if not isinstance(chosen, Task):
-        return Setup(opened.tokenizer, family, length, "blocks" if learned is None else learned.data.packing, 0)
+        return Setup(opened.tokenizer, family, length, "blocks" if learned is None else learned.data.packing, 0,
+                     plain=plain)
     names: dict[Any, str] = dict(opened.model.config.id2label or {})
     labels = tuple(names[number] for number in sorted(names))
     others = tuple(learned.training.metrics) if learned is not None else ()
     return Setup(opened.tokenizer, family, length, chosen.packings[-1], 0, labels, metrics=others,
-                 problem=opened.model.config.problem_type)
+                 problem=opened.model.config.problem_type, plain=plain)
 
 
 def prompted(chosen: Learning, prompt: Prompting) -> Learning:

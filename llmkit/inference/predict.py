@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import jsonlines, tabled
-from llmkit.data.encoder import Unknown
+from llmkit.data.encoder import Unknown, Written
 from llmkit.data.memory import Given, hold, memory_reader
 from llmkit.data.sources import Place, Reader
 from llmkit.inference.evaluate import ROWS, WAY_OUT, Model, Ready, leaves_out, left_as_it_is, make_ready, name_of
 from llmkit.objectives.base import Setup
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.finite import check_all
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
@@ -127,19 +128,25 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         accelerator = accelerate("fp32", Path())
     learner = ready.learner.to(accelerator.device)
     stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
+    written = Written(ready.setup.tokenizer, ready.setup.plain)
     while chunk := list(islice(stream, CHUNK)):
         part = _encoded(task, [one for one in chunk if one is not None], reader, ready.setup, cut)
         part.tell(unknown)
+        written.see(part.rows)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
             for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
-                outcomes |= zip(rows, learner(batch, "predict"), strict=True)
+                told = learner(batch, "predict")
+                check_all(told, reader.name)
+                outcomes |= zip(rows, told, strict=True)
         said = zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))
         kept = {id(row) for row in part.rows}
         yield from (next(said) if one is not None and id(one[0]) in kept else None for one in chunk)
     if cut:
         log.info(cut_short(cut, ready.setup.max_length))
     unknown.warn(reader.name)
+    if note := written.note():
+        log.info("%s: %s", reader.name, note)
     if reader.bad:
         log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
 

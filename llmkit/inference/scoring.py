@@ -18,6 +18,7 @@ from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Prompt, Question
 from llmkit.prompting.shared.examples import joined
 from llmkit.system.errors import RequestError
+from llmkit.system.finite import check_all
 from llmkit.tasks.shared.writing import begins
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ class Scorer:
         new = {one.key: one for some in targets for one in some if one.key not in self.known}
         way = {"decoder": self._continued, "encoder-decoder": self._written, "encoder": self._filled}[self.shape]
         with torch.inference_mode():
-            self.known |= way(list(new.values()))
+            found = way(list(new.values()))
+        check_all(found, str(self.opened.folder))
+        self.known |= found
         return [[Answered(self.known[one.key], len(one.ids), len(one.read or one.lead)) for one in some]
                 for some in targets]
 

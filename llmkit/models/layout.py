@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # ---- a run's folder ----
 
@@ -14,11 +15,29 @@ BAD_ROWS = "bad_rows.txt"
 TRACKERS = "trackers.json"
 """What trackers call this run, so that it goes on as one run of theirs."""
 MODEL = "model"
+BEFORE = "model.before"
+"""The model of a run that ended, while that run goes on to a greater length."""
 CHECKPOINTS = "checkpoints"
+BASE = "base"
+"""The model that an adapter goes on, where no other folder holds it."""
+LOCK = ".lock"
+"""Says which process has the folder, on which machine; touched now and then."""
+HELD = ".held-"
+"""What a file's name begins with that says which process of this machine has the folder."""
+SILENCE = 300.0
+"""Seconds without a touch of its lock after which a run on another machine counts as dead."""
 MANIFEST = "MANIFEST.json"
 """Of a checkpoint: sizes and hashes of its files."""
 CHECKPOINT = re.compile(r"step-(\d{8,})")
 """What a checkpoint's folder is called: the step that it was saved after."""
+
+
+
+def model_in(run: Path) -> Path:
+    """The folder of a run's model: model/, or while it goes on to a greater length, what it had before."""
+    usual, before = run / MODEL, run / BEFORE
+    return before if before.is_dir() and not usual.exists() else usual
+
 
 # ---- a model's folder ----
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +20,7 @@ from llmkit.models.fetch import on_disk
 from llmkit.models.files import read_json
 from llmkit.recipe import Recipe
 from llmkit.system.errors import CheckpointError
+from llmkit.system.locks import runs
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """The folder of its model; there once the run is finished."""
-        return self.folder / layout.MODEL
+        """The folder of its model; there once the run is finished. While it goes on, that of the model before."""
+        return layout.model_in(self.folder)
 
     @property
     def has_model(self) -> bool:
@@ -54,7 +58,7 @@ class Run:
             summary = self.summary
         except CheckpointError:
             return False
-        return summary is not None and summary.get("status") == "completed" and self.has_model
+        return summary is not None and summary.get("status") == "completed" and (self.folder / layout.MODEL).is_dir()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -71,6 +75,49 @@ class Run:
         """What its summary says; None where it left none. CheckpointError where it can't be read."""
         path = self.folder / layout.SUMMARY
         return read_json(path) if path.is_file() else None
+
+    @property
+    def status(self) -> str | None:
+        """completed, stopped, failed, running, or interrupted where no process runs it any more; None: it says none."""
+        said = (self.summary or {}).get("status")
+        return "interrupted" if said == "running" and not self.held else said
+
+    @property
+    def held(self) -> bool:
+        """Whether a process has the folder, as far as its files tell: on another machine, by its signs of life.
+
+        The lock itself isn't tried: to open and close it would let go of it, were it this process that holds it.
+        """
+        if any(runs(path.name.removeprefix(layout.HELD)) for path in self.folder.glob(f"{layout.HELD}*")):
+            return True
+        lock = self.folder / layout.LOCK
+        try:
+            said = re.search(r" on (\S+)", lock.read_text(encoding="utf-8", errors="replace"))
+            silent = time.time() - lock.stat().st_mtime
+        except OSError:
+            return False
+        return said is not None and said[1] != socket.gethostname() and silent < layout.SILENCE
+
+    @property
+    def of_model(self) -> dict[str, Any] | None:
+        """What is known of the model that it has: its summary, or while it goes on, what it said when it had ended."""
+        return self.ended or self.summary
+
+    @property
+    def ended(self) -> dict[str, Any] | None:
+        """What the summary said when the run ended whose model is there, though it may go on since; None: it can't say.
+
+        Where both models stand there, the newer one is published, and nothing was said of it yet.
+        """
+        try:
+            summary = self.summary or {}
+        except CheckpointError:
+            return None
+        new, old = ((self.folder / name).is_dir() for name in (layout.MODEL, layout.BEFORE))
+        if summary.get("status") == "completed":
+            return summary if new else None
+        before = summary.get("before")
+        return before if isinstance(before, dict) and new != old else None
 
     @property
     def events(self) -> Iterator[dict[str, Any]]:
@@ -94,7 +141,7 @@ class Run:
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run's: it holds the recipe, and a model or checkpoints."""
     return (folder / layout.RECIPE).is_file() and any(
-        (folder / name).is_dir() for name in (layout.MODEL, layout.CHECKPOINTS))
+        (folder / name).is_dir() for name in (layout.MODEL, layout.BEFORE, layout.CHECKPOINTS))
 
 
 def recipe_beside(folder: Path) -> dict[str, Any]:

@@ -62,6 +62,8 @@ class Setup:
     """What every text that a task reads is put into; None where it is read as it is."""
     shots: int | None = None
     """Training rows a label that a task learns from; None: all."""
+    plain: bool = False
+    """Whether control tokens that are written in a text are text (data.control_tokens: split)."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Objective:
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read, tokenize, hold out and lay out; by default, documents of text."""
         layout = self.layout(setup.tokenizer, setup.max_length, setup.packing)
-        learned = [tokenize(reader, setup.tokenizer) for reader in train]
+        learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in train]
         if isinstance(validation, float):
             parts = [documents.split(validation, setup.seed) for documents in learned]
             learned, held = [part[0] for part in parts], [part[1] for part in parts]
@@ -185,7 +187,7 @@ class Objective:
                 raise DataError(f"data.validation: a share of {validation} of {count} documents leaves one side empty; "
                                 "give validation sources of its own, or a larger share.")
         else:
-            held = [tokenize(reader, setup.tokenizer) for reader in validation or []]
+            held = [tokenize(reader, setup.tokenizer, setup.plain) for reader in validation or []]
         tokens = total(learned, "data.train")
         held_tokens = total(held, "data.validation") if held else 0
         sets = [[Text(self, arrange(documents, layout, setup.packing), setup) for documents in part]

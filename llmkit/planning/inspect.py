@@ -35,7 +35,7 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
     settled = settle(request)
     recipe, tokenizer = settled.recipe, speak(settled)
     setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                  shots=recipe.data.shots)
+                  shots=recipe.data.shots, plain=recipe.data.control_tokens == "split")
     setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     drawn = Drawn(sets.train, recipe.seed)

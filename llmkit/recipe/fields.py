@@ -106,6 +106,9 @@ class Data:
     """How rows are filled; auto is the best that objective and family can do."""
     on_bad_row: Literal["error", "skip"] = "error"
     """What a row that can't be read or learned from does: end the run, or be left out, counted and listed."""
+    control_tokens: Literal["keep", "split"] = "keep"
+    """What `[MASK]` or `<|endoftext|>` is that stands in a text: the model's own token, or text like any other. How
+    many there are is said. What users say in a conversation is always text."""
 
 
 @dataclass(config=registry.OPTIONS)

@@ -36,8 +36,11 @@ def find(recipe: str | Path) -> Path:
     RequestError where there is none. Any other path is somebody's own, and never stands for a packaged recipe.
     """
     path, known = Path(recipe), packaged()
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # its folder is somebody else's
+        raise RequestError(f"{recipe}: {error.strerror}.") from error
     for name in (name for name in known if str(recipe) in (name, f"recipes/{name}.yaml")):
         return known[name]
     if path.is_dir():

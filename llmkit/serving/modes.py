@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmkit import recipe
+from llmkit.inference.writing.reading import harmless
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError, nearest
 
@@ -52,6 +53,7 @@ def put(
     if messages[-1]["role"] != "user":
         raise RequestError("prompting: goes around the last message, which must be the user's.")
     asking = mode(block)
+    messages = harmless(writer.opened.tokenizer, [dict(one) for one in messages])
     made = asking.prompt({"text": str(messages[-1]["content"])}, kit_of(writer, options))
     notes = []
     if made.examples < asking.wants:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmkit.data.encoder import CUT, controls, uncontrolled
 from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.reading import harmless
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
 from llmkit.serving.jobs import Wish
@@ -75,7 +77,8 @@ def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRe
     elif offered or any(message["role"] == "tool" for message in messages):
         raise RequestError(f"tools: {model.name} has no chat template, so it can't be told of tools.")
     else:  # it goes on with what was said, a line a message
-        ids = writer.ids("\n".join(message["content"] for message in messages))
+        said = harmless(writer.opened.tokenizer, [message["content"] for message in messages])
+        ids = writer.ids("\n".join(said))
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return _checked(model, request, limits, ids, most, logprobs, begun, notes)
 
@@ -161,7 +164,8 @@ def to_embed(model: EmbeddingModel, texts: Sequence[str | list[int]]) -> list[li
         if not text:
             raise RequestError(f"{where} is empty.")
         if isinstance(text, str):
-            (ids,), cut = embedder.ids([text])
+            plain = uncontrolled(text, controls(embedder.opened.tokenizer)).replace(CUT, " ")
+            (ids,), cut = embedder.ids([plain])
         else:
             if wrong := [one for one in text if not 0 <= one < size]:
                 raise RequestError(f"{where}: {wrong[0]} is no token; {model.name} has the tokens 0 to {size - 1:,}. "

@@ -13,6 +13,7 @@ from llmkit import models
 from llmkit.inference.writing.opening import WRITERS, numbers
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
+from llmkit.models.fetch import on_disk
 from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.report import log
@@ -67,8 +68,8 @@ def named(given: Sequence[str]) -> dict[str, Path]:
 
 def _name(place: str) -> str:
     """What a model is called where nobody says: the last part of a path that isn't `model`; else as it stands."""
-    path = Path(place).expanduser()
-    if not path.is_dir():
+    path = on_disk(place)
+    if path is None or not path.is_dir():
         return place
     path = path.resolve()
     run = Run.open(path)

@@ -1,15 +1,25 @@
 """What is computed once and kept: folders named by the content that they were made from."""
 
+import logging
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
 from llmkit.system.errors import PlaceError
+from llmkit.system.locks import dead, signature
+
+log = logging.getLogger("llmkit")
+
+OWNER = "@"
+"""What stands on both sides of its process's signature in the name of a folder that is being filled."""
+SILENCE = 86_400.0
+"""Seconds without a change after which a folder of an unknown process, as one of another machine, is a dead one's."""
 
 _NOTES: ContextVar[set[Path] | None] = ContextVar("notes", default=None)
 """Where the folders that are used are written down."""
@@ -19,8 +29,17 @@ def root() -> Path:
     """`$LLMKIT_CACHE`, or llmkit's folder where this system keeps caches."""
     given = os.environ.get("LLMKIT_CACHE")
     if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmkit"
+        return _from_home("LLMKIT_CACHE", given)
+    return _from_home("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "llmkit"
+
+
+def _from_home(variable: str, given: str) -> Path:
+    """A path in which `~` is a home: not every program that sets a variable asks a shell, which would see to it."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:
+        raise PlaceError(f"{variable} {given}: no home folder is known for that; set LLMKIT_CACHE to a folder "
+                         "that can be written.") from error
 
 
 @contextmanager
@@ -37,7 +56,8 @@ def noted() -> Iterator[set[Path]]:
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder `<root>/<kind>/<key>`; if it isn't there yet, `make` fills a new one that appears by one rename.
 
-    Two processes may make the same folder at once: both make the same thing, and the first rename stays.
+    Two processes may make the same folder at once: both make the same thing, and the first rename stays. What processes
+    left half that were killed meanwhile goes then.
     """
     place = root() / kind / key
     if (notes := _NOTES.get()) is not None:
@@ -46,13 +66,14 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         return place
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=place.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
     except OSError as error:
         raise PlaceError(f"the cache folder {place.parent} can't be written: {error.strerror}. "
                          "Set LLMKIT_CACHE to one that can.") from error
+    sweep(root(), place.parent)
     try:
         make(staging)
-        staging.chmod(0o755)
+        staging.chmod(0o777 & ~usual_mask())
         for path in [*staging.rglob("*"), staging]:
             sync(path)
         try:
@@ -64,6 +85,37 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         return place
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def sweep(cache: Path, folder: Path) -> None:
+    """Remove what processes that were killed left half, in a folder and in all kinds of a cache, and say so."""
+    with suppress(OSError):  # another process is faster
+        places = {folder, *(kind for kind in cache.iterdir() if kind.is_dir())}
+        left = [path for place in places for path in place.glob(".*") if path.is_dir() and _is_left(path)]
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        if gone := sum(not path.exists() for path in left):
+            log.info("%s: what processes that were killed had left half is removed (%d)", cache, gone)
+
+
+def _is_left(staging: Path) -> bool:
+    """Whether nobody will finish a folder: its process is dead; or it is unknown here, and silent for a day."""
+    _, signed, _ = f"{OWNER}{OWNER}{staging.name}".rsplit(OWNER, 2)
+    over = dead(signed)
+    if over is not None:
+        return over
+    try:
+        last = max(path.stat().st_mtime for path in (staging, *staging.rglob("*")))
+    except OSError:  # it goes while it is looked at
+        return False
+    return last < time.time() - SILENCE
+
+
+def usual_mask() -> int:
+    """What this process withholds from the files that it makes, as bits of their mode."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def sync(path: Path) -> None:

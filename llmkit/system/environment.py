@@ -1,7 +1,9 @@
-"""The environment's switches: those that forbid the network, and those that torch and oneDNN read when they begin."""
+"""The environment: switches that forbid the network or that torch reads when it begins, and what a launcher has set."""
 
 import os
 from collections.abc import Mapping
+
+from llmkit.system.errors import RequestError
 
 SWITCHES: Mapping[str, str] = {
     # large tensors in huge pages, a fifth off a step (Linux only)
@@ -11,6 +13,52 @@ SWITCHES: Mapping[str, str] = {
     "LRU_CACHE_CAPACITY": "128",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
 }
+
+LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets for each of its processes: which one it is, of how many, and where they meet."""
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""What torch and accelerate take for a launch, each of them alone."""
+MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""By what MPI says which process one is: it sets no RANK."""
+
+
+def forget_leftovers() -> str | None:
+    """Take out what is left over of a launch, and say what that was; RequestError where a launch's numbers can't be.
+
+    A shell or a scheduler may have some of a launch's variables, and no launcher; libraries would wait for the others.
+    """
+    there = {name: os.environ[name] for name in NUMBERS if name in os.environ}
+    if not there or any(name in os.environ for name in MPI):
+        return None
+    missing = [name for name in LAUNCH if not os.environ.get(name)]
+    if not missing:
+        _check_numbers(there)
+        return None
+    for name in there:
+        del os.environ[name]
+    return (f"{', '.join(f'{name}={value}' for name, value in there.items())}: left over of a launch, for "
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; ignored, and one process runs")
+
+
+def _check_numbers(there: Mapping[str, str]) -> None:
+    """RequestError for the first number of a launch that isn't one, or is out of its bounds."""
+    sizes = {name: _whole(name, there[name], 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if name in there}
+    for name, of in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
+        if name in there:
+            _whole(name, there[name], 0, sizes.get(of))
+
+
+def _whole(name: str, value: str, least: int, beyond: int | None = None) -> int:
+    if not value.isdecimal() or int(value) < least or (beyond is not None and int(value) >= beyond):
+        to = "" if beyond is None else f" to {beyond - 1}"
+        raise RequestError(f"{name}={value}: a launcher sets a whole number from {least}{to}; start it anew, or unset "
+                           f"{', '.join(NUMBERS)} to train in one process.")
+    return int(value)
+
+
+def is_first() -> bool:
+    """Whether this process is the one of a launch that speaks, or the only one."""
+    return os.environ.get("RANK", "0") in ("0", "") or not os.environ["RANK"].isdecimal()
 
 
 def prepare_torch() -> None:

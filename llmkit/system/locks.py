@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
+import socket
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -63,3 +66,49 @@ def this_process(path: Path = Path("/proc/self/stat")) -> str:
 
         started = str(int(1000 * psutil.Process().create_time()))
     return f"{os.getpid()}-{started}"
+
+
+def runs(name: str) -> bool:
+    """Whether the process of this machine that `this_process` gave a name still runs.
+
+    One that has ended and whose parent hasn't asked how doesn't.
+    """
+    number, _, started = name.partition("-")
+    if not number.isdecimal() or not alive(int(number)):
+        return False
+    try:
+        said = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no Linux, or it ended just now
+        import psutil
+
+        try:
+            return str(int(1000 * psutil.Process(int(number)).create_time())) == started
+        except psutil.Error:
+            return False
+    return said[19] == started and said[0] != "Z"
+
+
+def signature() -> str:
+    """What this process is among those of all machines and containers: `dead` tells whether it still runs.
+
+    "5f0c6a1e-4711-183920": what counts processes here, the number, and when it started.
+    """
+    return f"{_space()}-{this_process()}"
+
+
+def dead(signed: str) -> bool | None:
+    """Whether the process that signed so has ended; None where that can't be known from here.
+
+    Only what numbers processes as it was numbered can tell: the same machine, since it started, and the same container.
+    """
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+-\d+)", signed)
+    return None if found is None or found[1] != _space() else not runs(found[2])
+
+
+def _space(proc: Path = Path("/proc")) -> str:
+    """What numbers this process: one start of one kernel, and in it a space of numbers, as each container has one."""
+    try:
+        about = (proc / "sys/kernel/random/boot_id").read_text() + os.readlink(proc / "self/ns/pid")
+    except OSError:  # no Linux
+        about = socket.gethostname()
+    return hashlib.sha256(about.encode()).hexdigest()[:8]

@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
+from llmkit.system import terminal
+from llmkit.system.markdown import block, code, prose
+from llmkit.system.terminal import visible, visible_lines
+
 log = logging.getLogger("llmkit")
 
 PLACE = re.compile(r"(?<![\w:./…*-])(?:~|[A-Z]:)?/(?:[^\s/`'\",|]+/)+")
@@ -21,18 +25,27 @@ def to_stderr(level: int = logging.INFO) -> None:
     """Let llmkit's log lines reach the terminal; libraries stay silent unless something is wrong."""
     if not log.handlers:
         handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(terminal.Lines("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(level)
 
 
 class _Stderr(logging.Handler):
-    """Writes to whatever stderr is at the time."""
+    """Writes to whatever stderr is at the time; what is to be said `once`, the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if "once" in record.__dict__:  # logging's way: what a call gives as `extra` are attributes
+            text = record.getMessage()
+            if text in self.said:
+                return
+            self.said.add(text)
         with suppress(OSError):  # a terminal that was closed; the signal that says so may come later
-            print(self.format(record), file=sys.stderr, flush=True)
+            terminal.err(self.format(record))
 
 
 class _Terminal(io.TextIOBase):
@@ -69,6 +82,9 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for handler in logging.getLogger("transformers").handlers:
+        if not any(isinstance(one, terminal.Calmed) for one in handler.filters):
+            handler.addFilter(terminal.Calmed())
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
@@ -86,7 +102,7 @@ class Progress:
         """`share` of the run is done, `left` seconds remain."""
         if not self.shown:
             return
-        words = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        words = "  ".join(f"{visible(name)} {value:,.4g}" for name, value in figures.items())
         if self.bar is not None:
             self.bar.update(self.task, completed=share, step=step, words=words, left=clock(left))
         elif time.monotonic() - self.last >= 10:
@@ -108,9 +124,11 @@ def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
 
     console = Console(file=cast("TextIO", _Terminal(sys.stderr)))
     columns = (TextColumn(unit + " {task.fields[step]}"), BarColumn(bar_width=24),
-               TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}"),
+               TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}", markup=False),
                TextColumn("{task.fields[left]} left"))
-    old, log.handlers = log.handlers, [RichHandler(console=console, show_time=False, show_level=False, show_path=False)]
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    handler.setFormatter(terminal.Lines("%(message)s"))
+    old, log.handlers = log.handlers, [handler]
     try:
         with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
             state.bar = bars
@@ -129,9 +147,9 @@ def table(cells: Sequence[Sequence[str]]) -> None:
     head, *rest = cells
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for i, name in enumerate(head):
-        shown.add_column(name, justify="left" if i < 2 else "right", overflow="fold")
+        shown.add_column(escape(visible(name)), justify="left" if i < 2 else "right", overflow="fold")
     for row in rest:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(visible_lines(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
@@ -146,7 +164,7 @@ def figures(rows: Sequence[tuple[str, str, str]]) -> None:
     shown.add_column(justify="right", no_wrap=True)
     shown.add_column(style="dim", overflow="fold")
     for row in rows:
-        shown.add_row(*map(escape, row))
+        shown.add_row(*(escape(visible_lines(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(shown)
 
 
@@ -162,19 +180,19 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
     about, figures, before = summary["recipe"], summary["evaluation"], summary.get("evaluation_before") or {}
     floors = summary.get("floors") or {}
     lines = [
-        f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone `{about['backbone']}`, "
-        f"{about['kind']} `{about['learning']}`, tuning `{about['tuning']}`.", "",
+        f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone {code(about['backbone'])}, "
+        f"{about['kind']} {code(about['learning'])}, tuning {code(about['tuning'])}.", "",
         f"- parameters: {summary['parameters']:,}, of which {summary['trainable_parameters']:,} were trained",
         f"- steps: {summary['steps']:,}; tokens: {summary['tokens']:,}; status: {summary['status']}",
-        f"- data: {', '.join(f'`{source}`' for source in about['data'])}", ""]
+        f"- data: {', '.join(map(code, about['data']))}", ""]
     if not figures:
         return lines
     columns = [before, figures, *floors.values()]
-    lines += [f"| {' | '.join(['metric', 'before', 'after', *(f'floor: {name}' for name in floors)])} |",
+    lines += [f"| {' | '.join(['metric', 'before', 'after', *(f'floor: {prose(name)}' for name in floors)])} |",
               "|---" * (len(columns) + 1) + "|"]
     for key in figures:
         cells = [f"{column[key]:.4f}" if key in column else "" for column in columns]
-        lines.append(f"| {' | '.join([key, *cells])} |")
+        lines.append(f"| {' | '.join([prose(key), *cells])} |")
     return [*lines, ""]
 
 
@@ -182,5 +200,5 @@ def card(summary: Mapping[str, Any], name: str, recipe: str) -> str:
     """The model card of a run, for others: without the folders of this machine."""
     return PLACE.sub("…/", "\n".join([
         "---", f"library_name: {'peft' if summary['adapter'] else 'transformers'}", "tags: [llmkit]", "---",
-        f"# {name}", "", *facts(summary),
-        "The recipe, with every default written out:", "", "```yaml", recipe.rstrip(), "```", ""]))
+        f"# {prose(name)}", "", *facts(summary),
+        "The recipe, with every default written out:", "", block(recipe.rstrip(), "yaml"), ""]))

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from llmkit.system import terminal
 from llmkit.system.errors import Stopped
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Stopping:
             if (self.at_once or again) and not self.over.wait(PATIENCE):
                 if os.environ.get("RANK", "0") == "0":
                     with suppress(OSError):  # the terminal is gone
-                        print(f"llmkit: error: {self.said(number, not again)}", file=sys.stderr, flush=True)
+                        terminal.err(f"llmkit: error: {self.said(number, not again)}")
                 os._exit(STATUS[signal.Signals(number)])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.terminal import visible
 
 
 def show_what_can_be() -> None:
@@ -18,9 +19,14 @@ def show_what_can_be() -> None:
 
 
 def as_json(value: Any, to: TextIO | None = None) -> str:
-    r"""A value as JSON on one line, for stdout or the file that is given; escaped, as \u732b, where it needs that."""
+    r"""A value as JSON on one line, for stdout or the file that is given; escaped, as \u732b, where it needs that.
+
+    On stdout it needs that also where characters would steer a terminal, which JSON lets through from \x7f on.
+    """
     text = json.dumps(value, ensure_ascii=False)
     target = sys.stdout if to is None else to
+    if target is sys.stdout and visible(text) != text:
+        return json.dumps(value)
     try:
         text.encode(target.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.encoder import Unknown
+from llmkit.data.encoder import Unknown, Written, as_text, finds_controls
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
@@ -115,10 +115,13 @@ class Task(Objective):
                 raise DataError(f"data.{what.removesuffix('ing')}: no row is left; all are bad.")
             if part:
                 notes.append(f"{count:,} {what} rows")
-        unknown = Unknown(setup.tokenizer)
+        unknown, written = Unknown(setup.tokenizer), Written(setup.tokenizer, setup.plain)
         for encoded in (one for some in sets for one in some):
             encoded.tell(unknown)
+            written.see(encoded.rows)
         notes += [unheard] if (unheard := unknown.note()) else []
+        if control := written.note():
+            say(train[0], f"{train[0].name}: {control}")
         if setup.prompt is not None:
             notes += setup.prompt.notes()
         if cut:
@@ -216,7 +219,11 @@ class Task(Objective):
         """Rows in the prompt that the run has, where it has one, and then as features."""
         if setup.prompt is not None:
             rows = [(self.around(row, setup.prompt), place) for row, place in rows]
-        return self.encode(rows, setup, cut)
+        if setup.plain and finds_controls(setup.tokenizer):
+            raise RequestError("data.control_tokens: split: this tokenizer cuts texts into pieces among which its "
+                               "control tokens are; use keep, or take them out of the rows.")
+        with as_text(setup.tokenizer, setup.plain):
+            return self.encode(rows, setup, cut)
 
     def around(self, row: Row, prompt: Callable[[Mapping[str, str]], str]) -> Row:
         """A row whose text stands in a prompt, with the second text of a pair in it."""

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement, as_seen
+from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, as_seen, words_of
 from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
 
 if TYPE_CHECKING:
@@ -404,7 +405,8 @@ class Classification(Task):
         floors = {what: scores([usual] * len(true), true)}
         if len({str(label) for label in labels}) > 1:
             name = "TF-IDF, ridge regression" if problem == "regression" else "TF-IDF, logistic regression"
-            floors[name] = scores(by_words(learned, labels, held, problem), true)
+            said = by_words(learned, labels, held, problem)
+            floors |= {} if said is None else {name: scores(said, true)}
         return floors
 
 
@@ -450,9 +452,14 @@ def of_several(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]
 
     tables = MultiLabelBinarizer().fit([*predicted, *true])
     one, other = tables.transform(true), tables.transform(predicted)
-    return {"accuracy": float((one == other).all(1).mean()),
-            "f1": float(f1_score(one, other, average="macro", zero_division=0)),
-            "f1_micro": float(f1_score(one, other, average="micro", zero_division=0))}
+    accuracy = float((one == other).all(1).mean())
+    if not tables.classes_.size:  # no row has a label, and none is said to have one
+        return {"accuracy": accuracy, "f1": 0.0, "f1_micro": 0.0}
+    # of a single column, sklearn would count its absence as a label of its own
+    ways = ("binary", "binary") if tables.classes_.size == 1 else ("macro", "micro")
+    return {"accuracy": accuracy, **{
+        name: float(f1_score(one, other, average=way, zero_division=0))
+        for name, way in zip(("f1", "f1_micro"), ways, strict=True)}}
 
 
 def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -462,19 +469,19 @@ def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> d
     return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
 
 
-def by_words(learned: Sequence[Row], labels: Sequence[Any], held: Sequence[Row], problem: str) -> list[Any]:
-    """What a linear model on the words says; of a pair, on each text's and on those that both have."""
+def by_words(learned: Sequence[Row], labels: Sequence[Any], held: Sequence[Row], problem: str) -> list[Any] | None:
+    """What a linear model on the words says; of a pair, on each text's and on those that both have. None: no words."""
     from scipy.sparse import csr_matrix, hstack
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import MultiLabelBinarizer
 
-    words = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True)
     paired = any(row.get("text_pair") for row in learned)
     sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
              for rows in (learned, held)]
-    words.fit([text for side in sides[0] for text in side])
+    words = words_of((text for side in sides[0] for text in side), 2)
+    if words is None:
+        return None
 
     def table(texts: Sequence[Sequence[str]]) -> Any:
         parts = [words.transform(side) for side in texts]
@@ -486,12 +493,13 @@ def by_words(learned: Sequence[Row], labels: Sequence[Any], held: Sequence[Row],
     model = LogisticRegression(C=10, max_iter=1000)
     if problem == "multi_label":
         tables = MultiLabelBinarizer()
-        fitted = OneVsRestClassifier(model).fit(known, tables.fit_transform(labels))
-        return [list(found) for found in tables.inverse_transform(fitted.predict(new))]
+        there = tables.fit_transform(labels)
+        fitted = OneVsRestClassifier(model).fit(known, there)  # of a single label, it gives (rows,)
+        return [list(found) for found in tables.inverse_transform(fitted.predict(new).reshape(-1, there.shape[1]))]
     return list(model.fit(known, labels).predict(new).tolist())
 
 
-def _rank(label: str) -> tuple[bool, int, str]:
+def _rank(label: str) -> tuple[bool, Decimal, str]:
     """Whole numbers by their value, then words."""
     whole = re.fullmatch("-?[0-9]+", label) is not None
-    return not whole, int(label) if whole else 0, label
+    return not whole, Decimal(label if whole else 0), label  # int() takes 4,300 digits at most

@@ -25,6 +25,7 @@ from llmkit.tasks.shared.conversation import (
     conversation,
     exchange,
     history_of,
+    said_by_others,
     told,
     tools_of,
     unread,
@@ -169,7 +170,7 @@ class Instruction(Writing):
 
     def views(self, row: Row, place: Place, setup: Setup) -> list[list[Said]]:
         """All that comes before each answer, and the answer; of a row that says so, the last one's, where they part."""
-        messages, tools = row["messages"], row.get("tools", ())
+        messages, tools = said_by_others(row["messages"], setup.tokenizer), row.get("tools", ())
         if self.chats(setup):
             return views(messages, tools, setup.tokenizer, place, last=row.get("last", False))
         return [plain(fitted(messages, tools, None)[0], self.template, str(setup.tokenizer.eos_token))]

@@ -18,7 +18,7 @@ from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD
+from llmkit.tasks.shared.figures import FLOOR_ROWS, words_of
 from llmkit.tasks.shared.lists import from_cell
 
 if TYPE_CHECKING:
@@ -238,18 +238,17 @@ class MultipleChoice(Task):
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """A guess, the longest choice, and the one that has most of the question's words, rare ones counting more."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         right = [row["answer"] for row in held]
         asked = [f"{row.get('context', '')} {row['question']}" for row in held]
-        words = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True)
-        words.fit([*asked, *(one for row in (*held, *learned[:FLOOR_ROWS]) for one in row["choices"])])
-        near = [int(np.asarray((words.transform([text]) @ words.transform(row["choices"]).T).todense()).argmax())
-                for text, row in zip(asked, held)]
+        words = words_of([*asked, *(one for row in (*held, *learned[:FLOOR_ROWS]) for one in row["choices"])])
         longest = [max(range(len(row["choices"])), key=lambda i: len(row["choices"][i])) for row in held]
-        return {"a guess": {"accuracy": float(np.mean([1 / len(row["choices"]) for row in held]))},
-                "the longest choice": {"accuracy": float(np.mean(np.equal(longest, right)))},
-                "TF-IDF, cosine": {"accuracy": float(np.mean(np.equal(near, right)))}}
+        floors = {"a guess": {"accuracy": float(np.mean([1 / len(row["choices"]) for row in held]))},
+                  "the longest choice": {"accuracy": float(np.mean(np.equal(longest, right)))}}
+        if words is not None:
+            near = [int(np.asarray((words.transform([text]) @ words.transform(row["choices"]).T).todense()).argmax())
+                    for text, row in zip(asked, held)]
+            floors["TF-IDF, cosine"] = {"accuracy": float(np.mean(np.equal(near, right)))}
+        return floors
 
 
 def listed(value: Any, separator: str | None) -> tuple[list[Any], list[str]]:
@@ -263,7 +262,7 @@ def listed(value: Any, separator: str | None) -> tuple[list[Any], list[str]]:
 
 def numbered(answer: Any, first: int, count: int) -> list[int]:
     """The choice of a number, be it written as a string; none where there isn't one."""
-    if isinstance(answer, str) and re.fullmatch(r" *\d+ *", answer):
+    if isinstance(answer, str) and re.fullmatch(r" *\d{1,18} *", answer):
         answer = int(answer)
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)

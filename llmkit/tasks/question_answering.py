@@ -327,7 +327,7 @@ def spans_of(answers: Any, start: Any, place: Place) -> list[tuple[str, int | No
     found: list[tuple[str, int | None]] = []
     for one in answers:
         text, where = (one.get("text"), one.get("answer_start")) if isinstance(one, Mapping) else (one, None)
-        if isinstance(where, str) and where.strip().lstrip("-").isdecimal():
+        if isinstance(where, str) and where.strip().lstrip("-").isdecimal() and len(where) <= 18:
             where = int(where)
         if not isinstance(text, str) or isinstance(where, bool) or not isinstance(where, int | None):
             raise DataError(f"{place}: an answer is {{text, answer_start}} or a text, not {one!r}.")

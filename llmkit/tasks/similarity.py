@@ -21,7 +21,7 @@ from llmkit.objectives.shared.embedding import Pooling, describe, embed, found
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
-from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
+from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, words_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -108,7 +108,7 @@ class Similarity(Task):
             return row
         try:
             score = float(row["score"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # 10**400 is too large for a float
             score = float("nan")
         if not np.isfinite(score):
             raise DataError(f"{place}: the score {row['score']!r} is no number.")
@@ -316,10 +316,9 @@ class Similarity(Task):
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """Cosines of the texts' TF-IDF, its frequencies from the training rows' texts, or from these where none are."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        words = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True)
-        words.fit([row[name] for row in learned[:FLOOR_ROWS] or held for name in self.wanted])
+        words = words_of(row[name] for row in learned[:FLOOR_ROWS] or held for name in self.wanted)
+        if words is None:
+            return {}
         first, second = (words.transform([row[name] for row in held]) for name in self.wanted)
         if all("score" in row for row in held):
             cosines = np.asarray(first.multiply(second).sum(1)).ravel()

@@ -17,6 +17,7 @@ from llmkit.data.batches import Batch, Drawn, Order, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
 from llmkit.system.errors import DataError
+from llmkit.system.finite import check_all
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.learner import Collator, Learner
@@ -61,6 +62,7 @@ def evaluate(
         raise DataError("data.validation: its rows have nothing to predict.")
     means = {head: a / max(1.0, b) for head, a, b in zip(objective.weights, total, count, strict=True)}
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
+    check_all(means, "evaluation: the mean loss")
     everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
     return objective.figures(means, sorted(everyone, key=lambda batch: batch[0]), sets, setup)
 

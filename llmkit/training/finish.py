@@ -18,8 +18,10 @@ from llmkit.models.files import pin
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError
+from llmkit.training.folder.belonging import length_of
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import shared
+from llmkit.training.state import REACHED
 
 
 def finish(session: Session) -> dict[str, Any]:
@@ -32,10 +34,11 @@ def finish(session: Session) -> dict[str, Any]:
         if session.main:
             publish(session)
     if session.main:
-        summary = conclude(session, "completed", session.state.ended or "the recipe's length is reached")
+        summary = conclude(session, "completed", session.state.ended or REACHED)
         summary["peak_memory_bytes"] = sum(peaks)
         session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
+        session.run.drop_before()
     return dict(shared(session.accelerator, lambda: summary or {}))
 
 
@@ -74,14 +77,22 @@ def publish(session: Session) -> None:
     session.run.publish(write)
 
 
+def under_way(session: Session) -> None:
+    """Say in the summary that the run goes on: one that is killed leaves that, and no lock that a process holds."""
+    conclude(session, "running", "the run goes on")
+
+
 def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
-    """Write summary.json, and return it."""
+    """Write summary.json, and return it. What it said of an earlier end stays until there is another one."""
     state, recipe, learner = session.state, session.recipe, session.learner
-    own = {
+    own: dict[str, Any] = {
         "status": status, "why": why,
         "weights": "last" if state.best is None else f"best {recipe.training.metric_for_best_model}",
         "best": state.best, "steps": state.step, "skipped_steps": state.skipped, "tokens": state.tokens,
-        "train_loss": state.train_loss, "evaluation_before": state.before, "evaluation": state.evaluation}
+        "train_loss": state.train_loss, "evaluation_before": state.before, "evaluation": state.evaluation,
+        "length": length_of(recipe)}
+    if session.earlier is not None and status != "completed":
+        own["before"] = session.earlier
     more = {
         "parameters": sum(p.numel() for p in learner.parameters()),
         "trainable_parameters": sum(p.numel() for name, p in learner.trained.items()

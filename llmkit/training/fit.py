@@ -11,7 +11,7 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.data.memory import Given
 from llmkit.planning.settle import settle
 from llmkit.system import report
-from llmkit.system.environment import prepare_torch
+from llmkit.system.environment import forget_leftovers, prepare_torch
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
@@ -42,6 +42,8 @@ def fit(
     """
     began = time.monotonic()
     prepare_torch()
+    if left := forget_leftovers():
+        report.log.warning("%s", left)
     told, resume = checked(callbacks), checked_resume(resume)
     with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
@@ -58,7 +60,7 @@ def fit(
         start, done = shared(accelerator, lambda: pick_up(run, request, settled.recipe, resume))
         if done is not None:
             return dict(done)
-        settled = settled if start is None else as_before(settled, run)
+        settled = settled if start is None else as_before(settled, run, start)
         session = ready(settled, accelerator, run, stop, began, start, callbacks=told)
         if session.main:
             announce(session, start)

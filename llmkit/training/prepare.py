@@ -26,10 +26,13 @@ from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
+from llmkit.system.terminal import visible
 from llmkit.tasks.base import Encoded, Task
 from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
+from llmkit.training.finish import under_way
+from llmkit.training.folder.belonging import check_foundation, foundation
 from llmkit.training.folder.resume import kept, restored
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
@@ -37,6 +40,7 @@ from llmkit.training.optimizer import adamw
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel
+from llmkit.training.spread.processes import shared
 from llmkit.training.state import State
 from llmkit.tuning.base import Setting
 
@@ -54,14 +58,21 @@ def ready(
     """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
 
     `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
-    but the model that an adapter goes on, where no other folder holds it. `refers`: whether the untuned model is asked
-    about each row, where the task needs that; it may take long.
+    but the model that an adapter goes on, where no other folder holds it. `refers`: whether what may take long is done
+    too, as a run needs it: the untuned model is asked about each row, where the task needs that, and a base is hashed.
     """
     recipe, spread = settled.recipe, DataParallel(accelerator)
     with accelerator.main_process_first():  # the others find its caches
+        for reader in settled.readers:
+            reader.fingerprint()  # from here on their files must stay as they are
         setup, sets = rows(settled)
         data = {reader.label: reader.fingerprint() for reader in settled.readers}
+        for reader in settled.readers:
+            reader.unchanged()
+    below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}
     state = State() if start is None else restored(start, data, accelerator.num_processes)
+    if start is not None:
+        check_foundation(start, below, recipe)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, refers)
     wrapped, optimizer = spread.prepare(learner, adamw(learner, recipe.training, recipe.tuning.undecayed))
@@ -70,14 +81,15 @@ def ready(
         best = spread.load(start, learner, optimizer)
         recipe.tuning.restore(learner.tuned, kept(start))
     return Session(accelerator, spread, settled, run, sets, setup, learner, wrapped, optimizer, data, stop, state,
-                   began - state.wall, best, callbacks)
+                   began - state.wall, best, callbacks, below)
 
 
 def rows(settled: Settled) -> tuple[Setup, Sets]:
     """The tokenizer and all that rows are made with, and the rows."""
     recipe = settled.recipe
     setup = Setup(speak(settled), settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
-                  metrics=tuple(recipe.training.metrics), shots=recipe.data.shots)
+                  metrics=tuple(recipe.training.metrics), shots=recipe.data.shots,
+                  plain=recipe.data.control_tokens == "split")
     setup = with_prompt(setup, recipe.prompting, recipe.learning)
     sets = recipe.learning.prepare(settled.train, settled.validation, setup)
     labels = tuple(sets.facts["labels"]) if "labels" in sets.facts else None
@@ -136,8 +148,9 @@ def base_of(net: Network, tokenizer: PreTrainedTokenizerBase, run: RunFolder, ma
     """Where an adapter finds its base again; one that no folder holds is left in the run's own."""
     if net.base is not None:
         return net.base
-    base = str((run.folder / "base").resolve())
+    base = str((run.folder / layout.BASE).resolve())
     if main:
+        run.check()
         net.model.save_pretrained(base)
         tokenizer.save_pretrained(base)
     return base
@@ -179,12 +192,18 @@ def assembled(settled: Settled, tuned: PreTrainedModel, tokenizer: PreTrainedTok
 def announce(session: Session, start: Checkpoint | None) -> None:
     """What the main process does before the first step: look for room, say what will be done, and open the folder."""
     run, recipe = session.run, session.recipe
+    run.free(session.objective.others(session.learner.model))
     enough_room(run, session.learner, session.length, session.state, recipe.training, recipe.tuning.adapter)
     describe(session.settled, session.sets, session.learner, start)
     for said in unheeded(recipe, session.length.steps):
         log.warning("%s", said)
     list_bad_rows(session.settled, run)
     session.sets = with_floors(session.sets, recipe.learning, session.setup)
+    session.earlier = Run(run.folder).ended
+    under_way(session)  # first: a summary that says `completed` is of the recipe and of the model that stand there
+    if not session.over and run.model.is_dir():
+        run.set_aside()
+        log.info("model/ stands as %s/ until the new one is there", layout.BEFORE)
     run.rewind(session.state.step if start is not None else -1)
     run.write_recipe(recipe)
 
@@ -206,7 +225,7 @@ def list_bad_rows(settled: Settled, run: RunFolder) -> None:
     if bad:
         log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
                     run.folder / layout.BAD_ROWS, bad[0])
-        run.write(layout.BAD_ROWS, "".join(f"{what}\n" for what in bad))
+        run.write(layout.BAD_ROWS, "".join(f"{visible(what)}\n" for what in bad))
 
 
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:

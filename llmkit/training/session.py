@@ -51,6 +51,10 @@ class Session:
     best: dict[str, torch.Tensor] | None = None
     """The weights of the best evaluation so far, where the recipe keeps those."""
     callbacks: Sequence[Callback] = ()
+    below: Mapping[str, Any] = field(default_factory=dict)
+    """What the run stands on, for its manifests: hashes of base and tokenizer, versions."""
+    earlier: Mapping[str, Any] | None = None
+    """What the summary said when the run had ended that goes on now."""
     asked_to_stop: signal.Signals | None = None
     """The signal that a process got, once all know of it."""
     order: Order = field(init=False)

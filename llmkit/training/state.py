@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
+REACHED = "the recipe's length is reached"
+"""Why most runs end, in their summary."""
+
 
 @dataclass
 class State:

@@ -26,12 +26,13 @@ from typing import Any
 import yaml
 from conftest import stories, tiny
 
+from llmkit.models.run import Run
 from reliability import runs
 from reliability.commands import Command, Server
 
 PHASES = {
     "save": r"\bin (save|describe|sync|replace|discard)$", "evaluation": r"\bin evaluate$",
-    "model": r"\bin (publish|finish|conclude)$", "step": r"\bin (step|batches|train)$",
+    "model": r"\bin (publish|finish)$", "step": r"\bin (step|batches|train)$",
     "set-up": r"\bin (fit|main|<module>)$",
 }
 """What stands in the program's stack, the first that fits; the stack is written a moment before the kill."""
@@ -55,6 +56,7 @@ def recipes(folder: Path) -> dict[str, dict[str, Any]]:
     made["weighted"] = tiny("gpt2", text, folder / "weighted", **{**plan, "dataloader_num_workers": 2})
     made["weighted"]["data"]["train"] = [{"source": str(text), "weight": 3}, {"source": str(rows), "weight": 1}]
     made["processes"] = tiny("bert", text, folder / "processes", **plan)
+    made["longer"] = tiny("gpt2", text, folder / "longer", **{**plan, "lr_scheduler_type": "constant"})
     for tree in made.values():
         tree["data"]["validation"] = 0.2
     return made
@@ -74,6 +76,10 @@ class Chaos:
         """How many processes a recipe is trained in."""
         return 2 if name == "processes" else 1
 
+    def stages(self, name: str) -> list[tuple[str, ...]]:
+        """What is asked for, in turn: `longer` ends after 50 steps, and is then to be as long as the others."""
+        return [("--set", "training.max_steps=50"), ()] if name == "longer" else [()]
+
     def reference(self, name: str) -> Path:
         """The run that nobody disturbs, once."""
         run = self.folder / "whole" / name
@@ -89,17 +95,24 @@ class Chaos:
         """A run from its start to its end, with at most so many kills on the way."""
         whole, run = self.reference(name), self.folder / "cut" / f"{name}-{self.whole}"
         path, before = runs.write({**self.trees[name], "output_dir": str(run)}), self.kills
+        stages = self.stages(name)
         for _ in range(MOST):
             self.starts += 1
-            several = self.server.start_all("pretrain", path, "--resume", "auto", processes=self.processes(name))
+            several = self.server.start_all(
+                "pretrain", path, "--resume", "auto", *stages[0], processes=self.processes(name))
             if self.kills - before < most and self.kill(name, run, several):
                 for one in several:
                     one.send_all(signal.SIGKILL)
                     one.wait()
+                if len(self.stages(name)) > len(stages) and not Run(run).has_model:
+                    self.bad.append(f"{name}: the model of its first end is gone")
                 continue
             done = [one.wait() for one in several]
             if any(one.status for one in done):
                 self.bad.append(f"{name}: exit status {done[0].status}: {done[0].last}")
+            elif len(stages) > 1:
+                stages = stages[1:]
+                continue
             elif different := runs.differences(run, whole):
                 self.bad.append(f"{name}: differs in {', '.join(different)}")
             elif [event["step"] for event in runs.events(run)] != list(range(1, 121)):

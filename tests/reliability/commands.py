@@ -138,9 +138,10 @@ class Server:
         """Start `llmkit WORDS`.
 
         own     as a process of its own from the interpreter on; else forked from the server
-        limits  of forked ones: uid (the user it runs as), file_size (bytes that a file may have: RLIMIT_FSIZE),
+        limits  of forked ones: uid (the user it runs as), umask, file_size (bytes that a file may have: RLIMIT_FSIZE),
                 signal_at (n, folder, number): that signal at the n-th time that it opens, renames, makes or removes
-                something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl
+                something in a folder; signal_after (n, number): as soon as step n stands in metrics.jsonl;
+                kill_at_rename (n, folder, "before" or "after"): SIGKILL at the n-th rename in a folder
         """
         self.count += 1
         said = self.folder / f"{self.count:04d}"
@@ -269,8 +270,8 @@ def _reap(running: dict[int, Path]) -> None:
 
 def _child(
     words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], folder: str, uid: int | None = None,
-    file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
-    signal_after: tuple[int, int] | None = None,
+    umask: int | None = None, file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
+    signal_after: tuple[int, int] | None = None, kill_at_rename: tuple[int, str, str] | None = None,
 ) -> None:
     """Be `llmkit WORDS`; doesn't return."""
     status = 70
@@ -286,11 +287,13 @@ def _child(
         os.chdir(cwd)
         os.environ.update(env)
         _watch(said)
-        _limit(uid, file_size)
+        _limit(uid, file_size, umask)
         if signal_at is not None:
             _signal_at(*signal_at)
         if signal_after is not None:
             _signal_after(*signal_after)
+        if kill_at_rename is not None:
+            _kill_at_rename(*kill_at_rename)
         from llmkit.cli import main
 
         status = main(words)
@@ -317,7 +320,9 @@ def _watch(said: str) -> None:
     faulthandler.register(signal.SIGUSR1, file=Path(said).with_suffix(".where").open("w"), all_threads=True)
 
 
-def _limit(uid: int | None, file_size: int | None) -> None:
+def _limit(uid: int | None, file_size: int | None, umask: int | None) -> None:
+    if umask is not None:
+        os.umask(umask)
     if file_size is not None:
         import resource
 
@@ -344,6 +349,22 @@ def _signal_at(count: int, folder: str, number: int) -> None:
                 os.kill(pid, number)
 
     sys.addaudithook(hook)
+
+
+def _kill_at_rename(count: int, folder: str, when: str) -> None:
+    """Kill this process before or after its count-th rename in a folder."""
+    left, usual = [count], os.rename
+
+    def rename(source: Any, target: Any, **more: Any) -> None:
+        here = str(source).startswith(folder)
+        left[0] -= here
+        if here and left[0] == 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(source, target, **more)
+        if here and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = rename  # type: ignore[assignment]
 
 
 def _signal_after(step: int, number: int) -> None:

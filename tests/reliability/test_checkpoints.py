@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from llmkit.models.layout import SILENCE
 from llmkit.system.errors import CheckpointError
-from llmkit.training.folder.run_folder import SILENCE, verify
+from llmkit.training.folder.run_folder import verify
 from reliability import runs
 from reliability.commands import ROOT, Server
 from reliability.test_resume import cases, the_same
@@ -261,8 +262,8 @@ def test_the_lock_of_a_run_on_another_machine_is_taken_over_only_after_a_silence
 
 
 def test_a_run_gives_signs_of_life(tmp_path: Path) -> None:
-    code = ("import pathlib, sys; from llmkit.training.folder import run_folder\n"
-            "run_folder.SIGN_OF_LIFE = 0.05\n"
+    code = ("import pathlib, sys; from llmkit.training.folder import holding, run_folder\n"
+            "holding.SIGN_OF_LIFE = 0.05\n"
             "with run_folder.RunFolder(pathlib.Path('run')).locked(): print('held', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path,
                           env={**os.environ, "PYTHONPATH": str(ROOT)}) as other:

@@ -1,12 +1,19 @@
-"""The switches that torch reads: set where a command begins, not by an import, and never over what the user set."""
+"""Switches that torch reads are set where a command begins, never over the user's; a launch is whole, or left over."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 
 import pytest
 
-from llmkit.system.environment import SWITCHES, prepare_torch
+from llmkit.cli import main
+from llmkit.system.environment import NUMBERS, SWITCHES, forget_leftovers, is_first, prepare_torch
+from llmkit.system.errors import RequestError
+
+WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+         "MASTER_PORT": "29500"}
+"""What torchrun sets for the second of two processes."""
 
 
 def printed(code: str) -> str:
@@ -29,3 +36,74 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
     prepare_torch()
     assert [os.environ[name] for name in SWITCHES] == ["1", "7", "7"]
+
+
+# ---- a launch, or what is left over of one ----
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a launch's variables be these, and no others."""
+
+    def arrange(variables: Mapping[str, str]) -> None:
+        for name in (*WHOLE, "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"):
+            monkeypatch.setenv(name, "")  # so that all of them are put back
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return arrange
+
+
+def there() -> dict[str, str]:
+    return {name: os.environ[name] for name in NUMBERS if name in os.environ}
+
+
+@pytest.mark.parametrize(("variables", "named", "missing"), [
+    ({"RANK": "0"}, "RANK=0", "WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing"),
+    ({"RANK": "x"}, "RANK=x", "WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing"),
+    ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1", "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing"),
+    ({"WORLD_SIZE": ""}, "WORLD_SIZE=", "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing"),
+    ({"LOCAL_WORLD_SIZE": "8"}, "LOCAL_WORLD_SIZE=8", "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are missing"),
+    ({**WHOLE, "MASTER_PORT": ""}, "RANK=1, LOCAL_RANK=1, WORLD_SIZE=2, LOCAL_WORLD_SIZE=2", "MASTER_PORT is missing"),
+], ids=str)
+def test_a_part_of_a_launch_is_taken_out_and_said_once(
+    variables: dict[str, str], named: str, missing: str, given: Callable[..., None],
+) -> None:
+    given(variables)
+    assert forget_leftovers() == f"{named}: left over of a launch, for {missing}; ignored, and one process runs"
+    assert there() == {}
+    assert forget_leftovers() is None
+
+
+@pytest.mark.parametrize("variables", [
+    {}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, {"SLURM_PROCID": "3"}, WHOLE,
+    {name: WHOLE[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")},
+    {"PMI_RANK": "1", "LOCAL_RANK": "1"}, {"OMPI_COMM_WORLD_RANK": "0", "WORLD_SIZE": "2"},
+], ids=str)
+def test_a_launch_stays_as_it_is(variables: dict[str, str], given: Callable[..., None]) -> None:
+    given(variables)
+    before = there()
+    assert forget_leftovers() is None
+    assert there() == before
+
+
+@pytest.mark.parametrize(("name", "value", "bounds"), [
+    ("RANK", "x", "0 to 1"), ("RANK", "-1", "0 to 1"), ("RANK", "2", "0 to 1"), ("RANK", "1.0", "0 to 1"),
+    ("WORLD_SIZE", "0", "1;"), ("WORLD_SIZE", "two", "1;"), ("LOCAL_RANK", "2", "0 to 1"), ("LOCAL_RANK", "", "0 to 1"),
+    ("LOCAL_WORLD_SIZE", "0", "1;")])
+def test_a_launch_whose_numbers_cannot_be_is_refused(
+    name: str, value: str, bounds: str, given: Callable[..., None], capsys: pytest.CaptureFixture[str],
+) -> None:
+    given({**WHOLE, name: value})
+    with pytest.raises(RequestError, match=f"^{name}={value}: a launcher sets a whole number from {bounds}") as error:
+        forget_leftovers()
+    assert error.value.status == 2
+    assert main(["recipes", "list"]) == 2
+    assert f"llmkit: error: {name}={value}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("rank", "first"), [(None, True), ("0", True), ("", True), ("1", False), ("x", True)])
+def test_one_process_of_a_launch_speaks(rank: str | None, first: bool, given: Callable[..., None]) -> None:
+    given({} if rank is None else {"RANK": rank})
+    assert is_first() is first

@@ -61,3 +61,32 @@ def test_a_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     with (tmp_path / ".lock").open("a+") as file, pytest.raises(OSError, match="no locks") as raised:
         locks.lock(file)
     assert raised.value.errno == errno.ENOLCK
+
+
+def test_a_process_runs_under_the_name_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = locks.this_process()
+    assert locks.runs(name)
+    number, _, started = name.partition("-")
+    for other in (f"{number}-{int(started) + 1}", f"{number}-", number, "-1", "", "1.5-2", "x-1"):
+        assert not locks.runs(other)
+
+
+def test_a_process_that_ended_does_not_run(tmp_path: Path) -> None:
+    code = "from llmkit.system.locks import this_process; print(this_process(), flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout is not None
+        name = other.stdout.readline().strip()
+        assert locks.runs(name)
+        other.communicate("\n")
+    assert not locks.runs(name)
+
+
+def test_without_proc_psutil_says_whether_a_process_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path, *args: object, **kwargs: object) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    name = locks.this_process()
+    assert locks.runs(name)
+    assert not locks.runs(f"{name}0")

@@ -31,3 +31,20 @@ def test_what_is_said_to_a_terminal_that_was_closed_ends_nothing(monkeypatch: py
         assert b"step 1" in seen
     finally:
         os.dup2(os.open(os.devnull, os.O_WRONLY), inside)  # where what is still to be written may go
+
+
+def test_what_is_to_be_said_once_is_said_once_and_all_else_as_often_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(report.log, "handlers", [])
+    monkeypatch.setattr(report.log, "propagate", False)
+    report.to_stderr()
+    for number in (1, 1, 2, 1):
+        report.log.warning("run %d is used", number, extra={"once": True})
+        report.log.warning("again")
+    assert capsys.readouterr().err.split("\n") == [
+        "run 1 is used", "again", "again", "run 2 is used", "again", "again", ""]
+    monkeypatch.setattr(report.log, "handlers", [])
+    report.to_stderr()  # as another command does
+    report.log.warning("run %d is used", 1, extra={"once": True})
+    assert capsys.readouterr().err == "run 1 is used\n"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from llmkit import recipe as recipes
 from llmkit.recipe import Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
-from llmkit.training.folder.resume import is_longer, pick_up, restored
+from llmkit.training.folder.belonging import is_longer
+from llmkit.training.folder.resume import as_before, finished, pick_up, restored
 from llmkit.training.folder.run_folder import RunFolder, verify
 
 TREE: dict[str, Any] = {
@@ -33,9 +35,9 @@ def run(tmp_path):
     return made
 
 
-def finished(run: RunFolder) -> None:
+def ended(run: RunFolder, **said: Any) -> None:
     run.model.mkdir()
-    run.write("summary.json", json.dumps({"status": "completed", "steps": 8}))
+    run.write("summary.json", json.dumps({"status": "completed", "steps": 8, **said}))
 
 
 def test_an_empty_folder_starts_afresh(tmp_path):
@@ -85,12 +87,12 @@ def test_a_micro_batch_size_that_was_left_open_is_no_difference(run):
 
 
 def test_a_finished_run_is_reported(run):
-    finished(run)
+    ended(run)
     assert pick_up(run, recipe(), recipe(), "auto") == (None, {"status": "completed", "steps": 8})
 
 
 def test_a_longer_run_goes_on_from_a_finished_one(run):
-    finished(run)
+    ended(run)
     start, done = pick_up(run, recipe(max_steps=20), recipe(max_steps=20), "auto")
     assert (start.step, done) == (4, None)
 
@@ -111,6 +113,161 @@ def test_a_checkpoint_may_be_named_by_its_folder_or_its_runs(run):
         assert pick_up(run, recipe(), recipe(), str(path))[0].folder == run.checkpoint(4)
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
         pick_up(run, recipe(), recipe(), str(run.folder / "nope"))
+
+
+def named_by_a_checkpoint(run: RunFolder, theirs: Recipe | None, step: int = 4) -> str:
+    """A checkpoint that says which recipe it was saved for, or as older versions left it."""
+    noted = {} if theirs is None else {"recipe": recipes.tree_of(theirs)}
+    run.save(step, {"state": {"step": step}, "data": {}, "processes": 1, **noted},
+             lambda folder: (folder / "x").write_text("x"), 2)
+    return str(run.checkpoint(step))
+
+
+OTHERS = [({"learning_rate": 0.5}, r"training\.learning_rate is None, there 0\.5"),
+          ({"weight_decay": 0.5}, r"training\.weight_decay is 0\.01, there 0\.5"),
+          ({"max_steps": 9}, r"training\.max_steps is 8, there 9"),
+          ({"max_steps": None, "max_tokens": 900},
+           r"training\.max_steps is 8, there None; training\.max_tokens is None, there 900")]
+
+
+@pytest.mark.parametrize("folder", ["empty", "its own"])
+@pytest.mark.parametrize(("theirs", "what"), OTHERS)
+def test_a_checkpoint_that_is_named_is_refused_where_it_was_saved_for_another_recipe(
+    run, tmp_path, theirs, what, folder,
+):
+    path = named_by_a_checkpoint(run, recipe(**theirs))
+    into = run if folder == "its own" else RunFolder(tmp_path / "new")
+    with pytest.raises(CheckpointError, match=rf"is of another recipe's run \({what}.*Ask for what it was"):
+        pick_up(into, recipe(), recipe(), path)
+
+
+def test_one_that_is_found_is_refused_too_though_the_folders_recipe_was_edited_since(run):
+    named_by_a_checkpoint(run, recipe(learning_rate=0.5))
+    with pytest.raises(CheckpointError, match=r"learning_rate is None, there 0\.5"):
+        pick_up(run, recipe(), recipe(), "auto")
+
+
+def test_a_checkpoint_that_is_named_may_be_of_the_same_recipe_or_a_shorter_one(run, tmp_path):
+    path, new = named_by_a_checkpoint(run, recipe(save_steps=3)), RunFolder(tmp_path / "new")
+    for into in (run, new):
+        assert pick_up(into, recipe(), recipe(), path)[0].step == 4
+        assert pick_up(into, recipe(max_steps=20), recipe(max_steps=20), path)[0].step == 4
+
+
+def test_a_checkpoint_that_is_named_does_not_go_over_another_recipes_run(run, tmp_path):
+    """Neither over a finished one, nor over one that was killed, nor over a longer one of the same recipe."""
+    path, other = named_by_a_checkpoint(run, recipe()), RunFolder(tmp_path / "other")
+    for theirs, what in ((recipe(learning_rate=0.5), "learning_rate is None, there 0.5"),
+                         (recipe(max_steps=300), "max_steps is 8, there 300")):
+        other.write_recipe(theirs)
+        other.log({"event": "train", "step": 1})
+        with pytest.raises(CheckpointError, match=rf"holds another recipe's run \(training.{what}\)"):
+            pick_up(other, recipe(), recipe(), path)
+    other.close()
+
+
+def test_one_of_an_older_version_is_compared_with_the_recipe_of_its_runs_folder(run, tmp_path, caplog):
+    path, new = named_by_a_checkpoint(run, None), RunFolder(tmp_path / "new")
+    assert pick_up(new, recipe(), recipe(), path)[0].step == 4
+    with pytest.raises(CheckpointError, match="seed"):
+        pick_up(new, replace(recipe(), seed=7), replace(recipe(), seed=7), path)
+    (run.folder / "recipe.yaml").unlink()
+    assert "noted no recipe" not in caplog.text
+    assert pick_up(new, replace(recipe(), seed=7), replace(recipe(), seed=7), path)[0].step == 4
+    assert "saved by a version of llmkit that noted no recipe, so none is compared" in caplog.text
+
+
+def test_what_it_is_compared_with_is_said_before_what_stands_in_the_folder_is_read(run, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        pick_up(RunFolder(tmp_path / "new"), recipe(), recipe(), str(tmp_path / "nothing"))
+
+
+# ---- finished, for which recipe ----
+
+
+@pytest.mark.parametrize(("length", "asked", "whole"), [
+    ({"max_steps": 8}, {}, True),
+    ({"max_steps": 8}, {"max_steps": 300}, False),
+    ({"max_tokens": 900}, {"max_steps": None, "max_tokens": 900}, True),
+    ({"max_tokens": 900}, {"max_steps": None, "max_tokens": 901}, False),
+    ({"num_train_epochs": 2.0}, {"max_steps": None, "num_train_epochs": 2}, True),
+    ({"num_train_epochs": 2.0}, {"max_steps": None, "num_train_epochs": 2.5}, False),
+    ({"max_minutes": 1.0}, {"max_steps": None, "max_minutes": 60}, False)])
+def test_a_summary_is_of_the_length_that_it_says(run, length, asked, whole):
+    ended(run, length=length, steps=8, tokens=900)
+    assert (finished(run, recipe(**asked)) is not None) is whole
+
+
+@pytest.mark.parametrize(("said", "lines", "asked", "whole"), [
+    ({}, [7, 8], {}, True),
+    ({}, [7, 8], {"max_steps": 300}, False),
+    ({}, [8, 9], {}, False),  # it went on and was killed
+    ({"tokens": 900}, [8], {"max_steps": None, "max_tokens": 900}, True),
+    ({"tokens": 900}, [8], {"max_steps": None, "max_tokens": 1000}, False),
+    ({}, [8], {"max_steps": None, "num_train_epochs": 2}, True),
+    ({}, [8], {"max_steps": None, "num_train_epochs": 3}, False),
+    ({"why": "early stopping"}, [8], {"max_steps": 300}, True),
+    ({"why": "early stopping"}, [9], {"max_steps": 300}, False),
+    ({"why": "the recipe's length is reached"}, [8], {"max_steps": 300}, False)])
+def test_a_summary_of_an_older_version_is_of_the_length_that_the_run_came_to(run, said, lines, asked, whole):
+    ended(run, **said)
+    for step in lines:
+        run.log({"event": "train", "step": step, "epoch": step / 4})
+    run.close()
+    assert (finished(run, recipe(**asked)) is not None) is whole
+
+
+def test_a_checkpoint_behind_the_end_shows_that_a_run_of_an_older_version_went_on(run):
+    ended(run)
+    assert finished(run, recipe()) is not None
+    named_by_a_checkpoint(run, None, 12)
+    assert finished(run, recipe()) is None
+
+
+@pytest.mark.parametrize("spoil", ["no model", "no summary", "half a summary", "running", "stopped"])
+def test_a_run_is_finished_where_its_summary_says_so_and_its_model_is_there(run, spoil):
+    ended(run, length={"max_steps": 8}, status=spoil if spoil in ("running", "stopped") else "completed")
+    if spoil == "no model":
+        run.set_aside()
+    elif spoil == "no summary":
+        (run.folder / "summary.json").unlink()
+    elif spoil == "half a summary":
+        run.write("summary.json", '{"status": "comp')
+    assert finished(run, recipe()) is None
+
+
+def test_the_length_that_grew_goes_on_though_the_summary_of_an_older_version_does_not_say_its_own(run):
+    """Minutes: nothing that is left says how many they were."""
+    run.write_recipe(recipe(max_steps=None, max_minutes=1))
+    ended(run)
+    longer = recipe(max_steps=None, max_minutes=2)
+    assert pick_up(run, longer, longer, "must")[0].step == 4
+    same = recipe(max_steps=None, max_minutes=1)
+    assert pick_up(run, same, same, "must")[1]["steps"] == 8
+
+
+# ---- micro-batches ----
+
+
+def settled_with(micro: int) -> Any:
+    from llmkit.planning.settle import Settled
+
+    made = recipe(global_batch_size=16, micro_batch_size=micro)
+    return Settled(made, Any, [], None, None, Any, {"micro_batch_size": "as many as fit"})  # type: ignore[arg-type]
+
+
+def test_micro_batches_are_those_of_the_folders_recipe_or_of_the_checkpoint_in_a_new_folder(run, tmp_path):
+    path = named_by_a_checkpoint(run, recipe(micro_batch_size=2))
+    start = verify(Path(path))
+    assert as_before(settled_with(16), run, start).recipe.training.micro_batch_size == 4
+    found = as_before(settled_with(16), RunFolder(tmp_path / "new"), start)
+    assert found.recipe.training.micro_batch_size == 2
+    assert found.chosen == {"micro_batch_size": "as many as before"}
+    older = verify(Path(named_by_a_checkpoint(run, None)))
+    assert as_before(settled_with(16), RunFolder(tmp_path / "new"), older).recipe.training.micro_batch_size == 16
+
+
+# ---- longer, and what else differs ----
 
 
 @pytest.mark.parametrize(("kind", "warmup", "method", "longer"), [

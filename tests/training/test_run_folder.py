@@ -252,18 +252,6 @@ def test_a_folder_holds_a_run_once_something_in_it_is_worth_keeping(run, made, s
     run.close()
 
 
-@pytest.mark.parametrize(("summary", "model", "whole"), [
-    ({"status": "completed"}, True, True), ({"status": "completed"}, False, False),
-    ({"status": "stopped"}, True, False), ({}, True, False), (None, True, False)])
-def test_a_run_is_finished_where_its_summary_says_so_and_its_model_is_there(run, summary, model, whole):
-    run.folder.mkdir()
-    if summary is not None:
-        run.write("summary.json", json.dumps(summary))
-    if model:
-        run.model.mkdir()
-    assert (run.finished() is not None) is whole
-
-
 def test_what_a_dead_run_left_half_is_put_right_when_the_folder_is_taken(run):
     saved(run, 1)
     saved(run, 2)

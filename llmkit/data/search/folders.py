@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.fields import ALIASES, find_fields
-from llmkit.data.files import files_of
+from llmkit.data.files import Changed as Changed
+from llmkit.data.files import changed, files_of
 from llmkit.data.formats import format_of
 from llmkit.data.search.passages import Unit
 from llmkit.data.search.web import readable
@@ -27,10 +28,6 @@ TITLE = 200
 PAGES = (".html", ".htm", ".xhtml")
 BY_LINE = (".txt", ".text", ".log", "")
 """Files whose lines are documents where no blank lines part them."""
-
-
-class Changed(Exception):
-    """A file isn't what it was when its content was listed."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,10 @@ class Listed:
     def documents(self) -> Iterator[tuple[int, str, str, Unit]]:
         """(line, title, text, what it is cut into) of each row, or of the text."""
         if self.reader is None:
-            data = Path(self.shown).expanduser().read_bytes()
+            path = Path(self.shown).expanduser()
+            data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != self.digest:
-                raise Changed
+                raise changed(path)
             text = data.decode("utf-8-sig")
             suffix = Path(self.shown).suffix.lower()
             yield 1, "", readable(text) if suffix in PAGES else text, "line" if suffix in BY_LINE else "paragraph"
@@ -66,8 +64,6 @@ class Listed:
             text = row[column["text"]] if "text" in column else _cells(row)
             if text is not None and str(text).strip():
                 yield place.line or 1, " ".join(title.split())[:TITLE], str(text).replace("\0", " "), "whole"
-        if self.reader.files and self.reader.fingerprint() != self.digest:
-            raise Changed
 
 
 @dataclass

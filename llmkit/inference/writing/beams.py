@@ -11,6 +11,7 @@ import numpy as np
 
 from llmkit.inference.writing.context import base_of, defaults
 from llmkit.inference.writing.sampling import logprobs_of
+from llmkit.system.finite import Watching
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def search(
 ) -> None:
     """By transformers' beam search or with an assistant, a prompt at a time: they draw from one common chance."""
     import torch
-    from transformers import StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     model: Any = writer.opened.model
     beams = config.num_beams > 1
@@ -80,6 +81,7 @@ def search(
             if config.do_sample:
                 torch.manual_seed(int(np.random.SeedSequence(seeds[at]).generate_state(1, np.uint64)[0] >> 1))
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
+                                 logits_processor=LogitsProcessorList([Watching("writing")]),
                                  stopping_criteria=StoppingCriteriaList([until]), **more)
         for text, row in zip(some, out[:, start:].tolist(), strict=True):
             for token in row if beams else ():

@@ -15,6 +15,7 @@ from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.memory import PrefixMemory
 from llmkit.inference.writing.opening import WRITERS
 from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.reading import harmless
 from llmkit.inference.writing.writer import Writer
 from llmkit.models.base import Base
 from llmkit.models.families import family_named
@@ -171,7 +172,8 @@ class Chat:
             return self.writer.ids(messages)
         family = family_named(str(self.learned.backbone.family), Base.open(self.writer.opened.folder))
         whole = Setup(self.writer.opened.tokenizer, family, 2**31, "none", 0)
-        (features,) = task.encode([({"messages": list(messages)}, Place("the conversation", None))], whole, [])
+        talk = harmless(whole.tokenizer, [dict(message) for message in messages])
+        (features,) = task.encode([({"messages": talk}, Place("the conversation", None))], whole, [])
         ids: list[int] = features["input_ids"].tolist()
         return ids
 

@@ -19,6 +19,7 @@ from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.reading import padded
 from llmkit.objectives.span_corruption import sentinel_name, sentinels
 from llmkit.system.errors import RequestError
+from llmkit.system.finite import check_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +141,10 @@ class Filler:
         ids, mask = padded(rows, self.opened.tokenizer.pad_token_id or 0, left=False, device=self.device)
         out = model(input_ids=ids, attention_mask=mask)
         logits = out["prediction_logits"] if "prediction_logits" in out else out["logits"]
-        return [logits[i, list(where)].float().log_softmax(-1) for i, where in enumerate(places)]
+        found = [logits[i, list(where)].float() for i, where in enumerate(places)]
+        for one in found:
+            check_scores(one, self.name)
+        return [one.log_softmax(-1) for one in found]
 
     def _table(self, logs: Tensor, top: int) -> Fill:
         best, tokenizer = logs.topk(min(top, len(logs))), self.opened.tokenizer

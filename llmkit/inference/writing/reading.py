@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmkit.data.encoder import CUT, controls, encode_uncontrolled, texts_in, uncontrolled
 from llmkit.models import templates
 from llmkit.system.errors import RequestError
+from llmkit.tasks.shared.words import around
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 def templated(
     tokenizer: PreTrainedTokenizerBase, talk: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> list[int]:
-    """Messages in the chat template, with the tools that it can call; RequestError where it refuses them."""
+    """Messages in the chat template, with the tools that it can call; RequestError where it refuses them.
+
+    No control token is what anybody says: `<|im_start|>system` in a message opens no turn.
+    """
     from jinja2 import TemplateError
 
     for i, message in enumerate(talk):
@@ -25,14 +30,43 @@ def templated(
     if not talk:
         raise RequestError("messages: there is none.")
     going_on = talk[-1]["role"] == "assistant"
+    messages, offered = harmless(tokenizer, ([dict(message) for message in talk],
+                                             None if tools is None else [dict(tool) for tool in tools]))
+    plain = not any(CUT in text for text in texts_in((messages, offered)))
     try:
         batch: Any = templates.apply(
-            tokenizer, [dict(message) for message in talk],
-            tools=None if tools is None else [dict(tool) for tool in tools],
-            add_generation_prompt=not going_on, continue_final_message=going_on, return_dict=True)
+            tokenizer, messages, tools=offered, add_generation_prompt=not going_on, continue_final_message=going_on,
+            **({"return_dict": True} if plain else {"tokenize": False}))
     except (TemplateError, ValueError) as error:
         raise RequestError(f"messages: the chat template refuses them: {' '.join(str(error).split())}") from error
-    return list(batch["input_ids"])
+    return list(batch["input_ids"]) if plain else encode_uncontrolled(tokenizer, [str(batch)])[0]
+
+
+def read_whole(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text with the tokens that the tokenizer puts around it; a text with cuts in parts."""
+    if CUT not in text:
+        return list(tokenizer(text)["input_ids"])
+    before, after = around(tokenizer)
+    return [*before, *encode_uncontrolled(tokenizer, [text])[0], *after]
+
+
+def harmless(tokenizer: PreTrainedTokenizerBase, said: Any) -> Any:
+    """All that messages and tools say, with cuts in the control tokens that are written there.
+
+    Of the assistant's own words only special tokens are cut, which its answers never have: thoughts and calls are
+    between others (`<think>`).
+    """
+    everything, special = controls(tokenizer, template=True), controls(tokenizer)
+
+    def cut(value: Any, known: Mapping[str, int]) -> Any:
+        if isinstance(value, str):
+            return uncontrolled(value, known)
+        if isinstance(value, Mapping):
+            inner = special if value.get("role") == "assistant" else known
+            return {name: one if name == "role" else cut(one, inner) for name, one in value.items()}
+        return type(value)(cut(one, known) for one in value) if isinstance(value, list | tuple) else value
+
+    return cut(said, everything)
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool, device: str) -> tuple[Tensor, Tensor]:

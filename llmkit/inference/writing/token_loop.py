@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmkit.backbones.kernels import privates
 from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of, others, penalized
+from llmkit.system.finite import check_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +117,9 @@ def steps(
     logits = forward.read(ids)
     while True:
         written = ids.new_full((len(texts), 1), generation_config.pad_token_id)
-        step(logits.float(), [texts[row] for row in rows], process if processors else None)
+        logits = logits.float()
+        check_scores(logits, "writing")
+        step(logits, [texts[row] for row in rows], process if processors else None)
         for row in rows:
             written[row, 0] = texts[row].last
         ids = torch.cat([ids, written], 1)

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmkit.backbones.kernels import privates
-from llmkit.data.encoder import Unknown
+from llmkit.data.encoder import Unknown, Written
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import base_of, defaults, ends_of, listed, positions
 from llmkit.inference.writing.memory import PrefixMemory, pairs_of
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
-from llmkit.inference.writing.reading import padded, templated
+from llmkit.inference.writing.reading import padded, read_whole, templated
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.system.errors import RequestError
+from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +95,11 @@ class Writer:
         """What the tokenizer didn't know of all prompts; said once."""
         return Unknown(self.opened.tokenizer)
 
+    @cached_property
+    def written(self) -> Written:
+        """The control tokens that somebody wrote in a message; said once."""
+        return Written(self.opened.tokenizer, plain=True)
+
     def ids(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -114,9 +120,10 @@ class Writer:
             talk: list[Mapping[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
             talk += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             ids = templated(tokenizer, talk, tools)
+            self._tell_of_controls(talk)
         else:
             text = str(prompt)
-            ids = list(tokenizer(text)["input_ids"])
+            ids = read_whole(tokenizer, text)
             closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token))
             if closed and not self.reads:
                 ids.pop()  # some tokenizers close every text, and a closed text isn't gone on with
@@ -129,6 +136,14 @@ class Writer:
         self.unknown.see(ids, prompt)
         self.unknown.warn(self.name)
         return ids
+
+    def _tell_of_controls(self, said: Any) -> None:
+        """Say, once, that control tokens which somebody wrote in a message are text."""
+        if not self.written.counts:
+            self.written.see(said)
+            if some := list(self.written.counts):
+                log.info("%s: control tokens in what is said are read as plain text: %s", self.name,
+                         ", ".join(map(repr, some[:5])))
 
     def room(self, prompt: int, wanted: int) -> tuple[int, str]:
         """How many tokens can be written after a prompt of so many, and a sentence where that is fewer than wanted.

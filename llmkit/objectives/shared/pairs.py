@@ -190,7 +190,7 @@ def prepare_pairs(
     if room < 2:
         raise RequestError(f"data.max_length: {setup.max_length} leaves no room for two segments between [CLS] and "
                            "two [SEP]; it takes 5.")
-    learned = [tokenize(reader, setup.tokenizer) for reader in marked(train, words, sentences)]
+    learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(train, words, sentences)]
     held: list[Documents] = []
     if isinstance(validation, float):
         parts = [documents.split(validation, setup.seed) for documents in learned]
@@ -199,7 +199,7 @@ def prepare_pairs(
             raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
                             "documents leaves one side empty; give validation sources of its own, or a larger share.")
     elif validation:
-        held = [tokenize(reader, setup.tokenizer) for reader in marked(validation, words, sentences)]
+        held = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(validation, words, sentences)]
     notes, sets = [], []
     for part, what in ((learned, "data.train"), (held, "data.validation")):
         rows = [Rows(documents, room) for documents in part]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llmkit.data.encoder import controls, uncontrolled
 from llmkit.data.sources import Place
 from llmkit.system.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
 """{"role": "user", "content": "Hello"}; an assistant's may have `tool_calls`, `reasoning_content`, and `learned`: False
@@ -189,6 +193,16 @@ def exchange(row: Mapping[str, Any]) -> list[Message]:
     response = row.get("response")
     answer = [] if response is None else [{"role": "assistant", "content": response.strip()}]
     return [{"role": "user", "content": prompt}, *answer]
+
+
+def said_by_others(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
+    """A conversation in which no control token is what users and tools say: `<|im_start|>system` opens no turn there.
+
+    What system and assistant say is the trainer's own.
+    """
+    known = controls(tokenizer, template=True)
+    return [{**one, "content": uncontrolled(one["content"], known)} if one["role"] in ("user", "tool") else one
+            for one in messages]
 
 
 def told(messages: list[Message], system: str | None) -> list[Message]:

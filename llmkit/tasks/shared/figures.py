@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import numpy as np
 from llmkit.data.tokens import AT_ONCE
 
 if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("llmkit")
 
 FLOOR_ROWS = 20_000
 """Training rows that a floor is fitted on at most: more take minutes and change little."""
@@ -18,6 +22,21 @@ WORD = r"(?u)[一-鿿]|[^\W一-鿿]+"
 """What a word is to TF-IDF; of Chinese, a character."""
 TEXTS = ("text", "text_pair")
 Numbers = np.ndarray[Any, Any]
+
+
+def words_of(texts: Iterable[str], longest: int = 1) -> TfidfVectorizer | None:
+    """TF-IDF of the words of texts, and of up to `longest` words in a row; None, said once, where no text has a word.
+
+    Texts of nothing but punctuation or emoji have none.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    made = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, longest), sublinear_tf=True)
+    texts, split = list(texts), made.build_tokenizer()
+    if not any(split(text.lower()) for text in texts):
+        log.info("no text has a word: there is no floor from TF-IDF")
+        return None
+    return made.fit(texts)
 
 
 def correlation(one: Numbers, other: Numbers) -> float:

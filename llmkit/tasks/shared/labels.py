@@ -35,7 +35,10 @@ def _named(label: Any, place: Place) -> str:
         label = int(label)
     if not isinstance(label, str | int):
         raise DataError(f"{place}: the label {label!r} is neither a word nor a whole number.")
-    return str(label).strip()
+    try:
+        return str(label).strip()
+    except ValueError as error:  # Python writes no number of so many digits
+        raise DataError(f"{place}: the label is a number of more than 4,300 digits; write it as a text.") from error
 
 
 def finite(value: Any) -> float | None:
@@ -44,7 +47,7 @@ def finite(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # no number, or one that no float can hold: 10**400
         return None
     return number if math.isfinite(number) else None
 

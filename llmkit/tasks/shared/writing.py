@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.encoder import text_of
+from llmkit.data.encoder import controls, encode_uncontrolled, text_of, uncontrolled, within
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
@@ -23,6 +23,7 @@ from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
+from llmkit.system.finite import Watching
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, TooLongError
 from llmkit.tasks.shared.rendering import Said
 
@@ -126,6 +127,14 @@ class Writing(Task):
         frame = len(encode(setup.tokenizer, [framed("", setup.tokenizer)])[0]) if self.chats(setup) else 0
         return setup.max_length - min(self.max_new_tokens, setup.max_length // 2) - frame
 
+    def featured(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
+        """Rows as features; a chat template's own control tokens are none that is written in a text."""
+        if setup.plain:
+            known = controls(setup.tokenizer, template=True)
+            rows = [(within(row, lambda text: uncontrolled(text, known)), place) for row, place in rows]
+            setup = replace(setup, plain=False)
+        return super().featured(rows, setup, cut)
+
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Prompt and answer as one row for a decoder; as encoder input and decoder output for an encoder-decoder.
 
@@ -168,7 +177,8 @@ class Writing(Task):
         tokenizer, end = setup.tokenizer, token(setup.tokenizer, "eos", type(self).__name__.lower())
         ends, chats = special(tokenizer), self.chats(setup)
         texts = [(i, talk) for i, (row, place) in enumerate(rows) for talk in self.views(row, place, setup)]
-        ids = iter(encode(tokenizer, [text for _, talk in texts for turn in talk for text in turn if text is not None]))
+        ids = iter(encode_uncontrolled(
+            tokenizer, [text for _, talk in texts for turn in talk for text in turn if text is not None]))
         out: list[tuple[int, list[Turn]]] = []
         for number, talk in texts:
             turns: list[Turn] = []
@@ -192,7 +202,8 @@ class Writing(Task):
         edges = setup.tokenizer(row[long], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         keep = len(edges) - (now - room)
         while keep > 0:
-            (asked,) = encode(setup.tokenizer, [self.ask({**row, long: row[long][: edges[keep - 1][1]]}, setup)])
+            asked_of = self.ask({**row, long: row[long][: edges[keep - 1][1]]}, setup)
+            (asked,) = encode_uncontrolled(setup.tokenizer, [asked_of])
             if len(asked) <= room:
                 return asked
             keep -= len(asked) - room
@@ -229,14 +240,16 @@ class Writing(Task):
         if room < 1:
             return [[] for _ in asked]
         how: dict[str, Any] = {"length_penalty": self.length_penalty} if self.num_beams > 1 else {}
+        watched: list[Any] = [Watching("writing")]
         penalty = writer.generation_config and writer.generation_config.repetition_penalty
         if family.shape == "decoder" and penalty and penalty != 1:
             # what is read may be said again: a summary or an answer takes its words from there
             only_written = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=asked.shape[1])
-            how |= {"repetition_penalty": 1.0, "logits_processor": LogitsProcessorList([only_written])}
+            how |= {"repetition_penalty": 1.0}
+            watched.append(only_written)
         written = writer.generate(
             input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
-            pad_token_id=pad, eos_token_id=ends, use_cache=True, **how)
+            pad_token_id=pad, eos_token_id=ends, use_cache=True, logits_processor=LogitsProcessorList(watched), **how)
         written = written[:, asked.shape[1]:] if family.shape == "decoder" else written[:, 1:]
         return [until(ids, {*ends, pad}) for ids in written.tolist()]
 
@@ -279,7 +292,7 @@ def spread(rows: int, most: int | None) -> Sequence[int]:
 
 def framed(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """A text as what the user says, in the tokenizer's chat template."""
-    turns = [{"role": "user", "content": text}]
+    turns = [{"role": "user", "content": uncontrolled(text, controls(tokenizer, template=True))}]
     return str(templates.apply(tokenizer, turns, tokenize=False, add_generation_prompt=True))
 
 

@@ -12,24 +12,31 @@ import torch
 
 from llmkit.models import layout
 from llmkit.models.run import Run
-from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
+from llmkit.planning.settle import Settled
 from llmkit.recipe import LENGTHS, Recipe
 from llmkit.system.errors import CheckpointError, PlaceError, RequestError
+from llmkit.training.folder.belonging import asked_for, check_recipe, in_words, length_of, of_another, unlike
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder, verify
 from llmkit.training.folder.saving import TUNING
 from llmkit.training.spread.ddp import tensors
 from llmkit.training.spread.processes import world
-from llmkit.training.state import State
+from llmkit.training.state import REACHED, State
 
 log = logging.getLogger("llmkit")
 
 
-def as_before(settled: Settled, run: RunFolder) -> Settled:
-    """Micro-batches as an earlier run in this folder had them: bit for bit, dropout depends on them."""
+def as_before(settled: Settled, run: RunFolder, start: Checkpoint) -> Settled:
+    """Micro-batches as the run had them that a checkpoint is of: bit for bit, dropout depends on them.
+
+    The folder's recipe says it; where this run is the folder's first, the checkpoint does.
+    """
     plan = settled.recipe.training
-    if "micro_batch_size" not in settled.chosen or not (run.folder / layout.RECIPE).is_file():
+    if "micro_batch_size" not in settled.chosen:
         return settled
-    size = Run(run.folder).recipe.training.micro_batch_size
+    if (run.folder / layout.RECIPE).is_file():
+        size: Any = Run(run.folder).recipe.training.micro_batch_size
+    else:
+        size = ((asked_for(start) or {}).get("training") or {}).get("micro_batch_size")
     if not isinstance(size, int) or (plan.global_batch_size // world()) % size:
         return settled
     return replace(
@@ -52,25 +59,24 @@ def pick_up(
 
     `request` is the recipe as it was given, `recipe` the one in which nothing is left open.
     """
-    if resume not in ("auto", "must", "never"):
-        return verify(named(Path(resume), run)), None
+    given = None if resume in ("auto", "must", "never") else verify(named(Path(resume), run))
     if resume == "never" and run.started():
         raise PlaceError(f"{run.folder}: holds a run already; choose another --output-dir, or --resume auto.")
+    if given is not None:
+        check_given(given, request, recipe)
     if not run.started():
         if resume == "must":
             raise CheckpointError(f"{run.folder}: there is nothing to resume.")
-        return None, None
+        return given, None
     differ = run.compare(recipe)
-    if request.training.micro_batch_size == "auto":
-        differ.pop("training.micro_batch_size", None)
-    if differ.get("training.compile") == (False, "auto"):  # left by a version that knew no such field
-        del differ["training.compile"]
-    longer = bool(differ) and is_longer(recipe, differ)
-    if differ and not longer:
-        what = "; ".join(f"{name} is {ours}, there {theirs}" for name, (ours, theirs) in differ.items())
-        raise CheckpointError(f"{run.folder} holds another recipe's run ({what}). Choose another --output-dir.")
-    done = run.finished()
-    if done is not None and not longer:
+    if other := unlike(differ, request, recipe):
+        raise CheckpointError(f"{run.folder} holds another recipe's run ({in_words(other)}). Choose another "
+                              "--output-dir.")
+    if given is not None:
+        return given, None
+    grows = any(name.removeprefix("training.") in LENGTHS for name in differ)
+    done = None if grows else finished(run, recipe)
+    if done is not None:
         log.info("%s: this run is complete after %d steps; nothing to do", run.folder, done["steps"])
         return None, done
     checkpoint = run.newest(log.warning)
@@ -79,8 +85,52 @@ def pick_up(
     if checkpoint is None:
         log.info("no checkpoint was saved yet: starting afresh")
     else:
+        check_recipe(checkpoint, request, recipe)
         log.info("going on from %s", checkpoint.folder)
     return checkpoint, None
+
+
+def finished(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
+    """The summary of a run that is completed for a recipe; None where it isn't, or only for a smaller length."""
+    there = Run(run.folder)
+    if not there.completed:
+        return None
+    summary = there.summary or {}
+    return summary if reaches(there, summary, recipe) else None
+
+
+def reaches(run: Run, summary: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether a summary tells the end of a run of a recipe's length.
+
+    Summaries of older versions don't say which length theirs was: a run that was killed on its way to a greater one
+    left lines or checkpoints behind the summary's step, or is shorter than asked and wasn't ended by another rule.
+    """
+    if "length" in summary:
+        return bool(summary["length"] == length_of(recipe))
+    lines = [event for event in run.events if event.get("event") == "train"]
+    step = max([int(name.removeprefix("step-")) for name in run.checkpoints], default=0)
+    if step > summary["steps"] or (lines and lines[-1]["step"] > summary["steps"]):
+        return False
+    if summary.get("why", REACHED) != REACHED:
+        return True
+    done = {"max_steps": summary["steps"], "max_tokens": summary.get("tokens"),
+            "num_train_epochs": lines[-1].get("epoch") if lines else None}
+    return all((done.get(name) or asked) >= asked for name, asked in length_of(recipe).items())
+
+
+def check_given(start: Checkpoint, request: Recipe, recipe: Recipe) -> None:
+    """CheckpointError where the checkpoint that --resume names is another recipe's.
+
+    One of an older version says it by the recipe of the run's folder that it stands in; one that stands in none can't.
+    """
+    check_recipe(start, request, recipe)
+    origin = RunFolder(start.folder.absolute().parents[1])
+    if asked_for(start) is not None:
+        return
+    if not (origin.folder / layout.RECIPE).is_file():
+        log.warning("%s: saved by a version of llmkit that noted no recipe, so none is compared", start.folder)
+    elif differ := unlike(origin.compare(recipe), request, recipe):
+        raise of_another(start, differ)
 
 
 def named(path: Path, run: RunFolder) -> Path:
@@ -92,16 +142,6 @@ def named(path: Path, run: RunFolder) -> Path:
     if not path.is_dir():
         raise CheckpointError(f"--resume {path}: there is no such checkpoint.")
     return path
-
-
-def is_longer(recipe: Recipe, differ: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether a recipe differs only by a greater length that its schedule doesn't depend on."""
-    plan = recipe.training
-    free = plan.lr_scheduler_type in SCHEDULES_WITHOUT_END and (plan.warmup_steps >= 1 or not plan.warmup_steps)
-    free = free and not recipe.tuning.counted
-    return free and all(
-        name.removeprefix("training.") in LENGTHS and ours is not None and theirs is not None and ours > theirs
-        for name, (ours, theirs) in differ.items())
 
 
 def kept(start: Checkpoint) -> dict[str, torch.Tensor]:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-import socket
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +15,20 @@ from typing import IO, Any
 
 from llmkit import recipe as recipes
 from llmkit.models import layout
-from llmkit.models.layout import CHECKPOINT, MANIFEST
+from llmkit.models.layout import CHECKPOINT, HELD, MANIFEST
+from llmkit.models.run import Run
 from llmkit.recipe import Recipe
-from llmkit.system.cache import sync
-from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError, no_room
-from llmkit.system.locks import alive, lock, this_process
+from llmkit.system.cache import sync, usual_mask
+from llmkit.system.errors import CheckpointError, PlaceError, RequestError
+from llmkit.system.locks import this_process
+from llmkit.training.folder import standing
+from llmkit.training.folder.holding import Hold, held
+from llmkit.training.folder.holding import telling as telling
 
 log = logging.getLogger("llmkit")
 
-HELD = ".held-"
-"""What a file's name begins with that says which process has the folder."""
-SIGN_OF_LIFE = 20.0
-"""Seconds between two times that a run touches its lock."""
-SILENCE = 300.0
-"""Seconds without one after which a run on another machine counts as dead."""
-
+STAGING = f".*.{'[0-9a-f]' * 8}"
+"""What a folder is called while a run makes it: `.model.0f3a…`, by a name that only this run has."""
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -66,120 +60,79 @@ class RunFolder:
         self.folder = folder
         self.checkpoints = folder / layout.CHECKPOINTS
         self.model = folder / layout.MODEL
+        self.first = True
+        """Whether no run was in the folder before this one took it."""
         self._metrics: IO[str] | None = None
+        self._holding: Hold | None = None
 
     # ---- taking the folder ----
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; PlaceError where another process does, or where it can't be written.
-
-        The lock is the kernel's: it ends with the process, however that ends. What stands in it is for places that
-        several machines share and whose kernels don't tell each other: a run on another machine that didn't end in
-        order counts as alive until its lock wasn't touched for some minutes.
-        """
+        """Hold the folder; PlaceError where another run does, and where it can't be written, or holds others' files."""
         with telling(self.folder):
+            standing.check(self.folder)
+            self.first = not standing.ours(self.folder)
+            if self.checkpoints.is_symlink() and not self.checkpoints.exists():
+                there = os.readlink(self.checkpoints)
+                raise PlaceError(f"{self.checkpoints}: is a link to {there}, which isn't there; make that folder, or "
+                                 "remove the link.")
             self.checkpoints.mkdir(parents=True, exist_ok=True)
-        with self._within_process():
-            with telling(self.folder):
-                file = (self.folder / ".lock").open("a+")
-            with file, self._among_processes(file):
+        with held(self.folder) as self._holding:
+            try:
+                with telling(self.folder):
+                    self._tidy()
                 yield
+            finally:
+                self._holding = None
+
+    def check(self) -> None:
+        """PlaceError where this run has locked the folder, and it isn't this run's any more."""
+        if self._holding is not None:
+            self._holding.check()
+
+    def free(self, others: Iterable[str]) -> None:
+        """PlaceError where the model card, or another network's folder, would take the place of what no run wrote."""
+        standing.check_card(self.folder)
+        if self.first:
+            standing.check_others(self.folder, others)
 
     @contextmanager
-    def _within_process(self) -> Iterator[None]:
-        """Hold the folder among the runs of this process: the kernel's lock is one for all of them.
-
-        Told by a file of its own, for to open and close the lock's file would let go of the kernel's lock.
-        """
-        held = self.folder / f"{HELD}{this_process()}"
+    def _writing(self, final: Path) -> Iterator[Path]:
+        """The folder in which another one is made, under a name of this run's own; it is gone where that fails."""
+        self.check()
+        own = "" if self._holding is None else f".{self._holding.token[:8]}"
+        staging = final.with_name(f".{final.name}{own}")
         try:
-            with telling(self.folder), held.open("x"):
-                pass
-        except PlaceError as error:
-            if held.exists() and isinstance(error.__cause__, FileExistsError):
-                raise PlaceError(f"{self.folder}: in use by another run of this program (process {os.getpid()}); "
-                                 "choose another --output-dir, or wait.") from error
+            with telling(self.folder), dropped_on_error(staging):
+                remove(staging)
+                staging.mkdir(parents=True)
+                yield staging
+        except PlaceError:
+            self.check()  # that there is nothing to write to may mean that the folder was taken away
             raise
-        try:
-            yield
-        finally:
-            held.unlink(missing_ok=True)
-
-    @contextmanager
-    def _among_processes(self, file: IO[str]) -> Iterator[None]:
-        """Hold the folder by the kernel's lock, and by what stands in its file."""
-        file.seek(0)
-        said = file.read().strip()
-        try:
-            lock(file)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise PlaceError(f"{self.folder}: in use by another run ({said or 'unknown'}); "
-                                 "choose another --output-dir, or wait.") from error
-            self._check(said, locks=False)
-        else:
-            self._check(said, locks=True)
-        with telling(self.folder):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            self._tidy()
-        try:
-            with self._signs_of_life():
-                yield
-        finally:
-            file.truncate(0)
-
-    def _check(self, said: str, locks: bool) -> None:
-        """PlaceError where the run that a lock names may still be alive."""
-        found = re.fullmatch(r"process (\d+) on (\S+)", said)
-        if found is None:
-            return
-        if found[2] == socket.gethostname():
-            if not locks and int(found[1]) != os.getpid() and alive(int(found[1])):
-                raise PlaceError(f"{self.folder}: in use by another run ({said}); "
-                                 "choose another --output-dir, or wait.")
-            return
-        with telling(self.folder), tempfile.NamedTemporaryFile(prefix=".clock-", dir=self.folder) as clock:
-            silent = os.stat(clock.name).st_mtime - (self.folder / ".lock").stat().st_mtime
-        if silent < SILENCE:
-            raise PlaceError(f"{self.folder}: in use by another run ({said}), which gave a sign of life {silent:.0f} s "
-                             f"ago; choose another --output-dir, or wait. If it is dead, delete {self.folder}/.lock.")
-        log.warning("%s: taken over from %s, silent for %.0f minutes", self.folder, said, silent / 60)
-
-    @contextmanager
-    def _signs_of_life(self) -> Iterator[None]:
-        """Touch the lock now and then."""
-        over = threading.Event()
-
-        def touch() -> None:
-            while not over.wait(SIGN_OF_LIFE):
-                with suppress(OSError):
-                    os.utime(self.folder / ".lock")
-
-        threading.Thread(target=touch, daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
 
     def _tidy(self) -> None:
         """Remove what a dead run left half; PlaceError where a file is in the way of what this run will write."""
         for folder in (self.model, *(path for path in self.checkpoints.iterdir() if CHECKPOINT.fullmatch(path.name))):
             if folder.exists() and not folder.is_dir():
                 raise PlaceError(f"{folder}: is a file, and in the way of this run's folder; move it away.")
-        for left in self.checkpoints.glob(".was-step-*"):  # killed between the two renames of `replace`
-            final = self.checkpoints / left.name.removeprefix(".was-")
+        if self.first:
+            return  # what is called like something half is somebody's
+        for left in [*self.checkpoints.glob(".was-step-*"), *self.folder.glob(".was-*")]:
+            final = left.with_name(left.name.removeprefix(".was-"))  # killed between the two renames of `replace`
             if not final.exists():
                 left.rename(final)
+        halves = (f".{layout.MODEL}", f".{layout.BEFORE}", ".was-*", ".clock-*")
         for left in [*self.checkpoints.glob(".was-step-*"), *self.checkpoints.glob(".step-*"),
-                     *self.folder.glob(f".{layout.MODEL}"), *self.folder.glob(".was-*"), *self.folder.glob(".clock-*"),
-                     *(held for held in self.folder.glob(f"{HELD}*") if held.name != f"{HELD}{this_process()}")]:
-            if left.is_dir():
+                     *(path for half in halves for path in self.folder.glob(half)), *self.folder.glob(STAGING),
+                     *(mark for mark in self.folder.glob(f"{HELD}*") if mark.name != f"{HELD}{this_process()}")]:
+            if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)
             else:
                 left.unlink()
+        if Run(self.folder).completed:  # killed after it had said so
+            self.drop_before()
 
     def room(self, size: int, model: int, saves: int | None, keep: int) -> None:
         """PlaceError where the disk can't hold what a run will save.
@@ -201,7 +154,7 @@ class RunFolder:
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
         metrics = self.folder / layout.METRICS
-        return (self.model.exists() or bool(self._saved())
+        return (layout.model_in(self.folder).exists() or bool(self._saved())
                 or (metrics.exists() and metrics.stat().st_size > 0))
 
     def compare(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -212,26 +165,20 @@ class RunFolder:
             raise CheckpointError(f"{self.folder / layout.RECIPE} can't be read: {error}") from error
         return recipes.differences(recipe, there)
 
-    def finished(self) -> dict[str, Any] | None:
-        """The summary of a completed run, or None."""
-        try:
-            summary: dict[str, Any] = json.loads((self.folder / layout.SUMMARY).read_text())
-        except (OSError, ValueError):
-            return None
-        return summary if summary.get("status") == "completed" and self.model.is_dir() else None
-
     def write_recipe(self, recipe: Recipe) -> None:
         """Leave the resolved recipe."""
         self.write(layout.RECIPE, recipes.dump(recipe))
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""
+        self.check()
         put(self.folder / name, text)
 
     # ---- metrics ----
 
     def log(self, event: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl, on disk before this returns to the loop."""
+        self.check()
         with telling(self.folder):
             if self._metrics is None:
                 self._metrics = (self.folder / layout.METRICS).open("a")
@@ -261,18 +208,17 @@ class RunFolder:
 
         So do those after it, which this run passed over: they were damaged, or of a number of steps that was undone.
         """
-        final, staging = self.checkpoint(step), self.checkpoints / f".step-{step:08d}"
-        with telling(self.folder), dropped_on_error(staging):
+        final = self.checkpoint(step)
+        with self._writing(final) as staging:
             if self._metrics is not None:
                 os.fsync(self._metrics.fileno())  # the lines up to here will not be written again
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
             write(staging)
             files = {path.name: describe(path) for path in sorted(staging.iterdir())}
             (staging / MANIFEST).write_text(sealed({**manifest, "step": step, "files": files}))
             for path in staging.iterdir():
                 sync(path)
             sync(staging)
+            self.check()
             replace(staging, final)
             saved = self._saved()
             place = saved.index(final)
@@ -302,18 +248,29 @@ class RunFolder:
 
     def publish(self, write: Callable[[Path], None], name: str = layout.MODEL) -> None:
         """Write model/, or another network's folder, beside the run; then let it appear by one rename."""
-        final, staging = self.folder / name, self.folder / f".{name}"
-        with telling(self.folder), dropped_on_error(staging):
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir()
+        final = self.folder / name
+        with self._writing(final) as staging:
             write(staging)
-            umask = os.umask(0)
-            os.umask(umask)
+            umask = usual_mask()
             for path in staging.rglob("*"):  # safetensors writes files that nobody else may read
                 path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
                 sync(path)
             sync(staging)
+            self.check()
             replace(staging, final)
+
+    def set_aside(self) -> None:
+        """Let model/ stand as model.before/ while the run goes on; what there is of that name goes."""
+        self.check()
+        if self.model.is_dir():
+            with telling(self.folder):
+                replace(self.model, self.folder / layout.BEFORE)
+
+    def drop_before(self) -> None:
+        """Remove model.before/: the new model/ is there."""
+        self.check()
+        if (self.folder / layout.BEFORE).exists():
+            discard(self.folder / layout.BEFORE)
 
     def close(self) -> None:
         """Close metrics.jsonl."""
@@ -351,7 +308,9 @@ def verify(folder: Path) -> Checkpoint:
 def _sensible(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest has the parts that one has, and names files of its own folder only."""
     files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
+    newer = ("recipe", "versions", "base", "tokenizer")  # older versions didn't note them
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
+        isinstance(manifest.get(name, {}), dict) for name in newer) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
         for name, said in files.items())
 
@@ -380,12 +339,24 @@ def replace(staging: Path, final: Path) -> None:
     Killed between the two renames, the old one is `.was-NAME`: who takes the folder next puts it back.
     """
     was = final.with_name(f".was-{final.name}")
-    if final.exists():
-        shutil.rmtree(was, ignore_errors=True)
+    if os.path.lexists(final):
+        remove(was)
+        if final.is_symlink():
+            log.info("%s was a link to %s, which stays as it is; the new one stands in the run's folder", final,
+                     os.readlink(final))
         final.rename(was)
     staging.rename(final)
     sync(final.parent)
-    shutil.rmtree(was, ignore_errors=True)
+    remove(was)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or a file, as far as that can be; of a link, the link alone: what it leads to is somebody's."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def discard(folder: Path) -> None:
@@ -393,7 +364,7 @@ def discard(folder: Path) -> None:
     gone = folder.with_name(f".{folder.name}")
     with suppress(OSError):
         folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    remove(gone)
 
 
 @contextmanager
@@ -402,7 +373,7 @@ def dropped_on_error(staging: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging)
         raise
 
 
@@ -419,19 +390,3 @@ def put(path: Path, text: str) -> None:
             staging.unlink(missing_ok=True)
             raise
         sync(path.parent)
-
-
-@contextmanager
-def telling(folder: Path) -> Iterator[None]:
-    """Turn what the file system says, itself or through a library, into PlaceError."""
-    try:
-        yield
-    except LlmkitError:
-        raise
-    except Exception as error:
-        said = no_room(error)
-        if said is None and not isinstance(error, OSError):
-            raise
-        where = getattr(error, "filename", None) or folder
-        reason = said or getattr(error, "strerror", None) or str(error)
-        raise PlaceError(f"{where}: {reason}. What was saved before is whole.") from error

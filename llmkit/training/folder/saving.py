@@ -8,7 +8,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from llmkit import recipe as recipes
 from llmkit.system.errors import NumberError
+from llmkit.training.finish import under_way
 from llmkit.training.log import Log
 from llmkit.training.session import Session
 
@@ -25,7 +27,8 @@ def save(session: Session, journal: Log) -> None:
             raise NumberError(f"step {state.step}: {name} isn't finite any more; no checkpoint holds it. "
                               "A lower training.learning_rate may help.")
         state.wall = time.monotonic() - session.began
-        manifest = {"state": asdict(state), "data": session.data, "processes": session.accelerator.num_processes}
+        manifest = {"state": asdict(state), "data": session.data, "processes": session.accelerator.num_processes,
+                    "recipe": recipes.tree_of(session.recipe), **session.below}
 
         def write(folder: Path) -> None:
             session.spread.save(folder, learner, session.optimizer, session.best)
@@ -33,5 +36,6 @@ def save(session: Session, journal: Log) -> None:
                 save_file({name: value.contiguous() for name, value in more.items()}, folder / TUNING)
 
         session.run.save(state.step, manifest, write, session.recipe.training.save_total_limit)
+        under_way(session)
     session.accelerator.wait_for_everyone()
     session.tell(lambda callback, view: callback.on_save(view, session.run.checkpoint(state.step)))

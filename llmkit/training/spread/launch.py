@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import IO
 
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import RequestError, Stopped
 from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
@@ -33,9 +33,24 @@ def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()
     if options:
         command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", *options,
                    "-m", "llmkit", *arguments]
-        return wait([start(command, {**os.environ, "PYTHONSAFEPATH": "1"})])
-    return wait([start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
-                 for port in [free_port()] for rank in range(processes)])
+        return _told(["the launcher"], [start(command, {**os.environ, "PYTHONSAFEPATH": "1"})])
+    port = free_port()
+    return _told([f"process {rank} of 0 to {processes - 1}" for rank in range(processes)],
+                 [start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
+                  for rank in range(processes)])
+
+
+def _told(names: Sequence[str], children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Wait for children; Stopped where somebody killed one, which can't say so itself."""
+    killed: list[int] = []
+    status = wait(children, killed)
+    if not killed:
+        return status
+    which = killed[0]
+    by = signal.Signals(-children[which].returncode)
+    why = ", as a machine does that is out of memory" if by.name == "SIGKILL" else ""
+    raise Stopped(f"{names[which]} (pid {children[which].pid}) was killed by {by.name}{why}; the others were ended. "
+                  "The same command goes on from the last checkpoint", status)
 
 
 def free_port() -> int:
@@ -63,8 +78,11 @@ def start(command: Sequence[str], variables: dict[str, str], said: IO[bytes] | N
         command, env=variables, start_new_session=True, stdout=said, stderr=said, preexec_fn=end_with_parent)
 
 
-def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for every child; pass signals on; when one fails, end the others. No child is left behind."""
+def wait(children: Sequence[subprocess.Popen[bytes]], killed: list[int] | None = None) -> int:
+    """Wait for every child; pass signals on; when one fails, end the others. No child is left behind.
+
+    What somebody else killed first, by a signal, goes to `killed`, by its place among the children.
+    """
     got: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -78,13 +96,19 @@ def wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
     deadline: float | None = None
     first: int | None = None
     try:
-        while any(child.poll() is None for child in children):
+        while True:
+            running = [child for child in children if child.poll() is None]  # every one is asked
             failed = [child.returncode for child in children if child.returncode]
             if failed and deadline is None:
-                first, deadline = failed[0], time.monotonic() + (PATIENCE if got else 5)
+                first = next((one for one in failed if one < 0), failed[0])
+                deadline = time.monotonic() + (PATIENCE if got else 5)
+                if killed is not None and not got:
+                    killed += [i for i, child in enumerate(children) if (child.returncode or 0) < 0]
                 if not got:  # the others wait for the dead one in a collective: nothing can be saved
                     for child in children:
                         _signal(child, signal.SIGTERM)
+            if not running:
+                break
             if deadline is not None and time.monotonic() > deadline:
                 for child in children:
                     _signal(child, signal.SIGKILL)

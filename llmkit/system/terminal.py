@@ -1,0 +1,102 @@
+r"""All that is printed as text goes through here: characters that steer a terminal are shown, as `\x1b`, and not sent.
+
+Labels, headers, names of files and models, and what a model writes come from anybody. An escape sequence among them
+would rename a window, clear a screen, or write over the line that names the mistake; a mark that turns the direction of
+writing would show one name as another.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+BREAKS = "\n\u2028\u2029"
+"""What begins a new line."""
+STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f"
+"""Control characters of C0, but for the tab and the line's end, and of C1; marks that turn the direction of writing.
+Those that only say which direction a neighbour has (LRM, RLM, ALM) are part of plain Hebrew and Arabic."""
+IN_A_LINE, IN_LINES = re.compile(f"[{STEERING}{BREAKS}]"), re.compile(f"[{STEERING}]")
+
+
+def visible(text: str) -> str:
+    r"""A text for one line.
+
+    >>> visible("a\x1b[2Jb\nc")
+    'a\\x1b[2Jb\\nc'
+    """
+    return IN_A_LINE.sub(_shown, text)
+
+
+def visible_lines(text: str) -> str:
+    r"""A text that may have lines, whatever ends them.
+
+    >>> visible_lines("a\x1b[2J\r\nb\rc")
+    'a\\x1b[2J\nb\\rc'
+    """
+    return IN_LINES.sub(_shown, text.replace("\r\n", "\n"))
+
+
+def _shown(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+class Stretches:
+    r"""`visible_lines` of a text that comes in pieces; the two characters of a Windows line end may come in two.
+
+    >>> pieces = Stretches()
+    >>> [pieces("a\r"), pieces("\nb\x1b"), pieces("[2J\r"), pieces.end()]
+    ['a', '\nb\\x1b', '[2J', '\\r']
+    """
+
+    def __init__(self) -> None:
+        self.kept = ""
+
+    def __call__(self, piece: str) -> str:
+        """So much of the text as can be printed."""
+        piece = self.kept + piece
+        self.kept = "\r" if piece.endswith("\r") else ""
+        return visible_lines(piece.removesuffix("\r"))
+
+    def end(self) -> str:
+        """What is left."""
+        kept, self.kept = self.kept, ""
+        return visible_lines(kept)
+
+
+def out(text: object = "", end: str = "\n") -> None:
+    """Print on stdout, at once."""
+    _print(text, sys.stdout, end)
+
+
+def err(text: object = "", end: str = "\n") -> None:
+    """Print on stderr, at once."""
+    _print(text, sys.stderr, end)
+
+
+def _print(text: object, stream: TextIO, end: str) -> None:
+    print(visible_lines(str(text)), end=end, file=stream, flush=True)
+
+
+def pale(text: str) -> None:
+    """Print on stderr, pale where a person sees it."""
+    shown = visible_lines(text)
+    print(f"\033[2m{shown}\033[0m" if sys.stderr.isatty() else shown, file=sys.stderr, flush=True)
+
+
+class Lines(logging.Formatter):
+    """A record of a log is a line, whatever stands in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, for one line."""
+        return visible(super().format(record))
+
+
+class Calmed(logging.Filter):
+    """For the handlers of libraries: what they say is shown in the same way."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record passes, with its message made visible."""
+        record.msg, record.args = visible_lines(record.getMessage()), ()
+        return True

@@ -1,0 +1,114 @@
+"""What stands in a folder before a run takes it: an earlier run's files, or somebody's that it would write over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from llmkit import recipe as recipes
+from llmkit.models import layout
+from llmkit.system.errors import LlmkitError, PlaceError
+
+FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS)
+FOLDERS = (layout.MODEL, layout.BEFORE, layout.CHECKPOINTS, layout.BASE)
+EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE)
+"""What a run leaves before its first step, beside its recipe: it may have been killed then."""
+
+
+def ours(folder: Path) -> bool:
+    """Whether a run of llmkit was in a folder: by its lock, or by what only a run writes."""
+    return _begun(folder) or _ran(folder)
+
+
+def check(folder: Path) -> None:
+    """PlaceError where a run would write over what no run wrote, with its names; all other files are left alone."""
+    if _ran(folder):
+        return
+    begun = _begun(folder)
+    names = [name for name in (*FILES, *FOLDERS) if not _free(folder / name, begun)]
+    if not begun:
+        names += [f".{name}" for name in (*FILES, layout.MODEL) if not _free(folder / f".{name}", begun)]
+    refuse(folder, names)
+
+
+def check_card(folder: Path) -> None:
+    """PlaceError where the model card would take the place of a text that no run wrote, though a run was there."""
+    card = folder / layout.CARD
+    if card.is_file() and card.stat().st_size and "tags: [llmkit]" not in card.read_text(errors="replace")[:2000]:
+        refuse(folder, [layout.CARD])
+
+
+def check_others(folder: Path, names: Iterable[str]) -> None:
+    """PlaceError where a run that is the first one here would write over folders of these names."""
+    refuse(folder, [name for name in names if not _free(folder / name, begun=False)])
+
+
+def refuse(folder: Path, names: list[str]) -> None:
+    """Raise PlaceError where there are such names."""
+    if names:
+        which = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} there"
+        raise PlaceError(f"{folder}: {which}, and no run of llmkit wrote {'it' if len(names) == 1 else 'them'}; this "
+                         "run would write over that. Choose another --output-dir, or move it away.")
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a run had the folder: its lock is there, and says who has it, or nothing."""
+    try:
+        said = (folder / layout.LOCK).read_bytes()[:4096]
+    except OSError:
+        return False
+    return not said or said.startswith(b"process ")
+
+
+def _ran(folder: Path) -> bool:
+    """Whether a run left events, a summary or a checkpoint."""
+    events, summary = _first(folder / layout.METRICS), _whole(folder / layout.SUMMARY)
+    return ({"event", "step"} <= events.keys() or {"status", "steps"} <= summary.keys()
+            or any((folder / layout.CHECKPOINTS).glob(f"step-*/{layout.MANIFEST}")))
+
+
+def _free(path: Path, begun: bool) -> bool:
+    """Whether nothing is lost where a run writes: nothing is there, or nothing in it, or what a run left there early.
+
+    A file where a folder has to be is told when the folder is taken.
+    """
+    if not os.path.lexists(path):
+        return True
+    if path.is_dir():
+        if path.name == layout.CHECKPOINTS:  # other names in it are left alone
+            return not any(layout.CHECKPOINT.fullmatch(each.name) for each in path.iterdir() if each.is_dir())
+        return (begun and path.name in EARLY) or not any(path.iterdir())
+    if path.name in FOLDERS or not path.is_file():
+        return True
+    return path.stat().st_size == 0 or (begun and (path.name in EARLY or _is_dumped(path)))
+
+
+def _is_dumped(path: Path) -> bool:
+    """Whether a recipe is one that a run wrote: every default is in it, and no comment."""
+    if path.name != layout.RECIPE:
+        return False
+    try:
+        return recipes.dump(recipes.load(path)) == path.read_text(encoding="utf-8")
+    except (LlmkitError, OSError, ValueError):
+        return False
+
+
+def _first(path: Path) -> dict[str, object]:
+    """The object on a file's first line; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.readline(1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(path: Path) -> dict[str, object]:
+    """The object that a file holds; empty where it holds none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
