@@ -51,9 +51,9 @@ def compare(
     report.to_stderr()
     if tune not in (None, "learning_rate"):
         raise RequestError(f"--tune {tune}: only learning_rate can be tuned.")
-    asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
+    path, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     made = comparison.Comparison(
-        asked, variants.variants(methods, "tuning", "--methods"), range(seed, seed + seeds),
+        path, variants.variants(methods, "tuning", "--methods"), range(seed, seed + seeds),
         Path(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"], fields=fields,
         processes=processes)
     return carry_out(made, "compare", json_)

@@ -39,13 +39,13 @@ def plan(
     main = int(os.environ.get("RANK", "0")) == 0
     if main and not launches:
         report.to_stderr()
-    request = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
-    asked = train.checked(*request, set_, processes)
+    given = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
+    request = train.checked(*given, set_, processes)
     if launches:
         return launch.launch(words.own, processes, words.launcher)
     from llmkit.training.trial import rehearsal as planning
 
-    found = planning.plan(asked)
+    found = planning.plan(request)
     if main and json_:
         print(json.dumps(found))
     elif main:

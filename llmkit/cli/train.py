@@ -130,16 +130,16 @@ def run(
     main = int(os.environ.get("RANK", "0")) == 0
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
-    asked = checked(recipe, blocks, fields, settings, processes, tuned)
+    request = checked(recipe, blocks, fields, settings, processes, tuned)
     if launches:
         return launch.launch(words.own, processes, words.launcher)
     from llmkit.system.signals import leave_terminal
     from llmkit.training.fit import fit
 
-    summary = fit(asked, resume)
+    summary = fit(request, resume)
     leave_terminal()
     if main:
-        say(summary, asked, as_json)
+        say(summary, request, as_json)
     return 0
 
 
@@ -159,17 +159,17 @@ def checked(
     launch.check(processes)
     cleared = ("tokenizer", "data.max_length", "training.learning_rate")
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
-    asked = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
-    recipes.check_processes(asked.training, processes, "--processes")
-    trackers.check(asked.training.report_to)
-    if asked.output_dir is None and (asked.task is not None if tuned is None else tuned):
-        task = registry.name_of(asked.learning)
-        name = asked.name if asked.name.endswith(task) else f"{asked.name}-{task}"
-        asked = replace(asked, output_dir=f"runs/{name}-{registry.name_of(asked.tuning)}")
-    return asked
+    request = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
+    recipes.check_processes(request.training, processes, "--processes")
+    trackers.check(request.training.report_to)
+    if request.output_dir is None and (request.task is not None if tuned is None else tuned):
+        task = registry.name_of(request.learning)
+        name = request.name if request.name.endswith(task) else f"{request.name}-{task}"
+        request = replace(request, output_dir=f"runs/{name}-{registry.name_of(request.tuning)}")
+    return request
 
 
-def say(summary: Mapping[str, Any], asked: Any, as_json: bool) -> None:
+def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
     """The end of a run: the figures before and after, and what can be done with the model."""
     if as_json:
         print(json.dumps(summary))

@@ -230,13 +230,13 @@ def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dt
 
 
 def _length(
-    opened: Opened, family: type[Family], learned: recipe.Recipe | None, asked: int | None, usual: int,
+    opened: Opened, family: type[Family], learned: recipe.Recipe | None, wanted: int | None, usual: int,
 ) -> int:
     """Tokens of a row; RequestError where the model has fewer positions than were asked for."""
     limit = family.position_limit(opened.model.config)
     virtual = 0 if learned is None else learned.tuning.virtual_tokens
     most = min(usual, (limit or 512) - virtual)
-    length = asked or (learned.data.max_length if learned is not None else None) or most
+    length = wanted or (learned.data.max_length if learned is not None else None) or most
     if limit is not None and length + virtual > limit:
         raise RequestError(f"--max-length {length}: the model has {limit - virtual} positions.")
     return length

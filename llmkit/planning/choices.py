@@ -158,26 +158,26 @@ def check_precision(chosen: str, family: type[Family]) -> None:
 # ---- how fast, and which weights are kept ----
 
 
-def usual_rate(asked: recipe.Recipe) -> float:
+def usual_rate(request: recipe.Recipe) -> float:
     """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
-    if asked.training.learning_rate is not None:
-        return asked.training.learning_rate
-    rate = asked.tuning.learning_rate
-    return 10 * rate if asked.backbone.pretrained is None and not asked.tuning.adapter else rate
+    if request.training.learning_rate is not None:
+        return request.training.learning_rate
+    rate = request.tuning.learning_rate
+    return 10 * rate if request.backbone.pretrained is None and not request.tuning.adapter else rate
 
 
-def head_rate(asked: recipe.Recipe) -> float:
+def head_rate(request: recipe.Recipe) -> float:
     """A new head bears less than a prefix does, whose numbers have far to go."""
-    if asked.training.head_learning_rate is not None:
-        return asked.training.head_learning_rate
-    return min(usual_rate(asked), 1e-3) if asked.tuning.adapter else usual_rate(asked)
+    if request.training.head_learning_rate is not None:
+        return request.training.head_learning_rate
+    return min(usual_rate(request), 1e-3) if request.tuning.adapter else usual_rate(request)
 
 
-def best(asked: recipe.Recipe) -> str | None:
+def best(request: recipe.Recipe) -> str | None:
     """What decides which weights are kept where the recipe doesn't say: the objective's own; `loss` to stop early."""
-    if asked.data.validation is None:
+    if request.data.validation is None:
         return None
-    return asked.learning.best or ("loss" if asked.training.early_stopping_patience else None)
+    return request.learning.best or ("loss" if request.training.early_stopping_patience else None)
 
 
 # ---- compiled or not ----

@@ -23,7 +23,7 @@ NOTHING = "·"
 """Stands where a label asks for nothing."""
 
 
-def inspect(asked: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[str, Any]:
+def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[str, Any]:
     """Draw rows of a recipe's training data as a run would, without a model.
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
@@ -32,7 +32,7 @@ def inspect(asked: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[s
     """
     from llmkit.system.errors import RequestError
 
-    settled = settle(asked)
+    settled = settle(request)
     recipe, tokenizer = settled.recipe, speak(settled)
     setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed)
     setup = with_prompt(setup, recipe.prompting, recipe.learning)

@@ -59,7 +59,7 @@ class Settled:
 
 
 def settle(
-    asked: Recipe, processes: int = 1, of_any_size: bool = False, memory: Mapping[str, Reader] | None = None,
+    request: Recipe, processes: int = 1, of_any_size: bool = False, memory: Mapping[str, Reader] | None = None,
 ) -> Settled:
     """Fill in every `auto` of a recipe for this machine and number of processes.
 
@@ -68,26 +68,26 @@ def settle(
     Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
     but for `of_any_size`; DataError where a source isn't there.
     """
-    asked = prompted(asked)
-    train, validation = _sources(asked.data, memory or {})  # first: a missing file is told before a model is downloaded
-    base = _base(asked.backbone)
-    name, family = _family(asked, base)
-    config = _config(family, asked.backbone, base)
-    empty = _empty(asked, family, config)
+    request = prompted(request)
+    train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
+    base = _base(request.backbone)
+    name, family = _family(request, base)
+    config = _config(family, request.backbone, base)
+    empty = _empty(request, family, config)
     if base is None and not of_any_size:
         _fits_memory(empty)
-    size = choices.size(empty, family, _words(asked), "chunked_loss" in asked.training.shortcuts)
-    asked.tuning.check_parts(lambda: empty, Setting(family, asked.learning.head_for(family)))
-    length = _length(asked, family, name, family.position_limit(config))
-    training, chosen = _training(asked, family, size, length, processes)
+    size = choices.size(empty, family, _words(request), "chunked_loss" in request.training.shortcuts)
+    request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
+    length = _length(request, family, name, family.position_limit(config))
+    training, chosen = _training(request, family, size, length, processes)
     _known_schedule(training)
-    _known_metrics(asked)
+    _known_metrics(request)
     settled = replace(
-        asked, objective=None if asked.objective is None else asked.objective.suited(train),
-        tokenizer=_tokenizer(asked.tokenizer, family), backbone=replace(asked.backbone, family=name),
-        data=replace(asked.data, max_length=length, packing=_packing(asked, family, name),
-                     document=_document(asked.data, train)),
-        training=training, output_dir=str(asked.folder))
+        request, objective=None if request.objective is None else request.objective.suited(train),
+        tokenizer=_tokenizer(request.tokenizer, family), backbone=replace(request.backbone, family=name),
+        data=replace(request.data, max_length=length, packing=_packing(request, family, name),
+                     document=_document(request.data, train)),
+        training=training, output_dir=str(request.folder))
     return Settled(settled, family, train, validation, base, size, chosen)
 
 
@@ -113,30 +113,30 @@ def _document(data: recipe.Data, train: Sequence[Reader]) -> Any:
     return cuts.pop() if len(cuts) == 1 and cuts <= {"line", "paragraph", "file"} else data.document
 
 
-def _packing(asked: Recipe, family: type[Family], name: str) -> Any:
-    packing, can = asked.data.packing, asked.learning.packings
+def _packing(request: Recipe, family: type[Family], name: str) -> Any:
+    packing, can = request.data.packing, request.learning.packings
     if packing == "auto":
         return next(way for way in can
-                    if way != "documents" or (not family.mixes and asked.tuning.packs(family)))
+                    if way != "documents" or (not family.mixes and request.tuning.packs(family)))
     if packing not in can:
-        raise RequestError(f"data.packing: {registry.name_of(asked.learning)} makes its own rows; it can't do "
+        raise RequestError(f"data.packing: {registry.name_of(request.learning)} makes its own rows; it can't do "
                            f"{packing!r}, only {' or '.join(can)}.")
     if packing == "documents" and family.mixes:
         raise RequestError(f"data.packing: {name} can't keep documents in a row apart: {family.mixes}; use blocks or "
                            "none.")
-    if packing == "documents" and not asked.tuning.packs(family):
-        raise RequestError(f"data.packing: with {registry.name_of(asked.tuning)}, documents that share a row of a "
+    if packing == "documents" and not request.tuning.packs(family):
+        raise RequestError(f"data.packing: with {registry.name_of(request.tuning)}, documents that share a row of a "
                            f"{name} would share what is learned between them; use blocks or none.")
     return packing
 
 
-def _tokenizer(asked: recipe.Tokenizer | None, family: type[Family]) -> recipe.Tokenizer | None:
+def _tokenizer(tokenizer: recipe.Tokenizer | None, family: type[Family]) -> recipe.Tokenizer | None:
     """The tokenizer that is to be trained, with its kind and case; one from elsewhere as it is."""
-    if asked is None or asked.train is None:
-        return asked
-    kind: Any = asked.train.kind or family.tokenizer
-    lower = kind == "wordpiece" if asked.train.lowercase is None else asked.train.lowercase
-    return replace(asked, train=replace(asked.train, kind=kind, lowercase=lower))
+    if tokenizer is None or tokenizer.train is None:
+        return tokenizer
+    kind: Any = tokenizer.train.kind or family.tokenizer
+    lower = kind == "wordpiece" if tokenizer.train.lowercase is None else tokenizer.train.lowercase
+    return replace(tokenizer, train=replace(tokenizer.train, kind=kind, lowercase=lower))
 
 
 # ---- the model, before it is made ----
@@ -156,16 +156,16 @@ def _base(spec: recipe.Backbone) -> Base | None:
     return base
 
 
-def _family(asked: Recipe, base: Base | None) -> tuple[str, type[Family]]:
+def _family(request: Recipe, base: Base | None) -> tuple[str, type[Family]]:
     """(name, family) of a recipe; RequestError where it can't do what is to be learned, or be tuned so."""
-    spec = asked.backbone
+    spec = request.backbone
     name = family_of(base) if spec.family is None and base is not None else str(spec.family)
     family = family_named(name, base)
-    recipe.fit_together(asked.learning, name, family)
-    recipe.check_whole(asked.learning, asked.tuning, "tuning")
-    head = asked.learning.head_for(family)
+    recipe.fit_together(request.learning, name, family)
+    recipe.check_whole(request.learning, request.tuning, "tuning")
+    head = request.learning.head_for(family)
     family.check_config(spec.config)
-    asked.tuning.check(family, head)
+    request.tuning.check(family, head)
     return name, family
 
 
@@ -181,12 +181,12 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Base | None) -> P
     return AutoConfig.for_model(family.model_type, **{**sizes, **spec.config})
 
 
-def _empty(asked: Recipe, family: type[Family], config: PretrainedConfig) -> PreTrainedModel:
+def _empty(request: Recipe, family: type[Family], config: PretrainedConfig) -> PreTrainedModel:
     """The model without weights; RequestError where none can be made of its config."""
     import torch
     import transformers
 
-    head = asked.learning.head_for(family)
+    head = request.learning.head_for(family)
     try:
         with torch.device("meta"):
             model: PreTrainedModel = getattr(transformers, head).from_config(config, trust_remote_code=False)
@@ -204,21 +204,21 @@ def _fits_memory(model: PreTrainedModel) -> None:
                            f"{machine.size(has)} of memory. Choose a smaller backbone.size or backbone.config.")
 
 
-def _words(asked: Recipe) -> int | None:
+def _words(request: Recipe) -> int | None:
     """How many tokens a tokenizer that isn't there yet is asked to have."""
-    new = asked.tokenizer is not None and asked.tokenizer.train is not None and asked.backbone.pretrained is None
-    return asked.tokenizer.train.vocab_size if new else None  # type: ignore[union-attr]
+    new = request.tokenizer is not None and request.tokenizer.train is not None and request.backbone.pretrained is None
+    return request.tokenizer.train.vocab_size if new else None  # type: ignore[union-attr]
 
 
-def _length(asked: Recipe, family: type[Family], name: str, limit: int | None) -> int:
+def _length(request: Recipe, family: type[Family], name: str, limit: int | None) -> int:
     """Tokens of a row; RequestError where the model's positions, without the virtual tokens, are fewer."""
-    virtual = asked.tuning.virtual_tokens
+    virtual = request.tuning.virtual_tokens
     if limit is not None and limit - virtual < 2:
         raise RequestError(
             f"tuning: {virtual} virtual tokens leave no room for a text in the {limit} positions of this {name}; use "
             "fewer." if virtual else
             f"backbone.config.{family.positions}: {limit} positions leave no room for a text; make them more.")
-    length = asked.data.max_length or min(128, (limit or 128) - virtual)
+    length = request.data.max_length or min(128, (limit or 128) - virtual)
     if limit is not None and length + virtual > limit:
         with_virtual = f" and {virtual} virtual tokens" if virtual else ""
         raise RequestError(f"data.max_length: {length} tokens{with_virtual} need more than the {limit} positions of "
@@ -231,16 +231,16 @@ def _length(asked: Recipe, family: type[Family], name: str, limit: int | None) -
 
 
 def _training(
-    asked: Recipe, family: type[Family], size: Size, length: int, processes: int,
+    request: Recipe, family: type[Family], size: Size, length: int, processes: int,
 ) -> tuple[recipe.Training, dict[str, str]]:
     """(what training becomes, and of what was auto the reasons); RequestError where this machine can't have it."""
-    plan, chosen = asked.training, dict[str, str]()
+    plan, chosen = request.training, dict[str, str]()
     recipe.check_processes(plan, processes)
     share = plan.global_batch_size // processes
     micro, precision, compiled = plan.micro_batch_size, plan.precision, plan.compile
     if micro == "auto":
         micro, chosen["micro_batch_size"] = choices.micro_batch_size(
-            share, length, size, asked.tuning.adapter, machine.memory_each())
+            share, length, size, request.tuning.adapter, machine.memory_each())
     elif share % micro:
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {plan.global_batch_size}, {processes} processes).")
@@ -251,8 +251,8 @@ def _training(
         compiled, chosen["compile"] = choices.compiled(plan, family)
     choices.check_compiled(compiled, family)
     return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled,
-                   learning_rate=choices.usual_rate(asked), head_learning_rate=choices.head_rate(asked),
-                   metric_for_best_model=plan.metric_for_best_model or choices.best(asked)), chosen
+                   learning_rate=choices.usual_rate(request), head_learning_rate=choices.head_rate(request),
+                   metric_for_best_model=plan.metric_for_best_model or choices.best(request)), chosen
 
 
 def _known_schedule(training: recipe.Training) -> None:
@@ -264,10 +264,10 @@ def _known_schedule(training: recipe.Training) -> None:
                            f"{nearest(training.lr_scheduler_type, known)}")
 
 
-def _known_metrics(asked: Recipe) -> None:
+def _known_metrics(request: Recipe) -> None:
     """Raise RequestError where a metric isn't there, or there is no task for it."""
-    for metric in asked.training.metrics:
-        if asked.task is None:
+    for metric in request.training.metrics:
+        if request.task is None:
             raise RequestError("training.metrics: an objective predicts no answers; these metrics are of tasks.")
         named_metrics.metric(metric)
 
@@ -275,16 +275,16 @@ def _known_metrics(asked: Recipe) -> None:
 # ---- prompts ----
 
 
-def prompted(asked: Recipe) -> Recipe:
+def prompted(request: Recipe) -> Recipe:
     """A recipe whose prompt is written out: its examples in it, its task turned round where it asks for the input."""
-    mode, task = asked.prompting, asked.task
+    mode, task = request.prompting, request.task
     if mode is None:
-        return asked
+        return request
     if mode.untrained:
         raise RequestError(f"prompting: {mode.untrained}.")
     if mode.turns and task is not None:
         task = task.turned_round()
-    return replace(asked, task=task, prompting=mode.settled(Kit(None)))
+    return replace(request, task=task, prompting=mode.settled(Kit(None)))
 
 
 def with_prompt(setup: Setup, mode: PromptMode | None, task: Learning) -> Setup:

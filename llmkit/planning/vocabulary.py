@@ -41,15 +41,15 @@ def speak(settled: Settled) -> PreTrainedTokenizerBase:
 
 def _found(settled: Settled) -> PreTrainedTokenizerBase:
     """The tokenizer as it is elsewhere, or as it was trained; this run's own, to be changed."""
-    asked = settled.recipe.tokenizer
-    if asked is None:
+    named = settled.recipe.tokenizer
+    if named is None:
         assert settled.base is not None
         if not tokenizers.has_tokenizer(settled.base.folder):
             raise RequestError(f"tokenizer: {settled.base.folder} has none of its own (no "
                                f"{', '.join(tokenizers.FILES)}); say tokenizer: {{pretrained: …}}.")
         return deepcopy(settled.base.tokenizer)
-    if asked.pretrained is not None:
-        return tokenizers.load(resolve_tokenizer(asked.pretrained))
+    if named.pretrained is not None:
+        return tokenizers.load(resolve_tokenizer(named.pretrained))
     tokenizer = _trained(settled, 0)
     extra = missing(tokenizer, settled)  # the tokens that an objective adds are part of vocab_size
     return _trained(settled, extra) if extra else tokenizer
@@ -63,12 +63,12 @@ def missing(tokenizer: PreTrainedTokenizerBase, settled: Settled) -> int:
 
 def _trained(settled: Settled, less: int) -> PreTrainedTokenizerBase:
     """The tokenizer trained on the run's text, with room for some more tokens."""
-    asked = settled.recipe.tokenizer
-    assert asked is not None
-    assert asked.train is not None
-    assert asked.train.kind is not None
+    wanted = settled.recipe.tokenizer
+    assert wanted is not None
+    assert wanted.train is not None
+    assert wanted.train.kind is not None
     tokenizer, _ = tokenizers.trained(
         [reader.fingerprint() for reader in settled.train],
         lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
-        asked.train.kind, asked.train.vocab_size - less, asked.train.lowercase, settled.family.special)
+        wanted.train.kind, wanted.train.vocab_size - less, wanted.train.lowercase, settled.family.special)
     return tokenizer

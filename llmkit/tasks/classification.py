@@ -450,7 +450,7 @@ def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> d
     return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
 
 
-def by_words(learned: Sequence[Row], labels: Sequence[Any], asked: Sequence[Row], problem: str) -> list[Any]:
+def by_words(learned: Sequence[Row], labels: Sequence[Any], held: Sequence[Row], problem: str) -> list[Any]:
     """What a linear model on the words says; of a pair, on each text's and on those that both have."""
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -461,7 +461,7 @@ def by_words(learned: Sequence[Row], labels: Sequence[Any], asked: Sequence[Row]
     words = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True)
     paired = any(row.get("text_pair") for row in learned)
     sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
-             for rows in (learned, asked)]
+             for rows in (learned, held)]
     words.fit([text for side in sides[0] for text in side])
 
     def table(texts: Sequence[Sequence[str]]) -> Any:

@@ -179,13 +179,13 @@ class Preference(Task):
                 for one, other, (i, name) in zip(own, mixed, said, strict=True)]
 
     def answered(
-        self, asked: Sequence[tuple[Row, Any, Place]], setup: Setup, cut: list[int],
+        self, pairs: Sequence[tuple[Row, Any, Place]], setup: Setup, cut: list[int],
     ) -> list[Features]:
         """Each prompt with an answer to it, whose labels stand there alone."""
         rows = []
-        for row, said, place in asked:
-            answer = {"role": "assistant", "content": said} if isinstance(said, str) else said
-            rows.append(({**row, "messages": [*row["messages"], answer], "last": True}, place))
+        for row, answer, place in pairs:
+            message = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+            rows.append(({**row, "messages": [*row["messages"], message], "last": True}, place))
         return [last_answer(features) for features in self.talk.encode(rows, setup, cut)]
 
     def collate(self, rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:

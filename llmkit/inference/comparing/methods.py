@@ -66,24 +66,24 @@ class Comparison:
         self.recipe, self.methods, self.seeds, self.settings = recipe, methods, seeds, tuple(settings)
         self.path = recipes.located(recipe)  # said once, not for each run
         self.task, self.fields, self.processes = task, dict(fields or {}), processes
-        self.rate_given = any(one.replace(" ", "").startswith("training.learning_rate=") for one in settings)
+        self.rate_given = any(setting.replace(" ", "").startswith("training.learning_rate=") for setting in settings)
         if tune and self.rate_given:
             raise RequestError("--tune learning_rate: --set training.learning_rate gives one for all; leave one out.")
         self.tune = tune
-        asked = [self.asked(variant, seeds[0], None) for variant in methods]
-        if asked[0].data.validation is None:
+        requests = [self.recipe_for(variant, seeds[0], None) for variant in methods]
+        if requests[0].data.validation is None:
             raise RequestError("data.validation: a comparison needs rows that nothing learns from; set "
                                "data.validation=0.1, or name sources.")
-        recipes.check_processes(asked[0].training, processes, "--processes")
-        self.name = asked[0].name
+        recipes.check_processes(requests[0].training, processes, "--processes")
+        self.name = requests[0].name
         if task is not None and not self.name.endswith(task):
             self.name = f"{self.name}-{task}"  # as finetune calls its folders
         self.folder = folder or Path("runs") / f"{self.name}-compare"
-        self.metric = metric or asked[0].learning.metric
-        self.rates = {variant.label: usual_rate(one) for variant, one in zip(methods, asked, strict=True)}
+        self.metric = metric or requests[0].learning.metric
+        self.rates = {variant.label: usual_rate(request) for variant, request in zip(methods, requests, strict=True)}
         self.outcomes: list[MethodOutcome] = []
 
-    def asked(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
+    def recipe_for(self, variant: Variant, seed: int, rate: float | None) -> Recipe:
         """The recipe of a run."""
         method = {f"tuning.{key}": value for key, value in variant.options.items()}
         fields: dict[str, Any] = {**self.fields, "seed": seed, **method}
@@ -117,9 +117,9 @@ class Comparison:
     def one(self, variant: Variant, seed: int, rate: float) -> MethodOutcome:
         """One run in a process of its own, or what it came to when it was made before."""
         place = self.folder / f"{variant.slug}-{rate:.3g}-{seed}"
-        asked = self.asked(variant, seed, None if self.rate_given else rate)
-        kind = "pretrain" if asked.task is None else "finetune"
-        tree = {**recipes.tree_of(asked), "output_dir": str(place)}
+        request = self.recipe_for(variant, seed, None if self.rate_given else rate)
+        kind = "pretrain" if request.task is None else "finetune"
+        tree = {**recipes.tree_of(request), "output_dir": str(place)}
         run = Run(place)
         path, said = place.with_suffix(place.suffix + ".yaml"), place.with_suffix(place.suffix + ".log")
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -58,22 +58,22 @@ class Prompts:
         What its `prompting` block says goes for every mode that has such an option and doesn't say otherwise itself.
         `limit`: so many of the rows are asked about, the same for all. RequestError where a request can't work.
         """
-        asked = recipes.load(recipe, settings)
-        task = None if asked.task is None else asked.task.by_words()
+        request = recipes.load(recipe, settings)
+        task = None if request.task is None else request.task.by_words()
         if task is None:
             raise RequestError(f"task: prompts are compared by how well they tell labels apart: classification, not "
-                               f"{registry.name_of(asked.learning)}.")
-        if asked.backbone.pretrained is None:
+                               f"{registry.name_of(request.learning)}.")
+        if request.backbone.pretrained is None:
             raise RequestError("backbone.pretrained: a prompt asks a model that can read; name one.")
-        if asked.data.validation is None:
+        if request.data.validation is None:
             raise RequestError("data.validation: prompts are compared on rows that examples aren't drawn from; set "
                                "data.validation=0.1, or name sources.")
-        self.recipe, self.seeds, self.limit, self.asked = recipe, list(seeds), limit, asked
+        self.recipe, self.seeds, self.limit, self.request = recipe, list(seeds), limit, request
         self.task = task
-        self.model = asked.backbone.pretrained
-        self.modes = {one.label: made(one, asked.prompting) for one in modes}
+        self.model = request.backbone.pretrained
+        self.modes = {one.label: made(one, request.prompting) for one in modes}
         self.slugs = {one.label: one.slug for one in modes}
-        self.folder = folder or Path("runs") / f"{asked.name}-prompts"
+        self.folder = folder or Path("runs") / f"{request.name}-prompts"
         self.metric = metric or self.task.metric
         self.outcomes: list[PromptOutcome] = []
         self.floors: Floors = {}
@@ -113,7 +113,7 @@ class Prompts:
 
     def rows(self) -> tuple[list[Row], list[Row], list[str]]:
         """(rows that examples are drawn from, rows that are asked about, fingerprints of where they are from)."""
-        data = self.asked.data
+        data = self.request.data
         readers = [open_source(source, data.document) for source in data.train]
         read = [self.task.read(reader) for reader in readers]
         if isinstance(data.validation, list):
@@ -121,7 +121,7 @@ class Prompts:
             held = [self.task.read(reader) for reader in others]
             readers += others
         else:
-            parts = [hold_out(rows, data.validation or 0.0, self.asked.seed) for rows in read]
+            parts = [hold_out(rows, data.validation or 0.0, self.request.seed) for rows in read]
             read, held = [part[0] for part in parts], [part[1] for part in parts]
         pool, rows = ([row for part in parts for row, _ in part] for parts in (read, held))
         if self.limit is not None and self.limit < len(rows):
@@ -189,7 +189,7 @@ class Prompts:
             "mode", self.metric, document["modes"],
             {"tokens": lambda row: f"{row['prompt_tokens']:.0f}", "time": lambda row: f"{row['seconds']:.0f} s"},
             document["floors"], ("prompt_tokens", "tokens of a prompt", "linear"),
-            f"{self.asked.name}: {self.metric} of {self.model} by prompt",
+            f"{self.request.name}: {self.metric} of {self.model} by prompt",
             f"{of_seeds(self.metric, len(self.seeds))} {self.asked_rows:,} rows; a mode without chance is asked once. "
             "The time is of what no mode above had asked yet.")
 

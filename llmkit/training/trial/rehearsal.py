@@ -60,7 +60,7 @@ LINE = 250
 """Bytes of a line of metrics.jsonl."""
 
 
-def plan(asked: Recipe) -> dict[str, Any]:
+def plan(request: Recipe) -> dict[str, Any]:
     """Measure three steps of a recipe's run on this machine, and say what the whole of it takes.
 
     Refuses what `fit` refuses. Nothing is left behind but the caches that the run would fill. Sizes are in bytes, times
@@ -68,10 +68,10 @@ def plan(asked: Recipe) -> dict[str, Any]:
     processes, each calls this.
     """
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
-          shortcuts.only(asked.training.shortcuts)):
+          shortcuts.only(request.training.shortcuts)):
         report.quiet_libraries()
-        trackers.check(asked.training.report_to)
-        settled = settle(asked, world(), of_any_size=True)
+        trackers.check(request.training.report_to)
+        settled = settle(request, world(), of_any_size=True)
         recipe, training = settled.recipe, settled.recipe.training
         accelerator = accelerate(training.precision, Path(away), idles(settled), training.tf32)
         found = about(settled)
@@ -96,10 +96,10 @@ def plan(asked: Recipe) -> dict[str, Any]:
             "available": machine.memory()}
         found["length"] = length = how_long(session, measured, data["tokens_per_row"])
         found["speed"] = measured.speed(training.precision)
-        found["disk"] = disk = on_disk(session, Path(away), asked.folder, cached, length["steps"])
-        found["time"] = timed(session, measured, length, disk, asked.folder, asking)
+        found["disk"] = disk = on_disk(session, Path(away), request.folder, cached, length["steps"])
+        found["time"] = timed(session, measured, length, disk, request.folder, asking)
         if accelerator.is_main_process:
-            warnings += [*unheeded(recipe, session.length.steps), *warned(found, asked, recipe)]
+            warnings += [*unheeded(recipe, session.length.steps), *warned(found, request, recipe)]
         accelerator.wait_for_everyone()
         return found
 
@@ -371,7 +371,7 @@ def seconds_to_write(count: int, folder: Path) -> float:
         return (time.monotonic() - began) * count / (pieces * len(part))
 
 
-def warned(found: dict[str, Any], asked: Recipe, recipe: Recipe) -> list[str]:
+def warned(found: dict[str, Any], request: Recipe, recipe: Recipe) -> list[str]:
     """What stands in the way of the run, in words."""
     memory, disk = found["memory"], found["disk"]
     out = []
@@ -384,13 +384,13 @@ def warned(found: dict[str, Any], asked: Recipe, recipe: Recipe) -> list[str]:
     level = log.level
     try:
         log.setLevel(logging.ERROR)  # what a run would say of it
-        start, done = pick_up(RunFolder(asked.folder), asked, recipe, "auto")
+        start, done = pick_up(RunFolder(request.folder), request, recipe, "auto")
     except CheckpointError as error:
         return [*out, f"a run would be refused: {error}"]
     finally:
         log.setLevel(level)
     if done is not None:
-        out.append(f"{asked.folder} holds this run, and it is complete: there would be nothing to do")
+        out.append(f"{request.folder} holds this run, and it is complete: there would be nothing to do")
     if start is not None:
-        out.append(f"{asked.folder} holds a part of this run: it would go on after step {start.step:,}")
+        out.append(f"{request.folder} holds a part of this run: it would go on after step {start.step:,}")
     return out

@@ -54,41 +54,41 @@ def projections(family: type[Family]) -> list[str]:
     return [found] if isinstance(found, str) else list(found)
 
 
-def targets(model: PreTrainedModel, asked: Targets, family: type[Family], known: Collection[str]) -> Targets:
+def targets(model: PreTrainedModel, wanted: Targets, family: type[Family], known: Collection[str]) -> Targets:
     """The layers that are named, else None for peft's own choice, else the family's projections.
 
     RequestError for any name that no layer has: peft is content when one of several matches.
     """
-    if asked is None:
+    if wanted is None:
         return None if family.model_type in known else projections(family) or ALL
     names = [name for name, _ in model.named_modules() if name]
     leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
     leaf = [leaf for leaf in leaves if leaf]
-    if isinstance(asked, list):
-        for target in asked:
+    if isinstance(wanted, list):
+        for target in wanted:
             if not any(name == target or name.endswith(f".{target}") for name in names):
                 raise RequestError(f"tuning.target_modules: no layer of {type(model).__name__} is called {target!r}."
                                    f"{nearest(target, leaf)}")
-    elif asked != ALL:
+    elif wanted != ALL:
         try:
-            matches = any(re.fullmatch(asked, name) for name in names)
+            matches = any(re.fullmatch(wanted, name) for name in names)
         except re.error as error:
-            raise RequestError(f"tuning.target_modules: {asked!r} is no regular expression: {error}.") from error
+            raise RequestError(f"tuning.target_modules: {wanted!r} is no regular expression: {error}.") from error
         if not matches:
-            raise RequestError(f"tuning.target_modules: {asked!r} matches the whole name of no layer of "
-                               f"{type(model).__name__}.{nearest(asked, leaf)}")
-    return asked
+            raise RequestError(f"tuning.target_modules: {wanted!r} matches the whole name of no layer of "
+                               f"{type(model).__name__}.{nearest(wanted, leaf)}")
+    return wanted
 
 
-def check_named(asked: Targets, make: Callable[[], PreTrainedModel], family: type[Family]) -> None:
+def check_named(wanted: Targets, make: Callable[[], PreTrainedModel], family: type[Family]) -> None:
     """Raise RequestError for a name that no layer of the model that `make` makes has."""
-    if asked is not None:
-        targets(make(), asked, family, ())
+    if wanted is not None:
+        targets(make(), wanted, family, ())
 
 
-def where(asked: Targets) -> str:
+def where(wanted: Targets) -> str:
     """` on q_proj, v_proj`, for the log; nothing where the choice isn't the recipe's."""
-    return "" if not asked else " on " + (", ".join(asked) if isinstance(asked, list) else asked)
+    return "" if not wanted else " on " + (", ".join(wanted) if isinstance(wanted, list) else wanted)
 
 
 def transposed(model: PreTrainedModel) -> bool:
