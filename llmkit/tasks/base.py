@@ -159,8 +159,8 @@ class Task(Objective):
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Which column of a file each field is; those of the answers only where rows have some."""
-        wanted, optional = ({name: others for name, others in some.items() if answered or name not in self.answers}
-                            for some in (self.wanted, self.optional))
+        wanted, optional = ({name: others for name, others in names.items() if answered or name not in self.answers}
+                            for names in (self.wanted, self.optional))
         columns = find_fields(list(row), wanted, optional, reader)
         say_guessed(columns, reader)
         return columns
@@ -180,29 +180,29 @@ class Task(Objective):
         """Rows of a source and their features; without those of which it is found only now that they are bad."""
         before = len(cut)
         try:
-            found = self.featured(rows, setup, cut) if rows else []
+            features = self.featured(rows, setup, cut) if rows else []
         except DataError as first:
             if not reader.spares and not isinstance(first, TooLongError):
                 reader.spare(first)
             kept, long = [], 0
-            for one in rows:
+            for example in rows:
                 try:
-                    self.featured([one], setup, [])
+                    self.featured([example], setup, [])
                 except DataError as error:
                     if isinstance(error, TooLongError) and not reader.spares:
                         long += 1
                     else:
                         reader.spare(error)
                 else:
-                    kept.append(one)
+                    kept.append(example)
             if long and not kept:
                 raise
             if long:
                 say(reader, f"{reader.name}: {long:,} rows are left out, for their prompt alone is longer than "
                             f"data.max_length, {setup.max_length}; the first: {first}")
             del cut[before:]
-            rows, found = kept, self.featured(kept, setup, cut) if kept else []
-        return Encoded(found, [row for row, _ in rows])
+            rows, features = kept, self.featured(kept, setup, cut) if kept else []
+        return Encoded(features, [row for row, _ in rows])
 
     def featured(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Rows in the prompt that the run has, where it has one, and then as features."""
@@ -263,10 +263,10 @@ class Task(Objective):
         self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]], setup: Setup,
     ) -> dict[str, float]:
         """The task's own metrics, and the others that are wanted."""
-        plain = [self.plain(said, row, setup) for said, row in pairs] if setup.metrics else []
+        plain = [self.plain(prediction, row, setup) for prediction, row in pairs] if setup.metrics else []
         return {**self.metrics(means, pairs), **(named_metrics.scores(setup.metrics, plain) if plain else {})}
 
-    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+    def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """A prediction and its reference as the evaluate library reads them: numbers, texts, lists of tags."""
         raise RequestError("training.metrics: metrics of the evaluate library don't read what this task predicts.")
 
@@ -275,7 +275,7 @@ class Task(Objective):
         own: list[list[Any]] = [[] for _ in part.rows]
         for owner, outcome in zip(part.owners, outcomes, strict=True):
             own[owner].append(outcome)
-        return [self.combine(some, row, setup) for some, row in zip(own, part.rows, strict=True)]
+        return [self.combine(outcomes, row, setup) for outcomes, row in zip(own, part.rows, strict=True)]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Figures of an evaluation, from mean losses and each prediction beside its example."""
@@ -292,9 +292,9 @@ class Encoded:
     def __init__(self, features: Sequence[Features], rows: Sequence[Row]) -> None:
         self.rows = rows
         """The examples, with all their fields."""
-        self.owners = [int(some["of"][0]) if "of" in some else i for i, some in enumerate(features)]
+        self.owners = [int(row["of"][0]) if "of" in row else i for i, row in enumerate(features)]
         """Which example each row of features is of."""
-        self.features = [{name: value for name, value in some.items() if name != "of"} for some in features]
+        self.features = [{name: value for name, value in row.items() if name != "of"} for row in features]
 
     def tell(self, unknown: Unknown) -> None:
         """Have what the tokenizer doesn't know in these rows counted."""

@@ -97,12 +97,12 @@ class Classification(Task):
         pair = next((pair for pair in PAIRS if set(pair) <= names.keys()), None)
         if pair is None or {"text", "text_pair"} & (names.keys() | reader.source.fields.keys()):
             return super().columns(row, reader, answered)
-        found = {field: names[name] for field, name in zip(("text", "text_pair"), pair, strict=True)}
+        columns = {field: names[name] for field, name in zip(("text", "text_pair"), pair, strict=True)}
         label = {"label": self.wanted["label"]} if answered else {}
-        found |= find_fields([name for name in row if name not in found.values()], label, {}, reader)
-        found = {name: found[name] for name in ("text", "label", "text_pair") if name in found}
-        say_guessed(found, reader)
-        return found
+        columns |= find_fields([name for name in row if name not in columns.values()], label, {}, reader)
+        columns = {name: columns[name] for name in ("text", "label", "text_pair") if name in columns}
+        say_guessed(columns, reader)
+        return columns
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Texts are texts; an answer is what the problem says, once that is known."""
@@ -354,14 +354,15 @@ class Classification(Task):
         best = int(np.argmax(chances))
         return {"label": known[best], "score": chances[best]}
 
-    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+    def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """Numbers of labels, a 0 or 1 for each label, or the numbers themselves."""
         known = setup.labels or ()
         if setup.problem == PROBLEMS["regression"]:
-            return said["score"], row["label"]
+            return prediction["score"], row["label"]
         if setup.problem == PROBLEMS["multi_label"]:
-            return [int(one in said["labels"]) for one in known], [int(one in row["label"]) for one in known]
-        return known.index(said["label"]), known.index(row["label"])
+            predicted, true = prediction["labels"], row["label"]
+            return [int(label in predicted) for label in known], [int(label in true) for label in known]
+        return known.index(prediction["label"]), known.index(row["label"])
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy and F1 of labels; of numbers, error and correlation."""

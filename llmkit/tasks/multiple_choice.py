@@ -102,21 +102,22 @@ class MultipleChoice(Task):
         choices = [one.strip() for one in choices]
         return {**row, "choices": choices, "answer": self.right(row["answer"], choices, keys, place)}
 
-    def right(self, said: Any, choices: Sequence[str], keys: Sequence[str], place: Place) -> int:
+    def right(self, answer: Any, choices: Sequence[str], keys: Sequence[str], place: Place) -> int:
         """Which choice is meant by a number, a letter or its text."""
-        readings = {"number": numbered(said, self.first, len(choices)), "letter": lettered(said, keys, len(choices)),
-                    "text": [i for i, one in enumerate(choices) if isinstance(said, str) and one == said.strip()]}
+        readings = {"number": numbered(answer, self.first, len(choices)),
+                    "letter": lettered(answer, keys, len(choices)),
+                    "text": [i for i, one in enumerate(choices) if isinstance(answer, str) and one == answer.strip()]}
         if self.answer != "auto":
             readings = {self.answer: readings[self.answer]}
         meant = sorted({i for some in readings.values() for i in some})
         if len(meant) > 1:
             how = " or ".join(name for name, some in readings.items() if some)
-            raise DataError(f"{place}: the answer {said!r} may be choice {' or '.join(map(str, meant))}, counted from "
-                            f"0, as a {how}" + ("; say task.answer." if self.answer == "auto" else "."))
+            raise DataError(f"{place}: the answer {answer!r} may be choice {' or '.join(map(str, meant))}, counted "
+                            f"from 0, as a {how}" + ("; say task.answer." if self.answer == "auto" else "."))
         if not meant:
             last = len(choices) - 1 + self.first
-            other = "; if the first is 1, say task.first: 1" if numbered(said, 1, len(choices)) else ""
-            raise DataError(f"{place}: the answer {said!r} is none of the {len(choices)} choices: a number from "
+            other = "; if the first is 1, say task.first: 1" if numbered(answer, 1, len(choices)) else ""
+            raise DataError(f"{place}: the answer {answer!r} is none of the {len(choices)} choices: a number from "
                             f"{self.first} to {last}, a letter from A to {LETTERS[:len(choices)][-1]}, or "
                             f"the text of one{other}.")
         return meant[0]
@@ -226,14 +227,14 @@ class MultipleChoice(Task):
         best = int(np.argmax(chances[: len(row["choices"])]))
         return {"answer": best + self.first, "text": row["choices"][best], "score": chances[best]}
 
-    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+    def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """Numbers of choices, from 0."""
-        return said["answer"] - self.first, row["answer"]
+        return prediction["answer"] - self.first, row["answer"]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy."""
-        return {**means, "accuracy": float(np.mean([said["answer"] - self.first == row["answer"]
-                                                    for said, row in pairs]))}
+        return {**means, "accuracy": float(np.mean([prediction["answer"] - self.first == row["answer"]
+                                                    for prediction, row in pairs]))}
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """A guess, the longest choice, and the one that has most of the question's words, rare ones counting more."""
@@ -260,23 +261,23 @@ def listed(value: Any, separator: str | None) -> tuple[list[Any], list[str]]:
     return (list(value), []) if isinstance(value, list | tuple) else ([value], [])
 
 
-def numbered(said: Any, first: int, count: int) -> list[int]:
+def numbered(answer: Any, first: int, count: int) -> list[int]:
     """The choice of a number, be it written as a string; none where there isn't one."""
-    if isinstance(said, str) and re.fullmatch(r" *\d+ *", said):
-        said = int(said)
-    if isinstance(said, float) and said.is_integer():
-        said = int(said)
-    if isinstance(said, bool) or not isinstance(said, int):
+    if isinstance(answer, str) and re.fullmatch(r" *\d+ *", answer):
+        answer = int(answer)
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int):
         return []
-    return [said - first] if 0 <= said - first < count else []
+    return [answer - first] if 0 <= answer - first < count else []
 
 
-def lettered(said: Any, keys: Sequence[str], count: int) -> list[int]:
+def lettered(answer: Any, keys: Sequence[str], count: int) -> list[int]:
     """The choice of a letter, or of the name that the row's own list gives it."""
-    if not isinstance(said, str):
+    if not isinstance(answer, str):
         return []
     if keys:
-        return [i for i, key in enumerate(keys) if key == said.strip()]
-    letter = said.strip().upper()
-    found = LETTERS[:count].find(letter) if len(letter) == 1 else -1
-    return [found] if found >= 0 else []
+        return [i for i, key in enumerate(keys) if key == answer.strip()]
+    letter = answer.strip().upper()
+    place = LETTERS[:count].find(letter) if len(letter) == 1 else -1
+    return [place] if place >= 0 else []

@@ -108,22 +108,22 @@ class Preference(Task):
         """A column of conversations or a prompt, and two answers; answers that are conversations need no other."""
         answers = {name: self.wanted[name] for name in BOTH}
         beside = {**TALK, **SYSTEM, **BESIDE}
-        found = find_fields(list(row), {}, {**answers, **beside, "both": ("output",)}, reader)
-        if not is_two(row.get(found.get("both", ""))):
-            found.pop("both", None)
-        talk = "messages" in found and isinstance(unwritten(row[found["messages"]]), list)
+        columns = find_fields(list(row), {}, {**answers, **beside, "both": ("output",)}, reader)
+        if not is_two(row.get(columns.get("both", ""))):
+            columns.pop("both", None)
+        talk = "messages" in columns and isinstance(unwritten(row[columns["messages"]]), list)
         asked = {"prompt": self.wanted["prompt"], "context": ("input",)}
-        if not any(name in found for name in BOTH) and "both" not in found:
+        if not any(name in columns for name in BOTH) and "both" not in columns:
             labelled = find_fields(list(row), {}, {**beside, **asked, **LABELLED}, reader)
             if "label" in labelled and ("response" in labelled or talk):
                 self.refuse_labels(reader)
                 return without_twice(labelled)
-        more = find_fields([name for name in row if name not in found.values()], {}, {} if talk else asked, reader)
-        full = all(name in found for name in BOTH) and (
-            whole({name: row[found[name]] for name in BOTH})
-            or ("prompt" not in more and all(are_messages(row[found[name]]) for name in BOTH)))
-        if full or (talk and "rejected" in found) or "both" in found:
-            return found | more
+        more = find_fields([name for name in row if name not in columns.values()], {}, {} if talk else asked, reader)
+        full = all(name in columns for name in BOTH) and (
+            whole({name: row[columns[name]] for name in BOTH})
+            or ("prompt" not in more and all(are_messages(row[columns[name]]) for name in BOTH)))
+        if full or (talk and "rejected" in columns) or "both" in columns:
+            return columns | more
         return without_twice(super().columns(row, reader, answered))
 
     def refuse_labels(self, reader: Reader) -> None:
@@ -192,11 +192,12 @@ class Preference(Task):
         """All chosen answers, then all rejected ones: (2 * rows, longest); `reference` (rows, 2), `liked` (rows,)."""
         import torch
 
-        other = [{name.removeprefix("rejected_"): value for name, value in row.items() if name.startswith("rejected_")}
-                 for row in rows]
-        one = [{name: row[name] for name in some} for row, some in zip(rows, other, strict=True)]
+        rejected = [{name.removeprefix("rejected_"): value for name, value in row.items()
+                     if name.startswith("rejected_")} for row in rows]
+        chosen = [{name: row[name] for name in names} for row, names in zip(rows, rejected, strict=True)]
         pad = tokenizer.pad_token_id or 0
-        batch = stack([*one, *other], {"input_ids": pad, "decoder_input_ids": pad, "labels": -100, "documents": -1})
+        fill = {"input_ids": pad, "decoder_input_ids": pad, "labels": -100, "documents": -1}
+        batch = stack([*chosen, *rejected], fill)
         if "reference" in rows[0]:
             batch["reference"] = torch.tensor(np.stack([row["reference"] for row in rows]), dtype=torch.float32)
         if "liked" in rows[0]:
@@ -271,8 +272,8 @@ class Preference(Task):
         import torch
 
         if self.whole:  # they are compared once all are there
-            said = self.represent(model, batch, family)
-            return {"loss": torch.zeros((), device=said.device)}, said.tolist()
+            ratios = self.represent(model, batch, family)
+            return {"loss": torch.zeros((), device=ratios.device)}, ratios.tolist()
         ratios = self.ratios(model, batch, family)
         return {"loss": self.losses(ratios)}, ratios.T.tolist()
 
@@ -309,13 +310,14 @@ class Preference(Task):
 
         Where rows have one answer each, how often a random good one has the higher reward.
         """
-        rewards = {name: np.array([said[f"{name}_reward"] for said, _ in pairs if f"{name}_reward" in said])
+        rewards = {name: np.array([prediction[f"{name}_reward"] for prediction, _ in pairs
+                                   if f"{name}_reward" in prediction])
                    for name in BOTH}
         known = {f"{name}_reward": float(some.mean()) for name, some in rewards.items() if len(some)}
         if len(known) < 2:
             return {**means, **known}
-        if all("preferred" in said for said, _ in pairs):
-            right = float(np.mean([said["preferred"] == "chosen" for said, _ in pairs]))
+        if all("preferred" in prediction for prediction, _ in pairs):
+            right = float(np.mean([prediction["preferred"] == "chosen" for prediction, _ in pairs]))
         else:
             below = np.searchsorted(np.sort(rewards["rejected"]), rewards["chosen"])
             right = float(below.mean() / len(rewards["rejected"]))
@@ -323,9 +325,9 @@ class Preference(Task):
                 "reward_margin": known["chosen_reward"] - known["rejected_reward"], **known}
 
 
-def text_of(said: Any) -> str:
+def text_of(answer: Any) -> str:
     """The text of an answer."""
-    return str(said if isinstance(said, str) else said["content"])
+    return str(answer if isinstance(answer, str) else answer["content"])
 
 
 def side_by_side(one: Features, other: Features) -> Features:

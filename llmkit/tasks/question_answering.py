@@ -291,9 +291,9 @@ class QuestionAnswering(Task):
         return floors
 
 
-def measured(said: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+def measured(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
     """Exact match and F1 of answers to the questions of some rows."""
-    return scores(said, [[answer["text"] for answer in row["answers"]] for row in rows],
+    return scores(answers, [[answer["text"] for answer in row["answers"]] for row in rows],
                   [row["question"] for row in rows])
 
 

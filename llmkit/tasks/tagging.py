@@ -253,9 +253,9 @@ class Tagging(Task):
         return ({"loss": cross_entropy(logits[wanted], batch["labels"][wanted], reduction="sum")},
                 likeliest(logits, batch["words"]))
 
-    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+    def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """The tags of all words."""
-        return said["tags"], row["tags"]
+        return prediction["tags"], row["tags"]
 
     def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
         """A tag for each word, and the entities: their kind, text, first word and the one after the last.
@@ -263,24 +263,24 @@ class Tagging(Task):
         Words that were cut off get the tag O, or the first that there is.
         """
         labels = setup.labels or ()
-        said = [word for some in outcomes for word in some]
+        predicted = [word for outcome in outcomes for word in outcome]
         rest = OUTSIDE if OUTSIDE in labels else labels[0]
-        tags = [labels[number] for number, _ in said] + [rest] * (len(row["tokens"]) - len(said))
+        tags = [labels[number] for number, _ in predicted] + [rest] * (len(row["tokens"]) - len(predicted))
         scheme = self.scheme if self.scheme != "auto" else scheme_of([labels])
         prediction = {"tokens": list(row["tokens"]), "tags": tags}
         if scheme != "plain":
             prediction["entities"] = [
                 {"entity": kind, "text": joined(row["tokens"][start:stop]), "start": start, "end": stop,
-                 "score": min(score for _, score in said[start:stop])}
-                for kind, start, stop in entities(tags, scheme) if stop <= len(said)]
+                 "score": min(score for _, score in predicted[start:stop])}
+                for kind, start, stop in entities(tags, scheme) if stop <= len(predicted)]
         return prediction
 
     # ---- figures ----
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy of words; of entities, precision, recall and F1: right are those whose kind and ends are."""
-        said, true = [one["tags"] for one, _ in pairs], [list(row["tags"]) for _, row in pairs]
-        return {**means, **scores(said, true, self.scheme)}
+        predicted, true = [prediction["tags"] for prediction, _ in pairs], [list(row["tags"]) for _, row in pairs]
+        return {**means, **scores(predicted, true, self.scheme)}
 
     def floors(self, learned: Sequence[Row], held: Sequence[Row]) -> Floors:
         """The most frequent tag of each word in the training rows; of others, the most frequent tag of all."""
@@ -291,8 +291,9 @@ class Tagging(Task):
         true = [list(row["tags"]) for row in held]
         overall = Counter(tag for row in learned or held for tag in row["tags"]).most_common(1)[0][0]
         usual = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
-        said = [[usual.get(word, overall) for word in row["tokens"]] for row in held]
-        return {"most frequent tag of each word" if learned else "most frequent tag": scores(said, true, self.scheme)}
+        guesses = [[usual.get(word, overall) for word in row["tokens"]] for row in held]
+        what = "most frequent tag of each word" if learned else "most frequent tag"
+        return {what: scores(guesses, true, self.scheme)}
 
 
 def tag_names(reader: Reader) -> list[str] | None:

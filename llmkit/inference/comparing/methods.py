@@ -121,7 +121,7 @@ class Comparison:
         kind = "pretrain" if request.task is None else "finetune"
         tree = {**recipes.tree_of(request), "output_dir": str(place)}
         run = Run(place)
-        path, said = place.with_suffix(place.suffix + ".yaml"), place.with_suffix(place.suffix + ".log")
+        path, journal = place.with_suffix(place.suffix + ".yaml"), place.with_suffix(place.suffix + ".log")
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         made = path.is_file() and path.read_text(encoding="utf-8") == text and run.completed
         status = 0
@@ -130,7 +130,7 @@ class Comparison:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
-                with said.open("wb") as sink:
+                with journal.open("wb") as sink:
                     command = [sys.executable, "-m", "llmkit", kind, str(path), "--json"]
                     command += ["--processes", str(self.processes)] if self.processes > 1 else []
                     status = launch.wait([launch.start(command, os.environ.copy(), sink)])
@@ -140,7 +140,7 @@ class Comparison:
                 raise Stopped(f"stopped in {place}; the same command goes on from there", status)
         outcome = MethodOutcome(variant.label, seed, rate, "completed" if status == 0 else "failed")
         if status:
-            lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = journal.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             outcome.exit_status = status
             outcome.error = lines[-1].removeprefix("llmkit: error: ") if lines else f"exit status {status}"
             if status == CheckpointError.status:  # the folder is another comparison's: no run of this one can be made

@@ -33,20 +33,20 @@ def segments(text: str) -> list[str]:
     return re.findall(rf"{HAN.pattern}|(?:(?!{HAN.pattern})\w)+|[^\w\s]", bare)
 
 
-def exact(said: str, true: str, chinese: bool) -> float:
+def exact(answer: str, true: str, chinese: bool) -> float:
     """1 where the two are the same when normalised."""
     if chinese:
-        a, b = ("".join(char for char in text.lower().strip() if char not in MARKS) for text in (said, true))
+        a, b = ("".join(char for char in text.lower().strip() if char not in MARKS) for text in (answer, true))
         return float(a == b)
-    return float(normalized(said) == normalized(true))
+    return float(normalized(answer) == normalized(true))
 
 
-def overlap(said: str, true: str, chinese: bool) -> float:
+def overlap(answer: str, true: str, chinese: bool) -> float:
     """F1 of the words they share; in Chinese, of the longest run of segments that both have.
 
     Where one is no answer: 1 if the other is none either (Rajpurkar et al. 2018).
     """
-    a, b = (segments(text) if chinese else normalized(text).split() for text in (said, true))
+    a, b = (segments(text) if chinese else normalized(text).split() for text in (answer, true))
     if not a or not b:
         return float(a == b)
     same = longest_run(a, b) if chinese else sum((Counter(a) & Counter(b)).values())
@@ -65,7 +65,7 @@ def longest_run(a: Sequence[str], b: Sequence[str]) -> int:
     return best
 
 
-def scores(said: Sequence[str], true: Sequence[Sequence[str]], questions: Sequence[str]) -> dict[str, float]:
+def scores(answers: Sequence[str], true: Sequence[Sequence[str]], questions: Sequence[str]) -> dict[str, float]:
     """Exact match and F1, each with the best of a question's true answers; none is the empty text.
 
     Where some questions have answers and others none, also of each kind by itself. Most questions say by which rules.
@@ -73,7 +73,7 @@ def scores(said: Sequence[str], true: Sequence[Sequence[str]], questions: Sequen
     chinese = 2 * sum(HAN.search(question) is not None for question in questions) > len(questions)
     kept = [[text for text in texts if (segments(text) if chinese else normalized(text))] or [""] for texts in true]
     figures = [(max(exact(one, text, chinese) for text in texts), max(overlap(one, text, chinese) for text in texts))
-               for one, texts in zip(said, kept, strict=True)]
+               for one, texts in zip(answers, kept, strict=True)]
     out = dict(zip(("exact_match", "f1"), mean(figures), strict=True))
     parts = {"HasAns": [one for one, texts in zip(figures, true, strict=True) if texts],
              "NoAns": [one for one, texts in zip(figures, true, strict=True) if not texts]}

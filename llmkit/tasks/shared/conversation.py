@@ -48,8 +48,8 @@ def conversation(messages: Any, column: str, place: Place) -> list[Message]:
         if not isinstance(message, dict):
             raise DataError(f"{where} must be an object, not {message!r}.")
         if not {"role", "from"} & set(message) and any(map(role_of, message)):  # MOSS: {"human": …, "assistant": …}
-            out += [heard({"role": name, "content": said}, where) for name, said in message.items()
-                    if role_of(name) and said not in (None, "")]
+            out += [heard({"role": name, "content": content}, where) for name, content in message.items()
+                    if role_of(name) and content not in (None, "")]
         else:
             out.append(heard(message, where))
     if not out:
@@ -63,18 +63,18 @@ def heard(message: Mapping[str, Any], where: str) -> Message:
     role = role_of(speaker)
     if role is None:
         raise DataError(f"{where}: its role is {speaker!r}; known are {', '.join(ROLES)}.")
-    said = next((message[name] for name in ("content", "value", "text") if message.get(name) is not None), None)
+    content = next((message[name] for name in ("content", "value", "text") if message.get(name) is not None), None)
     if role == "call":
-        return {"role": "assistant", "content": "", "tool_calls": calls(said, where), **unlearned(message, where)}
-    said = joined(said, where) if isinstance(said, list) else said
+        return {"role": "assistant", "content": "", "tool_calls": calls(content, where), **unlearned(message, where)}
+    content = joined(content, where) if isinstance(content, list) else content
     called = message.get("tool_calls") or message.get("function_call")
     if role == "tool":
-        said = json.dumps(said, ensure_ascii=False) if isinstance(said, dict) else said or ""
-    elif said is None and role == "assistant" and called:
-        said = ""
-    if not isinstance(said, str) or (not said.strip() and role != "tool" and not called):
-        raise DataError(f"{where}: the {speaker} says {said!r}, which is no text.")
-    made: Message = {"role": role, "content": said.strip() if role == "assistant" else said}
+        content = json.dumps(content, ensure_ascii=False) if isinstance(content, dict) else content or ""
+    elif content is None and role == "assistant" and called:
+        content = ""
+    if not isinstance(content, str) or (not content.strip() and role != "tool" and not called):
+        raise DataError(f"{where}: the {speaker} says {content!r}, which is no text.")
+    made: Message = {"role": role, "content": content.strip() if role == "assistant" else content}
     if role == "tool":
         return made | {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}
     if role == "assistant":
@@ -104,19 +104,19 @@ def joined(parts: Sequence[Any], where: str) -> str:
 def unlearned(message: Mapping[str, Any], where: str) -> Message:
     """{"learned": False} where a message says that it is only to be read; {} for all others."""
     for name in LEARNED:
-        said = message.get(name)
-        if said in (False, 0, "false", "False", "0"):
+        mark = message.get(name)
+        if mark in (False, 0, "false", "False", "0"):
             return {"learned": False}
-        if said not in (None, True, 1, "true", "True", "1"):
-            raise DataError(f"{where}: its {name} is {said!r}; a message is learned (true, 1) or not (false, 0).")
+        if mark not in (None, True, 1, "true", "True", "1"):
+            raise DataError(f"{where}: its {name} is {mark!r}; a message is learned (true, 1) or not (false, 0).")
     return {}
 
 
-def calls(said: Any, where: str) -> list[dict[str, Any]]:
+def calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Calls as chat templates take them, of OpenAI's `tool_calls`, its older `function_call`, or ShareGPT's JSON."""
-    found = unwritten(said)
+    written = unwritten(value)
     out = []
-    for call in found if isinstance(found, list) else [found]:
+    for call in written if isinstance(written, list) else [written]:
         inner = call.get("function", call) if isinstance(call, dict) else None
         arguments = unwritten(inner.get("arguments", {})) if isinstance(inner, dict) else None
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not isinstance(arguments, dict):
@@ -126,28 +126,28 @@ def calls(said: Any, where: str) -> list[dict[str, Any]]:
     return out
 
 
-def tools_of(said: Any, column: str, place: Place) -> list[dict[str, Any]]:
+def tools_of(value: Any, column: str, place: Place) -> list[dict[str, Any]]:
     """The tools of a row in OpenAI's form, of a list or of its JSON; [] where there are none."""
-    found = unwritten(said)
-    if found in (None, "", [], {}):
+    listed = unwritten(value)
+    if listed in (None, "", [], {}):
         return []
-    found = found if isinstance(found, list) else [found]
-    tools = [{"type": "function", "function": one} if isinstance(one, dict) and "function" not in one else one
-             for one in found]
+    listed = listed if isinstance(listed, list) else [listed]
+    tools = [{"type": "function", "function": tool} if isinstance(tool, dict) and "function" not in tool else tool
+             for tool in listed]
     for tool in tools:
         if not isinstance(tool, dict) or not isinstance(tool["function"], dict) or not tool["function"].get("name"):
             raise DataError(f"{place}: a tool of {column!r} has no name: {tool!r:.200}.")
     return tools
 
 
-def history_of(said: Any, column: str, place: Place) -> list[Message]:
+def history_of(value: Any, column: str, place: Place) -> list[Message]:
     """What was said before: [["Sky?", "Blue."]] of LLaMA-Factory and ms-swift, or messages."""
-    found = unwritten(said)
-    if found in (None, "", []):
+    turns = unwritten(value)
+    if turns in (None, "", []):
         return []
     out: list[Message] = []
-    for number, turn in enumerate(found if isinstance(found, list) else [found], 1):
-        if isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(one, str) for one in turn):
+    for number, turn in enumerate(turns if isinstance(turns, list) else [turns], 1):
+        if isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(text, str) for text in turn):
             out += [{"role": "user", "content": turn[0]}] if turn[0].strip() else []
             out += [{"role": "assistant", "content": turn[1].strip()}] if turn[1].strip() else []
         elif isinstance(turn, dict):
@@ -170,24 +170,25 @@ def unwritten(value: Any) -> Any:
 
 def are_messages(value: Any) -> bool:
     """Whether a field holds messages, and not a text."""
-    found = unwritten(value)
-    return isinstance(found, list) and bool(found) and all(isinstance(one, dict) for one in found)
+    messages = unwritten(value)
+    return isinstance(messages, list) and bool(messages) and all(isinstance(message, dict) for message in messages)
 
 
 def unread(row: Mapping[str, Any]) -> set[str]:
     """Names in messages that nothing is made of; one without a value isn't meant."""
-    found = [unwritten(row.get(part)) for part in ("messages", "prompt", "response", "chosen", "rejected")]
-    return {str(name) for some in found if isinstance(some, list) for message in some if isinstance(message, dict)
+    fields = [unwritten(row.get(field)) for field in ("messages", "prompt", "response", "chosen", "rejected")]
+    return {str(name) for messages in fields if isinstance(messages, list)
+            for message in messages if isinstance(message, dict)
             for name, value in message.items()
             if name not in READ and role_of(name) is None and value not in (None, "", [], {})}
 
 
 def exchange(row: Mapping[str, Any]) -> list[Message]:
     """A prompt, with what belongs to it, and the response where there is one."""
-    asked = "\n".join(part for part in (row.get("prompt"), row.get("context")) if part and part.strip())
+    prompt = "\n".join(part for part in (row.get("prompt"), row.get("context")) if part and part.strip())
     response = row.get("response")
-    said = [] if response is None else [{"role": "assistant", "content": response.strip()}]
-    return [{"role": "user", "content": asked}, *said]
+    answer = [] if response is None else [{"role": "assistant", "content": response.strip()}]
+    return [{"role": "user", "content": prompt}, *answer]
 
 
 def told(messages: list[Message], system: str | None) -> list[Message]:

@@ -81,12 +81,12 @@ def entities(tags: Sequence[str], scheme: str) -> list[Span]:
     return [(one.tag, one.start, one.end) for one in Entities([plain], _strict(scheme)).entities[0]]
 
 
-def scores(said: Sequence[Sequence[str]], true: Sequence[Sequence[str]], scheme: str = "auto") -> dict[str, float]:
+def scores(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]], scheme: str = "auto") -> dict[str, float]:
     """Precision, recall and F1 of the entities, strictly by the scheme (seqeval), and the accuracy of words.
 
     For plain tags, the accuracy and macro F1.
     """
-    flat = [tag for tags in true for tag in tags], [tag for tags in said for tag in tags]
+    flat = [tag for tags in true for tag in tags], [tag for tags in predicted for tag in tags]
     accuracy = sum(a == b for a, b in zip(*flat, strict=True)) / max(1, len(flat[0]))
     if scheme == "auto":
         scheme = scheme_of(true)
@@ -96,7 +96,7 @@ def scores(said: Sequence[Sequence[str]], true: Sequence[Sequence[str]], scheme:
         return {"accuracy": accuracy, "f1": float(f1_score(*flat, average="macro", zero_division=0))}
     from seqeval.metrics.v1 import precision_recall_fscore_support
 
-    spelled = ([respelled(tags) for tags in some] for some in (true, said))
+    spelled = ([respelled(tags) for tags in some] for some in (true, predicted))
     precision, recall, f1, _ = precision_recall_fscore_support(
         *spelled, average="micro", scheme=_strict(scheme), zero_division=0)
     return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "accuracy": accuracy}

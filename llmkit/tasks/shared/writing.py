@@ -256,15 +256,16 @@ class Writing(Task):
         pairs = [(self.combine([outcomes[i]], rows[i], setup), rows[i]) for i in sorted(outcomes)]
         return self.measured(means, pairs, setup)
 
-    def plain(self, said: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
+    def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
         """What was written, and what was to be written."""
-        return said["text"], self.answer(row)
+        return prediction["text"], self.answer(row)
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """The perplexity of the answers, and how good what was written is."""
         figures = {**means, "perplexity": perplexity(means["loss"])}
-        return {**figures, **self.scores([said["text"] for said, _ in pairs], [row for _, row in pairs])} if pairs \
-            else figures
+        if not pairs:
+            return figures
+        return {**figures, **self.scores([prediction["text"] for prediction, _ in pairs], [row for _, row in pairs])}
 
     def scores(self, written: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
         """Figures of texts beside the examples that they are written for."""
