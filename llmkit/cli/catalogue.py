@@ -6,11 +6,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmkit.cli import completion
+
+if TYPE_CHECKING:
+    from llmkit.recipe.registry import Kind
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -147,7 +150,7 @@ def families(json_: Json = False) -> None:
     _plugins("backbones", json_)
 
 
-def _plugins(kind: str, json_: bool) -> None:
+def _plugins(kind: Kind, json_: bool) -> None:
     """Each plug-in of a kind with its module's first line."""
     from llmkit.recipe import registry
 

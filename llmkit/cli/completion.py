@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmkit.recipe.registry import Kind
 
 
 def recipes(incomplete: str) -> list[str]:
@@ -49,13 +53,13 @@ def several_modes(incomplete: str) -> list[str]:
     return _last_of("prompting", incomplete)
 
 
-def _plugins(kind: str, incomplete: str) -> list[str]:
+def _plugins(kind: Kind, incomplete: str) -> list[str]:
     from llmkit.recipe.registry import names
 
     return _starting(names(kind), incomplete)
 
 
-def _last_of(kind: str, incomplete: str) -> list[str]:
+def _last_of(kind: Kind, incomplete: str) -> list[str]:
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in _plugins(kind, last)]
 

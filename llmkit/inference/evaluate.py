@@ -189,9 +189,7 @@ def _named(task: str | Answering | None, objective: str | None) -> Learning | No
         return task
     if task is None and objective is None:
         return None
-    kind, name = ("tasks", task) if task is not None else ("objectives", objective)
-    chosen: Learning = registry.find(kind, str(name))()
-    return chosen
+    return registry.find("tasks", task)() if task is not None else registry.find("objectives", str(objective))()
 
 
 def _family(source: Base | Opened, learned: recipe.Recipe | None) -> tuple[str, type[Family]]:
@@ -210,8 +208,7 @@ def _usual(family: type[Family]) -> Learning:
             "permuted": "permuted_lm"}[family.shape]
     # not every decoder was taught to end, and an end is no text
     options = {"add_eos_token": False} if name == "causal_lm" else {}
-    chosen: Learning = registry.find("objectives", name)(**options)
-    return chosen
+    return registry.find("objectives", name)(**options)
 
 
 def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dtype: str) -> Opened:
@@ -266,17 +263,17 @@ def prompted(chosen: Learning, prompt: Prompting) -> Learning:
     return chosen.turned_round() if prompt.turns else chosen
 
 
-def asks_for_words(model: Model, task: str | None) -> Task | None:
+def asks_for_words(model: Model, task: str | None) -> Answering | None:
     """The task whose labels a model that learned no task is to say by their words; None where it isn't asked to."""
-    asked: Task | None = None if task is None else registry.find("tasks", task)().by_words()
+    labelling = None if task is None else registry.find("tasks", task)().by_words()
     learned = recipe_of(place_of(model))
-    if asked is None or (learned is not None and learned.task is not None):
+    if labelling is None or (learned is not None and learned.task is not None):
         return None
-    return asked if (model.kind if isinstance(model, Opened) else models.kind_of(model)) in KINDS else None
+    return labelling if (model.kind if isinstance(model, Opened) else models.kind_of(model)) in KINDS else None
 
 
 def by_prompt(
-    model: Model, data: str | Path | Given, mode: Prompting, task: Task, on_bad_row: str = "error",
+    model: Model, data: str | Path | Given, mode: Prompting, task: Answering, on_bad_row: str = "error",
 ) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
     skips = leaves_out(on_bad_row)

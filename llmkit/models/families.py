@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from llmkit.backbones.auto import Auto
 from llmkit.data.tokenizer_files import has_tokenizer
 from llmkit.models.files import untyped
 from llmkit.recipe import registry
@@ -37,7 +38,7 @@ def family_of(base: Base) -> str:
 
 def family_named(name: str, base: Base | None) -> type[Family]:
     """A family by its name; auto is what the pretrained model's config makes of it."""
-    family: type[Family] = registry.find("backbones", name)
+    family = registry.find("backbones", name)
     if name == "auto":
         assert base is not None  # the recipe was checked for it
         family = made_for(base.config())
@@ -67,11 +68,9 @@ def family_for(config: PretrainedConfig) -> type[Family]:
     name = file_for(config.model_type)
     if name is None:
         return made_for(config)
-    family: type[Family] = registry.find("backbones", name)
-    return family
+    return registry.find("backbones", name)
 
 
 def made_for(config: PretrainedConfig) -> type[Family]:
     """What can be read of a family from a config; RequestError where that is no language model's."""
-    made: type[Family] = registry.find("backbones", "auto").like(config)
-    return made
+    return Auto.like(config)

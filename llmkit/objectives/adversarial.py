@@ -94,8 +94,7 @@ class Adversarial(Objective):
     @property
     def judging(self) -> type[Family]:
         """The discriminator's family."""
-        found: type[Family] = registry.find("backbones", self.discriminator)
-        return found
+        return registry.find("backbones", self.discriminator)
 
     # ---- rows ----
 

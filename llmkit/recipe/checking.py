@@ -84,7 +84,8 @@ def fit_together(learning: Learning, name: str, family: Shaped) -> None:
     """Raise if a family's shape can't do an objective or task; say what it can, and who can."""
     if fits(learning, family):
         return
-    kind = "tasks" if any(cls.__module__ == "llmkit.tasks.base" for cls in type(learning).__mro__) else "objectives"
+    answers = any(cls.__module__ == "llmkit.tasks.base" for cls in type(learning).__mro__)
+    kind: registry.Kind = "tasks" if answers else "objectives"
     can = [other for other in registry.names(kind) if fits(registry.find(kind, other)(), family)]
     who = [other for other in registry.names("backbones") if fits(learning, registry.find("backbones", other))]
     needs = f"needs a backbone of shape {' or '.join(sorted(learning.shapes))}; {name} is {family.shape}."

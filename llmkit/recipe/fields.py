@@ -22,8 +22,9 @@ Shortcut: TypeAlias = Literal[
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 """What accelerate calls the trackers that it knows."""
-BLOCKS = {"objective": ("objectives", "name"), "task": ("tasks", "name"), "prompting": ("prompting", "name"),
-          "tuning": ("tuning", "method")}
+BLOCKS: dict[str, tuple[registry.Kind, str]] = {
+    "objective": ("objectives", "name"), "task": ("tasks", "name"), "prompting": ("prompting", "name"),
+    "tuning": ("tuning", "method")}
 """The blocks that a plug-in's own fields make up: where it is looked up, and the key that names it."""
 MOST_LAYERS = 1000
 """Layers of a stack: to build more takes minutes before anything is known of them."""

@@ -3,36 +3,59 @@
 A name with a dot is an import path, so a plug-in can live in the user's own package.
 """
 
+from __future__ import annotations
+
 import inspect
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from pydantic import ConfigDict
 
 from llmkit.recipe.aliases import near
 from llmkit.system.errors import RequestError
 
-BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
-         "prompting": "Prompting"}
+if TYPE_CHECKING:
+    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode, Shaped
+
+Kind: TypeAlias = Literal["backbones", "objectives", "tasks", "tuning", "prompting"]
+"""The folders of plug-ins."""
+BASES: dict[Kind, str] = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
+                          "prompting": "Prompting"}
 """The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
-KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method",
-         "prompting": "prompt mode"}
+KINDS: dict[Kind, str] = {"backbones": "backbone family", "objectives": "objective", "tasks": "task",
+                          "tuning": "tuning method", "prompting": "prompt mode"}
 
 OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """The pydantic settings of every block of a recipe: unknown fields are errors, docstrings are help."""
 
 
-@cache
-def names(kind: str) -> tuple[str, ...]:
+def names(kind: Kind) -> tuple[str, ...]:
     """List the plug-ins of a kind by listing its folder; nothing is imported."""
+    return _listed(kind)
+
+
+@cache  # a decorated function takes whatever can be hashed, for type checkers: `names` says what it takes
+def _listed(kind: Kind) -> tuple[str, ...]:
     folder = Path(__file__).parents[1] / kind
     stems = (path.stem for path in folder.glob("*.py"))
     return tuple(sorted(stem for stem in stems if stem != "base" and not stem.startswith("_")))
 
 
-def find(kind: str, name: str) -> type[Any]:
+@overload
+def find(kind: Literal["backbones"], name: str) -> Shaped: ...
+@overload
+def find(kind: Literal["objectives"], name: str) -> type[Learning]: ...
+@overload
+def find(kind: Literal["tasks"], name: str) -> type[Answering]: ...
+@overload
+def find(kind: Literal["tuning"], name: str) -> type[Method]: ...
+@overload
+def find(kind: Literal["prompting"], name: str) -> type[PromptMode]: ...
+@overload
+def find(kind: Kind, name: str) -> type[Any]: ...
+def find(kind: Kind, name: str) -> type[Any]:
     """Import the one module that `name` stands for and return its class.
 
     >>> find("objectives", "masked_lm").__name__
@@ -63,7 +86,7 @@ def find(kind: str, name: str) -> type[Any]:
     return public[0]
 
 
-def about(kind: str, name: str) -> str:
+def about(kind: Kind, name: str) -> str:
     """What a plug-in is, in a sentence: the first line of its module."""
     return (inspect.getdoc(inspect.getmodule(find(kind, name))) or "").partition("\n")[0]
 

@@ -30,6 +30,7 @@ Shaped: TypeAlias = "type[Family]"
 class Learning(Protocol):
     """What a model learns: an objective or a task (`llmkit.objectives.base.Objective` says what each part means)."""
 
+    def __init__(self, **options: Any) -> None: ...
     @property
     def shapes(self) -> frozenset[str]: ...
     @property
@@ -129,6 +130,7 @@ class Answering(Learning, Protocol):
 class Method(Protocol):
     """A tuning method: what trains, and how it is saved (`llmkit.tuning.base.Tuning`)."""
 
+    def __init__(self, **options: Any) -> None: ...
     @property
     def adapter(self) -> bool: ...
     @property
@@ -158,6 +160,7 @@ class Method(Protocol):
 class PromptMode(Protocol):
     """A prompt mode: what is put around an input (`llmkit.prompting.base.Prompting`)."""
 
+    def __init__(self, **options: Any) -> None: ...
     @property
     def turns(self) -> bool: ...
     @property

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
-from torch import nn
+from torch import Tensor, nn
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch
-from llmkit.recipe.seams import Learning
+from llmkit.objectives.base import Sums
+from llmkit.recipe.seams import Answering, Learning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Way = Literal["loss", "judge", "predict", "represent", "refer"]
 """What is asked of an objective about a batch."""
+Said: TypeAlias = "Sums | tuple[Sums, list[Any]] | Tensor | list[Any]"
+"""What it says, by the way in which it is asked."""
 
 
 class Learner(nn.Module):
@@ -46,7 +49,19 @@ class Learner(nn.Module):
         """Whether a parameter is of a part that started from random weights beside pretrained ones."""
         return any(f".{part}." in f".{name}" for part in self.new)
 
-    def forward(self, batch: Batch, way: Way = "loss") -> Any:
+    @overload
+    def forward(self, batch: Batch, way: Literal["loss"] = "loss") -> Sums: ...
+    @overload
+    def forward(self, batch: Batch, way: Literal["judge"]) -> tuple[Sums, list[Any]]: ...
+    @overload
+    def forward(self, batch: Batch, way: Literal["represent"]) -> Tensor: ...
+    @overload
+    def forward(self, batch: Batch, way: Literal["predict"]) -> list[Any]: ...
+    @overload
+    def forward(self, batch: Batch, way: Literal["refer"]) -> list[list[float]]: ...
+    @overload
+    def forward(self, batch: Batch, way: Way) -> Said: ...
+    def forward(self, batch: Batch, way: Way = "loss") -> Said:
         """What the objective's method of that name says of a batch: `loss`, losses by head, summed over targets …
 
         `predict` and `refer` are asked of tasks only.
@@ -58,8 +73,11 @@ class Learner(nn.Module):
             return objective.judge(*given)
         if way == "represent":
             return objective.represent(*given)
-        task: Any = objective  # whoever asks for these has one
+        task = cast("Answering", objective)  # whoever asks for these has one
         return task.predict(*given) if way == "predict" else task.refer(*given)
+
+    if TYPE_CHECKING:  # a module is called, and torch's own way to its forward knows no types
+        __call__ = forward
 
 
 @dataclass(frozen=True)

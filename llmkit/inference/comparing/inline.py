@@ -31,7 +31,7 @@ class Variant:
         return re.sub(r"[^\w.+-]+", "-", self.label).strip("-")
 
 
-def variants(text: str, kind: str, option: str) -> list[Variant]:
+def variants(text: str, kind: registry.Kind, option: str) -> list[Variant]:
     """`full,lora(r=4,use_dora=true),prefix` as variants; RequestError, at the option, for a name that there isn't."""
     out = [variant(part, kind, option) for part in split(text)]
     if twice := {one.label for one in out if sum(other.slug == one.slug for other in out) > 1}:
@@ -41,7 +41,7 @@ def variants(text: str, kind: str, option: str) -> list[Variant]:
     return out
 
 
-def variant(text: str, kind: str, option: str) -> Variant:
+def variant(text: str, kind: registry.Kind, option: str) -> Variant:
     """One name with its options. A value may be a name with options itself: `normalize(of=cloze(k=4))`."""
     found = NAME.fullmatch(text)
     if found is None:
@@ -67,7 +67,7 @@ def plugin(text: str, block: str, option: str) -> Any:
     return recipe.plugin(block, {key: made.name, **made.options}, f"{option} {made.label}")
 
 
-def _value(text: str, kind: str, option: str) -> Any:
+def _value(text: str, kind: registry.Kind, option: str) -> Any:
     """YAML on one line, or a text that is none: `{text} It was {mask}.`"""
     nested = NAME.fullmatch(text)
     if nested is not None and nested[2] is not None and nested[1] in registry.names(kind):

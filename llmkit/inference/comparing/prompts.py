@@ -215,7 +215,8 @@ def made(variant: Variant, usual: PromptMode | None) -> Prompting:
 
 def inherited(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """A mode's block, with options of another under its own."""
-    known = {option.name for option in fields(registry.find("prompting", name))} - {"of"}
+    options_of = fields(registry.find("prompting", name))  # type: ignore[arg-type]  # all modes are dataclasses
+    known = {option.name for option in options_of} - {"of"}
     block = {"name": name, **{key: value for key, value in usual.items() if key in known}, **options}
     inner = block.get("of")
     if inner is not None:

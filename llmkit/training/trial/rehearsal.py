@@ -36,6 +36,7 @@ from llmkit.training.finish import peak_memory
 from llmkit.training.folder import trackers
 from llmkit.training.folder.resume import pick_up
 from llmkit.training.folder.run_folder import RunFolder, telling
+from llmkit.training.learner import Way
 from llmkit.training.log import Log
 from llmkit.training.prepare import idles, ready
 from llmkit.training.session import Session
@@ -291,7 +292,7 @@ def seconds_to_refer(session: Session) -> float:
     return seconds_to_visit(session, session.sets.train, range(count), "refer") / count
 
 
-def seconds_to_visit(session: Session, sets: Sequence[Any], rows: Sequence[int], way: str) -> float:
+def seconds_to_visit(session: Session, sets: Sequence[Any], rows: Sequence[int], way: Way) -> float:
     """Seconds in which the learner does `way` with some rows of `sets`, from a few of them."""
     micro = int(session.recipe.training.micro_batch_size)
     count = min(len(rows), BATCHES * micro * session.accelerator.num_processes)
