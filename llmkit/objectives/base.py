@@ -436,7 +436,9 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
     """The id of a special token; RequestError where the tokenizer has none."""
     found = getattr(tokenizer, f"{role}_token_id")
     if found is None:
-        raise RequestError(f"the tokenizer has no {role} token; {why} needs one.")
+        raise RequestError(f"the tokenizer has no {role} token; {why} needs one. Name it in the tokenizer's "
+                           f"tokenizer_config.json ({role}_token), or take another tokenizer: {{pretrained: …}}, or "
+                           "{train: …}, which has all of them.")
     return int(found)
 
 
