@@ -60,6 +60,32 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
 
 
+EVERY = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "RESULTS.md",
+                *DOCS.rglob("*.md")])
+IMPORTED = re.compile(r"^ *from (llmkit[\w.]*) import ([\w, ]+)$|^ *import (llmkit[\w.]*)", re.MULTILINE)
+
+
+def imported(page: str) -> list[str]:
+    """Dotted names that a page's code imports from llmkit."""
+    code = "\n".join(re.findall(r"^ *```(?:python|py)[^\n]*\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL))
+    return [f"{module}.{name.split()[0]}" if module else whole for module, several, whole in IMPORTED.findall(code)
+            for name in (several or "x").split(",")]
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_pages_code_imports_is_there(page: Path) -> None:
+    gone = [name for name in imported(page.read_text()) if name != "llmkit" and not there(name)]
+    assert [name for name in gone if not any(name.startswith(path.removesuffix(".py").replace("/", "."))
+                                             for path in MADE)] == []
+
+
+def test_imports_of_a_page_are_seen() -> None:
+    page = ("```python\nimport llmkit\nfrom llmkit.data import tokens, rows as r\n```\ntext: from llmkit import no\n"
+            "  ```python\n  from llmkit import flops\n  ```\n```yaml\nfrom llmkit import none\n```\n")
+    assert imported(page) == ["llmkit", "llmkit.data.tokens", "llmkit.data.rows", "llmkit.flops"]
+    assert [there(name) for name in imported(page)] == [True, True, True, False]
+
+
 def test_a_name_that_is_not_there_is_found() -> None:
     assert there("llmkit.training.fit.fit")
     assert there("llmkit.data.tokens.Documents.split")

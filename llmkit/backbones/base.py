@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from llmkit.backbones.kernels.privates import attention_of
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.recipe import MOST_LAYERS
+from llmkit.recipe.promises import FAMILY
+from llmkit.recipe.watching import required, watch
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -18,19 +20,20 @@ if TYPE_CHECKING:
 class Family:
     """A family of models. Everything here is about names; the models are transformers' own."""
 
-    model_type: ClassVar[str]
+    model_type: ClassVar[str] = required("the `model_type` of its transformers config: 'bert'")
     """The `model_type` of its transformers config."""
-    shape: ClassVar[str]
+    shape: ClassVar[str] = required("encoder, decoder, encoder-decoder or permuted")
     """encoder, decoder, encoder-decoder or permuted."""
-    tokenizer: ClassVar[str]
+    tokenizer: ClassVar[str] = required("the kind of tokenizer that is trained for it: wordpiece, bpe or unigram")
     """The kind of tokenizer that is trained for it."""
     special: ClassVar[str | None] = None
     """Whose special tokens a tokenizer trained for it has (data/tokenizer.py); None: those of its kind's own family."""
-    sizes: ClassVar[dict[str, dict[str, Any]]]
+    sizes: ClassVar[dict[str, dict[str, Any]]] = required("config fields by the name of a size: {'tiny': {…}}")
     """Config fields by the name of a size."""
-    positions: ClassVar[str | None]
+    positions: ClassVar[str | None] = required(
+        "the config field with the number of positions, or None where they are relative")
     """The config field with the number of positions; None where positions are relative."""
-    layers: ClassVar[tuple[str, ...]]
+    layers: ClassVar[tuple[str, ...]] = required("the dotted paths of its stacks of layers: ('encoder.layer',)")
     """Dotted paths of the stacks of layers."""
     shares: ClassVar[bool] = False
     """Whether its layers share their weights."""
@@ -38,9 +41,10 @@ class Family:
     """Dotted paths of what stands below the layers, besides tables and parts named after embeddings."""
     projections: ClassVar[tuple[str, ...]] = ()
     """Linear layers that low-rank products go to, where peft has no choice of its own for the family."""
-    feed_forward: ClassVar[tuple[str, ...]]
+    feed_forward: ClassVar[tuple[str, ...]] = required("the parts of a layer that are feed-forward: ('mlp',)")
     """Parts of a layer that are feed-forward."""
-    heads: ClassVar[dict[str, str]]
+    heads: ClassVar[dict[str, str]] = required(
+        "the part of each auto class that makes its logits: {'AutoModelForCausalLM': 'lm_head'}")
     """Auto class to the part that turns hidden states into its logits."""
     plain: ClassVar[bool] = True
     """Whether its logits over words are what its last linear layer makes, and perhaps `logits_bias`."""
@@ -64,6 +68,11 @@ class Family:
     """Config fields that make the size tiny smaller still, 32 wide: models for tests, made in no time."""
     still: ClassVar[tuple[str, ...]] = ()
     """The config fields of its dropouts: at 0, a step depends on its rows and nothing else."""
+
+    def __init_subclass__(cls) -> None:
+        """People's own are looked at as they are called."""
+        super().__init_subclass__()
+        watch(cls, FAMILY)
 
     @classmethod
     def config(cls, size: str | None, fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:

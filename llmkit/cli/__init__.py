@@ -31,14 +31,12 @@ from llmkit.cli import (
 )
 from llmkit.system import machine, terminal
 from llmkit.system.environment import forget_leftovers, is_first, prepare_torch
-from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
+from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
-NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
-"""What torch says where the system gives it no memory."""
 PASSWORD = re.compile(r"://[^/\s@]+@")
 """A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
@@ -122,21 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last place that can say it in one line
         if full := no_room(error):
             return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
-        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        if no_memory(error):
             return _fail(f"not enough memory: {_memory(error)}", 2, debug)
+        from llmkit.recipe.watching import own_line
+
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"unforeseen: {said[:500]}{_mine(error)} (--debug shows where)", 1, debug)
-
-
-def _mine(error: BaseException) -> str:
-    """Where in a plug-in of the user's own it happened, if it did: neither llmkit's nor a library's line."""
-    import sysconfig
-    import traceback
-
-    libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib", "scripts")]
-    others = (os.path.dirname(os.path.dirname(__file__)), *libraries, "<")
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(others)]
-    return f", in {lines[-1].filename}:{lines[-1].lineno}" if lines else ""
+        return _fail(f"unforeseen: {said[:500]}{own_line(error)} (--debug shows where)", 1, debug)
 
 
 def _usage(error: Any, words: Sequence[str]) -> str:

@@ -15,6 +15,9 @@ from llmkit.system import terminal
 if TYPE_CHECKING:
     from llmkit.recipe.registry import Kind
 
+if TYPE_CHECKING:
+    from llmkit.recipe.registry import Kind
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 models_app = typer.Typer(

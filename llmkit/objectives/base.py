@@ -19,6 +19,8 @@ from llmkit.data.rows import Layout, SegmentRows, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
+from llmkit.recipe.promises import LEARNING
+from llmkit.recipe.watching import lacking, required, watch
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -81,9 +83,9 @@ class Sets:
 class Objective:
     """What a model learns from text; its dataclass fields are its options in the recipe."""
 
-    shapes: ClassVar[frozenset[str]]
+    shapes: ClassVar[frozenset[str]] = required("the backbone shapes that it fits: frozenset({'encoder'})")
     """Backbone shapes that it fits."""
-    head: ClassVar[str]
+    head: ClassVar[str] = required("the transformers auto class that carries its head: 'AutoModelForCausalLM'")
     """The transformers auto class that carries its head."""
     packings: ClassVar[tuple[str, ...]] = ("documents", "blocks", "none")
     """Ways of filling rows that it can do, the best first."""
@@ -101,6 +103,11 @@ class Objective:
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
     goes_on: ClassVar[bool] = False
     """Whether a model that learned it goes on with any text, so that it can be told in words to do something else."""
+
+    def __init_subclass__(cls) -> None:
+        """People's own are looked at as they are called, tasks too."""
+        super().__init_subclass__()
+        watch(cls, LEARNING)
 
     @property
     def whole(self) -> bool:
@@ -201,11 +208,11 @@ class Objective:
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
         """How documents lie in rows; RequestError where the tokenizer lacks what it takes."""
-        raise NotImplementedError
+        raise lacking(self, "layout", LEARNING)
 
     def draw(self, segment: Ids, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """One segment of token ids to what the model sees and what it has to predict; all chance comes from rng."""
-        raise NotImplementedError
+        raise lacking(self, "draw", LEARNING)
 
     def finish(self, row: Features, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Add to a row what it has once, however many segments it holds: a seed, sampled negatives."""
@@ -234,11 +241,11 @@ class Objective:
 
     def represent(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """Where `whole`: what the loss compares, (rows, …)."""
-        raise NotImplementedError
+        raise lacking(self, "represent", LEARNING)
 
     def compare(self, representations: Tensor) -> Sums:
         """Where `whole`: the losses of all rows of a step, each summed; their order changes nothing."""
-        raise NotImplementedError
+        raise lacking(self, "compare", LEARNING)
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """For an evaluation: the losses, and pairs of which `metrics` makes its figures.
@@ -433,7 +440,9 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
     """The id of a special token; RequestError where the tokenizer has none."""
     found = getattr(tokenizer, f"{role}_token_id")
     if found is None:
-        raise RequestError(f"the tokenizer has no {role} token; {why} needs one.")
+        raise RequestError(f"the tokenizer has no {role} token; {why} needs one. Name it in the tokenizer's "
+                           f"tokenizer_config.json ({role}_token), or take another tokenizer: {{pretrained: …}}, or "
+                           "{train: …}, which has all of them.")
     return int(found)
 
 

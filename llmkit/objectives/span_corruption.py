@@ -77,11 +77,21 @@ class SpanCorruption(Objective):
         most, there = max(one.counts(length)[1] for one in self.mixture), len(sentinels(tokenizer))
         if most > there:
             raise RequestError(f"span_corruption: rows of {max_length} have {most} spans, and the tokenizer has "
-                               f"{there} sentinels (<extra_id_0> …); make data.max_length or noise_density smaller.")
+                               f"{there} sentinels (<extra_id_0> …){self.ways_out(length, there)}")
         table = np.array([0, 0, *(self.lengths(n)[0] for n in range(2, length + 1))])
         between = (end,) if packing == "blocks" else ()
         return Layout(
             length=length, room=max_length, after=between, shortest=2, positions=lambda lengths: table[lengths])
+
+    def ways_out(self, length: int, there: int) -> str:
+        """What helps where segments of so many tokens have more spans than there are sentinels."""
+        if not there:
+            return (", which T5's kind has: whoever reads by it never filled such spans. Take another objective "
+                    "(denoising and prefix_lm need no sentinels), a task, or a tokenizer that has them.")
+        while length > 2 and max(one.counts(length)[1] for one in self.mixture) > there:
+            length -= 1
+        return (f"; make data.max_length {self.lengths(length)[0]} or less, noise_density smaller or "
+                "mean_noise_span_length larger, or take a tokenizer that has more.")
 
     def counts(self, length: int) -> tuple[int, int]:
         """(hidden tokens, spans) in a segment of `length` >= 2 tokens, by the first denoiser."""

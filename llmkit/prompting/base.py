@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.models import templates
+from llmkit.recipe.promises import MODE
 from llmkit.recipe.seams import PromptMode
+from llmkit.recipe.watching import lacking, watch
 from llmkit.system.errors import RequestError
 
 Row = Mapping[str, str]
@@ -165,6 +167,11 @@ class Prompting:
     turns: ClassVar[bool] = False
     """Whether it asks for the input of an output."""
 
+    def __init_subclass__(cls) -> None:
+        """People's own are looked at as they are called."""
+        super().__init_subclass__()
+        watch(cls, MODE)
+
     @property
     def untrained(self) -> str:
         """Why it can't stand around the texts of a task that is trained; "" where it can."""
@@ -212,7 +219,7 @@ class Prompting:
 
     def prompt(self, row: Row, kit: Kit) -> Prompt:
         """The prompt for an input."""
-        raise NotImplementedError
+        raise lacking(self, "prompt", MODE)
 
     def words(self, labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """How each label is said: one word, or several that mean the same."""

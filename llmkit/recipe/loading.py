@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmkit.recipe.checking import check
 from llmkit.recipe.complaints import explain
 from llmkit.recipe.fields import BLOCKS, LENGTHS, Recipe
 from llmkit.recipe.reading import Keys, Tree, read, value
+from llmkit.recipe.watching import Told, foreign
 from llmkit.system.errors import RequestError, nearest
 
 log = logging.getLogger("llmkit")
@@ -194,10 +196,11 @@ def _plugin(tree: Tree, block: str, value: Any) -> Any:
 
 
 def _checked(cls: type[Any], value: Any, tree: Tree, path: Keys, plugin: tuple[str, str] | None = None) -> Any:
-    try:
-        built = TypeAdapter(cls).validate_python(value)
-    except ValidationError as error:
-        raise RequestError(explain(error, cls, tree, path, plugin)) from error
+    with Told(f"{cls.__module__}.{cls.__qualname__}, made of its options,", "") if foreign(cls) else nullcontext():
+        try:
+            built = TypeAdapter(cls).validate_python(value)
+        except ValidationError as error:
+            raise RequestError(explain(error, cls, tree, path, plugin)) from error
     _no_truths(value, built, tree, path)
     return built
 

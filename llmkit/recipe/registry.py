@@ -9,11 +9,13 @@ import inspect
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from pydantic import ConfigDict
 
 from llmkit.recipe.aliases import near
+from llmkit.recipe.watching import Told
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -64,16 +66,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
     if not dotted and name not in names(kind):
         raise RequestError(f"no {KINDS[kind]} is called {name!r}.{near(kind, name, names(kind))}")
-    try:
-        module = import_module(name if dotted else f"llmkit.{kind}.{name}")
-    except ModuleNotFoundError as error:
-        if dotted and name.startswith(str(error.name)):
-            raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must be "
-                               "installed, or its folder be on PYTHONPATH.") from error
-        if "." in name and str(error.name).startswith("llmkit."):
-            raise RequestError(f"{name} imports {error.name}, which isn't there any more: modules moved (errors are in "
-                               "llmkit.system.errors); CHANGELOG.md says which names stayed.") from error
-        raise
+    module = _own(kind, name) if dotted else import_module(f"llmkit.{kind}.{name}")
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     public = [c for c in own if not c.__name__.startswith("_")]
     if len(public) != 1:
@@ -84,6 +77,21 @@ def find(kind: Kind, name: str) -> type[Any]:
         raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
                            f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
     return public[0]
+
+
+def _own(kind: Kind, name: str) -> ModuleType:
+    """A module of somebody's own; RequestError where it can't be imported."""
+    with Told(f"{name}, imported for the {KINDS[kind]},", ""):
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if name.startswith(str(error.name)):
+                raise RequestError(f"no module {error.name!r} can be imported for the {KINDS[kind]} {name!r}; it must "
+                                   "be installed, or its folder be on PYTHONPATH.") from error
+            if str(error.name).startswith("llmkit."):
+                raise RequestError(f"{name} imports {error.name}, which isn't there any more: modules moved (errors "
+                                   "are in llmkit.system.errors); CHANGELOG.md says which names stayed.") from error
+            raise
 
 
 def about(kind: Kind, name: str) -> str:

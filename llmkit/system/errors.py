@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from unicodedata import normalize
 
+NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
+"""What torch says where the system gives it no memory."""
+
 
 class LlmkitError(Exception):
     """An error with one clear message: what is wrong, where, and what instead."""
@@ -61,6 +64,12 @@ def no_room(error: BaseException | None) -> str | None:
             return found[1].strip()
         error = error.__cause__ or error.__context__
     return None
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether the system, or a GPU, had no memory for what was asked of it, by whatever class that is told."""
+    kinds = {cls.__name__ for cls in type(error).__mro__}  # torch has one for each kind of device
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or NO_MEMORY.search(str(error)) is not None
 
 
 def nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:

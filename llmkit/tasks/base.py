@@ -14,7 +14,9 @@ from llmkit.data.encoder import Unknown, Written, as_text, finds_controls
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
+from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.registry import name_of
+from llmkit.recipe.watching import broken, called, lacking, required
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.shared import named_metrics
 from llmkit.tasks.shared.few import few_shots, rank, set_apart
@@ -46,7 +48,7 @@ class Task(Objective):
     """
 
     packings: ClassVar[tuple[str, ...]] = ("none",)
-    wanted: ClassVar[Mapping[str, Sequence[str]]]
+    wanted: ClassVar[Mapping[str, Sequence[str]]] = required("the fields of a row, and their other names: {'text': ()}")
     """Fields that every row has, and other names that they go by."""
     answers: ClassVar[tuple[str, ...]] = ()
     """Of these and the optional ones, what is predicted: rows to predict needn't have it."""
@@ -223,7 +225,11 @@ class Task(Objective):
             raise RequestError("data.control_tokens: split: this tokenizer cuts texts into pieces among which its "
                                "control tokens are; use keep, or take them out of the rows.")
         with as_text(setup.tokenizer, setup.plain):
-            return self.encode(rows, setup, cut)
+            features = self.encode(rows, setup, cut)
+        if len(features) != len(rows) and not all("of" in part for part in features):
+            raise broken(called(self, "encode"), f"returned {len(features):,} rows of features for {len(rows):,} rows, "
+                         "and doesn't say in `of` which is whose", LEARNING["encode"].words)
+        return features
 
     def around(self, row: Row, prompt: Callable[[Mapping[str, str]], str]) -> Row:
         """A row whose text stands in a prompt, with the second text of a pair in it."""
@@ -241,17 +247,17 @@ class Task(Objective):
         One a row, or several (parts of a long text), which then say in `of`, a list of one number, whose they are. Rows
         without answers, which are to be predicted, get features without labels.
         """
-        raise NotImplementedError
+        raise lacking(self, "encode", LEARNING)
 
     def refer(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[list[float]]:
         """What the untuned model says of each row, computed once before the first step."""
-        raise NotImplementedError
+        raise lacking(self, "refer", LEARNING)
 
     # ---- predictions ----
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """What the model says of each row of a batch, as plain numbers and lists; the batch may have no labels."""
-        raise NotImplementedError
+        raise lacking(self, "predict", LEARNING)
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[Any]]:
         """The losses, and the outcome of each row; tasks that get both from one forward pass say how."""
@@ -259,12 +265,16 @@ class Task(Objective):
 
     def combine(self, outcomes: Sequence[Any], row: Row, setup: Setup) -> Prediction:
         """The prediction of an example, from the outcomes of all its rows, in their order."""
-        raise NotImplementedError
+        raise lacking(self, "combine", LEARNING)
 
     def figures(
         self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
     ) -> dict[str, float]:
         """The metrics of all predictions."""
+        for rows, some in judged:
+            if len(some) != len(rows):
+                raise broken(called(self, "predict"), f"says something of {len(some)} rows where there are {len(rows)}",
+                             LEARNING["predict"].words)
         outcomes = {row: outcome for rows, some in judged for row, outcome in zip(rows, some, strict=True)}
         pairs: list[tuple[Prediction, Row]] = []
         first = 0

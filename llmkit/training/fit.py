@@ -21,6 +21,7 @@ from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, ready
 from llmkit.training.request import Request, read
+from llmkit.training.spread.first import FirstError
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 
 
@@ -53,6 +54,8 @@ def fit(
         plan, run = settled.recipe.training, RunFolder(request.folder)
         accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)
         held.callback(trackers.end, accelerator)
+        first = FirstError(accelerator.process_index, accelerator.num_processes)
+        held.enter_context(first)
         held.enter_context(shortcuts.only(plan.shortcuts))
         if accelerator.is_main_process:
             held.enter_context(run.locked())
@@ -66,8 +69,9 @@ def fit(
             announce(session, start)
         try:
             trackers.begin(accelerator, run, session.recipe, None if start is None else start.step)
-            go_on(session)
-            summary = finish(session)
+            with first:
+                go_on(session)
+                summary = finish(session)
         except BaseException as error:
             give_up(session, error)
             raise

@@ -25,6 +25,7 @@ from llmkit.planning.unheeded import unheeded
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
+from llmkit.system.errors import RequestError, nearest
 from llmkit.system.signals import Stopping
 from llmkit.system.terminal import visible
 from llmkit.tasks.base import Encoded, Task
@@ -138,6 +139,9 @@ def learn(
     elif unpadded:
         unpad(net.model, settled.family)
     learner = paced(settled, tuned, setting, tokenizer)
+    if not learner.trained:
+        raise RequestError(f"tuning: {registry.name_of(tuning)} leaves nothing to train: no parameter has "
+                           "requires_grad.")
     last = max(learner.wakes.values(), default=0)
     if accelerator.is_main_process and steps is not None and last >= steps:
         log.warning("the last part would begin to train after step %d; the run ends after step %d", last, steps)
@@ -163,6 +167,9 @@ def paced(
     tuning, objective = settled.recipe.tuning, settled.recipe.learning
     rates, wakes = tuning.rates(tuned, setting), tuning.wakes(tuned, setting)
     tensors = dict(tuned.named_parameters())
+    if unknown := [name for name in (*rates, *wakes) if name not in tensors]:
+        raise RequestError(f"tuning: {registry.name_of(tuning)} has a rate or a first step for {unknown[0]!r}, and the "
+                           f"tuned model has no such parameter.{nearest(unknown[0], [*tensors][:20])}")
     whole = assembled(settled, tuned, tokenizer)
     learner = Learner(whole, objective, settled.family, setting.new)
     if shortcuts.on("fused_gelu"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import signals
-from llmkit.system.errors import DataError, NumberError, RequestError
+from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
@@ -26,6 +26,17 @@ log = logging.getLogger("llmkit")
 
 MOST_SKIPPED = 20
 """Steps in a row that may be skipped before a run gives up."""
+
+
+def as_told(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Batches of a loader; an error of llmkit that a worker met is told in its own words, not in torch's around it."""
+    try:
+        yield from batches
+    except LlmkitError as error:
+        _, mark, said = str(error).rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")
+        if not mark:
+            raise
+        raise type(error)(said.rstrip("\n")) from error
 
 
 class Stepper:
@@ -42,7 +53,7 @@ class Stepper:
                       accelerator.process_index, accelerator.num_processes, session.state.step, lengths(sets))
         loader = load(Drawn(sets, recipe.seed), micro, Collator(session.objective, session.setup.tokenizer),
                       recipe.training.dataloader_num_workers, pin=accelerator.device.type == "cuda")
-        for batch in loader:
+        for batch in as_told(loader):
             yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
     def step(self, batches: Iterator[Batch]) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from llmkit.backbones.base import Family
+from llmkit.recipe.promises import METHOD
+from llmkit.recipe.watching import lacking, watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +64,11 @@ class Tuning:
     whole: ClassVar[bool] = False
     """Whether everything trains."""
 
+    def __init_subclass__(cls) -> None:
+        """People's own are looked at as they are called."""
+        super().__init_subclass__()
+        watch(cls, METHOD)
+
     @property
     def virtual_tokens(self) -> int:
         """Positions that it takes from the model's."""
@@ -79,7 +86,7 @@ class Tuning:
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
         """The model to train: same inputs, outputs for the same positions, `requires_grad` set."""
-        raise NotImplementedError
+        raise lacking(self, "apply", METHOD)
 
     def penalty(self, model: PreTrainedModel) -> Tensor | None:
         """What is added to the mean loss of each step, on the weights alone; no figure of the run has it in it."""

@@ -8,7 +8,7 @@ from conftest import random_encoder, stories
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, BertForMaskedLM, DataCollatorForLanguageModeling
 
-from llmkit.objectives.shared.collator import DataCollator
+from llmkit.objectives.shared.collator import DataCollator, listed
 from llmkit.system.errors import DataError, RequestError
 
 
@@ -74,12 +74,20 @@ def test_a_decoders_labels_stand_where_they_are_predicted(tokenizer):
     ("next_sentence", {}, "next_sentence makes its rows from more than one text"),
     ("maskd_lm", {}, "Did you mean 'masked_lm'"),
     ("masked_lm", {"mlm_probability": 2}, "mlm_probability"),
-    ("span_corruption", {}, "the tokenizer lacks"),
+    ("span_corruption", {}, "the tokenizer lacks 100 tokens, <extra_id_0> … <extra_id_99>; add what"),
+    ("span_corruption", {"denoisers": [{"mode": "[NLU]"}]}, "lacks 101 tokens, <extra_id_0> … \\[NLU\\]; add what"),
     ("causal_lm", {"add_eos_token": False}, "causal_lm needs a backbone of shape decoder; bert is encoder"),
 ])
 def test_what_cannot_be_drawn_is_refused(tokenizer, objective, options, what):
     with pytest.raises(RequestError, match=what):
         DataCollator(objective, tokenizer, **options)
+
+
+@pytest.mark.parametrize(("missing", "said"), [
+    ({"mask_token": "<mask>"}, "mask_token <mask>"), ({"extra_special_tokens": ["[NLG]"]}, "[NLG]"),
+    ({"extra_special_tokens": ["a", "b", "c"], "pad_token": "<pad>"}, "pad_token <pad>, 3 tokens, a … c")])
+def test_what_a_tokenizer_lacks_is_said_by_its_names(missing, said):
+    assert listed(missing) == said
 
 
 def test_workers_of_every_kind_draw_the_same_and_hear_of_the_epoch(tokenizer, rows):

@@ -192,8 +192,25 @@ def test_more_spans_than_sentinels_are_refused():
     with pytest.raises(RequestError, match="rows of 512 have 28 spans, and the tokenizer has 27 sentinels"):
         SpanCorruption().layout(Words(MARKS[:27]), 512, "none")
     assert SpanCorruption().layout(Words(MARKS[:28]), 512, "none").length == 568
-    with pytest.raises(RequestError, match="the tokenizer has 0 sentinels"):
+    with pytest.raises(RequestError) as error:
         SpanCorruption().layout(Words(()), 512, "none")
+    assert str(error.value) == (
+        "span_corruption: rows of 512 have 28 spans, and the tokenizer has 0 sentinels (<extra_id_0> …), which T5's "
+        "kind has: whoever reads by it never filled such spans. Take another objective (denoising and prefix_lm need "
+        "no sentinels), a task, or a tokenizer that has them.")
+
+
+@pytest.mark.parametrize(("marks", "options"), [
+    (2, {}), (27, {}), (1, {}), (5, {"noise_density": 0.5}), (9, {"denoisers": "ul2"})])
+def test_the_length_that_is_proposed_where_sentinels_are_few_is_one_that_works(marks, options):
+    objective, words = SpanCorruption(**options), Words(MARKS[:marks])
+    with pytest.raises(RequestError, match=rf"the tokenizer has {marks} sentinels .*; make data.max_length \d+ or less"
+                       ) as error:
+        objective.layout(words, 512, "none")
+    proposed = int(str(error.value).split("make data.max_length ")[1].split()[0])
+    assert objective.layout(words, proposed, "none").room == proposed
+    with pytest.raises(RequestError):
+        objective.layout(words, proposed + 4, "none")
 
 
 def test_a_row_too_short_is_refused():

@@ -32,7 +32,7 @@ from reliability.commands import Command, Server
 
 PHASES = {
     "save": r"\bin (save|describe|sync|replace|discard)$", "evaluation": r"\bin evaluate$",
-    "model": r"\bin (publish|finish)$", "step": r"\bin (step|batches|train)$",
+    "model": r"\bin (publish|finish)$", "step": r"\bin (step|batches|go_on)$",
     "set-up": r"\bin (fit|main|<module>)$",
 }
 """What stands in the program's stack, the first that fits; the stack is written a moment before the kill."""

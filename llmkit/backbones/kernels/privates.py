@@ -69,6 +69,18 @@ def swap_accelerators(states: Mapping[type[Any], Any]) -> dict[type[Any], Any]:
     return before
 
 
+def shared_store() -> Any:
+    """The store of names and values that all processes of a group reach; None where there is no group.
+
+    It lives in the first of them. Seen in torch 2.13.
+    """
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return None
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
 def leaves_batches(model: Any) -> bool:
     """Whether rows can leave a batch that a model writes: not so XLNet's, whose memory has the length first.
 

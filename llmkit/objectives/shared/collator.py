@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from llmkit.data.batches import Batch, Features
 
 
+def listed(missing: Mapping[str, Any]) -> str:
+    """Tokens that a tokenizer lacks, in words: mask_token <mask>; 100 tokens, <extra_id_0> … <extra_id_99>."""
+    several = [tokens for tokens in missing.values() if isinstance(tokens, list)]
+    one = [f"{role} {token}" for role, token in missing.items() if not isinstance(token, list)]
+    return ", ".join([*one, *(f"{len(tokens)} tokens, {tokens[0]} … {tokens[-1]}" if len(tokens) > 1 else str(tokens[0])
+                              for tokens in several)])
+
+
 class DataCollator:
     """Draws rows for an objective and pads them to a batch: a `collate_fn` for torch's DataLoader.
 
@@ -48,7 +56,7 @@ class DataCollator:
         if "blocks" not in self.objective.packings:
             raise RequestError(f"{objective} makes its rows from more than one text; train it by llmkit.fit.")
         if missing := self.objective.missing(tokenizer):
-            raise RequestError(f"{objective}: the tokenizer lacks {', '.join(missing)}; add what "
+            raise RequestError(f"{objective}: the tokenizer lacks {listed(missing)}; add what "
                                "collator.objective.missing(tokenizer) says by tokenizer.add_special_tokens, and resize "
                                "the model's embeddings.")
         self.family = registry.find("backbones", family)

@@ -1,0 +1,79 @@
+"""Kinds of errors and their statuses, what is no fault of a request, and what was probably meant."""
+
+import errno
+from itertools import pairwise
+
+import pytest
+import torch
+
+from llmkit.system import errors
+from llmkit.system.errors import LlmkitError, nearest, no_memory, no_room, plain
+
+
+def test_each_kind_has_the_exit_status_of_the_readme():
+    assert {kind.__name__: kind.status for kind in (LlmkitError, *LlmkitError.__subclasses__())
+            if kind.__module__ == errors.__name__} == {
+        "LlmkitError": 1, "RequestError": 2, "DataError": 3, "CheckpointError": 4, "NumberError": 5, "PlaceError": 6}
+
+
+def test_a_signal_is_caught_by_nobody_who_catches_exceptions():
+    assert not issubclass(errors.Stopped, Exception)
+    assert errors.Stopped("stopped by SIGTERM", 75).status == 75
+
+
+def caused(*chain: BaseException) -> BaseException:
+    """The first of some exceptions, each caused by the next."""
+    for error, cause in pairwise(chain):
+        error.__cause__ = cause
+    return chain[0]
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+    (OSError(errno.EFBIG, "File too large"), "File too large"),
+    (OSError(errno.ENOENT, "No such file"), None), (ValueError("No space left"), None), (None, None),
+    (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+    (RuntimeError("Permission denied (os error 13)"), None),
+    (caused(RuntimeError("can't save"), ValueError("zip"), OSError(errno.ENOSPC, "No space left")), "No space left")])
+def test_a_full_disk_is_known_however_it_is_wrapped(error, said):
+    assert no_room(error) == said
+
+
+def test_a_full_disk_is_known_while_something_else_was_handled():
+    later = KeyError("later")
+    later.__context__ = OSError(errno.ENOSPC, "full")
+    assert no_room(later) == "full"
+
+
+@pytest.mark.parametrize(("error", "short"), [
+    (MemoryError(), True), (torch.OutOfMemoryError("XPU out of memory"), True),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+    (RuntimeError("not enough memory: you tried to allocate 8 bytes"), True),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False), (OSError(errno.ENOSPC, "full"), False)])
+def test_memory_that_isnt_there_is_known_by_whatever_class(error, short):
+    assert no_memory(error) is short
+
+
+@pytest.mark.parametrize(("name", "known", "said"), [
+    ("maskd_lm", ["masked_lm", "causal_lm"], " Did you mean 'masked_lm'?"),
+    ("Masked LM", ["masked_lm"], " Did you mean 'masked_lm'?"), ("LR", ["lr", "LR2"], " Did you mean 'lr'?"),
+    ("zzz", ["masked_lm", "causal_lm"], " There is: masked_lm, causal_lm."), ("zzz", [], ""),
+    ("learningrate", ["learning_rate", "head_learning_rate"], " Did you mean 'learning_rate'?")])
+def test_what_was_probably_meant(name, known, said):
+    assert nearest(name, known) == said
+
+
+def test_what_others_call_it_goes_before_what_is_spelled_like_it():
+    aliases = {"dora": "lora use_dora: true", "freeze": "layers"}
+    assert nearest("DoRA", ["lora", "layers"], aliases) == " Did you mean 'lora', with use_dora: true?"
+    assert nearest("freeze", ["lora", "layers"], aliases) == " Did you mean 'layers'?"
+    assert nearest("dora", ["lora", "layers"]) == " Did you mean 'lora'?"
+
+
+@pytest.mark.parametrize(("name", "letters"), [
+    ("Prefix-Tuning V2", "prefixtuningv2"), ("(IA)³", "ia3"), ("ＬｏＲＡ", "lora"), ("masked_lm", "maskedlm"),
+    ("Straße", "strasse"), ("--", "")])
+def test_a_name_without_what_is_written_in_several_ways(name, letters):
+    assert plain(name) == letters

@@ -1,0 +1,130 @@
+"""What is read of a machine's memory and disks, from files as a kernel writes them."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmkit.system import machine
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """/sys/fs/cgroup of a machine of 8 GiB, of which 5 are free; the test writes its files."""
+    limits = machine._limits
+    monkeypatch.setattr(machine, "_limits", lambda: limits(tmp_path))
+    monkeypatch.setattr(machine, "_installed", lambda: 8 * GIB)
+    monkeypatch.setattr(machine, "_available", lambda: 5 * GIB)
+
+    def write(**files: Any) -> None:
+        for name, content in files.items():
+            path = tmp_path / name.replace("__", "/").replace("_dot_", ".")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{content}\n")
+
+    return write
+
+
+def test_without_a_container_all_that_is_built_in_may_be_used(groups):
+    assert (machine.main_memory(), machine.free_main_memory()) == (8 * GIB, 5 * GIB)
+
+
+@pytest.mark.parametrize(("most", "used", "may", "free"), [
+    (2 * GIB, GIB, 2 * GIB, GIB),  # a container that is smaller than its machine
+    (2 * GIB, 3 * GIB, 2 * GIB, 0),  # more is held than may be: page cache of others
+    (16 * GIB, GIB, 8 * GIB, 5 * GIB),  # a limit above what is built in limits nothing
+    ("max", GIB, 8 * GIB, 5 * GIB)])
+def test_a_containers_limit_is_what_may_be_used(groups, most, used, may, free):
+    groups(memory_dot_max=most, memory_dot_current=used)
+    assert (machine.main_memory(), machine.free_main_memory()) == (may, free)
+
+
+def test_the_first_version_of_groups_is_read_too(groups):
+    groups(memory__memory_dot_limit_in_bytes=3 * GIB, memory__memory_dot_usage_in_bytes=2 * GIB)
+    assert (machine.main_memory(), machine.free_main_memory()) == (3 * GIB, GIB)
+
+
+def test_of_several_limits_the_smallest_counts(groups):
+    groups(memory_dot_max=4 * GIB, memory_dot_current=0, memory__memory_dot_limit_in_bytes=3 * GIB,
+           memory__memory_dot_usage_in_bytes=0)
+    assert machine.main_memory() == 3 * GIB
+
+
+def test_a_limit_without_what_is_used_is_left_out(groups):
+    groups(memory_dot_max=4 * GIB)
+    assert machine.main_memory() == 8 * GIB
+
+
+@pytest.mark.parametrize(("content", "free"), [
+    ("MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable:   40 kB\n", 40 * 1024), ("MemTotal: 100 kB\n", 4 * GIB),
+    (None, 4 * GIB)])
+def test_what_could_be_had_without_swapping_is_read_of_meminfo(content, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "main_memory", lambda: 8 * GIB)
+    if content is not None:
+        (tmp_path / "meminfo").write_text(content)
+    assert machine._available(tmp_path / "meminfo") == free
+
+
+def test_processes_that_share_a_memory_share_it_evenly(groups, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert machine.memory_each() == 8 * GIB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert machine.memory_each() == 2 * GIB
+
+
+def test_each_process_of_a_machine_with_gpus_has_one(monkeypatch):
+    class Properties:
+        total_memory = 80 * GIB
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: Properties)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (70 * GIB, 80 * GIB))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert (machine.memory_each(), machine.free_memory()) == (80 * GIB, 70 * GIB)
+
+
+def test_what_a_process_holds_is_read_in_pages(tmp_path):
+    path = tmp_path / "statm"
+    path.write_text("5000 300 100 1 0 200 0\n")
+    assert machine.held_memory(path) == 300 * os.sysconf("SC_PAGE_SIZE")
+    assert machine.held_memory(tmp_path / "nothing") == 0
+
+
+def test_the_peak_is_in_bytes_where_the_system_counts_kilobytes_and_where_it_doesnt(monkeypatch):
+    import resource
+
+    class Used:
+        ru_maxrss = 1000
+
+    monkeypatch.setattr(resource, "getrusage", lambda who: Used)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert machine.peak_memory() == 1_024_000
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine.peak_memory() == 1000
+
+
+def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path, monkeypatch):
+    assert machine.existing(tmp_path / "a" / "b" / "c") == tmp_path
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("x")
+    assert machine.existing(tmp_path / "a" / "file" / "below") == tmp_path / "a"
+    monkeypatch.chdir(tmp_path)
+    assert machine.existing(Path("a")) == tmp_path / "a"
+    seen = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: seen.append(path) or shutil._ntuple_diskusage(9, 2, 7))
+    assert machine.free_disk(Path("a/new/run")) == 7
+    assert seen == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize(("count", "words"), [
+    (0, "0 kB"), (120, "0.12 kB"), (999, "0.999 kB"), (4_321, "4.32 kB"), (999_999, "1e+03 kB"), (1_000_000, "1 MB"),
+    (44_700_000, "44.7 MB"), (123_400_000, "123 MB"), (1.5e9, "1.5 GB"), (24 * GIB, "25.8 GB"), (2e12, "2,000 GB")])
+def test_bytes_are_said_in_three_figures(count, words):
+    assert machine.size(count) == words

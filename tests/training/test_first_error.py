@@ -1,0 +1,106 @@
+"""Two processes, one of which fails: both tell that one's own error, not that a connection broke."""
+
+import json
+import multiprocessing
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny
+
+import llmkit
+from llmkit.system.errors import CheckpointError, DataError, LlmkitError, RequestError
+from llmkit.training.spread.first import in_words, is_broken, told
+from llmkit.training.spread.launch import free_port
+
+
+class FailsAt(llmkit.Callback):
+    """A callback that fails in one process of a run, after a step."""
+
+    def __init__(self, rank: int, error: Exception, step: int = 2) -> None:
+        self.rank, self.error, self.step = rank, error, step
+
+    def on_step(self, view: Any) -> None:
+        if int(os.environ["RANK"]) == self.rank and view.step == self.step:
+            raise self.error
+
+
+def train(tree: dict[str, Any], rank: int, port: int, callback: llmkit.Callback, out: Path) -> None:
+    """What one of two processes comes to: {class, message, status}."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    try:
+        llmkit.fit(tree, callbacks=[callback])
+    except Exception as error:
+        out.write_text(json.dumps([type(error).__name__, str(error), getattr(error, "status", None)]))
+
+
+def both(tree: dict[str, Any], folder: Path, callback: llmkit.Callback) -> list[Any]:
+    """What both processes of a run come to; None for one that ended well."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    outs = [folder / f"{rank}.json" for rank in range(2)]
+    children = [context.Process(target=train, args=(tree, rank, port, callback, out)) for rank, out in enumerate(outs)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+        assert child.exitcode is not None, "a process waits for ever"
+    return [json.loads(out.read_text()) if out.exists() else None for out in outs]
+
+
+@pytest.mark.parametrize(("error", "name", "status", "said"), [
+    (ValueError("the loss looks wrong"), "LlmkitError", 1, r"ValueError: the loss looks wrong, in .+\.py:\d+"),
+    (DataError("a.txt:3: it is empty."), "DataError", 3, r"a\.txt:3: it is empty\."),
+])
+def test_both_tell_the_error_of_the_second_process(error, name, status, said, text, tmp_path):
+    first, second = both(tiny("bert", text, tmp_path / "run"), tmp_path, FailsAt(1, error))
+    assert second[:2] == [type(error).__name__, str(error)]
+    assert first[0] == name
+    assert first[2] == status
+    assert re.fullmatch(f"process 1: {said}", first[1]), first[1]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert summary["why"] == first[1]
+
+
+def test_what_the_first_process_raises_is_never_told_as_a_broken_connection(text, tmp_path):
+    first, second = both(tiny("bert", text, tmp_path / "run"), tmp_path, FailsAt(0, ValueError("enough")))
+    assert first[:2] == ["ValueError", "enough"]
+    assert second[0] == "LlmkitError"
+    assert second[1].startswith(("process 0: ValueError: enough", "another process of this run ended before this one;"))
+
+
+def test_each_raises_its_own_where_both_do(text, tmp_path):
+    class Enough(llmkit.Callback):
+        def on_step(self, view: Any) -> None:
+            raise KeyError(os.environ["RANK"])
+
+    assert both(tiny("bert", text, tmp_path / "run"), tmp_path, Enough()) == [
+        ["KeyError", "'0'", None], ["KeyError", "'1'", None]]
+
+
+@pytest.mark.parametrize(("left", "kind", "message"), [
+    ("1 3 a.txt:3: it is empty.", DataError, "process 1: a.txt:3: it is empty."),
+    ("0 4 step-00000002: damaged", CheckpointError, "process 0: step-00000002: damaged"),
+    ("3 2 data.max_length: 4 is short", RequestError, "process 3: data.max_length: 4 is short"),
+    ("2 1 ValueError: no", LlmkitError, "process 2: ValueError: no")])
+def test_an_error_that_was_left_has_its_kind_and_its_process(left, kind, message):
+    error = told(left)
+    assert type(error) is kind
+    assert str(error) == message
+
+
+@pytest.mark.parametrize(("error", "broken"), [
+    (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]"), True),
+    (RuntimeError("NCCL communicator was aborted on rank 0."), True),
+    (RuntimeError("Connection reset by peer"), True), (RuntimeError("The size of tensor a (8) must match"), False),
+    (ValueError("gloo"), False), (DataError("gloo.txt: no row is left"), False)])
+def test_a_broken_connection_is_known(error, broken):
+    assert is_broken(error) is broken
+
+
+def test_an_error_stands_in_one_line():
+    assert in_words(DataError("a.txt:3:\n it is empty.")) == "a.txt:3: it is empty."
+    assert in_words(KeyError("label")) == "KeyError: 'label'"
