@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from llmkit.recipe.bounds import check_config
 from llmkit.system.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def usual_name(path: Path) -> str:
 def _of_folder(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    check_config(folder / "config.json")  # transformers may look there for the tokenizer's class
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     kind = None if _named(folder) else concluded(folder)
     if kind is None:

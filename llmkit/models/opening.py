@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
+from llmkit.models.checking.weighing import check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.files import (
     NO_CODE,
@@ -204,8 +205,12 @@ def _load(
 def beside(auto: Any, folder: Path, **options: Any) -> Any:
     """A network that a run left beside its model, by its auto class; CheckpointError where it can't be read."""
     check_weights(folder)
+    if (folder / layout.ADAPTER).is_file():  # transformers would open the base that it names, wherever that is
+        raise CheckpointError(f"{folder}: {layout.ADAPTER} is beside the weights; a network of a run is whole.")
+    config = config_of(folder)
+    check_size(folder, config)
     try:
-        return auto.from_pretrained(folder, config=config_of(folder), **NO_CODE, **options)
+        return auto.from_pretrained(folder, config=config, **NO_CODE, **options)
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{folder}: its weights can't be read: {in_one_line(error)}") from error
 
