@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import struct
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from conftest import tiny
 
 from reliability import runs
 from reliability.commands import Server
-from reliability.strangers import GIGABYTE, change, generate, held
+from reliability.strangers import GIGABYTE, Payload, change, generate, held
 from reliability.test_data import refused
 
 pytestmark = pytest.mark.reliability
@@ -177,3 +178,27 @@ def test_weights_that_a_config_names_elsewhere_are_not_opened(
     change(model / "config.json", transformers_weights=named)
     for done in (generate(llmkit, model), llmkit.run("evaluate", model, "--data", text)):
         refused(done, 4, "transformers_weights: .* is no file of safetensors beside it")
+
+
+@pytest.mark.parametrize(("fields", "error"), [
+    pytest.param({"r": 30_000_000}, "r is 30000000, and the largest size", id="X14-rank", marks=quick),
+    pytest.param({"rank_pattern": {".*": 40_000_000}}, "rank_pattern is 40000000", id="X14-rank-pattern"),
+    pytest.param({"init_lora_weights": "pissa_niter_1000000"}, "taken out of the base's weights", id="X14-start"),
+    pytest.param({"target_modules": ["(([a-z_.0-9]+)+)+!"]}, "no plain name of a layer", id="X14-names"),
+    pytest.param({"target_modules": "(([a-z_.0-9]+)+)+!"}, "not found in the base", id="X14-pattern"),
+    pytest.param({"layers_to_transform": [0], "layers_pattern": "(([a-z_.0-9]+)+)+!"}, "no plain name",
+        id="X14-layers"),
+    pytest.param({"layer_replication": [[0, 1]] * 200_000}, "entries", id="X14-replication"),
+    pytest.param({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "other modules", id="X14-module"),
+    pytest.param({"peft_type": "XLORA", "adapters": {"0": "evil/repo"}}, "peft_type", id="X14-xlora"),
+    pytest.param({"peft_type": "MULTITASK_PROMPT_TUNING", "prompt_tuning_init": "EXACT_SOURCE_TASK",
+        "prompt_tuning_init_state_dict_path": "elsewhere.bin"}, "peft_type", id="X14-pickle-elsewhere")])
+def test_an_adapter_that_asks_for_all_memory_or_time_is_told(
+    fields: dict[str, Any], error: str, llmkit: Server, copy: Callable[[str], Path], tmp_path: Path, marker: Path,
+) -> None:
+    run = copy("adapter")
+    (tmp_path / "elsewhere.bin").write_bytes(pickle.dumps(Payload(marker)))
+    change(run / "model" / "adapter_config.json", **fields)
+    done = llmkit.run("classify", "the cat", "--model", run, seconds=60)
+    refused(done, 4, error)
+    assert done.peak < GIGABYTE
