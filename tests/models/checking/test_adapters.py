@@ -168,7 +168,8 @@ def test_a_pattern_has_seconds_for_all_names(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("pattern", "error"), [
     ("a" * 2001, "has at most 2,000 characters"), ("(a{1000}){9}", "repeats nothing 100 times"),
-    ("(?P<n>a)(?P=n)", "or what a group"), (r"(a)\1", "or what a group"), ("(a{1,1000})", "repeats nothing 100 times"), ("(a", r"the pattern '\(a' is none"), ("[", "is none"),
+    ("(?P<n>a)(?P=n)", "or what a group"), (r"(a)\1", "or what a group"), ("(a{1,1000})", "repeats nothing 100 times"),
+    ("(a", r"the pattern '\(a' is none"), ("[", "is none"),
 ])
 def test_patterns_that_are_long_or_none_are_refused(pattern: str, error: str, folder: Path) -> None:
     with pytest.raises(CheckpointError, match=error):
