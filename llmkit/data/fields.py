@@ -70,6 +70,8 @@ CHINESE: dict[str, tuple[str, ...]] = {
 FIELD_WORDS = frozenset(
     word.casefold() for names in (ALIASES, CHINESE) for name, others in names.items() for word in (name, *others))
 """Any of these words in a first row makes it a header."""
+MOST_COLUMNS = 200
+"""Columns that are looked at for a hint, and that an error lists."""
 SAMPLE = 200
 """Rows from which it is told what a column holds."""
 
@@ -102,7 +104,7 @@ def find_fields(
         elif isinstance(asked, int) and name in exact:
             found[name] = exact[name]  # a column that was numbered in the recipe goes by its field's name
         elif asked is not None:
-            near = get_close_matches(str(asked), list(map(str, columns)), n=1)
+            near = get_close_matches(str(asked), list(map(str, columns[:MOST_COLUMNS])), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise DataError(
                 f"{place or reader.name}: no column is called {asked!r}; there is {listed(columns)}.{hint}")
@@ -130,7 +132,7 @@ def _way_out(
 ) -> str:
     """How to say which columns the missing fields are, by what is written in them."""
     held = _held(reader, place)
-    free = [column for column in columns if column not in found.values()]
+    free = [column for column in columns if column not in found.values()][:MOST_COLUMNS]
     meant: dict[str, str | int] = {}
     for name, aliases in missing.items():
         free = [column for column in free if column not in meant.values()]
@@ -200,4 +202,5 @@ def shown(value: Any) -> str:
 
 def listed(columns: Sequence[str | int] | Mapping[str, Any]) -> str:
     """Columns in a row, for an error; `none` where there is none."""
-    return ", ".join(map(str, columns)) or "none"
+    more = f" and {len(columns) - MOST_COLUMNS:,} more" if len(columns) > MOST_COLUMNS else ""
+    return ", ".join(map(str, islice(columns, MOST_COLUMNS))) + more or "none"

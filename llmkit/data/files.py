@@ -12,6 +12,10 @@ from llmkit.system.errors import DataError
 
 CHUNK = 1 << 20
 """Bytes, or characters, that are read at once."""
+LONGEST = 2**27
+"""Characters of a line, or of an object in a list: such a row is a book shelf; text8, in one line, has 100 million."""
+LONGEST_DOCUMENT = 2**30
+"""Characters of one JSON object that holds all rows, which is read at once."""
 PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "zstd", ".lz4": "lz4"}
 """What one packed file is called by, behind the extension of what is in it."""
 TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system in use

@@ -9,10 +9,12 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from llmkit.recipe.bounds import check_config
 from llmkit.system.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 CLASSES = {"bert": "bert-base-uncased", "gpt2": "GPT-2", "roberta": "RoBERTa", "t5": "T5", "albert": "ALBERT",
            "xlnet": "XLNet", "llama": "Llama", "xlm-roberta": "XLM-RoBERTa"}
 """Tokenizers by the model_type whose class reads them, with the name of a model that people know."""
+MOST_ADDED, LONGEST_ADDED = 100_000, 1000
+"""Tokens that are added to a vocabulary one by one, and the characters of one: texts are searched for all of them."""
 SENTINEL = re.compile(r"extra\d+")
 """UER's name of a sentinel, a line of a vocab.txt."""
 
@@ -108,6 +112,8 @@ def usual_name(path: Path) -> str:
 def _of_folder(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    _check_added(folder)
+    check_config(folder / "config.json")  # transformers may look there for the tokenizer's class
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     kind = None if _named(folder) else concluded(folder)
     if kind is None:
@@ -122,6 +128,37 @@ def _of_folder(folder: Path) -> PreTrainedTokenizerBase:
     if not (folder / SETTINGS).is_file():
         log.info("tokenizer: no %s says what it is: %s", SETTINGS, note)
     return AutoTokenizer.from_pretrained(str(folder), tokenizer_type=kind, **options)
+
+
+def _check_added(folder: Path) -> None:
+    """CheckpointError where a tokenizer adds more tokens, or longer ones, than are searched for."""
+    for name in (WHOLE, SETTINGS, "added_tokens.json", "special_tokens_map.json"):
+        for tokens in _added(folder / name):
+            if len(tokens) > MOST_ADDED:
+                raise CheckpointError(f"{folder / name}: adds {len(tokens):,} tokens one by one; at most "
+                                      f"{MOST_ADDED:,} are taken.")
+            for token in tokens:
+                said = token.get("content") if isinstance(token, dict) else token
+                if isinstance(said, str) and len(said) > LONGEST_ADDED:
+                    raise CheckpointError(f"{folder / name}: adds a token of {len(said):,} characters; at most "
+                                          f"{LONGEST_ADDED:,} are taken.")
+
+
+def _added(path: Path) -> Iterator[list[Any]]:
+    """The lists of tokens that a file adds; a vocabulary, which is long, isn't decoded for that."""
+    if not path.is_file():
+        return
+    text, decoder = path.read_text(encoding="utf-8", errors="replace"), json.JSONDecoder()
+    keys = r"added_tokens|added_tokens_decoder|additional_special_tokens|extra_special_tokens"
+    starts = [match.end() for match in re.finditer(rf'"(?:{keys})"\s*:\s*(?=[\[{{])', text)]
+    for start in starts if path.name != "added_tokens.json" else [0]:
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue  # who reads it next says what is wrong
+        if isinstance(found, list | dict):
+            tokens = list(found) if path.name == "added_tokens.json" or isinstance(found, list) else [*found.values()]
+            yield tokens
 
 
 def _named(folder: Path) -> bool:

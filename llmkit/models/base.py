@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.models import layout
+from llmkit.models.checking.weighing import check_size
 from llmkit.models.families import family_named, file_for
 from llmkit.models.fetch import commit_of, on_disk, resolve
 from llmkit.models.files import changed, check_weights, read_config, read_json, usable
@@ -101,5 +102,6 @@ class Base:
         return tokenizers.load(self.folder)
 
     def check_weights(self) -> None:
-        """Raise RequestError where its weights are no safetensors, CheckpointError where some aren't there."""
+        """RequestError where its weights are no safetensors, CheckpointError where they aren't those of its config."""
         check_weights(self.folder)
+        check_size(self.folder, self.config())

@@ -13,6 +13,7 @@ from llmkit.backbones.kernels.privates import forget_kernels
 from llmkit.data import tokenizer_files
 from llmkit.models.layout import ADAPTER, CONFIG
 from llmkit.recipe import MOST_LAYERS
+from llmkit.recipe.bounds import check_config
 from llmkit.system.errors import CheckpointError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     """The config of a folder's model, as it is written; RequestError where transformers doesn't know it."""
     from transformers import AutoConfig
 
+    check_config(folder / CONFIG)
     try:
         with telling(folder):
             config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -103,12 +105,36 @@ def check_weights(folder: Path) -> None:
             f"it has {theirs}" if theirs else "it has no weights")
         way = f" `llmkit models convert {folder}` reads their tensors alone, and writes safetensors." if pickles else ""
         raise RequestError(f"{folder}: safetensors needed: {has}.{way}")
+    _named_weights(folder)
     for index in folder.glob("*.safetensors.index.json"):
         parts = read_json(index).get("weight_map")
         names = set(map(str, parts.values())) if isinstance(parts, dict) else {""}
         wrong = next((name for name in sorted(names) if Path(name).name != name or not (folder / name).is_file()), None)
         if wrong is not None:
             raise CheckpointError(f"{index}: {wrong!r} is no file beside it.")
+
+
+def _named_weights(folder: Path) -> None:
+    """CheckpointError where a config, or one in it, names weights that are no safetensors, or not beside it.
+
+    Transformers reads them instead of the usual ones, and follows an index that lies deeper to wherever it points.
+    """
+    for name in _values(_read_if_can(folder / CONFIG), "transformers_weights"):
+        whole = isinstance(name, str) and name.endswith((".safetensors", ".safetensors.index.json"))
+        if not whole or Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(f"{folder / CONFIG}: transformers_weights: {name!r} is no file of safetensors "
+                                  "beside it.")
+
+
+def _values(said: Any, name: str) -> Iterator[Any]:
+    """What a field is, wherever it stands in nested objects, and isn't null."""
+    left = [said]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+            if one.get(name) is not None:
+                yield one[name]
 
 
 def others_weights(folder: Path) -> str:

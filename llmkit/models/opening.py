@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
+from llmkit.models.checking.adapters import check_adapter, config_for
+from llmkit.models.checking.weighing import check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.files import (
     NO_CODE,
@@ -153,6 +155,7 @@ def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
     folder, adapter = given.folder, given.adapter
     if not (folder / layout.ADAPTER_WEIGHTS).is_file():
         raise RequestError(f"{folder} has no {layout.ADAPTER_WEIGHTS}: safetensors needed, pickles aren't read.")
+    check_adapter(folder, adapter)
     base = given.below
 
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
@@ -181,7 +184,8 @@ def _tuned(model: PreTrainedModel, given: Base) -> Any:
             return registry.module(f"llmkit.tuning.{own}").load(model, given.folder)
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(model, given.folder, local_files_only=True)
+        config = config_for(model, given.folder, given.adapter)
+        return PeftModel.from_pretrained(model, given.folder, config=config, local_files_only=True)
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{given.folder}: the adapter can't be read: {in_one_line(error)}") from error
 
@@ -204,8 +208,12 @@ def _load(
 def beside(auto: Any, folder: Path, **options: Any) -> Any:
     """A network that a run left beside its model, by its auto class; CheckpointError where it can't be read."""
     check_weights(folder)
+    if (folder / layout.ADAPTER).is_file():  # transformers would open the base that it names, wherever that is
+        raise CheckpointError(f"{folder}: {layout.ADAPTER} is beside the weights; a network of a run is whole.")
+    config = config_of(folder)
+    check_size(folder, config)
     try:
-        return auto.from_pretrained(folder, config=config_of(folder), **NO_CODE, **options)
+        return auto.from_pretrained(folder, config=config, **NO_CODE, **options)
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{folder}: its weights can't be read: {in_one_line(error)}") from error
 

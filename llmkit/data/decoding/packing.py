@@ -6,13 +6,16 @@ import io
 import lzma
 import zipfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from llmkit.data.files import CHUNK, PACKED
 from llmkit.system.errors import DataError
 
 HEAD = 1024
 """Bytes by which a file is known."""
+RATIO, ROOM, MOST_UNPACKED = 200, 2**26, 2**40
+"""What packed text may unfold to: so many times its bytes, beside a few million, and no more than a terabyte. Text
+becomes 3 to 10 times as large, logs 50 times; gzip could do 1,030 times, the others more."""
 MAGIC = {
     b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
 }
@@ -57,16 +60,46 @@ def unpacked(path: Path) -> io.BufferedReader:
     kind = PACKED.get(path.suffix.lower())
     if kind is None:
         return io.BufferedReader(path.open("rb", 0), CHUNK)
+    return io.BufferedReader(_Bounded(path, _unpacker(path, kind)), CHUNK)
+
+
+def _unpacker(path: Path, kind: str) -> io.BufferedIOBase:
     if kind == "gzip":
-        return io.BufferedReader(cast(io.RawIOBase, gzip.open(path)), CHUNK)
+        return gzip.open(path)
     if kind == "xz":
-        return io.BufferedReader(cast(io.RawIOBase, lzma.open(path)), CHUNK)
+        return lzma.open(path)
     if kind == "bzip2":
-        return io.BufferedReader(cast(io.RawIOBase, bz2.open(path)), CHUNK)
+        return bz2.open(path)
     import pyarrow as pa
 
     path.stat()  # in Python's own words where it isn't there
-    return io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression=kind)), CHUNK)
+    return cast(io.BufferedIOBase, pa.input_stream(str(path), compression=kind))
+
+
+class _Bounded(io.RawIOBase):
+    """Unpacked bytes, counted as they come: what a few bytes unfold to for ever ends in DataError."""
+
+    def __init__(self, path: Path, inner: io.BufferedIOBase) -> None:
+        self.path, self.inner, self.count = path, inner, 0
+        self.size = path.stat().st_size
+        self.most = min(MOST_UNPACKED, RATIO * self.size + ROOM)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        got = self.inner.readinto(buffer)
+        self.count += got
+        if self.count > self.most:
+            raise DataError(f"{self.path}: its {self.size:,} bytes unfold to more than {self.most:,}; of packed text, "
+                            f"{RATIO} times its size and {ROOM:,} bytes are read, at most {MOST_UNPACKED:,}. If it is "
+                            "what you want to read, unpack it first.")
+        return got
+
+    def close(self) -> None:
+        if not self.closed:
+            self.inner.close()
+        super().close()
 
 
 def refuse_what_is_no_text(head: bytes, path: Path) -> None:

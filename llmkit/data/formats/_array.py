@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmkit.data.decoding.text import decoded
-from llmkit.data.files import CHUNK, Place
+from llmkit.data.files import CHUNK, LONGEST, Place
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
 from llmkit.system.errors import DataError
@@ -61,6 +61,8 @@ def _decoded(
         except json.JSONDecodeError as error:
             # an object that is merely cut off fails at the window's end, or in a string that doesn't close
             cut = error.pos > len(text) - 16 or error.msg.startswith("Unterminated string")
+            if cut and len(text) - at > LONGEST:
+                raise DataError(f"{place}: an object of more than {LONGEST:,} characters.") from error
             more = file.read(max(CHUNK, len(text) - at)) if cut else ""
             if not more:
                 line = (place.line or 1) + text.count("\n", at, error.pos)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, FIELD_WORDS
-from llmkit.data.files import CHUNK, Place
+from llmkit.data.files import CHUNK, LONGEST_DOCUMENT, Place
 from llmkit.data.formats import _squad
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
@@ -78,10 +78,12 @@ def opened(path: Path, reader: FileReader) -> Document | None:
     """The object that a file is and that holds rows; None where it is rows, an object a line."""
     with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
         first = _filled(file)
+        _refuse_long(first, path)
         if not first.startswith("{") or (not first.endswith(("{", "[", ",", ":")) and _filled(file)):
             return None  # an object a line, or a line of which something is missing
     with decoded(path, reader.source.encoding, reader.label) as file:
-        text = file.read().removeprefix("\ufeff")
+        text = file.read(LONGEST_DOCUMENT + 1).removeprefix("\ufeff")
+    _refuse_long(text, path)
     try:
         held = json.loads(text, object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError) as error:
@@ -92,6 +94,12 @@ def opened(path: Path, reader: FileReader) -> Document | None:
         return Document(str(path), text, {}, "stream") if "Extra data" in str(error) and _all_read(text) else None
     form = _form(held)
     return None if form is None else Document(str(path), text, held, *form)
+
+
+def _refuse_long(text: str, path: Path) -> None:
+    if len(text) > LONGEST_DOCUMENT:
+        raise DataError(f"{path}: one object of more than {LONGEST_DOCUMENT:,} characters; write an object a line "
+                        "(.jsonl), which is read line by line.")
 
 
 def said(path: Path, reader: FileReader) -> str | None:
@@ -108,7 +116,8 @@ def said(path: Path, reader: FileReader) -> str | None:
 
 def _filled(file: TextIOWrapper) -> str:
     """The next line that has more than spaces; "" at the end."""
-    return next((filled for line in file if (filled := line.strip(_BLANK))), "")
+    lines = iter(lambda: file.readline(LONGEST_DOCUMENT + 1), "")
+    return next((filled for line in lines if (filled := line.strip(_BLANK))), "")
 
 
 def _form(held: Any) -> tuple[Form, str] | None:

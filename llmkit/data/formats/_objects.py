@@ -1,6 +1,7 @@
 """JSON objects as rows: what is refused in them, whatever file they stand in."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from llmkit.data.fields import shown
@@ -13,8 +14,8 @@ def no_key_twice(pairs: list[tuple[str, Any]]) -> Row:
     """An object of its keys and values; ValueError where a key is there twice."""
     row = dict(pairs)
     if len(row) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {next(key for key, count in counts.items() if count > 1)!r} is given twice")
     return row
 
 

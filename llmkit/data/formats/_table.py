@@ -1,6 +1,7 @@
 """Tables of text cells: a header that names the columns, or numbers where there is none."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -52,7 +53,7 @@ class TextTable(Format):
                 places = [*columns.items(), *others]
             elif not places:
                 header = [cell.strip() or str(i) for i, cell in enumerate(cells)]
-                twice = [name for name in header if header.count(name) > 1]
+                twice = [name for name, count in Counter(header).items() if count > 1]
                 if twice:
                     raise DataError(f"{path}:{number}: the header has {twice[0]!r} twice.")
                 places = [(name, i) for i, name in enumerate(header)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from llmkit.data.decoding.text import decoded
-from llmkit.data.files import Place
+from llmkit.data.files import LONGEST, Place
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
@@ -79,7 +79,10 @@ def lines_or_none(path: Path, reader: FileReader) -> Iterator[tuple[int, str | N
     """As `lines`, with None in the place of each that is bad and left out."""
     encoding = reader.source.encoding
     with decoded(path, encoding, reader.label, reader.spares) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), ""), 1):
+            if len(line) > LONGEST:
+                raise DataError(f"{path}:{number}: a line of more than {LONGEST:,} characters; cut it into lines that "
+                                "are documents.")
             line = line.removeprefix("\ufeff")  # each file of `cat a b` may have brought its own
             if "\0" in line:
                 reader.spare(DataError(f"{path}:{number}: a NUL byte; this is no {encoding} text."))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from llmkit.data.files import LONGEST
 from llmkit.data.formats._table import Cells, TextTable, said_delimiter
 from llmkit.data.formats.base import FileReader, lines
 from llmkit.system.errors import DataError
@@ -29,7 +30,7 @@ def quoted(path: Path, reader: FileReader, delimiter: str) -> Cells:
     A quote that doesn't close is a DataError with the line that its row starts on. Where bad rows are left out, such a
     row is its first line, and the next one begins below it.
     """
-    csv.field_size_limit(2**31 - 1)  # the library stops at 128 KiB a cell
+    csv.field_size_limit(LONGEST)  # the library stops at 128 KiB a cell
     numbered = (one for one in lines(path, reader) if one[0] > 1 or not said_delimiter(one[1]))
     source = _Lines(numbered, reader.spares)
     parser = csv.reader(source, delimiter=delimiter, strict=True)

@@ -1,11 +1,28 @@
-"""Parquet: columns with types, read a thousand rows at a time."""
+"""Parquet: columns with types, read some rows at a time, as many as their bytes allow."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmkit.data.files import Place
+from llmkit.data.decoding.packing import RATIO, ROOM
+from llmkit.data.files import LONGEST, Place
 from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.system.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+ROWS = 1024
+"""Rows that are read at once, where they aren't large."""
+BYTES = 2**24
+"""About as many bytes of rows are held at once."""
+FEW = 4096
+"""Bytes of a text up to which it is short; longer ones are read one by one."""
+VALUES = 1000
+"""Values in a byte of the file, at most: a column of one value takes next to nothing."""
 
 
 class Parquet(Format):
@@ -22,11 +39,93 @@ class Parquet(Format):
 
         number = 0
         try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield row, Place(str(path), number)
+            with pq.ParquetFile(path) as plain:
+                texts = _short_texts(plain)
+                _refuse_bomb(plain.metadata, path)
+            with pq.ParquetFile(path, read_dictionary=texts) as file:  # what is there often is held once
+                for row in _rows(file, path):
+                    number += 1
+                    yield row, Place(str(path), number)
         except (pa.ArrowException, OSError, ValueError) as error:
             where = Place(str(path), number + 1 if number else None)
             raise DataError(f"{where}: this parquet file can't be read: {error}.") from error
+
+
+def _short_texts(file: pq.ParquetFile) -> list[str]:
+    """Columns of text that take few bytes a row: one large text may stand in many rows of these."""
+    names = {field.name for field in file.schema_arrow if _is_text(field.type)}
+    sizes = dict.fromkeys(names, 0)
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if (name := column.path_in_schema) in sizes:
+                sizes[name] += column.total_uncompressed_size
+    return sorted(name for name, size in sizes.items() if size <= FEW * file.metadata.num_rows)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow.types as types
+
+    return any(test(kind) for test in (types.is_string, types.is_binary, types.is_large_string, types.is_large_binary))
+
+
+def _refuse_bomb(about: pq.FileMetaData, path: Path) -> None:
+    """DataError where a few bytes say that they hold very much."""
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    size, values = path.stat().st_size, sum(column.num_values for column in columns)
+    unpacked = sum(column.total_uncompressed_size for column in columns)
+    for count, most, what in ((values, VALUES * size + ROOM, "values"), (unpacked, RATIO * size + ROOM, "bytes")):
+        if count > most:
+            raise DataError(f"{path}: its {size:,} bytes hold {count:,} {what}; at most {most:,} are read.")
+
+
+def _rows(file: pq.ParquetFile, path: Path) -> Iterator[dict[str, Any]]:
+    repeated = [i for i, field in enumerate(file.schema_arrow) if _is_kept(field.type)]
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        for batch in file.iter_batches(batch_size=_at_once(about, file.schema_arrow), row_groups=[group]):
+            largest = _largest(batch)
+            if largest > LONGEST:
+                raise DataError(f"{path}: a row of {largest:,} bytes; at most {LONGEST:,} are read.")
+            step = max(1, min(ROWS, BYTES // max(1, largest)))
+            for start in range(0, len(batch), step):
+                yield from _spelled_out(batch.slice(start, step), repeated).to_pylist()
+
+
+def _spelled_out(batch: pa.RecordBatch, columns: Sequence[int]) -> pa.RecordBatch:
+    """Each value in its row, for the columns whose values were held once."""
+    for i in columns:
+        batch = batch.set_column(i, batch.schema.names[i], batch.column(i).dictionary_decode())
+    return batch
+
+
+def _at_once(about: pq.RowGroupMetaData, schema: pa.Schema) -> int:
+    """How many rows of a group take about BYTES, even where every value in lists is its column's largest."""
+    texts = {field.name for field in schema if _is_kept(field.type)}
+    row = 1
+    for i in range(about.num_columns):
+        column = about.column(i)
+        unpacked, values, rows = column.total_uncompressed_size, column.num_values, max(1, about.num_rows)
+        if column.path_in_schema in texts:
+            row += unpacked // rows
+        else:
+            row += (unpacked if column.physical_type == "BYTE_ARRAY" else 16) * values // rows
+    return max(1, min(ROWS, BYTES // row))
+
+
+def _is_kept(kind: pa.DataType) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_dictionary(kind))
+
+
+def _largest(batch: pa.RecordBatch) -> int:
+    """No row of a batch has more bytes of text in its columns than this."""
+    import pyarrow.compute as pc
+
+    total = 0
+    for column in batch.columns:
+        values = column.dictionary if _is_kept(column.type) else column
+        if _is_text(values.type) and len(values):
+            total += pc.max(pc.binary_length(values)).as_py() or 0
+    return total

@@ -1,0 +1,71 @@
+"""What a model's config asks for, and what its weights hold: two sums that must be near each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from llmkit.models.files import UNREADABLE
+from llmkit.models.layout import CONFIG
+from llmkit.system.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+ROOM = 2**24
+"""Numbers that a small model may be larger than its weights: what isn't saved, as masks."""
+PACKED = 8
+"""Numbers in one of a quantized file, at most."""
+
+
+def check_size(folder: Path, config: PretrainedConfig) -> None:
+    """CheckpointError where the config beside weights asks for more than twice what these hold.
+
+    What a file lacks is made anew, so a config of a few bytes could take all memory. Heads aren't counted: another one
+    may be wanted.
+    """
+    held, asked = numbers_held(folder), numbers_asked(config)
+    if held is None or asked is None:
+        return  # who reads them next says what is wrong
+    if asked > 2 * held * (PACKED if hasattr(config, "quantization_config") else 1) + ROOM:
+        raise CheckpointError(f"{folder / CONFIG} asks for a {config.model_type} of {asked:,} numbers, and the weights "
+                              f"beside it hold {held:,}: it isn't the config of these weights.")
+
+
+def numbers_held(folder: Path) -> int | None:
+    """How many numbers the headers of a folder's weights name; None where one can't be read."""
+    held = 0
+    try:
+        for path in folder.glob("*.safetensors"):
+            with safe_open(path, "np") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    held += _product(file.get_slice(name).get_shape())
+    except (SafetensorError, *UNREADABLE):
+        return None
+    return held
+
+
+def numbers_asked(config: PretrainedConfig) -> int | None:
+    """How many numbers a config's model has without a head, buffers among them; None where it can't be built."""
+    import torch
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    try:
+        with torch.device("meta"), no_init_weights():
+            auto: Any = transformers.AutoModel
+            model = auto.from_config(config, trust_remote_code=False)
+            model.tie_weights()
+    except UNREADABLE:
+        return None
+    return int(sum(weight.numel() for weight in model.parameters())
+               + sum(buffer.nbytes for buffer in model.buffers()) // 4)
+
+
+def _product(shape: list[int]) -> int:
+    numbers = 1
+    for size in shape:
+        numbers *= size
+    return numbers
