@@ -24,6 +24,7 @@ from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task
+from llmkit.tasks.shared.unanswered import refuse_unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -283,6 +284,7 @@ def by_prompt(
     reader = (open_source(Source(str(data)), spares=skips, way_out=WAY_OUT) if isinstance(data, str | Path)
               else memory_reader(data, ROWS, spares=skips, way_out=WAY_OUT))
     rows = [row for row, _ in task.read(reader)]
+    refuse_unlabelled(reader.name, [row["label"] for row in rows])
     labels = known_labels(mode, rows)
     mode.words(labels)
     mode.check(Kit(None))

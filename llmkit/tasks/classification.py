@@ -24,6 +24,7 @@ from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
+from llmkit.tasks.shared.unanswered import refuse_unlabelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -180,6 +181,10 @@ class Classification(Task):
             facts["labels"] = list(known)
             sets = Task.prepare(task, train, validation, replace(setup, labels=known))
             notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
+            minus = sum(str(row["label"]).strip() in ("-1", "-1.0") for row, _ in rows)
+            if minus and {"-1", "0", "1"} <= set(known):
+                notes.append(f"{minus:,} rows have the label -1, which is learned like the others; where it stands for "
+                             "none, as in SNLI, leave these rows out: task.labels without it, data.on_bad_row: skip")
             if placed:
                 notes.append(f"labels are lists of {len(placed)} zeros and ones, one for each label"
                              + ("" if self.labels else "; task.labels says what these are called"))
@@ -194,6 +199,7 @@ class Classification(Task):
         known = tuple(sorted(found, key=_rank))
         if not known:
             raise DataError(f"{source}: no row has a label.")
+        refuse_unlabelled(source, [row["label"] for row, _ in rows])
         if len(known) == 1 and self.problem != "multi_label":
             raise DataError(f"{source}: all rows have the label {known[0]!r}; there is nothing to tell apart.")
         if len(known) > 1000:
