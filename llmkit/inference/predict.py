@@ -75,7 +75,7 @@ def _each(
                 log.info(note)
             nothing: tuple[Row, Prediction | None] = {}, None
             pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size))
-            yield from as_given(reader, pairs) if given else pairs
+            yield from as_given(reader, objective, pairs) if given else pairs
             for note in reader.notes[len(told):]:
                 log.info(note)
 
@@ -97,20 +97,20 @@ def opened(
 
 
 def as_given(
-    reader: Reader, pairs: Iterator[tuple[Row, Prediction | None]],
+    reader: Reader, task: Task, pairs: Iterator[tuple[Row, Prediction | None]],
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each prediction beside the row as it stands in the file, read once more; text is what it is."""
     if reader.document is not None or not reader.files:
         yield from pairs
         return
-    for row, pair in zip(raws(reader), pairs, strict=False):
+    for row, pair in zip(raws(reader, task), pairs, strict=False):
         yield row or {}, pair[1]
 
 
-def raws(reader: Reader) -> Iterator[Row | None]:
+def raws(reader: Reader, task: Task) -> Iterator[Row | None]:
     """The rows of a file with all their columns; None for each that can't be read and is left out."""
     again, known = replace(reader, bad={}, notes=[]), 0
-    for row, _ in again.rows():
+    for row, _ in task.unfolded(again, answered=False):
         yield from repeat(None, len(again.bad) - known)
         yield row
         known = len(again.bad)
