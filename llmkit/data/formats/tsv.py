@@ -1,4 +1,4 @@
-"""Tables with tabs: a row is a line, unless a quoted cell has line ends; elsewhere a quote is a character like others."""
+"""Tables with tabs: a row is a line, but for line ends in a quoted cell; else a quote is a character like others."""
 
 import csv
 from collections import deque
@@ -69,20 +69,20 @@ def _opens(line: str) -> bool:
 def _across(line: str, source: _Ahead, width: int) -> list[str] | None:
     """The cells of a row that lies across lines, whose others are taken; None where it is one line with a quote.
 
-    A line that is a row by itself, and what follows one that is whole but for its quote, belong to no other row.
+    A line that is a row by itself belongs to no other, but for the one that ends a row which would be too short.
     """
     whole, text = line.count("\t") == width - 1, [line]
     while len(text) < LONGEST and source.look(len(text)):
         follows = source.seen[len(text) - 1][1]
-        if whole and follows.count("\t") >= width - 1:
-            return None
         text.append(follows)
-        if '"' in follows and (cells := _read(text)) is not None:
-            if len(cells) != width:
-                return None
+        row = follows.count("\t") >= width - 1
+        cells = _read(text) if '"' in follows and not (whole and row) else None
+        if cells is not None and len(cells) == width:
             for _ in text[1:]:
                 source.seen.popleft()
             return cells
+        if cells is not None or row:
+            return None
     return None
 
 
