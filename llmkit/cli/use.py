@@ -15,6 +15,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 BadRow = Annotated[str, typer.Option(
     "--on-bad-row", metavar="error|skip", help="What a bad row does: end it all, or be left out and counted.")]
 
+Encoding = Annotated[str | None, typer.Option(
+    "--encoding", metavar="NAME", help="How the file's bytes are read; as a run read its own rows, else utf-8.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -43,7 +46,7 @@ def evaluate(
     prompt: Annotated[str | None, typer.Option(
         "--prompt", metavar="MODE", autocompletion=completion.modes,
         help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
-    on_bad_row: BadRow = "error",
+    on_bad_row: BadRow = "error", encoding: Encoding = None,
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
@@ -55,7 +58,7 @@ def evaluate(
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
         model, data, target=target, task=task, objective=objective, max_length=max_length, batch_size=batch_size,
-        prompt=mode, on_bad_row=on_bad_row)
+        prompt=mode, on_bad_row=on_bad_row, encoding=encoding)
     if json_:
         print(json.dumps(result))
     else:
@@ -80,7 +83,7 @@ def predict(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
-    on_bad_row: BadRow = "error",
+    on_bad_row: BadRow = "error", encoding: Encoding = None,
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
     from llmkit.data import jsonlines, tabled
@@ -89,7 +92,7 @@ def predict(
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
-                               columns=tabled.is_table(output), on_bad_row=on_bad_row)
+                               columns=tabled.is_table(output), on_bad_row=on_bad_row, encoding=encoding)
     count = jsonlines.write(found, output)
     if output != "-":
         print(f"{count:,} predictions: {output}", file=sys.stderr)
