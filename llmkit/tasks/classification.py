@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
 from llmkit.objectives.base import Sets, Setup, Sums
@@ -22,9 +23,10 @@ from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
+from llmkit.tasks.shared.class_names import by_number, class_names, in_their_order, named
 from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
 from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
-from llmkit.tasks.shared.unanswered import refuse_unlabelled
+from llmkit.tasks.shared.unanswered import minus_one, refuse_unlabelled
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,8 +36,6 @@ Kind: TypeAlias = Literal["single_label", "multi_label", "regression"]
 PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
                             "regression": "regression"}
 """What transformers calls them in a model's config."""
-
-
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
          ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
          ("claim", "evidence"), ("text1", "text2"))
@@ -91,6 +91,11 @@ class Classification(Task):
     def by_words(self) -> Classification:
         """One label a text: the likeliest."""
         return replace(self, problem="single_label")
+
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """Numbers of classes go by the names that a program's data set has for them."""
+        names = class_names(reader) if answered and self.labels is None and self.problem != "regression" else {}
+        return ((named(row, names), place) for row, place in reader.rows()) if names else reader.rows()
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""
@@ -163,6 +168,8 @@ class Classification(Task):
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say what the problem is, and which labels there are."""
+        train = by_number(train, setup.labels)
+        validation = by_number(validation, setup.labels) if isinstance(validation, Sequence) else validation
         rows = [pair for reader in train for pair in replace(self, problem="auto").read(reader)]
         task = self.settled([row for row, _ in rows], setup)
         placed = task.placed([row["label"] for row, _ in rows]) if task.problem == "multi_label" else ()
@@ -177,14 +184,12 @@ class Classification(Task):
             facts["labels"] = ["score"]
             sets = Task.prepare(task, train, validation, replace(setup, labels=("score",)))
         else:
-            known = setup.labels or (self.labels and tuple(self.labels)) or placed or task.known(rows, train[0].label)
+            known = setup.labels or (self.labels and tuple(self.labels)) or placed or in_their_order(
+                task.known(rows, train[0].label), train[0])
             facts["labels"] = list(known)
             sets = Task.prepare(task, train, validation, replace(setup, labels=known))
             notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
-            minus = sum(str(row["label"]).strip() in ("-1", "-1.0") for row, _ in rows)
-            if minus and {"-1", "0", "1"} <= set(known):
-                notes.append(f"{minus:,} rows have the label -1, which is learned like the others; where it stands for "
-                             "none, as in SNLI, leave these rows out: task.labels without it, data.on_bad_row: skip")
+            notes += minus_one([row["label"] for row, _ in rows], known)
             if placed:
                 notes.append(f"labels are lists of {len(placed)} zeros and ones, one for each label"
                              + ("" if self.labels else "; task.labels says what these are called"))

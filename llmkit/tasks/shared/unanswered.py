@@ -32,3 +32,11 @@ def refuse_unlabelled(name: str, answers: Sequence[Any], known: Collection[str] 
     minus = len(answers) > 1 and all(str(one).strip() in ("-1", "-1.0") for one in answers)
     if minus and "-1" not in known:
         raise NoLabelsError(f"{name}: {no_labels(len(answers), -1)}")
+
+
+def minus_one(answers: Sequence[Any], known: Collection[str]) -> list[str]:
+    """A note where -1 is learned beside 0 and 1, for it may stand for no label."""
+    count = sum(str(one).strip() in ("-1", "-1.0") for one in answers)
+    return [f"{count:,} rows have the label -1, which is learned like the others; where it stands for none, as in "
+            "SNLI, leave these rows out: task.labels without it, data.on_bad_row: skip"] if count and {
+                "-1", "0", "1"} <= set(known) else []
