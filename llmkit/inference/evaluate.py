@@ -25,7 +25,7 @@ from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task
-from llmkit.tasks.shared.unanswered import refuse_unlabelled
+from llmkit.tasks.shared.labels import refuse_unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

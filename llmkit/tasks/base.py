@@ -20,7 +20,7 @@ from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.recipe.registry import name_of
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.shared import named_metrics
-from llmkit.tasks.shared.unanswered import NoLabelsError, is_blank, no_labels, refuse_unlabelled
+from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -258,6 +258,10 @@ class Task(Objective):
     def refer(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[list[float]]:
         """What the untuned model says of each row, computed once before the first step."""
         raise NotImplementedError
+
+    def ends(self, setup: Setup) -> list[int]:
+        """The tokens that it learns to end an answer with; none where it writes none."""
+        return []
 
     # ---- predictions ----
 

@@ -23,10 +23,22 @@ from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.class_names import by_number, class_names, in_their_order, named
-from llmkit.tasks.shared.figures import FLOOR_ROWS, WORD, agreement
-from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
-from llmkit.tasks.shared.unanswered import minus_one, refuse_unlabelled
+from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, by_words
+from llmkit.tasks.shared.labels import (
+    answer,
+    by_number,
+    class_names,
+    each,
+    finite,
+    in_their_order,
+    is_hot,
+    minus_one,
+    named,
+    places,
+    refuse_unlabelled,
+    there,
+    unwritten_label,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -459,35 +471,6 @@ def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> d
     error = float(np.mean((predicted - true) ** 2))
     spread = float(np.var(true))
     return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
-
-
-def by_words(learned: Sequence[Row], labels: Sequence[Any], asked: Sequence[Row], problem: str) -> list[Any]:
-    """What a linear model on the words says; of a pair, on each text's and on those that both have."""
-    from scipy.sparse import csr_matrix, hstack
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    words = TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True)
-    paired = any(row.get("text_pair") for row in learned)
-    sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
-             for rows in (learned, asked)]
-    words.fit([text for side in sides[0] for text in side])
-
-    def table(texts: Sequence[Sequence[str]]) -> Any:
-        parts = [words.transform(side) for side in texts]
-        return csr_matrix(hstack([*parts, parts[0].multiply(parts[1])])) if paired else parts[0]
-
-    known, new = map(table, sides)
-    if problem == "regression":
-        return list(Ridge(alpha=1.0).fit(known, labels).predict(new).tolist())
-    model = LogisticRegression(C=10, max_iter=1000)
-    if problem == "multi_label":
-        tables = MultiLabelBinarizer()
-        fitted = OneVsRestClassifier(model).fit(known, tables.fit_transform(labels))
-        return [list(found) for found in tables.inverse_transform(fitted.predict(new))]
-    return list(model.fit(known, labels).predict(new).tolist())
 
 
 def _rank(label: str) -> tuple[bool, int, str]:

@@ -22,11 +22,10 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared import conll
-from llmkit.tasks.shared.conll import CELL
+from llmkit.tasks.shared.conll import CELL, word_table
 from llmkit.tasks.shared.lists import from_cell, unwritten
 from llmkit.tasks.shared.spans import Spans, untagged
 from llmkit.tasks.shared.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
-from llmkit.tasks.shared.word_rows import word_table
 from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 
 from llmkit.data.memory import memory_reader
 from llmkit.tasks.classification import Classification
-from llmkit.tasks.shared.class_names import by_number, class_names, in_their_order, named
+from llmkit.tasks.shared.labels import by_number, class_names, in_their_order, named
 
 NAMES = {"label": ["no", "yes"], "topics": ["a", "b", "c"]}
 

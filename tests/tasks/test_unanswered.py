@@ -11,7 +11,7 @@ from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
 from llmkit.tasks.classification import Classification
 from llmkit.tasks.multiple_choice import MultipleChoice
-from llmkit.tasks.shared.unanswered import NoLabelsError, is_blank, no_labels, refuse_unlabelled
+from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
 from llmkit.tasks.summarization import Summarization
 
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.decoding.broken_json import JsonWindow, behind
 from llmkit.data.decoding.text import decoded
 from llmkit.data.files import CHUNK, Place
-from llmkit.data.formats._broken import Window, behind
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
 from llmkit.system.errors import DataError
@@ -21,7 +21,7 @@ def array(path: Path, reader: FileReader) -> Rows:
     awaited, column, number = "[", None, 1
     keys: set[str] = set()
     with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
-        window = Window(file)
+        window = JsonWindow(file)
         while True:
             window.pass_spaces()
             if window.at == len(window.text):
@@ -72,7 +72,7 @@ MOST_KEYS = 1000
 """Keys of rows that are remembered."""
 
 
-def _pass_by(window: Window, column: int | None, keys: set[str], error: DataError, reader: FileReader) -> str:
+def _pass_by(window: JsonWindow, column: int | None, keys: set[str], error: DataError, reader: FileReader) -> str:
     """Leave out an element that can't be decoded; what is awaited behind it. The error where bad rows aren't."""
     if not reader.spares:
         raise error
@@ -88,7 +88,7 @@ def _pass_by(window: Window, column: int | None, keys: set[str], error: DataErro
     return "," if window.text[found] == "]" else "object"
 
 
-def _decoded(decoder: json.JSONDecoder, window: Window, place: Place) -> tuple[Any, int]:
+def _decoded(decoder: json.JSONDecoder, window: JsonWindow, place: Place) -> tuple[Any, int]:
     """The value where the window is, reading on until it is whole, and where it ends."""
     while True:
         text, at = window.text, window.at

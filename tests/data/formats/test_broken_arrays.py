@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from llmkit.data.decoding.broken_json import JsonWindow, behind
 from llmkit.data.files import CHUNK
-from llmkit.data.formats._broken import Window, behind
 from llmkit.data.sources import Reader, open_source
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
@@ -100,7 +100,7 @@ def test_elements_are_found_across_windows() -> None:
 
 
 def test_a_rest_that_nobody_can_look_through_is_an_error() -> None:
-    window = Window(io.TextIOWrapper(io.BytesIO(b'{"a": bad ' + b"x" * (17 * CHUNK))))
+    window = JsonWindow(io.TextIOWrapper(io.BytesIO(b'{"a": bad ' + b"x" * (17 * CHUNK))))
     window.refill()
     with pytest.raises(ValueError, match="the next row isn't found within 16,777,216 characters"):
         behind(window, 3, {"a"})
@@ -110,7 +110,7 @@ def test_a_rest_that_nobody_can_look_through_is_an_error() -> None:
     ('[{"a": 1}', 1, 1), ('[\n  {"a": 1}', 4, 2), ('{"a": 1}, {"a": 2}', 10, None), ("[\n\t{}", 3, 1),
 ])
 def test_an_element_that_is_the_first_of_its_line_has_a_column(text: str, at: int, column: int | None) -> None:
-    window = Window(io.TextIOWrapper(io.BytesIO(text.encode())))
+    window = JsonWindow(io.TextIOWrapper(io.BytesIO(text.encode())))
     assert window.refill()
     window.move(at)
     assert window.column() == column

@@ -16,7 +16,7 @@ _STRING_OR_EDGE = re.compile(r'"(?:[^"\\\n]|\\.)*"|[\[\]{}]')
 _MAYBE = re.compile(r"[\s,}\]]\s*(?=\{)")
 
 
-class Window:
+class JsonWindow:
     """A part of a file, from which what was read is dropped."""
 
     def __init__(self, file: TextIOWrapper) -> None:
@@ -58,7 +58,7 @@ class Window:
         return len(before) if (start or self.whole) and not before.strip(" \t[") else None
 
 
-def behind(window: Window, column: int | None, keys: Collection[str]) -> int | None:
+def behind(window: JsonWindow, column: int | None, keys: Collection[str]) -> int | None:
     """Where the next element begins behind the broken one at the window's place, or the end of the array.
 
     column   where elements stand in their lines: the next one is the first that stands there, too
