@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, compare, doctor, generate, plan, prompts, search, serve, tasks, train, use
 from llmkit.system import machine
-from llmkit.system.environment import prepare_torch
+from llmkit.system.environment import name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -72,6 +72,8 @@ def whole(command: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
+    if arguments is None:
+        name_files_in_utf8()
     prepare_torch()
     show_what_can_be()
     given = list(sys.argv[1:] if arguments is None else arguments)

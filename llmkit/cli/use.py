@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli import completion
+from llmkit.cli import completion, train
+from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system.streams import as_json
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -99,9 +100,10 @@ def predict(
 
 
 def inspect(
-    recipe: Annotated[str, typer.Argument(
-        metavar="RECIPE", autocompletion=completion.recipes,
-        help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given.")] = None,
+    task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     row: Annotated[list[int], typer.Option("--row", metavar="N", help="Which row, from 0; repeatable.")] = [0],  # noqa: B006
     times: Annotated[int, typer.Option(
         "--times", metavar="N", help="Passes to draw each in: chance differs.", min=1)] = 1,
@@ -113,10 +115,15 @@ def inspect(
     from llmkit import recipe as recipes
     from llmkit.planning import inspect as inspection
     from llmkit.system import report
+    from llmkit.system.errors import RequestError
 
     report.to_stderr()
     report.quiet_libraries()
-    found = inspection.inspect(recipes.load(recipe, set_), row, times)
+    if not any((recipe, task, model, data)):
+        raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
+                           "--task NAME --model M --data FILE.")
+    asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
+    found = inspection.inspect(recipes.load(asked, set_, task=blocks["task"], fields=fields), row, times)
     if json_:
         print(as_json(found))
         return

@@ -1,6 +1,7 @@
-"""The environment's switches: those that forbid the network, and those that torch and oneDNN read when they begin."""
+"""The environment's switches: of the network, of torch and oneDNN when they begin, of how files' names are read."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 SWITCHES: Mapping[str, str] = {
@@ -25,3 +26,16 @@ def prepare_torch() -> None:
 def switched_on(variable: str) -> bool:
     """Whether an environment variable says yes, as huggingface_hub reads its own: 1, on, yes or true."""
     return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def name_files_in_utf8() -> None:
+    """Begin anew, as the same process, where Python knows file names of ASCII only (PYTHONUTF8=0 in the C locale).
+
+    Elsewhere nothing is done: a locale of GBK or Latin-1 has names of its own. What goes to the terminal stays ASCII.
+    """
+    if os.name != "posix" or not sys.executable or sys.flags.utf8_mode or sys.getfilesystemencoding() != "ascii":
+        return
+    sys.stdout.flush()
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", "ascii:surrogateescape")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

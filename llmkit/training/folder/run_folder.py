@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -434,6 +435,9 @@ def telling(folder: Path) -> Iterator[None]:
     except LlmkitError:
         raise
     except Exception as error:
+        if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+            raise PlaceError(f"{str(folder)!a}: file names are {error.encoding} here and can't say this one; set "
+                             "PYTHONUTF8=1, or choose another --output-dir.") from error
         said = no_room(error)
         if said is None and not isinstance(error, OSError):
             raise
