@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(config=OPTIONS)
 class Tagging(Task):
-    """One tag a word: names and their kinds (BIO, IOB, BIOES, BILOU, BMES), or plain tags (parts of speech)."""
+    """One tag a word: names and their kinds (BIO, IOB, BIOES, BILOU, BMES), or plain tags (parts of speech).
+
+    Rows may have a text and spans of characters instead (`"label": [[0, 4, "PER"]]`), or be the words of sentences.
+    """
 
     labels: list[str] | None = None
     """The tags, in the order of their numbers; those of the training rows where nothing is said."""
