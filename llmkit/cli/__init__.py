@@ -30,7 +30,7 @@ from llmkit.cli import (
     use,
 )
 from llmkit.system import machine, terminal
-from llmkit.system.environment import forget_leftovers, is_first, prepare_torch
+from llmkit.system.environment import forget_leftovers, is_first, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -84,6 +84,8 @@ def whole(command: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
+    if arguments is None:
+        name_files_in_utf8()
     prepare_torch()
     show_what_can_be()
     given = list(sys.argv[1:] if arguments is None else arguments)

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli import completion
+from llmkit.cli import completion, train
 from llmkit.cli.compare import carry_out
+from llmkit.cli.train import Held, Model, Rows, Task
 
 
 def register(app: typer.Typer) -> None:
@@ -17,12 +18,13 @@ def register(app: typer.Typer) -> None:
 
 
 def prompts(
-    recipe: Annotated[str, typer.Argument(
-        metavar="RECIPE", autocompletion=completion.recipes,
-        help="A path, or a name from `llmkit recipes list`.")],
     modes: Annotated[str, typer.Option(
         "--modes", metavar="A,B,…", autocompletion=completion.several_modes,
         help="Prompt modes, with options: 'cloze,cloze(k=4),normalize(of=cloze(k=4),calibration=true)'.")],
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given.")] = None,
+    task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     seeds: Annotated[int, typer.Option(
         "--seeds", metavar="N", help="Draws of each mode's examples: seeds 1 to N.", min=1)] = 1,
     limit: Annotated[int | None, typer.Option(
@@ -41,7 +43,8 @@ def prompts(
     from llmkit.system import report
 
     report.to_stderr()
+    asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     made = Prompts(
-        recipe, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
-        Path(output_dir) if output_dir else None, set_, metric, limit)
+        asked, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
+        Path(output_dir) if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
     return carry_out(made, "prompts", json_)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from llmkit.cli import completion
+from llmkit.cli import completion, train
+from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
 from llmkit.system.streams import as_json
 from llmkit.system.terminal import visible
@@ -15,6 +16,9 @@ from llmkit.system.terminal import visible
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BadRow = Annotated[str, typer.Option(
     "--on-bad-row", metavar="error|skip", help="What a bad row does: end it all, or be left out and counted.")]
+
+Encoding = Annotated[str | None, typer.Option(
+    "--encoding", metavar="NAME", help="How the file's bytes are read; as a run read its own rows, else utf-8.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +48,7 @@ def evaluate(
     prompt: Annotated[str | None, typer.Option(
         "--prompt", metavar="MODE", autocompletion=completion.modes,
         help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
-    on_bad_row: BadRow = "error",
+    on_bad_row: BadRow = "error", encoding: Encoding = None,
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
@@ -56,7 +60,7 @@ def evaluate(
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
         model, data, target=target, task=task, objective=objective, max_length=max_length, batch_size=batch_size,
-        prompt=mode, on_bad_row=on_bad_row)
+        prompt=mode, on_bad_row=on_bad_row, encoding=encoding)
     if json_:
         print(json.dumps(result))
     else:
@@ -81,7 +85,7 @@ def predict(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
-    on_bad_row: BadRow = "error",
+    on_bad_row: BadRow = "error", encoding: Encoding = None,
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
     from llmkit.data import jsonlines, tabled
@@ -90,16 +94,17 @@ def predict(
 
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
-                               columns=tabled.is_table(output), on_bad_row=on_bad_row)
+                               columns=tabled.is_table(output), on_bad_row=on_bad_row, encoding=encoding)
     count = jsonlines.write(found, output, (data,))
     if output != "-":
         terminal.err(f"{count:,} predictions: {output}")
 
 
 def inspect(
-    recipe: Annotated[str, typer.Argument(
-        metavar="RECIPE", autocompletion=completion.recipes,
-        help="A path, or a name from `llmkit recipes list`.")],
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given.")] = None,
+    task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     row: Annotated[list[int], typer.Option("--row", metavar="N", help="Which row, from 0; repeatable.")] = [0],  # noqa: B006
     times: Annotated[int, typer.Option(
         "--times", metavar="N", help="Passes to draw each in: chance differs.", min=1)] = 1,
@@ -111,10 +116,15 @@ def inspect(
     from llmkit import recipe as recipes
     from llmkit.planning import inspect as inspection
     from llmkit.system import report
+    from llmkit.system.errors import RequestError
 
     report.to_stderr()
     report.quiet_libraries()
-    found = inspection.inspect(recipes.load(recipe, set_), row, times)
+    if not any((recipe, task, model, data)):
+        raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
+                           "--task NAME --model M --data FILE.")
+    asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
+    found = inspection.inspect(recipes.load(asked, set_, task=blocks["task"], fields=fields), row, times)
     if json_:
         print(as_json(found))
         return

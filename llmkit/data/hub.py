@@ -20,7 +20,7 @@ class HubRows:
     dataset: Any
     """A `datasets.Dataset`."""
 
-    def rows(self) -> Iterator[tuple[dict[str, Any], Place]]:
+    def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
         """Each row with its number from 1."""
         for number, row in enumerate(self.dataset, 1):
             yield row, Place(self.label, number)

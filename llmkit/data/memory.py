@@ -18,6 +18,8 @@ from llmkit.system.errors import DataError, RequestError
 
 IN_MEMORY = "memory:"
 """What a recipe calls rows of a program by, before their SHA-256."""
+BAD = b"bad\n"
+"""What is hashed of a row that is left out."""
 Given: TypeAlias = "Iterable[Mapping[str, Any] | str] | Callable[[], Iterable[Mapping[str, Any] | str]]"
 """What a program gives: a list of dicts or of texts, a `datasets.Dataset`, or a function that yields such rows."""
 
@@ -25,15 +27,16 @@ Given: TypeAlias = "Iterable[Mapping[str, Any] | str] | Callable[[], Iterable[Ma
 class MemoryRows:
     """Rows of a program, read from the first on at each pass; each time they must be the same.
 
-    given   as `Given` says; a function is called anew at each pass
-    label   what errors call it: `memory:train`, its third row `memory:train:3`
+    given    as `Given` says; a function is called anew at each pass
+    label    what errors call it: `memory:train`, its third row `memory:train:3`
+    spares   whether rows that JSON can't say are left out, where they are errors otherwise
 
     Raises RequestError where it is of another type, or can be gone through only once.
     """
 
     kind: ClassVar[str] = "memory"
 
-    def __init__(self, given: Given, label: str) -> None:
+    def __init__(self, given: Given, label: str, spares: bool = False) -> None:
         if isinstance(given, Iterator):
             raise RequestError(f"{label}: {_a(given)} can be gone through only once; give a list, or the function that "
                                "makes it.")
@@ -42,18 +45,20 @@ class MemoryRows:
         ):
             raise RequestError(f"{label}: rows are a list of dicts or of texts, a datasets.Dataset, or a function that "
                                f"yields them, not {_a(given)}.")
-        self.given, self.label = given, label
+        self.given, self.label, self.spares = given, label, spares
 
-    def rows(self) -> Iterator[tuple[dict[str, Any], Place]]:
+    def rows(self, spare: Callable[[DataError], None]) -> Iterator[tuple[dict[str, Any], Place]]:
         """Each row with its number from 1; a text is {"text": …}.
 
         Raises DataError, with number and field, for a row that is no dict of what JSON can say (numbers, texts, truth
-        values, null, lists and dicts of these), and at the end where the rows aren't those of the first pass.
+        values, null, lists and dicts of these), but where these are left out, and at the end where the rows aren't
+        those of the first pass.
         """
         digest = hashlib.sha256()
-        for row, place, written in self._written():
+        for row, place, written in self._written(spare if self.spares else None):
             digest.update(written)
-            yield row, place
+            if row is not None:
+                yield row, place
         if digest.hexdigest() != self._sha256:
             raise DataError(f"{self.label}: the rows are others than at first; they must be the same each time that "
                             "they are gone through.")
@@ -70,20 +75,36 @@ class MemoryRows:
     @cached_property
     def _sha256(self) -> str:
         digest = hashlib.sha256()
-        for _, _, written in self._written():
+        for _, _, written in self._written((lambda error: None) if self.spares else None):
             digest.update(written)
         return digest.hexdigest()
 
-    def _written(self) -> Iterator[tuple[dict[str, Any], Place, bytes]]:
+    def _written(
+        self, spare: Callable[[DataError], None] | None,
+    ) -> Iterator[tuple[dict[str, Any] | None, Place, bytes]]:
+        """Each row as it is hashed; of one that is left out only that there was one."""
         rows = self.given() if callable(self.given) and not isinstance(self.given, Sequence) else self.given
         if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
             raise RequestError(f"{self.label}: the function must yield rows, dicts or texts; it gives {_a(rows)}.")
         for number, given in enumerate(rows, 1):
             place = Place(self.label, number)
-            if not isinstance(given, str | Mapping):
-                raise DataError(f"{place}: a row must be a dict or a text, not {shown(given)}.")
-            row = {"text": given} if isinstance(given, str) else {name: _plain(value) for name, value in given.items()}
-            yield row, place, _canonical(row, place)
+            try:
+                row = _row(given, place)
+                written = _canonical(row, place)
+            except DataError as error:
+                if spare is None:
+                    raise
+                spare(error)
+                yield None, place, BAD
+            else:
+                yield row, place, written
+
+
+def _row(given: Any, place: Place) -> dict[str, Any]:
+    """A text is {"text": …}; DataError for what is no dict either."""
+    if not isinstance(given, str | Mapping):
+        raise DataError(f"{place}: a row must be a dict or a text, not {shown(given)}.")
+    return {"text": given} if isinstance(given, str) else {name: _plain(value) for name, value in given.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -140,7 +161,7 @@ def memory_reader(
     records: all rows are gone through once here. Raises RequestError for what is no such thing or can be read only
     once (a generator: give the function), DataError, with the row's number and the field, for what JSON can't say.
     """
-    memory = MemoryRows(rows, label)
+    memory = MemoryRows(rows, label, spares)
     source = Source(f"{IN_MEMORY}{memory.fingerprint()}", fields=dict(fields or {}))
     return Reader(source, label, origin=memory, spares=spares, way_out=way_out)
 
@@ -153,7 +174,7 @@ class HeldRows:
     label: str
     given: Iterable[Mapping[str, Any]]
 
-    def rows(self) -> Iterator[tuple[dict[str, Any], Place]]:
+    def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
         """Each row with its number from 1."""
         for number, row in enumerate(self.given, 1):
             yield dict(row), Place(self.label, number)

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,8 @@ class RowOrigin(Protocol):
     kind: ClassVar[str]
     """What the fingerprint of a source calls it."""
 
-    def rows(self) -> Rows:
-        """Each row with its place, from the first on at each call."""
+    def rows(self, spare: Callable[[DataError], None]) -> Rows:
+        """Each row with its place, from the first on at each call; what is wrong with one goes to `spare`."""
 
     def fingerprint(self) -> str:
         """A hash of the rows."""
@@ -64,6 +64,8 @@ class Reader:
     """What columns of files hold in their first rows, once that was asked for."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
+    names_classes: bool = True
+    """Whether the numbers of a program's rows go by the names that its data set has for them."""
     way_out: str = ""
     """What is added to an error about a row: how such rows are left out."""
     bad: dict[str, None] = field(default_factory=dict)
@@ -221,7 +223,7 @@ class Reader:
     def _all(self) -> Rows:
         _ = self.odd  # said before the first row
         if self.origin is not None:
-            yield from self.origin.rows()
+            yield from self.origin.rows(self.spare)
         elif self.source.target is not None:
             yield from formats()["parallel"].rows(self.files[0], self)
         else:

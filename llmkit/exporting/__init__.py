@@ -15,7 +15,8 @@ from llmkit import models
 from llmkit.exporting import hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import before, origin_of
-from llmkit.models import Base, layout
+from llmkit.inference.writing import turn_ends
+from llmkit.models import Base, ends, layout
 from llmkit.recipe import registry
 from llmkit.system.errors import PlaceError, RequestError, nearest
 
@@ -52,9 +53,11 @@ def export(
     source = base.folder
     written.check((base if base.has_config else base.below).said)
     opened = models.merge(base)
+    missing = turn_ends.tell(opened)
     origin = origin_of(model, source)
     with staged(target) as folder:
         facts = written.write(opened, origin, folder, dtype)
+        ends.add(folder, missing)  # a file that was copied
         if origin.recipe:
             (folder / layout.RECIPE).write_text(
                 yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task, split
 from llmkit.tasks.shared.few import few_shots
 from llmkit.tasks.shared.figures import FLOOR_ROWS
+from llmkit.tasks.shared.labels import refuse_unlabelled
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,6 +40,8 @@ log = logging.getLogger("llmkit")
 
 WAY_OUT = "--on-bad-row skip leaves such rows out."
 """What is added to an error about a row."""
+IN_A_RECIPE = re.compile(r"\{source: [^{}]*, encoding: ([\w-]+)\}")
+"""How a recipe says the encoding of a source."""
 ROWS = "rows"
 """What rows in memory are called in errors and answers."""
 Model = str | Path | Opened
@@ -47,13 +51,14 @@ Model = str | Path | Opened
 def evaluate(
     model: Model, data: str | Path | Given, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
-    on_bad_row: str = "error",
+    on_bad_row: str = "error", encoding: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
     data         a file, or rows in memory: a list of dicts or texts, a `datasets.Dataset`, a function that yields them
     target       of parallel text, the file whose lines are the translations of those of `data`
     on_bad_row   error, or skip: a bad row is left out, and counted in the result's `bad_rows`
+    encoding     of the file; where nothing is said, that of the rows that a run learned from, else utf-8
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -63,11 +68,12 @@ def evaluate(
     from llmkit.training.spread.processes import accelerate, apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
-        return by_prompt(model, data, prompt, words, on_bad_row)
+        return by_prompt(model, data, prompt, words, on_bad_row, encoding)
     leaves_out(on_bad_row)
-    with apart(), left_as_it_is(model):
+    only_of_files(encoding, data)
+    with apart(), left_as_it_is(model), said_by_option():
         ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-        reader = ready.reader(data, target, on_bad_row)
+        reader = ready.reader(data, target, on_bad_row, encoding)
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
             log.info(note)
@@ -95,6 +101,24 @@ def leaves_out(on_bad_row: str) -> bool:
         raise RequestError(f"--on-bad-row {on_bad_row}: is neither error nor skip."
                            f"{nearest(on_bad_row, ('error', 'skip'))}")
     return on_bad_row == "skip"
+
+
+def only_of_files(encoding: str | None, data: object) -> None:
+    """RequestError where an encoding is said of rows, which have none."""
+    if encoding is not None and not isinstance(data, str | Path):
+        raise RequestError(f"encoding: {encoding} is for a file; rows in memory are text already.")
+
+
+@contextmanager
+def said_by_option() -> Iterator[None]:
+    """Name the option in errors about an encoding, where a recipe's source would say it."""
+    try:
+        yield
+    except DataError as error:
+        said = IN_A_RECIPE.sub(r"--encoding \1", str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from error
 
 
 def left_out(reader: Reader) -> dict[str, int]:
@@ -137,29 +161,33 @@ class Ready:
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
 
-    def reader(self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error") -> Reader:
+    def reader(
+        self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error",
+        encoding: str | None = None,
+    ) -> Reader:
         """A file, or rows in memory under the names that fields had in the rows that it learned from."""
         if isinstance(data, str | Path):
-            return self.source(str(data), target=target, on_bad_row=on_bad_row)
+            return self.source(str(data), target=target, on_bad_row=on_bad_row, encoding=encoding)
         names = {} if self.learned is None else self.learned.data.train[0].fields
         return memory_reader(data, ROWS, {name: field for name, field in names.items() if isinstance(field, str)},
                              leaves_out(on_bad_row), WAY_OUT)
 
     def source(
         self, data: str, document: str = "auto", target: str | Path | None = None, on_bad_row: str | None = None,
+        encoding: str | None = None,
     ) -> Reader:
         """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it.
 
-        `on_bad_row` is None where nobody could say it.
+        `on_bad_row` is None where nobody could say it, `encoding` where nobody did.
         """
         spares, way_out = (False, "") if on_bad_row is None else (leaves_out(on_bad_row), WAY_OUT)
         beside = None if target is None else str(target)
         if self.learned is None:
-            return open_source(Source(data, beside), document, spares, way_out)
+            return open_source(Source(data, beside, encoding=encoding or "utf-8"), document, spares, way_out)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
-        return open_source(Source(data, beside, fields=first.fields if same else {}, encoding=first.encoding), document,
-                           spares, way_out)
+        return open_source(Source(data, beside, fields=first.fields if same else {},
+                                  encoding=encoding or first.encoding), document, spares, way_out)
 
 
 def make_ready(
@@ -290,12 +318,16 @@ def asks_for_words(model: Model, task: str | None) -> Answering | None:
 
 def by_prompt(
     model: Model, data: str | Path | Given, mode: Prompting, task: Answering, on_bad_row: str = "error",
+    encoding: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
     skips = leaves_out(on_bad_row)
-    reader = (open_source(Source(str(data)), spares=skips, way_out=WAY_OUT) if isinstance(data, str | Path)
-              else memory_reader(data, ROWS, spares=skips, way_out=WAY_OUT))
-    rows = [row for row, _ in task.read(reader)]
+    only_of_files(encoding, data)
+    with said_by_option():
+        reader = (open_source(Source(str(data), encoding=encoding or "utf-8"), spares=skips, way_out=WAY_OUT)
+                  if isinstance(data, str | Path) else memory_reader(data, ROWS, spares=skips, way_out=WAY_OUT))
+        rows = [row for row, _ in task.read(reader)]
+    refuse_unlabelled(reader.name, [row["label"] for row in rows])
     labels = known_labels(mode, rows)
     mode.words(labels)
     mode.check(Kit(None))

@@ -14,7 +14,18 @@ from llmkit.data import jsonlines, tabled
 from llmkit.data.encoder import Unknown, Written
 from llmkit.data.memory import Given, hold, memory_reader
 from llmkit.data.sources import Place, Reader
-from llmkit.inference.evaluate import ROWS, WAY_OUT, Model, Ready, leaves_out, left_as_it_is, make_ready, name_of
+from llmkit.inference.evaluate import (
+    ROWS,
+    WAY_OUT,
+    Model,
+    Ready,
+    leaves_out,
+    left_as_it_is,
+    make_ready,
+    name_of,
+    only_of_files,
+    said_by_option,
+)
 from llmkit.objectives.base import Setup
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import DataError, RequestError
@@ -29,6 +40,7 @@ CHUNK = 2048
 def predict(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, columns: bool = False, on_bad_row: str = "error",
+    encoding: str | None = None,
 ) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
@@ -38,10 +50,13 @@ def predict(
     function that yields them, or an iterator, gone through once.
     With `columns`, a prediction stands after all that the row had in the file: {"id": 7, "text": …, "label": …}.
     `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
+    `encoding` is the file's; where nothing is said, that of the rows that a run learned from, else utf-8.
     Raises RequestError where the model learned no task.
     """
     leaves_out(on_bad_row)
-    for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns):
+    only_of_files(encoding, data)
+    for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns,
+                           encoding=encoding):
         yield tabled.beside(row, said) if columns else said
 
 
@@ -62,21 +77,22 @@ def beside(
 def _each(
     model: Model, data: str | Path | Given, task: str | Answering | None, max_length: int | None, size: int,
     document: str = "auto", usual_length: int = 512, dtype: str = "float32", on_bad_row: str | None = None,
-    given: bool = False,
+    given: bool = False, encoding: str | None = None,
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
-    with left_as_it_is(model):
+    with left_as_it_is(model), said_by_option():
         ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
         objective = ready.learner.objective
         if not isinstance(objective, Task):
             raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
-        with opened(data, partial(ready.source, document=document, on_bad_row=on_bad_row), on_bad_row) as reader:
+        source = partial(ready.source, document=document, on_bad_row=on_bad_row, encoding=encoding)
+        with opened(data, source, on_bad_row) as reader:
             told = list(reader.notes)
             for note in told:
                 log.info(note)
             nothing: tuple[Row, Prediction | None] = {}, None
             pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size))
-            yield from as_given(reader, pairs) if given else pairs
+            yield from as_given(reader, objective, pairs) if given else pairs
             for note in reader.notes[len(told):]:
                 log.info(note)
 
@@ -98,20 +114,20 @@ def opened(
 
 
 def as_given(
-    reader: Reader, pairs: Iterator[tuple[Row, Prediction | None]],
+    reader: Reader, task: Task, pairs: Iterator[tuple[Row, Prediction | None]],
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each prediction beside the row as it stands in the file, read once more; text is what it is."""
     if reader.document is not None or not reader.files:
         yield from pairs
         return
-    for row, pair in zip(raws(reader), pairs, strict=False):
+    for row, pair in zip(raws(reader, task), pairs, strict=False):
         yield row or {}, pair[1]
 
 
-def raws(reader: Reader) -> Iterator[Row | None]:
+def raws(reader: Reader, task: Task) -> Iterator[Row | None]:
     """The rows of a file with all their columns; None for each that can't be read and is left out."""
     again, known = replace(reader, bad={}, notes=[]), 0
-    for row, _ in again.rows():
+    for row, _ in task.unfolded(again, answered=False):
         yield from repeat(None, len(again.bad) - known)
         yield row
         known = len(again.bad)

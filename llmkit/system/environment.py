@@ -1,6 +1,7 @@
-"""The environment: switches that forbid the network or that torch reads when it begins, and what a launcher has set."""
+"""The environment: switches of the network, of torch, of how files' names are read; and what a launcher has set."""
 
 import os
+import sys
 from collections.abc import Mapping
 
 from llmkit.system.errors import RequestError
@@ -73,3 +74,16 @@ def prepare_torch() -> None:
 def switched_on(variable: str) -> bool:
     """Whether an environment variable says yes, as huggingface_hub reads its own: 1, on, yes or true."""
     return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def name_files_in_utf8() -> None:
+    """Begin anew, as the same process, where Python knows file names of ASCII only (PYTHONUTF8=0 in the C locale).
+
+    Elsewhere nothing is done: a locale of GBK or Latin-1 has names of its own. What goes to the terminal stays ASCII.
+    """
+    if os.name != "posix" or not sys.executable or sys.flags.utf8_mode or sys.getfilesystemencoding() != "ascii":
+        return
+    sys.stdout.flush()
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", "ascii:surrogateescape")
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.encoder import Unknown, Written, as_text, finds_controls
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.recipe.promises import LEARNING
@@ -20,6 +22,7 @@ from llmkit.recipe.watching import broken, called, lacking, required
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.shared import named_metrics
 from llmkit.tasks.shared.few import few_shots, rank, set_apart
+from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,28 +141,50 @@ class Task(Objective):
         """Checked rows of a source, one after the other; without their answers where they are to be predicted."""
         columns: dict[str, str | int] = {}
         seen: dict[str | int, None] = {}
-        for row, place in reader.rows():
+        for row, place in self.unfolded(reader, answered):
             try:
                 if not columns:
                     columns = self.columns(row, reader, answered)
                 elif self.varies and not row.keys() <= seen.keys():
-                    columns |= self.later(row, columns, reader)
+                    columns |= self.later(row, columns, reader, answered)
                 seen.update(dict.fromkeys(row))
                 fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
                 checked = self.check(fields, columns, place)
             except DataError as error:
                 if reader.spares and not columns:
                     error = reader.of_one_row(error, place)
+                if answered and (said := self.unanswered(row, columns, reader)):
+                    raise NoLabelsError(f"{error} {said}") from error
                 reader.spare(error)
             else:
                 yield checked, place
         if answered:
             say_unused([name for name in seen if name not in columns.values()], reader)
 
-    def later(self, row: Mapping[Any, Any], columns: Mapping[str, str | int], reader: Reader) -> dict[str, str | int]:
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """The rows of a source, each whole and flat: where one is nested, or lies across several, a task says how."""
+        return reader.rows()
+
+    def unanswered(self, row: Mapping[Any, Any], columns: Mapping[str, str | int], reader: Reader) -> str:
+        """What to say of a bad row where no row of its source has an answer, as in a test set; "" where one has."""
+        names: list[Any] = [column for name, column in columns.items() if name in self.answers]
+        if not names or not all(is_blank(row.get(name)) for name in names):
+            return ""
+        count = 0
+        for other, _ in self.unfolded(replace(reader, bad={}, notes=[]), True):
+            if not all(is_blank(other.get(name)) for name in names):
+                return ""
+            count += 1
+        said = no_labels(count, row.get(names[0]))
+        return said[0].upper() + said[1:] if count > 1 else ""
+
+    def later(
+        self, row: Mapping[Any, Any], columns: Mapping[str, str | int], reader: Reader, answered: bool,
+    ) -> dict[str, str | int]:
         """The columns of optional fields that the first row of a file lacks and a later one has."""
         free = [name for name in row if name not in columns.values()]
-        open_ones = {name: others for name, others in self.optional.items() if name not in columns}
+        open_ones = {name: others for name, others in self.optional.items()
+                     if name not in columns and (answered or name not in self.answers)}
         return find_fields(free, {}, open_ones, reader)
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
@@ -192,6 +217,8 @@ class Task(Objective):
     def encoded(self, rows: list[tuple[Row, Place]], reader: Reader, setup: Setup, cut: list[int]) -> Encoded:
         """Rows of a source and their features; without those of which it is found only now that they are bad."""
         before = len(cut)
+        refuse_unlabelled(reader.name, [row[name] for row, _ in rows for name in self.answers if name in row],
+                          setup.labels or ())
         try:
             features = self.featured(rows, setup, cut) if rows else []
         except DataError as first:
@@ -252,6 +279,10 @@ class Task(Objective):
     def refer(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[list[float]]:
         """What the untuned model says of each row, computed once before the first step."""
         raise lacking(self, "refer", LEARNING)
+
+    def ends(self, setup: Setup) -> list[int]:
+        """The tokens that it learns to end an answer with; none where it writes none."""
+        return []
 
     # ---- predictions ----
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
 from llmkit.objectives.base import Sets, Setup, Sums
@@ -23,8 +24,22 @@ from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, as_seen, words_of
-from llmkit.tasks.shared.labels import answer, each, finite, is_hot, places, there, unwritten_label
+from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, as_seen, by_words
+from llmkit.tasks.shared.labels import (
+    answer,
+    by_number,
+    class_names,
+    each,
+    finite,
+    in_their_order,
+    is_hot,
+    minus_one,
+    named,
+    places,
+    refuse_unlabelled,
+    there,
+    unwritten_label,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,8 +49,6 @@ Kind: TypeAlias = Literal["single_label", "multi_label", "regression"]
 PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
                             "regression": "regression"}
 """What transformers calls them in a model's config."""
-
-
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
          ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
          ("claim", "evidence"), ("text1", "text2"))
@@ -91,6 +104,11 @@ class Classification(Task):
     def by_words(self) -> Classification:
         """One label a text: the likeliest."""
         return replace(self, problem="single_label")
+
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """Numbers of classes go by the names that a program's data set has for them."""
+        names = class_names(reader) if answered and self.labels is None and self.problem != "regression" else {}
+        return ((named(row, names), place) for row, place in reader.rows()) if names else reader.rows()
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""
@@ -163,6 +181,8 @@ class Classification(Task):
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say what the problem is, and which labels there are."""
+        train = by_number(train, setup.labels)
+        validation = by_number(validation, setup.labels) if isinstance(validation, Sequence) else validation
         rows = [pair for reader in train for pair in replace(self, problem="auto").read(reader)]
         task = self.settled([row for row, _ in rows], setup)
         placed = task.placed([row["label"] for row, _ in rows]) if task.problem == "multi_label" else ()
@@ -177,10 +197,12 @@ class Classification(Task):
             facts["labels"] = ["score"]
             sets = Task.prepare(task, train, validation, replace(setup, labels=("score",)))
         else:
-            known = setup.labels or (self.labels and tuple(self.labels)) or placed or task.known(rows, train[0].label)
+            known = setup.labels or (self.labels and tuple(self.labels)) or placed or in_their_order(
+                task.known(rows, train[0].label), train[0])
             facts["labels"] = list(known)
             sets = Task.prepare(task, train, validation, replace(setup, labels=known))
             notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
+            notes += minus_one([row["label"] for row, _ in rows], known)
             if placed:
                 notes.append(f"labels are lists of {len(placed)} zeros and ones, one for each label"
                              + ("" if self.labels else "; task.labels says what these are called"))
@@ -202,6 +224,7 @@ class Classification(Task):
         known = tuple(sorted(found, key=_rank))
         if not known:
             raise DataError(f"{source}: no row has a label.")
+        refuse_unlabelled(source, [row["label"] for row, _ in rows])
         if len(known) == 1 and self.problem != "multi_label":
             raise DataError(f"{source}: all rows have the label {known[0]!r}; there is nothing to tell apart.")
         if len(known) > 1000:
@@ -467,36 +490,6 @@ def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> d
     error = float(np.mean((predicted - true) ** 2))
     spread = float(np.var(true))
     return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
-
-
-def by_words(learned: Sequence[Row], labels: Sequence[Any], held: Sequence[Row], problem: str) -> list[Any] | None:
-    """What a linear model on the words says; of a pair, on each text's and on those that both have. None: no words."""
-    from scipy.sparse import csr_matrix, hstack
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    paired = any(row.get("text_pair") for row in learned)
-    sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
-             for rows in (learned, held)]
-    words = words_of((text for side in sides[0] for text in side), 2)
-    if words is None:
-        return None
-
-    def table(texts: Sequence[Sequence[str]]) -> Any:
-        parts = [words.transform(side) for side in texts]
-        return csr_matrix(hstack([*parts, parts[0].multiply(parts[1])])) if paired else parts[0]
-
-    known, new = map(table, sides)
-    if problem == "regression":
-        return list(Ridge(alpha=1.0).fit(known, labels).predict(new).tolist())
-    model = LogisticRegression(C=10, max_iter=1000)
-    if problem == "multi_label":
-        tables = MultiLabelBinarizer()
-        there = tables.fit_transform(labels)
-        fitted = OneVsRestClassifier(model).fit(known, there)  # of a single label, it gives (rows,)
-        return [list(found) for found in tables.inverse_transform(fitted.predict(new).reshape(-1, there.shape[1]))]
-    return list(model.fit(known, labels).predict(new).tolist())
 
 
 def _rank(label: str) -> tuple[bool, Decimal, str]:

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Setup, Sums
 from llmkit.recipe.registry import OPTIONS
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-NUMBERED = re.compile(r"(?:(?:choice|option|ending|answer|alternative|sol|opt|distractor)[ _-]?)?([0-9]|[a-h])", re.I)
+NUMBERED = re.compile(r"(?:(choice|option|ending|answer|alternative|sol|opt|distractor)[ _-]?)?(?:([0-9])|[a-h])", re.I)
 """A column with one of the choices: ending0, choice_2, sol1, B."""
+
+KEY = 3
+"""Characters that the name of a choice has at most, where an object holds them by their names."""
+TEXTS, KEYS = ("text", "content", "value", "choice", "option"), ("label", "key", "id", "letter", "name")
+"""Where a choice that is an object has its text, and what it goes by."""
 
 
 @dataclass(config=OPTIONS)
@@ -57,9 +63,13 @@ class MultipleChoice(Task):
 
     # ---- rows ----
 
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """Rows with what a question holds beside it (CommonsenseQA): {"question": {"stem": …, "choices": […]}}"""
+        return ((flat(row), place) for row, place in reader.rows())
+
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Choices are one column, or several that are numbered."""
-        names = [name for name in row if NUMBERED.fullmatch(str(name).strip())]
+        names = series(list(row))
         listed = "choices" in reader.source.fields or {"choices", *self.wanted["choices"]} & set(row)
         if listed or len(names) < 2:
             return super().columns(row, reader, answered)
@@ -251,10 +261,41 @@ class MultipleChoice(Task):
         return floors
 
 
+def series(columns: Sequence[Any]) -> list[Any]:
+    """The columns that have a choice each, called alike: the unnamed first one that pandas writes is none of them.
+
+    ["0", "sent1", "ending0", "ending1"]  ->  ["ending0", "ending1"]
+    """
+    kinds: dict[tuple[str, bool], list[Any]] = {}
+    for column in columns:
+        if found := NUMBERED.fullmatch(str(column).strip()):
+            kinds.setdefault(((found[1] or "").casefold(), found[2] is None), []).append(column)
+    return max(kinds.values(), key=len, default=[])
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """{"question": {"stem": "Who?", "choices": […]}, …}  ->  {"question": "Who?", "choices": […], …}"""
+    name = next((name for name in ("question", "Question") if isinstance(row.get(name), Mapping)), None)
+    if name is None:
+        return dict(row)
+    inner = {("question" if key in ("stem", "text", "question") else key): value for key, value in row[name].items()}
+    return {**inner, **{key: value for key, value in row.items() if key != name}}
+
+
 def listed(value: Any, separator: str | None) -> tuple[list[Any], list[str]]:
-    """Choices, and the names that they go by where they have some (ARC's {"text": [...], "label": ["A", "B"]})."""
+    """Choices, and the names that they go by where they have some.
+
+    {"text": ["a", "b"], "label": ["A", "B"]} (ARC)    [{"label": "A", "text": "a"}, …] (CommonsenseQA)
+    {"A": "a", "B": "b"} (MedQA)
+    """
     if isinstance(value, Mapping) and isinstance(value.get("text"), Sequence):
         return list(value["text"]), [str(key) for key in value.get("label", ())]
+    if isinstance(value, Mapping) and value and all(len(str(key)) <= KEY for key in value):
+        return list(value.values()), [str(key).strip() for key in value]
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        texts = [next((one[name] for name in TEXTS if name in one), one) for one in value]
+        keys = [next((str(one[name]).strip() for name in KEYS if name in one), "") for one in value]
+        return texts, keys if all(keys) else []
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator)] if separator else [value], []
     return (list(value), []) if isinstance(value, list | tuple) else ([value], [])

@@ -206,7 +206,11 @@ class Preference(Task):
 
     def describe(self, folder: Path, setup: Setup) -> None:
         """What ends an answer ends what the model writes."""
-        ends.add(folder, self.talk.ends(setup))
+        ends.add(folder, self.ends(setup))
+
+    def ends(self, setup: Setup) -> list[int]:
+        """Those of the conversation."""
+        return self.talk.ends(setup)
 
     # ---- loss ----
 

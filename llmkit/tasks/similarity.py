@@ -20,7 +20,7 @@ from llmkit.objectives.base import Judged, Sets, Setup, Sums
 from llmkit.objectives.shared.embedding import Pooling, describe, embed, found
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, words_of
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Similarity(Task):
         {"sentence1": "A cat sleeps.", "sentence2": "The train was late.", "score": 0.1},
     )
     answers = ("score",)
+    varies = True
 
     def __post_init__(self) -> None:
         if self.score_range is not None and self.score_range[0] >= self.score_range[1]:
@@ -83,10 +84,15 @@ class Similarity(Task):
             raise DataError(f"{reader.name}: no column is called 'score', which loss_type: {self.loss_type} learns; "
                             f"name it in the recipe: data.train: {{source: {reader.label}, fields: {{score: COLUMN}}}},"
                             " or say loss_type: negatives.")
-        if answered and "score" not in columns:  # what is compared with a score has one
-            columns |= {f"negative {i}": name for i, name in enumerate(
-                name for name in row if NEGATIVE.fullmatch(str(name)) and name not in columns.values())}
-        return columns
+        return columns | self.later(row, columns, reader, answered)
+
+    def later(
+        self, row: Mapping[Any, Any], columns: Mapping[str, str | int], reader: Reader, answered: bool,
+    ) -> dict[str, str | int]:
+        """Columns of negatives, which the first row may lack; what is compared with a score has one, and needs none."""
+        names = [] if "score" in columns or not answered else [
+            name for name in row if NEGATIVE.fullmatch(str(name)) and name not in columns.values()]
+        return {f"negative {len(columns) + i}": name for i, name in enumerate(names)}
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Both texts are texts, or the second a list of them; a score is a number; `negatives` where a row has some."""
@@ -115,11 +121,24 @@ class Similarity(Task):
         return {**row, "score": score}
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
-        """Rows of two texts: one for each that a list says belongs to the first."""
+        """Rows of two texts: one for each that a list says belongs to the first.
+
+        None of a list is a negative of its others: they are `alike`.
+        """
+        rows, pairs = 0, 0
         for row, place in super().stream(reader, answered):
             several = row["sentence2"] if isinstance(row["sentence2"], list) else [row["sentence2"]]
+            alike = {"alike": several[0]} if len(several) > 1 else {}
             for one in several:
-                yield {**row, "sentence2": one}, place
+                yield {**row, "sentence2": one, **alike}, place
+            rows, pairs = rows + bool(alike), pairs + (len(several) if alike else 0)
+        if rows and answered:
+            say(reader, f"{reader.name}: {rows:,} rows have several texts that belong to their first one; they are "
+                        f"{pairs:,} pairs, and none is a negative of another of its row")
+
+    def together(self, row: Row) -> str:
+        """Pairs of one row are held out together."""
+        return repr((row["sentence1"], row["alike"])) if "alike" in row else super().together(row)
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What a tokenizer is trained on: all texts."""
@@ -166,7 +185,7 @@ class Similarity(Task):
             features: Features = {"input_ids": np.array([*first, *second], dtype=np.int64),
                                   "sizes": np.array([len(first), len(second)])}
             features["documents"] = np.zeros_like(features["input_ids"])
-            features["twin"] = np.array([twin(row["sentence2"])])
+            features["twin"] = np.array([twin(row.get("alike", row["sentence2"]))])
             if "negatives" in row:
                 others, over = shortened(setup.tokenizer, row["negatives"], setup.max_length)
                 cut += over
@@ -300,7 +319,7 @@ class Similarity(Task):
                 raise DataError("data.validation: pairs without scores are compared with each other; there is one.")
             there = [one[[i for i, row in enumerate(rows) if len(row.get("negatives", ())) > number]]
                      for number, one in enumerate(others)]
-            figures = found(first, torch.cat([second, *there]), self.temperature)
+            figures = found(first, torch.cat([second, *there]), self.temperature, [row.get("alike") for row in rows])
         if not scored:
             return figures
         cosines = (first * second).sum(-1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -17,14 +15,16 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.files import suffix_of
 from llmkit.data.formats import format_of
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
-from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared import conll
-from llmkit.tasks.shared.conll import CELL
+from llmkit.tasks.shared.conll import CELL, word_table
 from llmkit.tasks.shared.lists import from_cell, unwritten
+from llmkit.tasks.shared.spans import Spans, untagged
 from llmkit.tasks.shared.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
 from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
 
@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-SENTENCE = re.compile(r"(?i)sent(ence)?[ _]?(#|id|idx|no|num|number|index)")
-"""The name of a column that says of which sentence a word is."""
-
-
 @dataclass(config=OPTIONS)
 class Tagging(Task):
-    """One tag a word: names and their kinds (BIO, IOB, BIOES, BILOU, BMES), or plain tags (parts of speech)."""
+    """One tag a word: names and their kinds (BIO, IOB, BIOES, BILOU, BMES), or plain tags (parts of speech).
+
+    Rows may have a text and spans of characters instead (`"label": [[0, 4, "PER"]]`), or be the words of sentences.
+    """
 
     labels: list[str] | None = None
     """The tags, in the order of their numbers; those of the training rows where nothing is said."""
@@ -107,14 +106,22 @@ class Tagging(Task):
                                        for tag in row["tags"]]}
             yield row, place
 
-    def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
-        """DataError for a table that has a word in each row: there, each would be a sentence."""
-        counts = next((name for name in row if SENTENCE.fullmatch(str(name).strip())), None)
-        if answered and counts is not None and all(_of_words(some, counts) for some, _ in islice(reader.rows(), 50)):
-            raise DataError(f"{reader.name}: its rows are words, of the sentences that the column {counts!r} counts. "
-                            "Tagging reads a sentence a row, or a text file: a word and its tag on each line, a blank "
-                            "line between two sentences.")
-        return super().columns(row, reader, answered)
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """A row a sentence: rows that are words are put together, and spans of characters become tags of words."""
+        table = word_table(reader)
+        if table is not None:
+            yield from table.sentences(reader, answered)
+            return
+        spans = Spans()
+        for row, place in reader.rows():
+            try:
+                found = spans.row(row, place, reader.source.fields) if answered else untagged(row)
+            except DataError as error:
+                reader.spare(error)
+            else:
+                yield found, place
+        if note := spans.note(reader.name):
+            say(reader, note)
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
         """Words and tags are lists of one length, also written as text, or texts of words with spaces between them."""
@@ -311,12 +318,6 @@ def tag_names(reader: Reader) -> list[str] | None:
             inner = features[name].get("feature", {})
             return list(inner["names"]) if isinstance(inner.get("names"), list) else None
     return None
-
-
-def _of_words(row: Row, counts: Any) -> bool:
-    """Whether a row has no more than a word in each column, but for the one that counts sentences."""
-    return all(isinstance(cell, str) and len(CELL.findall(cell)) < 2 and not cell.startswith(("[", "("))
-               for name, cell in row.items() if name != counts)
 
 
 def _cut(text: str, column: str, tagged: bool, place: Place) -> Any:

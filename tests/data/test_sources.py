@@ -292,8 +292,10 @@ def test_reading_imports_nothing_heavy() -> None:
     ("t.csv", b"text,label\n", "t.csv: is empty."),
     ("t.jsonl", b'{"text": ""}\n{"text": " "}\n', "t.jsonl: is empty."),
     ("t.txt", b"ok\nnot \xff ok\n", "t.txt:2: not utf-8: byte 0xff at offset 7; it reads well in none of utf-8, "
-                                    "gb18030, big5, shift_jis, euc_jp, euc_kr, cp1252, cp1251, koi8_r; if you know its "
-                                    "encoding, say which: {source: t.txt, encoding: NAME}."),
+                                    "gb18030, big5, shift_jis, euc_jp, euc_kr, cp949, cp1252, cp1250, iso8859_2, "
+                                    "cp1254, cp1257, cp1251, koi8_r, iso8859_5, cp866, cp1253, iso8859_7, cp1255, "
+                                    "cp1256, iso8859_6, cp874; if you know its encoding, say which: {source: t.txt, "
+                                    "encoding: NAME}."),
     ("t.txt.gz", b"ok\n" * 500_000 + b"\xc3", "t.txt.gz:500001: not utf-8: byte 0xc3 at offset 1500000; the file "
                                                    "ends within a character: it was cut short."),
     ("t.txt", "é".encode("utf-16"), "t.txt:1: starts with the byte order mark of UTF-16; say in the recipe: "

@@ -195,6 +195,19 @@ def test_prompts_are_compared_on_the_same_rows_and_measured_once(
     assert "is of another model, other rows, or a mode with other options" in capsys.readouterr().err
 
 
+def test_prompts_take_a_model_and_data_as_finetune_does(
+    models: dict[str, str], labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--modes", "cloze(labels={animal: cat, other: king})", "--limit", "4", "--json", "--output-dir",
+             str(tmp_path / "out")]
+    asked = ["prompts", "--task", "classification", "--model", models["gpt2"], "--data", str(labelled)]
+    assert main([*asked, "--validation", str(labelled), *words]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["rows"], [row["runs"] for row in told["modes"]]) == (models["gpt2"], 4, [1])
+    assert main(["prompts", "--task", "summarization", "--model", models["gpt2"], *words]) == 2
+    assert "classification, not summarization" in capsys.readouterr().err
+
+
 def test_a_mode_that_cannot_be_asked_is_told_and_the_others_go_on(
     written: str, models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

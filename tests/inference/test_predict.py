@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tiny
@@ -285,3 +286,50 @@ def test_a_bad_row_keeps_its_place_and_its_columns_in_a_table(runs: dict[str, Pa
     assert header == "id,text,label,score"
     assert [line.split(",")[:2] for line in lines] == [["1", ""], ["2", "a cat"], ["", ""], ["4", "a hat"]]
     assert [line.endswith(",,") for line in lines] == [True, False, True, False]
+
+
+# ---- files in other encodings ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def russian(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("text,label\nУтром в гавани было очень тихо,animal\nникто не помнил старый мост,other\n".encode(
+        "cp1251"))
+    return path
+
+
+def test_a_file_is_read_in_the_encoding_that_is_said(runs: dict[str, Path], russian: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.csv"
+    plain.write_text(russian.read_bytes().decode("cp1251"))
+    said = list(prediction.predict(runs["labels"], russian, encoding="cp1251", columns=True))
+    assert said == list(prediction.predict(runs["labels"], plain, columns=True))
+    assert said[0]["text"] == "Утром в гавани было очень тихо"
+    measured = evaluation.evaluate(runs["labels"], russian, encoding="cp1251")
+    assert measured["metrics"] == evaluation.evaluate(runs["labels"], plain)["metrics"]
+
+
+def test_the_option_is_named_where_a_file_has_another_encoding(runs: dict[str, Path], russian: Path) -> None:
+    message = r"rows\.csv:2: not utf-8: .* if that is right, say so: --encoding cp1251, or save the file as UTF-8"
+    with pytest.raises(DataError, match=message):
+        list(prediction.predict(runs["labels"], russian))
+    with pytest.raises(DataError, match=message):
+        evaluation.evaluate(runs["labels"], russian)
+    with pytest.raises(RequestError, match="no encoding is called 'cp1215'"):
+        evaluation.evaluate(runs["labels"], russian, encoding="cp1215")
+
+
+def test_rows_in_memory_have_no_encoding(runs: dict[str, Path]) -> None:
+    for ask in (evaluation.evaluate, lambda *given, **more: list(prediction.predict(*given, **more))):
+        with pytest.raises(RequestError, match=r"^encoding: gbk is for a file; rows in memory are text already\.$"):
+            ask(runs["labels"], [{"text": "a", "label": "other"}], encoding="gbk")
+
+
+@pytest.mark.parametrize("words", [["evaluate", "RUN", "--data", "FILE", "--json"], ["predict", "RUN", "FILE"]])
+def test_the_commands_take_it(words: list[str], runs: dict[str, Path], russian: Path, capsys: Any) -> None:
+    given = {"RUN": str(runs["labels"]), "FILE": str(russian)}
+    words = [given.get(word, word) for word in words]
+    assert main([*words, "--encoding", "cp1251"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])
+    assert main(words) == 3
+    assert "say so: --encoding cp1251" in capsys.readouterr().err

@@ -61,6 +61,24 @@ def test_the_command_prints_one_json_document(text: Path, tmp_path: Path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_rows_of_a_task_and_data_of_ones_own_are_shown(
+    labelled: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    from llmkit.cli import main
+    from llmkit.training.fit import fit
+
+    fit(recipe.load(tiny("bert", text, tmp_path / "base", max_steps=1)))
+    words = ["--task", "classification", "--model", str(tmp_path / "base"), "--data", str(labelled)]
+    assert main(["inspect", *words, "--json", "--set", "data.max_length=16"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["learning"], found["max_length"], list(found["drawn"][0]["fields"])) == (
+        "classification", 16, ["input_ids", "documents", "labels"])
+    assert main(["inspect"]) == 2
+    assert "RECIPE: which rows? Name a recipe; or a task and data of your own" in capsys.readouterr().err
+    assert main(["inspect", "--task", "clasification"]) == 2
+    assert "Did you mean 'classification'" in capsys.readouterr().err
+
+
 def test_the_pages_of_the_docs_show_what_the_code_does() -> None:
     done = subprocess.run([sys.executable, str(ROOT / "docs" / "pages.py"), "--check"], capture_output=True, text=True,
                           check=False)

@@ -4,11 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
 from llmkit.cli import main
-from llmkit.system.environment import NUMBERS, SWITCHES, forget_leftovers, is_first, prepare_torch
+from llmkit.system import environment
+from llmkit.system.environment import (
+    NUMBERS,
+    SWITCHES,
+    forget_leftovers,
+    is_first,
+    name_files_in_utf8,
+    prepare_torch,
+)
 from llmkit.system.errors import RequestError
 
 WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -107,3 +116,42 @@ def test_a_launch_whose_numbers_cannot_be_is_refused(
 def test_one_process_of_a_launch_speaks(rank: str | None, first: bool, given: Callable[..., None]) -> None:
     given({} if rank is None else {"RANK": rank})
     assert is_first() is first
+
+
+# ---- names of files -------------------------------------------------------------------------------------------------
+
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+MAKES = ("import os, sys; from llmkit.system.environment import name_files_in_utf8; name_files_in_utf8()\n"
+         "os.mkdir(sys.argv[1]); os.mkdir('\\u732b'); print(sys.stdout.encoding, sys.getfilesystemencoding())")
+
+
+def test_a_chinese_folder_is_made_where_python_knows_names_of_ascii_only(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MAKES, "\u4e2d\u6587"], cwd=tmp_path, capture_output=True, check=True,
+                          env={**os.environ, **ASCII})
+    assert done.stdout == b"ascii utf-8\n"  # the terminal is what it was
+    assert sorted(os.listdir(tmp_path)) == ["\u4e2d\u6587", "\u732b"]
+
+
+def test_what_the_terminal_reads_is_what_the_user_says(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MAKES, "a"], cwd=tmp_path, capture_output=True, check=True,
+                          env={**os.environ, **ASCII, "PYTHONIOENCODING": "gbk"})
+    assert done.stdout == b"gbk utf-8\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "iso8859-1"])
+def test_names_in_other_letters_are_left_alone(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr(environment.os, "execv", lambda *words: pytest.fail("it began anew"))
+    name_files_in_utf8()
+
+
+def test_a_program_is_told_that_a_folder_cant_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmkit.system.errors import PlaceError
+    from llmkit.training.folder.run_folder import telling
+
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    message = r"\\u732b': file names are ascii here and can't say this one; set PYTHONUTF8=1, or choose another"
+    with pytest.raises(PlaceError, match=message), telling(tmp_path / "\u732b"):
+        "\u732b".encode("ascii")
+    with pytest.raises(UnicodeEncodeError), telling(tmp_path):  # what isn't a name is no such thing
+        "\u732b".encode("latin-1")

@@ -132,9 +132,9 @@ def test_untagged_text_that_looks_like_a_list_is_text(write):
 
 
 @pytest.mark.parametrize("name", ["Sentence #", "sentence_id", "sent_id"])
-def test_a_table_of_single_words_is_no_table_of_sentences(write, name):
-    with pytest.raises(DataError, match=f"its rows are words, of the sentences that the column '{name}' counts"):
-        Tagging().read(write(f"{name},words,tags\n1,the,O\n,cat,B-X\n", name="a.csv"))
+def test_a_table_of_single_words_has_their_sentences(write, name):
+    table = write(f"{name},words,tags\n1,the,O\n,cat,B-X\n2,a,O\n", name="a.csv")
+    assert [one for one, _ in Tagging().read(table)] == [CAT, ONE]
     assert [one for one, _ in Tagging().read(write(f"{name},words,tags\n1,the cat,O B-X\n2,a,O\n", name="b.csv"))] == [
         CAT, ONE]
 

@@ -16,7 +16,7 @@ from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
-from llmkit.tasks.multiple_choice import MultipleChoice
+from llmkit.tasks.multiple_choice import MultipleChoice, series
 from llmkit.training.fit import fit
 
 FAMILIES = [name for name in registry.names("backbones")
@@ -194,3 +194,68 @@ def test_a_run_predicts_the_choice_and_is_measured(choices: Path, tmp_path: Path
 def test_what_a_question_is_about_is_read(write, row, question, context):
     ((found, _),) = MultipleChoice().read(write(row))
     assert (found["question"], found.get("context")) == (question, context)
+
+
+# ---- rows of others ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "answer"), [
+    ({"answerKey": "B", "question": {"question_concept": "cat", "stem": "who ran.", "choices": [
+        {"label": "A", "text": "a dog"}, {"label": "B", "text": "a cat"}]}}, 1),
+    ({"answerKey": "2", "question": {"stem": "who ran.", "choices": [
+        {"text": "a dog", "label": "1"}, {"text": "a cat", "label": "2"}]}}, 1),
+    ({"question": "who ran.", "answer": "P", "choices": [
+        {"id": "Q", "content": "a dog"}, {"id": "P", "content": "a cat"}]}, 1),
+    ({"question": "who ran.", "answer": "A", "options": {"A": "a dog", "B": "a cat"}}, 0),
+    ({"question": {"text": "who ran."}, "answer": "a cat", "options": ["a dog", "a cat"]}, 1),
+    ({"question": "who ran.", "label": 0, "choices": [{"text": "a dog"}, {"text": "a cat"}]}, 0),
+])
+def test_choices_with_names_of_their_own(write, given, answer):
+    given = {"id": "7", **given}
+    if given.get("answerKey") == "2":  # it is the name of the second, and may be the number of a third: there is none
+        assert read(write, given)[0]["answer"] == 1
+    assert read(write, given) == [{"question": "who ran.", "choices": ["a dog", "a cat"], "answer": answer}]
+
+
+def test_a_nested_question_is_predicted_without_its_answer(write):
+    rows = [{"id": "1", "question": {"stem": "who ran.", "choices": [{"label": "A", "text": "x"},
+                                                                     {"label": "B", "text": "y"}]}}]
+    assert [one for one, _ in MultipleChoice().stream(write(rows), answered=False)] == [
+        {"question": "who ran.", "choices": ["x", "y"]}]
+
+
+@pytest.mark.parametrize(("question", "message"), [
+    ({"stem": "who?"}, "no column is called 'choices'"),
+    ({"choices": [{"text": "x"}, {"text": "y"}]}, "no column is called 'question'"),
+    ({"stem": "who?", "choices": [{"text": "x"}]}, "1 choices; there must be two or more"),
+    ({"stem": "who?", "choices": [{"text": "x"}, {"label": "B"}]}, "a choice is no text: {'label': 'B'}"),
+])
+def test_what_a_nested_question_lacks_is_told(write, question, message):
+    with pytest.raises(DataError, match=message):
+        read(write, {"answerKey": "A", "question": question})
+
+
+HUB = "video-id,fold-ind,startphrase,sent1,sent2,gold-source,ending0,ending1,ending2,ending3,label"
+
+
+@pytest.mark.parametrize("first", [",", "index,", "Unnamed: 0,", ""])
+def test_swag_as_the_hub_has_it(tmp_path, first):
+    path = tmp_path / "swag.csv"
+    lines = [f'{f"{i}," if first else ""}anetv_{i},{100 + i},A man walks. He,A man walks.,He,gold,"sits, {i}.",runs.,'
+             f"flies.,sleeps.,{i % 4}" for i in range(6)]
+    path.write_text("\n".join([f"{first}{HUB}", *lines]) + "\n")
+    rows = [one for one, _ in MultipleChoice().read(open_source(Source(str(path))))]
+    assert rows[1] == {"question": "He", "context": "A man walks.", "answer": 1,
+                       "choices": ["sits, 1.", "runs.", "flies.", "sleeps."]}
+    assert len(rows) == 6
+
+
+@pytest.mark.parametrize(("columns", "found"), [
+    (["0", "sent1", "ending0", "ending1"], ["ending0", "ending1"]),
+    (["A", "B", "C", "1"], ["A", "B", "C"]),
+    (["Option 1", "option 2", "b"], ["Option 1", "option 2"]),
+    (["0", "1", "2"], ["0", "1", "2"]),
+    (["text", "label"], []),
+])
+def test_choices_are_columns_that_are_called_alike(columns, found):
+    assert series(columns) == found

@@ -15,8 +15,10 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.sources import open_source
 from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
+from llmkit.objectives.shared.embedding import found
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
+from llmkit.tasks.base import hold_out
 from llmkit.tasks.similarity import Similarity, apart, ranked, twin
 from llmkit.training.fit import fit
 
@@ -262,3 +264,63 @@ def test_a_run_learns_from_negatives_in_any_micro_batches(text, tmp_path):
             "train": str(path), "validation": [str(path)], "max_length": 32}}))
         losses.append((summary["train_loss"], summary["evaluation"]["loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+# ---- several texts that belong to one ---------------------------------------------------------------------------
+
+
+SEVERAL = [{"query": "the cat", "pos": ["a cat", "cats", "my cat"], "neg": ["a dog", "the moon"]},
+           {"query": "the hat", "pos": ["a hat"], "neg": ["a ball"]}]
+
+
+def test_what_belongs_to_one_text_is_no_negative_of_its_kind(prepared, wordpiece):
+    sets = prepared(SEVERAL)
+    batch = Similarity().collate(sets.train[0].features, wordpiece)
+    assert batch["twin"].tolist() == [twin("a cat")] * 3 + [twin("a hat")]
+    assert batch["negatives"][0].tolist() == [twin("a dog"), twin("the moon")]
+    assert batch["negatives"][3].tolist() == [twin("a ball"), -1]
+
+
+def test_how_many_texts_belong_to_one_is_said(write):
+    reader = write(SEVERAL)
+    assert [row["sentence2"] for row, _ in Similarity().read(reader)] == ["a cat", "cats", "my cat", "a hat"]
+    assert reader.notes[-1].endswith("rows.jsonl: 1 rows have several texts that belong to their first one; they are 3 "
+                                     "pairs, and none is a negative of another of its row")
+
+
+def test_one_text_in_a_list_is_a_pair_like_any_other(prepared):
+    sets = prepared([{"query": "the cat", "pos": ["a cat"], "neg": ["a dog"]}] * 2)
+    assert sets.train[0].rows[0] == {"sentence1": "the cat", "sentence2": "a cat", "negatives": ["a dog"]}
+
+
+def test_pairs_of_one_row_are_held_out_together(write):
+    rows = [{"query": f"query {i}", "pos": [f"one {i}", f"two {i}", f"three {i}"]} for i in range(60)]
+    read = Similarity().read(write(rows))
+    learned, held = hold_out(read, 0.3, 0, Similarity().together)
+    assert held and not {row["sentence1"] for row, _ in learned} & {row["sentence1"] for row, _ in held}
+    assert len(learned) + len(held) == 180
+
+
+def test_others_of_a_kind_are_not_found_in_the_place_of_the_right_one():
+    first = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).double(), dim=-1)
+    second = torch.nn.functional.normalize(torch.tensor([[1.0, 0.2], [1.0, 0.1], [0.0, 1.0]]).double(), dim=-1)
+    assert found(first, second, 1.0)["accuracy"] == pytest.approx(2 / 3)  # the second is closer to both
+    figures = found(first, second, 1.0, ["a cat", "a cat", None])
+    assert figures["accuracy"] == 1.0
+    cosines = (first @ second.T).tolist()
+    by_hand = [math.log(math.exp(cosines[i][i]) + math.exp(cosines[i][2])) - cosines[i][i] for i in (0, 1)]
+    by_hand.append(math.log(sum(math.exp(one) for one in cosines[2])) - cosines[2][2])
+    assert figures["loss"] == pytest.approx(sum(by_hand) / 3)
+
+
+def test_negatives_that_the_first_row_lacks_are_learned_from_all_the_same(prepared):
+    rows = [{"query": "the hat", "pos": ["a hat"]}, {"query": "the cat", "pos": ["a cat"], "neg": ["a dog"]},
+            {"query": "the moon", "pos": ["moons"], "neg": ["a ball"], "hard_negative_1": "stones"}]
+    kept = [row.get("negatives") for row in prepared(rows).train[0].rows]
+    assert kept == [None, ["a dog"], ["a ball", "stones"]]
+    assert "3 negatives stand beside 3 pairs, 2 beside one at most" in prepared(rows).notes
+
+
+def test_scores_of_a_test_set_are_none(prepared):
+    with pytest.raises(DataError, match=r"rows\.jsonl: this split has no labels: in all 2 rows -1 stands where"):
+        prepared([{**row, "score": -1.0} for row in PAIRS])

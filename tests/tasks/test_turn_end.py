@@ -11,6 +11,7 @@ from conftest import SMALL, stories, write_rows
 import llmkit
 from llmkit import models, recipe
 from llmkit.data import tokenizer as tokenizers
+from llmkit.inference.writing.turn_ends import learned_ends
 from llmkit.inference.writing.writer import Options, Writer
 from llmkit.models import ends
 from llmkit.objectives.base import Setup
@@ -132,3 +133,52 @@ def test_an_older_adapter_without_the_file_opens_as_before(base: Path, tmp_path:
     run = tuned(base, tmp_path, tuning="lora")
     (run / "model" / "generation_config.json").unlink()
     assert models.open_model(run).model.generation_config.eos_token_id == said(base)
+
+
+# ---- runs made before a run's model said it -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["full", "lora"])
+def older(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run whose generation config has its base's end only, as those of before; and the end of its turns."""
+    run = tuned(base, tmp_path_factory.mktemp("older"), tuning=request.param)
+    path, one = run / "model" / "generation_config.json", said(base)
+    (other,) = (end for end in said(run / "model") if end != one)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": one}))
+    return run, other
+
+
+def test_an_older_run_ends_its_answers_all_the_same_and_says_so_once(
+    older: tuple[Path, int], base: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    run, other = older
+    with caplog.at_level("INFO", "llmkit"):
+        writer = Writer.open(str(run))
+        assert writer.settings(Options())[1] == [said(base), other]
+        assert writer.settings(Options(num_beams=2))[0].eos_token_id == [said(base), other]
+    (note,) = [one.getMessage() for one in caplog.records if "generation_config.json" in one.getMessage()]
+    assert note == (f"{run / 'model'}: its answers were learned with <|im_end|> at their end, which "
+                    "generation_config.json doesn't say: they end there")
+    assert said(run / "model") == said(base)  # nothing is written into it
+    opened = models.open_model(run)
+    assert Writer("its own", opened).settings(Options())[1] == [said(base), other]
+    assert opened.model.generation_config.eos_token_id == said(base)  # a program's model stays as it is
+
+
+def test_an_export_of_an_older_run_says_it(older: tuple[Path, int], base: Path, tmp_path: Path) -> None:
+    run, other = older
+    llmkit.export(run, tmp_path / "out")
+    assert said(tmp_path / "out") == [said(base), other]
+
+
+def test_other_models_are_left_alone(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "llmkit"):
+        assert learned_ends(models.open_model(base)) == []  # no run
+        run = tuned(base, tmp_path, training={"max_steps": 1, "global_batch_size": 8})
+        assert learned_ends(models.open_model(run)) == []  # which says it itself
+        path = run / "model" / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": said(base)}))
+        recipe_ = run / "recipe.yaml"
+        recipe_.write_text(recipe_.read_text().replace("name: instruction", "name: mine.gone"))
+        assert learned_ends(models.open_model(run)) == []  # whose plug-in isn't here
+    assert "generation_config.json" not in caplog.text

@@ -164,3 +164,80 @@ def test_a_programs_own_accelerator_stays_as_it_is(tree: dict[str, Any], tmp_pat
     llmkit.evaluate(tmp_path / "run", ROWS[:8])
     assert mine.mixed_precision == "bf16"
     assert Accelerator(cpu=True).mixed_precision == "bf16"
+
+
+# ---- data sets with classes, bad rows, a recipe's fields ------------------------------------------------------------
+
+
+def classes(names: list[str], rows: list[dict[str, Any]] = ROWS) -> datasets.Dataset:
+    """The rows with numbered labels: 0 where something else than an animal did it."""
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_list([{**row, "label": int(row["label"] == "animal")} for row in rows], features)
+
+
+def test_classes_of_a_data_set_go_by_their_names_in_its_order(tree: dict[str, Any], tmp_path: Path) -> None:
+    summary = llmkit.fit(tree, train=classes(["plant", "animal"]), validation=classes(["plant", "animal"], ROWS[:16]))
+    assert summary["labels"] == ["plant", "animal"]  # not by the alphabet
+    numbers = [{**row, "label": int(row["label"] == "animal")} for row in ROWS]
+    llmkit.fit({**tree, "output_dir": str(tmp_path / "plain")}, train=numbers, validation=numbers[:16])
+    assert losses(tmp_path / "plain") == losses(tmp_path / "run")  # a name changes no number
+    (said,) = llmkit.predict(tmp_path / "run", ["the cat saw the moon ."])
+    assert said is not None and said["label"] in ("plant", "animal")
+    found = llmkit.evaluate(tmp_path / "run", classes(["plant", "animal"]))
+    assert found["metrics"] == pytest.approx(
+        llmkit.evaluate(tmp_path / "plain", classes(["plant", "animal"]))["metrics"])  # which knows 0 and 1
+
+
+def test_a_class_that_no_row_has_keeps_its_place(tree: dict[str, Any]) -> None:
+    assert llmkit.fit(tree, train=classes(["plant", "animal", "stone"]))["labels"] == ["plant", "animal", "stone"]
+
+
+def test_labels_of_the_recipe_stay_numbers(tree: dict[str, Any]) -> None:
+    named = {**tree, "task": {"name": "classification", "labels": ["0", "1"]}}
+    assert llmkit.fit(named, train=classes(["plant", "animal"]))["labels"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("bad", [
+    {"text": b"bytes", "label": "other"}, {"text": {"a"}, "label": "other"}, 7, None, {1: "a"},
+    {"text": "a\ud83d", "label": "other"}])
+def test_what_json_cant_say_is_named_or_left_out(tree: dict[str, Any], tmp_path: Path, bad: Any) -> None:
+    rows = [*ROWS[:20], bad, *ROWS[20:]]
+    with pytest.raises(DataError, match="memory:train:21: "):
+        llmkit.fit(tree, train=rows)
+    skipping = {**tree, "data": {**tree["data"], "on_bad_row": "skip"}}
+    assert llmkit.fit(skipping, train=rows)["bad_rows"] == 1
+    assert "memory:train:21: " in (tmp_path / "run" / "bad_rows.txt").read_text()
+    llmkit.fit({**skipping, "output_dir": str(tmp_path / "good")}, train=ROWS)
+    assert losses(tmp_path / "run") == losses(tmp_path / "good")
+
+
+def test_such_a_row_has_nothing_said_of_it(tree: dict[str, Any], tmp_path: Path) -> None:
+    llmkit.fit(tree, train=ROWS)
+    said = list(llmkit.predict(tmp_path / "run", [{"text": "a cat"}, {"text": b"a"}, {"text": "a dog"}],
+                               on_bad_row="skip"))
+    assert [one is None for one in said] == [False, True, False]
+    found = llmkit.evaluate(tmp_path / "run", [*ROWS[:9], {"text": b"a", "label": "other"}], on_bad_row="skip")
+    assert (found["rows"], found["bad_rows"]) == (9, 1)
+
+
+def test_names_of_columns_in_the_recipe_are_those_of_the_rows(tree: dict[str, Any], tmp_path: Path) -> None:
+    rows = [{"said": row["text"], "text": "nothing", "who": row["label"]} for row in ROWS]
+    fields = {"text": "said", "label": "who"}
+    data = {**tree["data"], "train": [{"source": "rows.csv", "fields": fields}]}
+    llmkit.fit({**tree, "data": data}, train=rows)
+    llmkit.fit({**tree, "output_dir": str(tmp_path / "plain")}, train=ROWS)
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain")
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["data"]["train"][0]["fields"] == fields
+    assert llmkit.evaluate(tmp_path / "run", rows)["rows"] == len(rows)
+
+
+@pytest.mark.parametrize("how", ["dict", "path", "recipe"])
+def test_names_that_the_rows_dont_have_change_nothing(tree: dict[str, Any], tmp_path: Path, how: str) -> None:
+    (tmp_path / "rows.csv").write_text("said,who\na,b\nc,d\n")
+    source = {"source": str(tmp_path / "rows.csv"), "fields": {"text": "said", "label": "who"}}
+    asked: Any = {**tree, "data": {**tree["data"], "train": [source]}}
+    if how == "path":
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(asked))
+        asked = tmp_path / "recipe.yaml"
+    assert llmkit.fit(llmkit.load_recipe(asked) if how == "recipe" else asked, train=ROWS)["steps"] == 4

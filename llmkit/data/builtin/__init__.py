@@ -20,7 +20,7 @@ class BuiltInRows:
     name: str
     """What stands after `builtin:`."""
 
-    def rows(self) -> Iterator[tuple[dict[str, Any], Place]]:
+    def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
         """The rows of the set, each with its number from 1."""
         return rows(self.name)
 

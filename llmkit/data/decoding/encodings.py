@@ -11,9 +11,12 @@ import codecs
 import unicodedata
 from collections.abc import Sequence
 
-CANDIDATES = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1252", "cp1251", "koi8_r")
+from llmkit.data.decoding.alphabets import ALPHABETS, LANGUAGES, MARKS, accented, latin, letter, of_languages
+
+CANDIDATES = ("utf-8", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp949", "cp1252", "cp1250", "iso8859_2",
+              "cp1254", "cp1257", *ALPHABETS)
 """What is tried; of two that fit alike, the first."""
-ENOUGH = {**dict.fromkeys(CANDIDATES, 0.5), "cp1251": 0.7, "koi8_r": 0.7}
+ENOUGH = {**dict.fromkeys(CANDIDATES, 0.5), **dict.fromkeys(ALPHABETS, 0.7)}
 """The mean weight of a character from which on an encoding is named; more where any byte is a letter."""
 LINES, LONGEST, SHOWN = 100, 400, 40
 """Lines that are judged, bytes of each, and characters that are shown of one."""
@@ -26,9 +29,10 @@ HAN = frozenset(
     "設式色路記南品住告類求據程北邊死張該交規萬取拉格望覺術領共確傳師觀清今切院讓識候帶導爭運這個們來為國說時會對過發後裡種經麼學沒動還進樣開從實軍無與長機關"
     "點業將兩間應戰頭體見產話給門兒東聲員論處義幾認條氣題爾別變總電數報結務場計資許統區隊決馬書則聽達強難權設記類據張規萬觀領確傳師讓識帶導爭運坏壞")
 """The hanzi that stand most often in Chinese, in both scripts."""
-HANGUL = frozenset("이다는을를에의가고하은지도로사기리어자시인나대한해아그있서니들라과수정일전부스")
-CYRILLIC = {**dict.fromkeys("оеаинтсрвлк", 1.0), **dict.fromkeys("мдпуяыь", 0.7)}
-MARKS = frozenset("«»„“”‘’‚–—…€£§°·¿¡№\xa0\xad")
+HANGUL = frozenset(
+    "이다는을를에의가고하은지도로사기리어자시인나대한해아그있서니들라과수정일전부스만주보제장상원구공게오동성으것우여비경소"
+    "계면년간적화했안조할물거교용유때신학세모분무중국되실방요마습같회말행문생좋까더던된려예")
+"""The syllables that stand most often in Korean."""
 LEVEL_1 = {"gb18030": ("gb2312", 0xB0A1, 0xD7F9), "big5": ("big5", 0xA440, 0xC67E),
            "shift_jis": ("shift_jis", 0x889F, 0x9872), "euc_jp": ("shift_jis", 0x889F, 0x9872)}
 """Codec, first and last code of the characters that an encoding holds for usual."""
@@ -43,27 +47,32 @@ def weight(text: str, encoding: str) -> float:
     padded = f" {text} "
     each = [_of(padded[i - 1], padded[i], padded[i + 1], encoding)
             for i in range(1, len(padded) - 1) if padded[i] > "\x7f"]
-    return max(0.0, sum(each) / len(each)) if each else 0.0
+    mean = max(0.0, sum(each) / len(each)) if each else 0.0
+    return of_languages(text, encoding, mean) if encoding in LANGUAGES else mean
 
 
 def _of(before: str, char: str, after: str, encoding: str) -> float:
     if char == "\ufffd" or unicodedata.category(char) in ("Cc", "Co", "Cn"):
         return -1.0
     if encoding in ("cp1252", "utf-8"):
-        return _latin(before, char, after)
-    if encoding in ("cp1251", "koi8_r"):
-        return _cyrillic(before, char, after)
+        return latin(before, char, after)
+    if encoding in LANGUAGES:
+        return accented(before, char, after)
+    if encoding in ALPHABETS:
+        return letter(before, char, after, ALPHABETS[encoding])
+    if all(other.isascii() and other.isalpha() for other in (before, after)):
+        return 0.2  # within a word
     if "\u4e00" <= char <= "\u9fff":
         return _han(char, encoding)
     if "\u3040" <= char <= "\u30ff":
         return 1.0 if encoding in ("shift_jis", "euc_jp") else 0.2
     if "\uac00" <= char <= "\ud7a3":
-        return 1.0 if char in HANGUL else 0.5
+        return 1.0 if char in HANGUL else 0.45
     return 0.7 if "\u3000" <= char <= "\u3015" or "\uff01" <= char <= "\uff5e" or char in MARKS else 0.1
 
 
 def _han(char: str, encoding: str) -> float:
-    if encoding == "euc_kr":
+    if encoding in ("euc_kr", "cp949"):
         return 0.2
     codec, first, last = LEVEL_1.get(encoding, ("gb2312", 0, 0))
     try:
@@ -71,31 +80,6 @@ def _han(char: str, encoding: str) -> float:
     except UnicodeEncodeError:
         return 0.0
     return 1.0 if char in HAN and usual else 0.55 if usual else 0.1
-
-
-def _latin(before: str, char: str, after: str) -> float:
-    """A letter with an accent stands among plain ones, and a capital at a word's beginning."""
-    if char in MARKS:
-        return 0.7
-    if not char.isalpha() or char in "ªº":
-        return 0.1
-    beside = [other for other in (before, after) if other.isalpha()]
-    plain = beside and all(other.isascii() for other in beside)
-    return 0.1 if not plain or (char.isupper() and before.islower()) else 0.9
-
-
-def _cyrillic(before: str, char: str, after: str) -> float:
-    """A word has letters of one alphabet, and a capital at its beginning."""
-    if not "\u0400" <= char <= "\u04ff":
-        return 0.5 if char in MARKS else 0.0
-    beside = [other for other in (before, after) if other.isalpha()]
-    if any(other.isascii() for other in beside):
-        return 0.0
-    if not beside:
-        return 0.3
-    if char.isupper():
-        return 0.0 if before.islower() else 0.3 if before.isupper() else 0.6
-    return CYRILLIC.get(char, 0.3)
 
 
 def best(lines: Sequence[bytes], but: str = "") -> str | None:

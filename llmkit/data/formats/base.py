@@ -23,6 +23,8 @@ class FileReader(Protocol):
     source: Source
     label: str
     files: tuple[Path, ...]
+    notes: list[str]
+    """What was concluded from the data and should be said once."""
     spares: bool
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     headerless: dict[Path, dict[str, int]]

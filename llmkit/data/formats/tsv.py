@@ -1,12 +1,18 @@
-"""Tables with tabs: a row is a line, and a quote is a character like others within a cell."""
+"""Tables with tabs: a row is a line, but for line ends in a quoted cell; else a quote is a character like others."""
 
 import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
 from llmkit.data.formats._table import Cells, TextTable, said_delimiter
 from llmkit.data.formats.base import FileReader, lines
 from llmkit.data.formats.csv import quoted
+
+LONGEST = 1000
+"""Lines that a row may lie across."""
 
 
 class TabTable(TextTable):
@@ -17,21 +23,76 @@ class TabTable(TextTable):
     usual: ClassVar[str] = "\t"
 
     def cells(self, path: Path, reader: FileReader) -> Cells:
-        """Quotes around a whole cell are taken off; a tab within them is one of the cell's own."""
+        """Quotes around a whole cell are taken off; a tab or a line end within them is one of the cell's own."""
         delimiter = self.delimiter(path, reader)
         if delimiter != "\t":
             yield from quoted(path, reader, delimiter)
             return
+        csv.field_size_limit(2**31 - 1)
         width = 0
-        for number, line in lines(path, reader):
+        source = _Ahead(lines(path, reader))
+        for number, line in source:
             if not line or (number == 1 and said_delimiter(line)):
                 continue
             cells = [_unquoted(cell) for cell in line.split("\t")]
             if width and len(cells) > width:
                 (whole,) = csv.reader([line], delimiter="\t")
                 cells = whole if len(whole) == width else cells
+            elif width > 1 and _opens(line):
+                cells = _across(line, source, width) or cells
             width = width or len(cells)
             yield number, cells
+
+
+class _Ahead:
+    """Numbered lines, some of which can be looked at before they are taken."""
+
+    def __init__(self, numbered: Iterator[tuple[int, str]]) -> None:
+        self.numbered, self.seen = numbered, deque[tuple[int, str]]()
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        while self.seen or self.look(1):
+            yield self.seen.popleft()
+
+    def look(self, count: int) -> bool:
+        """Have so many lines ready in `seen`; False where there are fewer."""
+        self.seen.extend(islice(self.numbered, max(0, count - len(self.seen))))
+        return len(self.seen) >= count
+
+
+def _opens(line: str) -> bool:
+    """Whether the last cell of a line starts with a quote that doesn't close in it."""
+    last = line.rpartition("\t")[2]
+    return last.startswith('"') and last.count('"') % 2 == 1
+
+
+def _across(line: str, source: _Ahead, width: int) -> list[str] | None:
+    """The cells of a row that lies across lines, whose others are taken; None where it is one line with a quote.
+
+    A line that is a row by itself belongs to no other, but for the one that ends a row which would be too short.
+    """
+    whole, text = line.count("\t") == width - 1, [line]
+    while len(text) < LONGEST and source.look(len(text)):
+        follows = source.seen[len(text) - 1][1]
+        text.append(follows)
+        row = follows.count("\t") >= width - 1
+        cells = _read(text) if '"' in follows and not (whole and row) else None
+        if cells is not None and len(cells) == width:
+            for _ in text[1:]:
+                source.seen.popleft()
+            return cells
+        if cells is not None or row:
+            return None
+    return None
+
+
+def _read(text: Sequence[str]) -> list[str] | None:
+    """The cells of lines that are one row; None where they are none, or not all of one."""
+    try:
+        rows = list(csv.reader((f"{line}\n" for line in text), delimiter="\t", strict=True))
+    except csv.Error:
+        return None
+    return rows[0] if len(rows) == 1 else None
 
 
 def _unquoted(cell: str) -> str:

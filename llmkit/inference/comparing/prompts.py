@@ -8,7 +8,8 @@ import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as options_of
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,18 @@ class Prompts:
 
     def __init__(
         self, recipe: str, modes: Sequence[Variant], seeds: Sequence[int], folder: Path | None = None,
-        settings: Sequence[str] = (), metric: str | None = None, limit: int | None = None,
+        settings: Sequence[str] = (), metric: str | None = None, limit: int | None = None, *,
+        task: str | None = None, fields: Mapping[str, Any] | None = None,
     ) -> None:
         """`recipe` is a path or a packaged name; examples are drawn from its training rows, and asked are the others.
 
         What its `prompting` block says goes for every mode that has such an option and doesn't say otherwise itself.
-        `limit`: so many of the rows are asked about, the same for all. RequestError where a request can't work.
+        `limit`: so many of the rows are asked about, the same for all. `task` and `fields` go over the recipe, as
+        `recipes.load` takes them. RequestError where a request can't work.
         """
-        request = recipes.load(recipe, settings)
-        task = None if request.task is None else request.task.by_words()
-        if task is None:
+        request = recipes.load(recipe, settings, task=task, fields=fields)
+        by_words = None if request.task is None else request.task.by_words()
+        if by_words is None:
             raise RequestError(f"task: prompts are compared by how well they tell labels apart: classification, not "
                                f"{registry.name_of(request.learning)}.")
         if request.backbone.pretrained is None:
@@ -70,7 +73,7 @@ class Prompts:
             raise RequestError("data.validation: prompts are compared on rows that examples aren't drawn from; set "
                                "data.validation=0.1, or name sources.")
         self.recipe, self.seeds, self.limit, self.request = recipe, list(seeds), limit, request
-        self.task = task
+        self.task = by_words
         self.model = request.backbone.pretrained
         self.modes = {one.label: made(one, request.prompting) for one in modes}
         self.slugs = {one.label: one.slug for one in modes}
@@ -208,7 +211,7 @@ def made(variant: Variant, usual: PromptMode | None) -> Prompting:
     """
     said: dict[str, Any] = {}
     if usual is not None:
-        plain = {option.name: option.default for option in fields(usual)}  # type: ignore[arg-type]  # all modes are
+        plain = {option.name: option.default for option in options_of(usual)}  # type: ignore[arg-type]  # all modes are
         said = {key: value for key, value in recipes.block("prompting", usual).items()
                 if key in plain and value != plain[key]}
     mode: Prompting = recipes.plugin(
@@ -218,8 +221,8 @@ def made(variant: Variant, usual: PromptMode | None) -> Prompting:
 
 def inherited(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """A mode's block, with options of another under its own."""
-    options_of = fields(registry.find("prompting", name))  # type: ignore[arg-type]  # all modes are dataclasses
-    known = {option.name for option in options_of} - {"of"}
+    fields_of = options_of(registry.find("prompting", name))  # type: ignore[arg-type]  # all modes are dataclasses
+    known = {option.name for option in fields_of} - {"of"}
     block = {"name": name, **{key: value for key, value in usual.items() if key in known}, **options}
     inner = block.get("of")
     if inner is not None:

@@ -21,6 +21,7 @@ from llmkit.inference.writing.reading import padded, read_whole, templated
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
+from llmkit.inference.writing.turn_ends import learned_ends
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
 
@@ -100,6 +101,11 @@ class Writer:
         """The control tokens that somebody wrote in a message; said once."""
         return Written(self.opened.tokenizer, plain=True)
 
+    @cached_property
+    def learned_ends(self) -> list[int]:
+        """What else ends its texts: the ends of a run's answers, where its model doesn't say them."""
+        return learned_ends(self.opened)
+
     def ids(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -168,7 +174,7 @@ class Writer:
     def settings(self, options: Options) -> tuple[GenerationConfig, list[int], tuple[str, ...]]:
         """The model's own generation config with options over it, and the tokens and the strings that end a text."""
         own = defaults(self.opened.model)
-        ends = ends_of(own, self.opened.tokenizer, options.stop)
+        ends = list(dict.fromkeys([*ends_of(own, self.opened.tokenizer, options.stop), *self.learned_ends]))
         stop = tuple(dict.fromkeys([*options.stop, *listed(own.stop_strings)]))
         return options.config(own, ends, self._pad(ends)), ends, stop
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ WORD = r"(?u)[一-鿿]|[^\W一-鿿]+"
 """What a word is to TF-IDF; of Chinese, a character."""
 TEXTS = ("text", "text_pair")
 Numbers = np.ndarray[Any, Any]
+Rows = Sequence[Mapping[str, Any]]
 
 
 def words_of(texts: Iterable[str], longest: int = 1) -> TfidfVectorizer | None:
@@ -56,6 +57,36 @@ def ranks(values: Numbers) -> Numbers:
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     found: Numbers = (counts.cumsum() - (counts - 1) / 2)[which]
     return found
+
+
+def by_words(learned: Rows, labels: Sequence[Any], held: Rows, problem: str) -> list[Any] | None:
+    """What a linear model on the words says; of a pair, on each text's and on those that both have. None: no words."""
+    from scipy.sparse import csr_matrix, hstack
+    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    paired = any(row.get("text_pair") for row in learned)
+    sides = [[[row.get(name) or "" for row in rows] for name in (("text", "text_pair") if paired else ("text",))]
+             for rows in (learned, held)]
+    words = words_of((text for side in sides[0] for text in side), 2)
+    if words is None:
+        return None
+
+    def table(texts: Sequence[Sequence[str]]) -> Any:
+        parts = [words.transform(side) for side in texts]
+        return csr_matrix(hstack([*parts, parts[0].multiply(parts[1])])) if paired else parts[0]
+
+    known, new = map(table, sides)
+    if problem == "regression":
+        return list(Ridge(alpha=1.0).fit(known, labels).predict(new).tolist())
+    model = LogisticRegression(C=10, max_iter=1000)
+    if problem == "multi_label":
+        tables = MultiLabelBinarizer()
+        there = tables.fit_transform(labels)
+        fitted = OneVsRestClassifier(model).fit(known, there)  # of a single label, it gives (rows,)
+        return [list(found) for found in tables.inverse_transform(fitted.predict(new).reshape(-1, there.shape[1]))]
+    return list(model.fit(known, labels).predict(new).tolist())
 
 
 def as_seen(

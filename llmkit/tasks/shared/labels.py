@@ -1,18 +1,21 @@
-"""The answer of a row: a label, a number, or several labels in a list, as text or as a 0 or 1 at the place of each."""
+"""The answer of a row: a label, a number, several labels in a list, as text or at the place of each; or none at all."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from llmkit.data.sources import Place
+from llmkit.data.sources import Place, Reader
 from llmkit.system.errors import DataError
 from llmkit.tasks.shared.lists import unwritten
 
 HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
 """What may stand at the place of a label, and whether it says that the label is there."""
+BLANKS = frozenset({"", "-1", "-1.0", "none", "null", "nan", "?"})
+"""What stands where no answer is given: GLUE and its like have -1."""
 
 
 def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
@@ -101,3 +104,79 @@ def there(label: Any, names: Sequence[str], place: Place) -> list[str]:
         raise DataError(f"{place}: labels are lists of {len(names)} zeros and ones, one for each label; this is "
                         f"{label!r}.")
     return [name for name, one in zip(names, label, strict=True) if HOT[str(one).strip()]]
+
+
+# ---- rows without an answer, as in test sets ----
+
+
+class NoLabelsError(DataError):
+    """No row of a source says what is to be learned or measured: leaving bad rows out would leave none."""
+
+
+def is_blank(answer: Any) -> bool:
+    """Whether an answer says that there is none: None, "", -1, "?"."""
+    return answer is None or (isinstance(answer, str | int | float) and str(answer).strip().casefold() in BLANKS)
+
+
+def no_labels(count: int, seen: Any) -> str:
+    """Say that a source has no labels, and what can be done with it all the same."""
+    what = "nothing stands" if seen is None or not str(seen).strip() else f"{seen} stands"
+    return (f"this split has no labels: in all {count:,} rows {what} where one would be, as in test sets. "
+            "`llmkit predict` says labels of such rows; to learn or to measure, take a split that has some.")
+
+
+def refuse_unlabelled(name: str, answers: Sequence[Any], known: Collection[str] = ()) -> None:
+    """NoLabelsError where each of several answers is -1, and no label is called so."""
+    minus = len(answers) > 1 and all(str(one).strip() in ("-1", "-1.0") for one in answers)
+    if minus and "-1" not in known:
+        raise NoLabelsError(f"{name}: {no_labels(len(answers), -1)}")
+
+
+def minus_one(answers: Sequence[Any], known: Collection[str]) -> list[str]:
+    """A note where -1 is learned beside 0 and 1, for it may stand for no label."""
+    count = sum(str(one).strip() in ("-1", "-1.0") for one in answers)
+    return [f"{count:,} rows have the label -1, which is learned like the others; where it stands for none, as in "
+            "SNLI, leave these rows out: task.labels without it, data.on_bad_row: skip"] if count and {
+                "-1", "0", "1"} <= set(known) else []
+
+
+# ---- names of classes that a data set of a program has: `datasets.ClassLabel` ----
+
+
+def class_names(reader: Reader) -> dict[str, list[str]]:
+    """The names of classes by column, of the rows of a program: {"label": ["negative", "positive"]}."""
+    if reader.origin is None or reader.origin.kind != "memory" or not reader.names_classes:
+        return {}
+    found = {column: _classes(feature) for column, feature in (reader.origin.features() or {}).items()}
+    return {column: names for column, names in found.items() if names}
+
+
+def _classes(feature: Any) -> list[str]:
+    """The names of a column's classes, or of those in its lists; none where it has no classes."""
+    if isinstance(feature, Mapping) and isinstance(feature.get("names"), list):
+        return [str(name) for name in feature["names"]]
+    inner = feature.get("feature") if isinstance(feature, Mapping) else None
+    return _classes(inner) if inner is not None else []
+
+
+def named(row: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A row with names in the place of numbers; what is no number of a class stays, as -1 does."""
+    return {column: _class(value, names[column]) if column in names else value for column, value in row.items()}
+
+
+def _class(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):  # not zeros and ones at the places of labels
+        return [_class(one, names) for one in value] if len(set(map(str, value))) == len(value) else value
+    number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names)
+    return names[value] if number else value
+
+
+def in_their_order(found: Sequence[str], reader: Reader) -> tuple[str, ...]:
+    """All names of the column whose classes were found, as the data set has them; what was found where none has."""
+    return next((tuple(names) for names in class_names(reader).values() if set(found) <= set(names)), tuple(found))
+
+
+def by_number(readers: Sequence[Reader], known: Sequence[str] | None) -> list[Reader]:
+    """The sources with numbers where a model that is there knows none of the names."""
+    return [replace(reader, names_classes=False) if known is not None and not any(
+        set(names) & set(known) for names in class_names(reader).values()) else reader for reader in readers]

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -181,6 +182,9 @@ def telling(folder: Path) -> Iterator[None]:
     except LlmkitError:
         raise
     except Exception as error:
+        if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+            raise PlaceError(f"{str(folder)!a}: file names are {error.encoding} here and can't say this one; set "
+                             "PYTHONUTF8=1, or choose another --output-dir.") from error
         said = no_room(error)
         if said is None and not isinstance(error, OSError):
             raise

@@ -77,6 +77,39 @@ def test_a_tab_in_quotes_is_the_cells_own() -> None:
         {"text": '"Odd one', "label": "1"}, {"text": 'a\tb "c"', "label": "0"}]
 
 
+@pytest.mark.parametrize(("content", "rows"), [
+    ('text\tlabel\n"one\ntwo"\t1\nb\t0\n', [("one\ntwo", "1"), ("b", "0")]),
+    ('label\ttext\n1\t"one\ntwo"\n0\tb\n', [("one\ntwo", "1"), ("b", "0")]),
+    ('text\tlabel\n"one\n\n""two""\tand"\t1\r\nb\t0\n', [('one\n\n"two"\tand', "1"), ("b", "0")]),
+    ('label\ttext\n1\t"one\n0\tb\n', [('"one', "1"), ("b", "0")]),  # a quote, no row across lines
+    ('label\ttext\n1\t"one\n0\tb"\n', [('"one', "1"), ('b"', "0")]),
+    ('label\ttext\n1\t"one\n0\t"two"\n', [('"one', "1"), ("two", "0")]),
+    ('label\ttext\n1\t"one"\n0\t"two\n', [("one", "1"), ('"two', "0")]),
+])
+def test_a_line_end_in_quotes_is_the_cells_own_where_a_row_needs_it(content: str, rows: list[tuple[str, str]]) -> None:
+    for spares in (False, True):
+        Path("r.tsv").write_text(content)
+        reader = open_source(Source("r.tsv"), spares=spares)
+        assert [(row["text"], row["label"]) for row, _ in reader.rows()] == rows
+        assert not reader.bad
+
+
+def test_lines_behind_a_row_across_lines_are_told_right() -> None:
+    reader = opened('text\tlabel\na\t1\n"b\nb\nb"\t0\nc\t1\n', "r.tsv")
+    assert [place.line for _, place in reader.rows()] == [2, 3, 6]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('text\tlabel\n"one\nb\t0\nc\t1\n', r"r\.tsv:2: 1 cells, where line 1 has 2"),
+    ('text\tlabel\n"one\nb\t0\nc"\t1\n', r"r\.tsv:2: 1 cells, where line 1 has 2"),  # it would swallow a row
+    ('text\tlabel\nb\t0\n"one\ntwo', r"r\.tsv:3: 1 cells, where line 1 has 2"),
+    ('text\tlabel\n"one\ntwo" or\t0\n', r"r\.tsv:2: 1 cells, where line 1 has 2"),
+])
+def test_a_quote_that_closes_in_no_row_makes_none(content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(opened(content, "r.tsv").rows())
+
+
 def test_columns_without_a_name_are_numbered() -> None:
     assert next(opened(",text,label,,\n0,a,x,,\n").rows())[0] == {"0": "0", "text": "a", "label": "x", "3": "", "4": ""}
 
