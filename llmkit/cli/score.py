@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.system import terminal
 from llmkit.system.streams import as_json, typed
 
 if TYPE_CHECKING:
@@ -76,12 +77,12 @@ def _one(asked: Sentences, text: str, json_: bool) -> None:
 
     (told,) = asked.score([text])
     if json_:
-        print(as_json({**told.as_json(), "how": asked.how}))
+        terminal.out(as_json({**told.as_json(), "how": asked.how}))
         return
     report.table([["token", "logprob"], *([repr(token.text)[1:-1], f"{token.logprob:.4f}"] for token in told.tokens)])
-    print(f"\n{told.logprob:.4f} in {len(told.tokens)} tokens, perplexity {told.perplexity:,.2f}: {asked.how}")
+    terminal.out(f"\n{told.logprob:.4f} in {len(told.tokens)} tokens, perplexity {told.perplexity:,.2f}: {asked.how}")
     if told.floor is not None:
-        print(f"{told.floor:.4f} by n-grams: a floor")
+        terminal.out(f"{told.floor:.4f} by n-grams: a floor")
 
 
 def _texts(asked: Sentences, reader: Reader, output: str, json_: bool) -> None:
@@ -98,7 +99,7 @@ def _texts(asked: Sentences, reader: Reader, output: str, json_: bool) -> None:
             yield told.as_json()
 
     if json_ and output == "-":
-        print(json.dumps({"how": asked.how, "texts": list(rows())}))
+        terminal.out(json.dumps({"how": asked.how, "texts": list(rows())}))
         return
     count = jsonlines.write(rows(), output)
     beside = f"; {floor:,.2f} by n-grams, a floor" if asked.floor is not None else ""
@@ -128,11 +129,11 @@ def _pairs(asked: Sentences, found: Any, shared: bool, output: str, json_: bool)
     groups = scoring.by_group(made)
     what = f"{columns['good']} over {columns['bad']}"
     if json_:
-        print(as_json({"preferred": what, "how": asked.how, "shared": shared, "groups": groups}))
+        terminal.out(as_json({"preferred": what, "how": asked.how, "shared": shared, "groups": groups}))
         return
     floors = any("floor" in group for group in groups)
     head = ["group", "preferred", "95 %", "pairs", *(["n-grams"] if floors else [])]
     report.table([head, *([
         group["group"], f"{group['preferred']:.4f}", f"{group['low']:.3f} to {group['high']:.3f}",
         f"{group['pairs']:,}", *([f"{group['floor']:.4f}"] if floors else [])] for group in groups)])
-    print(f"\n{what}: chance is 0.5. {asked.how}")
+    terminal.out(f"\n{what}: chance is 0.5. {asked.how}")

@@ -224,7 +224,7 @@ def found(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
 
 def marked(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
     """The text as `[the cat WHO] saw it`, and each entity with its score; where tags mark none, `the/DET cat/NOUN`."""
-    from llmkit.tasks.shared.words import joined
+    from llmkit.tasks.shared.tagged.words import joined
 
     if "entities" not in said:
         return " ".join(f"{word}/{tag}" for word, tag in zip(said["tokens"], said["tags"], strict=True))

@@ -147,7 +147,7 @@ class Embedder:
 
     def framed(self, tokens: Sequence[int]) -> list[int]:
         """The ids of a text, given without special tokens, as the model reads them."""
-        from llmkit.tasks.shared.words import around
+        from llmkit.tasks.shared.tagged.words import around
 
         tokenizer = self.opened.tokenizer
         prompt = tokenizer(self._prompt(None), add_special_tokens=False)["input_ids"]

@@ -21,12 +21,12 @@ from llmkit.objectives.base import Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
-from llmkit.tasks.shared import conll
-from llmkit.tasks.shared.conll import CELL, word_table
 from llmkit.tasks.shared.lists import from_cell, unwritten
-from llmkit.tasks.shared.spans import Spans, untagged
-from llmkit.tasks.shared.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
-from llmkit.tasks.shared.words import WORD, around, joined, subwords, windows
+from llmkit.tasks.shared.tagged import conll
+from llmkit.tasks.shared.tagged.conll import CELL, word_table
+from llmkit.tasks.shared.tagged.spans import Spans, untagged
+from llmkit.tasks.shared.tagged.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
+from llmkit.tasks.shared.tagged.words import WORD, around, joined, subwords, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,8 +68,8 @@ class Tagging(Task):
         """Rows of a table, or the sentences of a text file.
 
         A text file has a word and its tag on each line, first and last of its columns, and a blank line between two
-        sentences (`llmkit.tasks.shared.conll`). To be predicted, a .txt without tags in its first sentence is text, a
-        sentence a line.
+        sentences (`llmkit.tasks.shared.tagged.conll`). To be predicted, a .txt without tags in its first sentence is
+        text, a sentence a line.
         """
         texts = [path for path in reader.files if format_of(path) == "text" and reader.source.target is None]
         if not texts:

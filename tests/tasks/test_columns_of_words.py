@@ -6,7 +6,7 @@ from llmkit.system.errors import DataError
 from llmkit.tasks.multiple_choice import MultipleChoice
 from llmkit.tasks.question_answering import QuestionAnswering
 from llmkit.tasks.shared.lists import unwritten
-from llmkit.tasks.shared.tags import entities, inside, scheme_of, scores
+from llmkit.tasks.shared.tagged.tags import entities, inside, scheme_of, scores
 from llmkit.tasks.tagging import Tagging
 
 CAT = {"tokens": ["the", "cat"], "tags": ["O", "B-X"]}

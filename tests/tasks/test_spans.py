@@ -11,8 +11,8 @@ from llmkit.data.sources import open_source
 from llmkit.inference.predict import predict
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
-from llmkit.tasks.shared.conll import WordTable, word_table
-from llmkit.tasks.shared.spans import Spans
+from llmkit.tasks.shared.tagged.conll import WordTable, word_table
+from llmkit.tasks.shared.tagged.spans import Spans
 from llmkit.tasks.tagging import Tagging
 from llmkit.training.fit import fit
 

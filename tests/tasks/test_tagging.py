@@ -18,8 +18,8 @@ from llmkit.inference import predict as prediction
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks.shared.tags import entities, foreign, scheme_of, scores
-from llmkit.tasks.shared.words import Window, joined, subwords, windows
+from llmkit.tasks.shared.tagged.tags import entities, foreign, scheme_of, scores
+from llmkit.tasks.shared.tagged.words import Window, joined, subwords, windows
 from llmkit.tasks.tagging import Tagging
 from llmkit.training.fit import fit
 

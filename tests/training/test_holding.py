@@ -401,7 +401,7 @@ def test_links_that_a_killed_run_left_half_are_put_right(tmp_path: Path) -> None
     with run.locked():
         pass
     assert (big / "model" / "weights").read_text() == "old"
-    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "checkpoints", "model"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [".lock", "checkpoints", "generator", "model"]
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000001"]
 
 

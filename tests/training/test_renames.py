@@ -161,9 +161,10 @@ def test_another_network_that_is_published_again_comes_back_where_a_kill_took_it
             run.publish(put("new model"))
 
     start = RunFolder(tmp_path / "start")
-    start.folder.mkdir()
-    start.publish(put("old generator"), "generator")
-    start.publish(put("old model"))
+    with start.locked():
+        save(start, 1)  # so that it is a run's folder
+        start.publish(put("old generator"), "generator")
+        start.publish(put("old model"))
     for folder in every_kill(start.folder, work, tmp_path):
         with RunFolder(folder).locked():
             pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.data.encoder import CUT, controls, encode_uncontrolled, texts_in, uncontrolled
 from llmkit.models import templates
 from llmkit.system.errors import RequestError
-from llmkit.tasks.shared.words import around
+from llmkit.tasks.shared.tagged.words import around
 
 if TYPE_CHECKING:
     from torch import Tensor

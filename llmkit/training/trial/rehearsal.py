@@ -55,8 +55,8 @@ SAMPLE = 64_000_000
 """Bytes that are written to learn how long a checkpoint takes."""
 TENSOR, STATE = 120, 820
 """Bytes that a file needs for each tensor beside its numbers, and the optimizer's file for each one's state."""
-MANIFEST, PAPERS = 1_200, 5_000
-"""Bytes of a checkpoint's manifest; and of a run's recipe, summary and model card."""
+MANIFEST, PAPERS = 4_300, 5_000
+"""Bytes of a checkpoint's manifest, the recipe in it; and of a run's recipe, summary and model card."""
 LINE = 250
 """Bytes of a line of metrics.jsonl."""
 

@@ -15,7 +15,7 @@ from llmkit.data.files import Place
 from llmkit.data.formats.base import FileReader, Rows, lines
 from llmkit.data.sources import Reader
 from llmkit.system.errors import DataError
-from llmkit.tasks.shared.tags import OUTSIDE, parts
+from llmkit.tasks.shared.tagged.tags import OUTSIDE, parts
 
 CELL = re.compile(r"[^ \t\r\n]+")
 """What stands between spaces and tabs: U+3000 and U+00A0 are words in files of Chinese characters."""

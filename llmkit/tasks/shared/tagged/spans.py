@@ -11,8 +11,8 @@ from llmkit.data.fields import CHINESE
 from llmkit.data.sources import Place
 from llmkit.system.errors import DataError
 from llmkit.tasks.shared.lists import unwritten
-from llmkit.tasks.shared.tags import OUTSIDE
-from llmkit.tasks.shared.words import WORD
+from llmkit.tasks.shared.tagged.tags import OUTSIDE
+from llmkit.tasks.shared.tagged.words import WORD
 
 TEXTS = ("text", "sentence", "content", "data", "tokens", *CHINESE["text"])
 """Where the text is."""
