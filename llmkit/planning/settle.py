@@ -46,6 +46,8 @@ class Settled:
     """What the model takes, by its config."""
     chosen: Mapping[str, str]
     """Of the training fields that were auto: why they became what they are."""
+    moved_by: str = ""
+    """Why the optimizer is the one that it is, where the recipe names none."""
 
     @property
     def head(self) -> str:
@@ -68,7 +70,8 @@ def settle(
     Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
     but for `of_any_size`; DataError where a source isn't there.
     """
-    asked = prompted(asked)
+    asked, moved_by = recipe.with_optimizer(prompted(asked))
+    asked.rule.check()
     train, validation = _sources(asked.data, memory or {})  # first: a missing file is told before a model is downloaded
     base = _base(asked.backbone)
     name, family = _family(asked, base)
@@ -76,7 +79,7 @@ def settle(
     empty = _empty(asked, family, config)
     if base is None and not of_any_size:
         _fits_memory(empty)
-    size = choices.size(empty, family, _words(asked), "chunked_loss" in asked.training.shortcuts)
+    size = choices.size(empty, family, _words(asked), "chunked_loss" in asked.training.shortcuts, asked.rule.states)
     asked.tuning.check_parts(lambda: empty, Setting(family, asked.learning.head_for(family)))
     length = _length(asked, family, name, family.position_limit(config))
     training, chosen = _training(asked, family, size, length, processes)
@@ -88,7 +91,7 @@ def settle(
         data=replace(asked.data, max_length=length, packing=_packing(asked, family, name),
                      document=_document(asked.data, train)),
         training=training, output_dir=str(asked.folder))
-    return Settled(settled, family, train, validation, base, size, chosen)
+    return Settled(settled, family, train, validation, base, size, chosen, moved_by)
 
 
 # ---- what there is to learn from ----

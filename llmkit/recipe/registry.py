@@ -15,10 +15,13 @@ from llmkit.recipe.aliases import near
 from llmkit.system.errors import RequestError
 
 BASES = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
-         "prompting": "Prompting"}
+         "prompting": "Prompting", "optimizers": "Optimizer"}
 """The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
 KINDS = {"backbones": "backbone family", "objectives": "objective", "tasks": "task", "tuning": "tuning method",
-         "prompting": "prompt mode"}
+         "prompting": "prompt mode", "optimizers": "optimizer"}
+
+AROUND = {"optimizers": "llmkit.optimizers.shared.named"}
+"""Kinds that other libraries have classes of, and the module whose `around` makes a plug-in of such a class."""
 
 OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """The pydantic settings of every block of a recipe: unknown fields are errors, docstrings are help."""
@@ -41,6 +44,9 @@ def find(kind: str, name: str) -> type[Any]:
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
     if not dotted and name not in names(kind):
         raise RequestError(f"no {KINDS[kind]} is called {name!r}.{near(kind, name, names(kind))}")
+    if dotted and kind in AROUND and (known := _class(name)) is not None:
+        adopted: type[Any] = import_module(AROUND[kind]).around(known, name)
+        return adopted
     try:
         module = import_module(name if dotted else f"llmkit.{kind}.{name}")
     except ModuleNotFoundError as error:
@@ -57,10 +63,25 @@ def find(kind: str, name: str) -> type[Any]:
         raise RequestError(f"{module.__name__} must define one public class to be a {KINDS[kind]}; it has "
                            f"{len(public)}.")
     base = getattr(import_module(f"llmkit.{kind}.base"), BASES[kind])
+    if kind in AROUND and not issubclass(public[0], base):
+        alone: type[Any] = import_module(AROUND[kind]).around(public[0], name)
+        return alone
     if not issubclass(public[0], base):
         raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
                            f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
     return public[0]
+
+
+def _class(name: str) -> type[Any] | None:
+    """The class that a dotted name is of: `torch.optim.NAdam`; None where it is a module's, or nothing's."""
+    package, _, last = name.rpartition(".")
+    try:
+        found = vars(import_module(package)).get(last)
+    except ModuleNotFoundError as error:
+        if package.startswith(str(error.name)):
+            return None
+        raise
+    return found if inspect.isclass(found) else None
 
 
 def about(kind: str, name: str) -> str:
