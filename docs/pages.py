@@ -60,13 +60,21 @@ def plugins(kind: str) -> str:
         about = inspect.getdoc(inspect.getmodule(cls)) or ""
         out += [f"## `{name}`", "", about.partition("\n\n")[0].replace("\n", " "), "",
                 " ".join((inspect.getdoc(cls) or "").split()), "", *(rows(cls) if kind == "tasks" else ()),
-                options(name, kind), ""]
+                *(rates(cls) if kind == "optimizers" else ()), options(name, kind), ""]
     return "\n".join(out).rstrip()
 
 
 def rows(task: Any) -> list[str]:
     """A task's example, as a file has it."""
     return ["```json", *(json.dumps(row, ensure_ascii=False) for row in task.example), "```", ""]
+
+
+def rates(optimizer: Any) -> list[str]:
+    """An optimizer's usual rates, by the method full."""
+    from llmkit.recipe import registry
+
+    usual = registry.find("tuning", "full").learning_rate * optimizer().factor
+    return [f"Usual rate: {10 * usual:g} from scratch, {usual:g} for pretrained weights.", ""]
 
 
 def options(name: str, kind: str = "objectives") -> str:

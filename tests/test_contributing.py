@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("objective", "tuning method", "task", "family", "prompt mode", "format of data", "format of export")
+KINDS = ("objective", "tuning method", "optimizer", "task", "family", "prompt mode", "format of data",
+         "format of export")
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DRIVER = """
 import json, shlex, sys
@@ -94,6 +95,15 @@ def test_the_new_objective_trains(tree: Path) -> None:
 
 def test_the_new_method_trains_the_table_of_tokens_alone(tree: Path) -> None:
     assert summary(tree, "embeddings")["trainable_parameters"] == 300 * 128
+
+
+def test_the_new_optimizer_keeps_three_numbers_a_weight(tree: Path) -> None:
+    import torch
+
+    file = tree / "runs" / "amsgrad" / "checkpoints" / "step-00000003" / "optimizer.pt"
+    kept = torch.load(file, weights_only=True)["state"].values()
+    assert {frozenset(state) for state in kept} == {
+        frozenset({"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"})}
 
 
 def test_the_new_task_says_something_of_every_row(tree: Path) -> None:

@@ -24,7 +24,11 @@ UNIMPORTED = {
     "pytest-timeout": "pytest loads it", "pytest-xdist": "pytest loads it",
 }
 """Distributions that no module of ours imports, and who asks for them."""
-UNDECLARED = {"llama_cpp": "built from source in minutes; its tests are skipped without it"}
+UNDECLARED = {
+    "llama_cpp": "built from source in minutes; its tests are skipped without it",
+    "bitsandbytes": "60 MB for one optimizer; its tests are skipped without it",
+    "schedulefree": "what our own schedule_free is compared with, where it is there",
+}
 """What tests use where it is there, and nobody has to install."""
 UNTESTED = {*TRACKERS}
 """Distributions that no test runs with: no version of them is a tested one."""

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-FLOORS = ["system", "recipe", "data", "backbones", "models", "objectives tuning prompting", "tasks", "planning",
-          "training", "inference", "exporting", "serving", "cli"]
+FLOORS = ["system", "recipe", "data", "backbones", "models", "objectives tuning prompting optimizers", "tasks",
+          "planning", "training", "inference", "exporting", "serving", "cli"]
 """The folders, from the ground up: a folder imports from those below it; of those of one floor, none from another."""
 FLOOR = {folder: i for i, folders in enumerate(FLOORS) for folder in folders.split()}
 FILES = {"__init__.py", "__main__.py", "py.typed", "registry.py"}
-PLUG_INS = {"backbones", "objectives", "tasks", "tuning", "prompting"}
+PLUG_INS = {"backbones", "objectives", "tasks", "tuning", "prompting", "optimizers"}
 """Folders where each file is a plug-in: they may be long lists."""
 SEAMS = ROOT / "recipe" / "seams.py"
 """The one module that may name types of the folders above it, for type checkers only."""

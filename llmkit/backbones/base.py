@@ -64,6 +64,8 @@ class Family:
     """Whether its layers can do without padding: they see hidden states and an attention mask, no other rows."""
     mixes: ClassVar[str] = ""
     """Why documents that share a row would see each other; "" where they don't."""
+    optimizer: ClassVar[str] = "adamw"
+    """What moves its weights where they are random, all train, and the recipe names no optimizer."""
     small: ClassVar[dict[str, Any]] = {}
     """Config fields that make the size tiny smaller still, 32 wide: models for tests, made in no time."""
     still: ClassVar[tuple[str, ...]] = ()

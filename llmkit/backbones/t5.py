@@ -27,6 +27,7 @@ class T5(Family):
     small = {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64}
     still = ("dropout_rate",)
     positions = None
+    optimizer = "adamw_rms"
     layers = ("encoder.block", "decoder.block")
     feed_forward = (r"layer\.\d+\.DenseReluDense",)
     heads = {

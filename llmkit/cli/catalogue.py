@@ -1,4 +1,4 @@
-"""What there is to name: `llmkit models`, `recipes`, `methods`, `tasks`, `objectives`, `families`, and `schema`."""
+"""What there is to name: models, recipes and plug-ins, `llmkit methods` and the like; and `schema`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(models_app, name="models")
     app.add_typer(recipes_app, name="recipes")
-    for command in (methods, tasks, objectives, families, schema):
+    for command in (methods, tasks, objectives, families, optimizers, schema):
         app.command()(command)
 
 
@@ -151,6 +151,11 @@ def objectives(json_: Json = False) -> None:
 def families(json_: Json = False) -> None:
     """List the families of models: what a recipe's `backbone.family` takes."""
     _plugins("backbones", json_)
+
+
+def optimizers(json_: Json = False) -> None:
+    """List the optimizers: what a recipe's `optimizer` takes."""
+    _plugins("optimizers", json_)
 
 
 def _plugins(kind: Kind, json_: bool) -> None:

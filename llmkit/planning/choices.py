@@ -56,9 +56,13 @@ class Size:
         return length * (self.activations + self.attention * length)
 
 
-def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = None, chunked: bool = True) -> Size:
+def size(
+    model: PreTrainedModel, family: type[Family], vocabulary: int | None = None, chunked: bool = True,
+    states: float = 2.0,
+) -> Size:
     """The size of a model; one without weights (on torch's meta device) will do. `vocabulary`: if it will be another.
     `chunked`: whether the loss is made in chunks, so that no logits are kept where the family's head allows it.
+    `states`: numbers that the optimizer keeps for each weight.
 
     A layer keeps what goes into its linear layers and what comes out of them, and little more: Korthikanti et al. 2022,
     "Reducing Activation Recomputation in Large Transformer Models", eq. 1, count 34 bytes a token and unit of width in
@@ -93,7 +97,7 @@ def size(model: PreTrainedModel, family: type[Family], vocabulary: int | None = 
     parameters = sum(parameter.numel() * vocabulary // words if words in parameter.shape else parameter.numel()
                      for parameter in model.parameters())
     return Size(parameters, config.hidden_size, int(4 * numbers), 4 * kept * layers * config.num_attention_heads,
-                16 * parameters)
+                int((8 + 4 * states) * parameters))
 
 
 # ---- how many rows at once ----
@@ -179,18 +183,25 @@ def overflows(family: type[Family]) -> bool:
 
 
 def usual_rate(request: recipe.Recipe) -> float:
-    """The recipe's learning rate, or the method's usual one; from scratch, ten times what pretrained weights bear."""
-    if request.training.learning_rate is not None:
-        return request.training.learning_rate
+    """The recipe's learning rate, or else the usual one."""
+    given = request.training.learning_rate
+    return usual_here(request) if given is None else given
+
+
+def usual_here(request: recipe.Recipe) -> float:
+    """The method's usual rate, in the optimizer's measure; from scratch, ten times what pretrained weights bear."""
     rate = request.tuning.learning_rate
-    return 10 * rate if request.backbone.pretrained is None and not request.tuning.adapter else rate
+    rate = 10 * rate if request.backbone.pretrained is None and not request.tuning.adapter else rate
+    return rate * recipe.with_optimizer(request)[0].rule.factor
 
 
 def head_rate(request: recipe.Recipe) -> float:
     """A new head bears less than a prefix does, whose numbers have far to go."""
     if request.training.head_learning_rate is not None:
         return request.training.head_learning_rate
-    return min(usual_rate(request), 1e-3) if request.tuning.adapter else usual_rate(request)
+    if not request.tuning.adapter:
+        return usual_rate(request)
+    return min(usual_rate(request), 1e-3 * recipe.with_optimizer(request)[0].rule.factor)
 
 
 def best(request: recipe.Recipe) -> str | None:

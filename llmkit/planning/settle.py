@@ -46,6 +46,8 @@ class Settled:
     """What the model takes, by its config."""
     chosen: Mapping[str, str]
     """Of the training fields that were auto: why they became what they are."""
+    moved_by: str = ""
+    """Why the optimizer is the one that it is, where the recipe names none."""
 
     @property
     def head(self) -> str:
@@ -68,7 +70,8 @@ def settle(
     Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
     but for `of_any_size`; DataError where a source isn't there.
     """
-    request = prompted(request)
+    request, moved_by = recipe.with_optimizer(prompted(request))
+    request.rule.check()
     train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
     base = _base(request.backbone)
     name, family = _family(request, base)
@@ -76,7 +79,8 @@ def settle(
     empty = _empty(request, family, config)
     if base is None and not of_any_size:
         _fits_memory(empty)
-    size = choices.size(empty, family, _words(request), "chunked_loss" in request.training.shortcuts)
+    size = choices.size(
+        empty, family, _words(request), "chunked_loss" in request.training.shortcuts, request.rule.states)
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
     training, chosen = _training(
@@ -89,7 +93,7 @@ def settle(
         data=replace(request.data, max_length=length, packing=_packing(request, family, name),
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
-    return Settled(settled, family, train, validation, base, size, chosen)
+    return Settled(settled, family, train, validation, base, size, chosen, moved_by)
 
 
 # ---- what there is to learn from ----

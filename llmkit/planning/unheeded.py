@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmkit.recipe import Recipe
+from llmkit.recipe import Recipe, registry, with_optimizer
 
 
 def unheeded(recipe: Recipe, steps: int | None) -> list[str]:
@@ -12,7 +12,7 @@ def unheeded(recipe: Recipe, steps: int | None) -> list[str]:
 
     `training.warmup_steps: 500 isn't over when the run ends, after step 100: …`
     """
-    return [f"training.{one}" for part in (_evaluations, _schedule) for one in part(recipe, steps)]
+    return [f"training.{one}" for part in (_evaluations, _schedule, _optimizer) for one in part(recipe, steps)]
 
 
 def _evaluations(recipe: Recipe, steps: int | None) -> Iterator[str]:
@@ -44,3 +44,14 @@ def _schedule(recipe: Recipe, steps: int | None) -> Iterator[str]:
     if plan.lr_scheduler_type in ("constant", "constant_with_warmup") and plan.lr_scheduler_kwargs:
         yield (f"lr_scheduler_kwargs: {', '.join(plan.lr_scheduler_kwargs)} can't act: the schedule "
                f"{plan.lr_scheduler_type} has no options")
+
+
+def _optimizer(recipe: Recipe, steps: int | None) -> Iterator[str]:
+    """What an optimizer has no use for."""
+    plan, rule = recipe.training, with_optimizer(recipe)[0].rule
+    name = registry.name_of(rule)
+    if plan.weight_decay and not rule.decays:
+        yield f"weight_decay: {plan.weight_decay:g} can't act: {name} has none"
+    if rule.averages and plan.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+        yield (f"lr_scheduler_type: {plan.lr_scheduler_type} lowers the rate of {name}, whose average does without "
+               "that; constant_with_warmup doesn't")

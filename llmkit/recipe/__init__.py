@@ -34,6 +34,7 @@ from llmkit.recipe.loading import (
     plugin,
     put,
 )
+from llmkit.recipe.optimizing import with_optimizer
 from llmkit.recipe.reading import (
     DEEPEST,
     Tree,
@@ -90,4 +91,5 @@ __all__ = [
     "schema",
     "tree_of",
     "value",
+    "with_optimizer",
 ]

@@ -74,6 +74,13 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
         "incontext": "example", "icl": "example", "fewshots": "example", "pet": "cloze", "mask": "cloze",
         "verbalizer": "cloze", "both": "hybrid", "backtranslation": "reverse", "calibration": "normalize",
         "calibrate": "normalize", "normalise": "normalize"},
+    "optimizers": {
+        "adam": "adamw", "adamwtorch": "adamw", "adamwtorchfused": "adamw", "adamwfused": "adamw",
+        "adamwhf": "adamw", "adamwscale": "adamw_rms", "adamwscaled": "adamw_rms", "nanot5": "adamw_rms",
+        "rmsadamw": "adamw_rms", "adam8bit": "adamw_8bit", "adamwbnb8bit": "adamw_8bit", "8bit": "adamw_8bit",
+        "bitsandbytes": "adamw_8bit", "pagedadamw8bit": "adamw_8bit", "schedulefreeadamw": "schedule_free",
+        "adamwschedulefree": "schedule_free", "schedulefreeadamwschedulefree": "schedule_free", "momentum": "sgd",
+        "nesterov": "sgd nesterov: true", "lion32bit": "lion", "muonclip": "muon", "afactor": "adafactor"},
 }
 """By kind, and by the letters that `plain` leaves: the name here, and the options that make it so."""
 

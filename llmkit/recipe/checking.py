@@ -2,6 +2,7 @@
 
 from llmkit.recipe import registry
 from llmkit.recipe.fields import Recipe, Training
+from llmkit.recipe.optimizing import ADAMW, of_adamw
 from llmkit.recipe.reading import Tree
 from llmkit.recipe.seams import Learning, Method, Shaped
 from llmkit.system.errors import RequestError, nearest
@@ -63,10 +64,28 @@ def check(recipe: Recipe, tree: Tree) -> None:
             raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
                                "ahead; say how long the run is by max_steps or num_train_epochs.")
     check_whole(recipe.learning, recipe.tuning, tree.where(("tuning",)))
+    check_optimizer(recipe, tree)
     micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size
     if micro != "auto" and whole % micro:
         raise RequestError(f"{tree.where(('training', 'micro_batch_size'))}: {micro} does not divide "
                            f"global_batch_size {whole}.")
+
+
+def check_optimizer(recipe: Recipe, tree: Tree) -> None:
+    """Raise where an optimizer's options are given twice, or are another's, or the tuning method cuts what it keeps."""
+    rule = recipe.optimizer
+    if rule is None:
+        return
+    name, said = registry.name_of(rule), tree.root.get("optimizer")
+    for field in of_adamw(recipe):
+        where, option = tree.where(("training", field)), ADAMW[field]
+        if name != "adamw":
+            raise RequestError(f"{where}: is an option of adamw, and the optimizer is {name}; leave it out.")
+        if isinstance(said, dict) and option in said:
+            raise RequestError(f"{where}: is given here and as optimizer.{option}; leave one out.")
+    if rule.averages and recipe.tuning.counted:
+        raise RequestError(f"{tree.where(('optimizer',))}: {name} keeps averages, which what "
+                           f"{registry.name_of(recipe.tuning)} cuts would come back from; use adamw.")
 
 
 def check_whole(learning: Learning, tuning: Method, where: str) -> None:

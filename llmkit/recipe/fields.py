@@ -10,9 +10,9 @@ from pydantic.dataclasses import dataclass
 from llmkit.recipe import registry
 
 if TYPE_CHECKING:
-    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode
+    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode, UpdateRule
 else:  # `build` has made and checked the plug-ins: pydantic takes them as they are
-    Answering = Learning = Method = PromptMode = Any
+    Answering = Learning = Method = PromptMode = UpdateRule = Any
 
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
@@ -25,7 +25,7 @@ Tracker: TypeAlias = Literal[
 """What accelerate calls the trackers that it knows."""
 BLOCKS: dict[str, tuple[registry.Kind, str]] = {
     "objective": ("objectives", "name"), "task": ("tasks", "name"), "prompting": ("prompting", "name"),
-    "tuning": ("tuning", "method")}
+    "tuning": ("tuning", "method"), "optimizer": ("optimizers", "name")}
 """The blocks that a plug-in's own fields make up: where it is looked up, and the key that names it."""
 MOST_LAYERS = 1000
 """Layers of a stack: to build more takes minutes before anything is known of them."""
@@ -128,7 +128,7 @@ class Training:
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows that a process holds at once; accumulation follows."""
     learning_rate: Annotated[float, Field(ge=0)] | None = None
-    """The highest learning rate; the tuning method's usual one where nothing is said."""
+    """The highest learning rate; the usual one of tuning method and optimizer where nothing is said."""
     head_learning_rate: Annotated[float, Field(ge=0)] | None = None
     """The same for parts that start from random weights beside an adapter; at most 1e-3 where nothing is said."""
     lr_scheduler_type: str = "linear"
@@ -139,9 +139,12 @@ class Training:
     """Steps until the full learning rate; below 1, a share of all steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay; biases and normalisation have none."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The first of adamw's betas, which its block has too; with it, a recipe that names no optimizer has adamw."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """The second of them."""
+    adam_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """adamw's eps."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are scaled down to this global norm."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -204,6 +207,8 @@ class Recipe:
     """What is put around every text that the task reads: {name: prefix, instruction: "summarize: "}."""
     tuning: Method = field(default_factory=lambda: registry.find("tuning", "full")())
     """What trains: {method: full}."""
+    optimizer: UpdateRule | None = None
+    """What moves it: {name: adamw, …}; the family's usual one where nothing is said."""
     training: Training = field(default_factory=Training)
     output_dir: str | None = None
 
@@ -214,6 +219,12 @@ class Recipe:
             return self.objective
         assert self.task is not None  # a recipe has one of the two: `build` refuses others
         return self.task
+
+    @property
+    def rule(self) -> UpdateRule:
+        """The optimizer of a recipe that was settled."""
+        assert self.optimizer is not None
+        return self.optimizer
 
     @property
     def folder(self) -> Path:

@@ -19,15 +19,17 @@ from llmkit.recipe.watching import Told
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
-    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode, Shaped
+    from llmkit.recipe.seams import Answering, Learning, Method, PromptMode, Shaped, UpdateRule
 
-Kind: TypeAlias = Literal["backbones", "objectives", "tasks", "tuning", "prompting"]
+Kind: TypeAlias = Literal["backbones", "objectives", "tasks", "tuning", "prompting", "optimizers"]
 """The folders of plug-ins."""
 BASES: dict[Kind, str] = {"backbones": "Family", "objectives": "Objective", "tasks": "Task", "tuning": "Tuning",
-                          "prompting": "Prompting"}
+                          "prompting": "Prompting", "optimizers": "Optimizer"}
 """The class in `llmkit/<kind>/base.py` that a plug-in is made from."""
 KINDS: dict[Kind, str] = {"backbones": "backbone family", "objectives": "objective", "tasks": "task",
-                          "tuning": "tuning method", "prompting": "prompt mode"}
+                          "tuning": "tuning method", "prompting": "prompt mode", "optimizers": "optimizer"}
+AROUND: dict[Kind, str] = {"optimizers": "llmkit.optimizers.shared.named"}
+"""Kinds that other libraries have classes of, and the module whose `around` makes a plug-in of such a class."""
 
 OPTIONS = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 """The pydantic settings of every block of a recipe: unknown fields are errors, docstrings are help."""
@@ -56,6 +58,8 @@ def find(kind: Literal["tuning"], name: str) -> type[Method]: ...
 @overload
 def find(kind: Literal["prompting"], name: str) -> type[PromptMode]: ...
 @overload
+def find(kind: Literal["optimizers"], name: str) -> type[UpdateRule]: ...
+@overload
 def find(kind: Kind, name: str) -> type[Any]: ...
 def find(kind: Kind, name: str) -> type[Any]:
     """Import the one module that `name` stands for and return its class.
@@ -66,6 +70,9 @@ def find(kind: Kind, name: str) -> type[Any]:
     dotted = "." in name and all(part.isidentifier() for part in name.split("."))
     if not dotted and name not in names(kind):
         raise RequestError(f"no {KINDS[kind]} is called {name!r}.{near(kind, name, names(kind))}")
+    if dotted and kind in AROUND and (known := _class(name)) is not None:
+        adopted: type[Any] = import_module(AROUND[kind]).around(known, name)
+        return adopted
     module = _own(kind, name) if dotted else import_module(f"llmkit.{kind}.{name}")
     own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
     public = [c for c in own if not c.__name__.startswith("_")]
@@ -73,6 +80,9 @@ def find(kind: Kind, name: str) -> type[Any]:
         raise RequestError(f"{module.__name__} must define one public class to be a {KINDS[kind]}; it has "
                            f"{len(public)}.")
     base = getattr(import_module(f"llmkit.{kind}.base"), BASES[kind])
+    if kind in AROUND and not issubclass(public[0], base):
+        alone: type[Any] = import_module(AROUND[kind]).around(public[0], name)
+        return alone
     if not issubclass(public[0], base):
         raise RequestError(f"{module.__name__}.{public[0].__name__} must be made from "
                            f"{base.__module__}.{base.__name__} to be a {KINDS[kind]}.")
@@ -92,6 +102,18 @@ def _own(kind: Kind, name: str) -> ModuleType:
                 raise RequestError(f"{name} imports {error.name}, which isn't there any more: modules moved (errors "
                                    "are in llmkit.system.errors); CHANGELOG.md says which names stayed.") from error
             raise
+
+
+def _class(name: str) -> type[Any] | None:
+    """The class that a dotted name is of: `torch.optim.NAdam`; None where it is a module's, or nothing's."""
+    package, _, last = name.rpartition(".")
+    try:
+        found = vars(import_module(package)).get(last)
+    except ModuleNotFoundError as error:
+        if package.startswith(str(error.name)):
+            return None
+        raise
+    return found if inspect.isclass(found) else None
 
 
 def about(kind: Kind, name: str) -> str:

@@ -6,6 +6,7 @@ Nothing here is imported when a program runs but the protocols: the types of fol
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llmkit.data.batches import Batch, Examples, Features
     from llmkit.data.sources import Place, Reader
     from llmkit.objectives.base import Judged, Sets, Setup, Sums
+    from llmkit.optimizers.base import Learned
     from llmkit.prompting.base import Kit, Prompt, Question, Scores
     from llmkit.prompting.base import Row as Input
     from llmkit.tasks.base import Encoded, Floors, Prediction, Row
@@ -157,6 +159,23 @@ class Method(Protocol):
     def wakes(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, int]: ...
     def save(self, model: PreTrainedModel, folder: Path) -> None: ...
     def describe(self) -> str: ...
+
+
+class UpdateRule(Protocol):
+    """An optimizer: what moves the weights (`llmkit.optimizers.base.Optimizer`)."""
+
+    @property
+    def factor(self) -> float: ...
+    @property
+    def states(self) -> float: ...
+    @property
+    def decays(self) -> bool: ...
+    @property
+    def averages(self) -> bool: ...
+    def check(self) -> None: ...
+    def make(self, learned: Sequence[Learned]) -> Any: ...
+    def averaged(self, made: Any) -> AbstractContextManager[None]: ...
+    def describe(self, learned: Sequence[Learned]) -> str: ...
 
 
 class PromptMode(Protocol):

@@ -21,8 +21,8 @@ def tree_of(recipe: Recipe) -> dict[str, Any]:
     for name in BLOCKS:
         if getattr(recipe, name) is not None:
             tree[name] = block(name, getattr(recipe, name))
-    order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning", "training",
-             "output_dir")
+    order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning",
+             "optimizer", "training", "output_dir")
     return {key: tree[key] for key in order if tree.get(key) is not None}
 
 

@@ -28,11 +28,12 @@ def finish(session: Session) -> dict[str, Any]:
     """Leave model/, the model card and the summary."""
     peaks = gather_object([peak_memory()])
     summary: dict[str, Any] | None = None
-    if session.best is not None:
-        session.spread.put_back(session.learner, session.best)
-    with session.spread.whole(session.learner):
-        if session.main:
-            publish(session)
+    with session.averaged():
+        if session.best is not None:
+            session.spread.put_back(session.learner, session.best)
+        with session.spread.whole(session.learner):
+            if session.main:
+                publish(session)
     if session.main:
         summary = conclude(session, "completed", session.state.ended or REACHED)
         summary["peak_memory_bytes"] = sum(peaks)

@@ -16,7 +16,7 @@ from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
 from llmkit.training.folder import trackers
-from llmkit.training.folder.resume import as_before, checked_resume, pick_up
+from llmkit.training.folder.resume import as_before, as_meant, checked_resume, pick_up
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, ready
@@ -50,6 +50,7 @@ def fit(
         report.quiet_libraries()
         request, memory = read(recipe, train, validation)
         trackers.check(request.training.report_to)
+        request = as_meant(request, resume)
         settled = settle(request, world(), memory=memory)
         plan, run = settled.recipe.training, RunFolder(request.folder)
         accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)

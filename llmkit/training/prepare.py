@@ -19,6 +19,7 @@ from llmkit.data.batches import Order
 from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.objectives.base import Sets, Setup
+from llmkit.planning.choices import usual_here
 from llmkit.planning.network import Network, network
 from llmkit.planning.settle import Settled, with_prompt
 from llmkit.planning.unheeded import unheeded
@@ -33,11 +34,11 @@ from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
 from llmkit.training.finish import under_way
-from llmkit.training.folder.belonging import check_foundation, foundation
+from llmkit.training.folder.belonging import check_foundation, check_optimizer, foundation
 from llmkit.training.folder.resume import kept, restored
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
-from llmkit.training.optimizer import adamw
+from llmkit.training.optimizer import learned
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.ddp import DataParallel
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("llmkit")
+
+FAR = 5
+"""A rate that is so many times more or less than the usual one is worth a word."""
 
 
 def ready(
@@ -71,12 +75,15 @@ def ready(
         for reader in settled.readers:
             reader.unchanged()
     below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}
-    state = State() if start is None else restored(start, data, accelerator.num_processes)
+    state = State()
     if start is not None:
+        check_optimizer(start, recipe)
+        state = restored(start, data, accelerator.num_processes)
         check_foundation(start, below, recipe)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, refers)
-    wrapped, optimizer = spread.prepare(learner, adamw(learner, recipe.training, recipe.tuning.undecayed))
+    wrapped, optimizer = spread.prepare(
+        learner, recipe.rule.make(learned(learner, recipe.training, recipe.tuning)))
     best = None
     if start is not None:
         best = spread.load(start, learner, optimizer)
@@ -200,7 +207,7 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     """What the main process does before the first step: look for room, say what will be done, and open the folder."""
     run, recipe = session.run, session.recipe
     run.free(session.objective.others(session.learner.model))
-    enough_room(run, session.learner, session.length, session.state, recipe.training, recipe.tuning.adapter)
+    enough_room(run, session.learner, session.length, session.state, recipe)
     describe(session.settled, session.sets, session.learner, start)
     for said in unheeded(recipe, session.length.steps):
         log.warning("%s", said)
@@ -216,12 +223,14 @@ def announce(session: Session, start: Checkpoint | None) -> None:
 
 
 def enough_room(
-    run: RunFolder, learner: Learner, length: Length, state: State, plan: recipes.Training, adapter: bool
+    run: RunFolder, learner: Learner, length: Length, state: State, recipe: recipes.Recipe,
 ) -> None:
     """PlaceError where the disk can't hold the checkpoints that are to come, and the model."""
+    plan, adapter = recipe.training, recipe.tuning.adapter
     trained = sum(p.numel() * p.element_size() for p in learner.trained.values())
     whole = trained if adapter else sum(p.numel() * p.element_size() for p in learner.parameters())
-    size = trained * (3 if plan.metric_for_best_model is None else 4)  # with AdamW's two moments, and the best weights
+    best = 0 if plan.metric_for_best_model is None else 1
+    size = int(trained * (1 + recipe.rule.states + best))  # with what the optimizer keeps, and the best weights
     saves = None if length.steps is None else math.ceil((length.steps - state.step) / plan.save_steps)
     run.room(size, whole, saves, plan.save_total_limit)
 
@@ -243,6 +252,7 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
     log.info("%s: %s with %s, %s of %s parameters train%s", recipe.name, registry.name_of(recipe.learning),
              registry.name_of(recipe.tuning), f"{trained:,}", f"{whole:,}",
              f" ({recipe.tuning.describe()})" if recipe.tuning.describe() else "")
+    log.info("%s", moved(settled, learner))
     for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
         log.info("%s", note)
     log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
@@ -251,3 +261,13 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
         log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
     if start is not None:
         log.info("resumed after step %d", start.step)
+
+
+def moved(settled: Settled, learner: Learner) -> str:
+    """`optimizer adamw_rms, learning rate 0.02: the usual one of a t5 from scratch`."""
+    recipe = settled.recipe
+    rate, usual = recipe.training.learning_rate or 0.0, usual_here(recipe)
+    how = recipe.rule.describe(learned(learner, recipe.training, recipe.tuning))
+    far = f"; its usual rate here is {usual:g}" if not usual / FAR < rate < usual * FAR else ""
+    return (f"optimizer {registry.name_of(recipe.rule)}{f' ({how})' if how else ''}, learning rate {rate:g}"
+            f"{f': {settled.moved_by}' if settled.moved_by else ''}{far}")

@@ -6,6 +6,7 @@ import copy
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -115,6 +116,10 @@ class Session:
         alone = self.accelerator.num_processes == 1
         summed: torch.Tensor = value if alone else self.accelerator.reduce(value, "sum")
         return summed
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """While the block runs, the parameters are what is evaluated and left in model/."""
+        return self.recipe.rule.averaged(self.optimizer.optimizer)
 
     def halt(self, by: signal.Signals) -> None:
         """End the run after a step that is saved."""

@@ -22,8 +22,9 @@ def validate(session: Session, journal: Log) -> None:
     # the best of a run is found among evaluations of the same rows
     last = session.over and plan.metric_for_best_model is None
     try:
-        figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,
-                           session.micro_batch_size, last, session.stop, session.spread)
+        with session.averaged():
+            figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,
+                               session.micro_batch_size, last, session.stop, session.spread)
     except Interrupted as signalled:
         session.asked_to_stop = signalled.by
         return
@@ -41,7 +42,8 @@ def keep_the_best(session: Session, figures: dict[str, float]) -> None:
     state, plan = session.state, session.recipe.training
     if better(figures, state.best, plan, session.objective.heads):
         state.best = {"step": state.step, **figures}
-        session.best = session.spread.copies(session.learner)
+        with session.averaged():
+            session.best = session.spread.copies(session.learner)
     waited = sum(one["step"] > (state.best or figures)["step"] for one in state.evaluations)
     if plan.early_stopping_patience is not None and waited >= plan.early_stopping_patience:
         state.ended = f"no better {plan.metric_for_best_model} in {waited} evaluations"

@@ -13,6 +13,7 @@ from llmkit.recipe import registry
 @pytest.mark.parametrize(("command", "kind", "name", "about"), [
     ("methods", "tuning", "bias", "BitFit: only the biases train"), ("tasks", "tasks", "tagging", "Tagging: one tag"),
     ("objectives", "objectives", "span_corruption", "Span corruption: replace spans"),
+    ("optimizers", "optimizers", "lion", "Lion: every weight moves by the rate"),
     ("families", "backbones", "gpt2", "GPT-2: a decoder that reads from left to right")])
 def test_plug_ins_are_listed_with_a_line_each(
     command: str, kind: str, name: str, about: str, capsys: pytest.CaptureFixture[str]

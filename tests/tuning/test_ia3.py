@@ -16,7 +16,7 @@ from llmkit.recipe import Training
 from llmkit.recipe.registry import find
 from llmkit.system.errors import RequestError
 from llmkit.training.learner import Learner
-from llmkit.training.optimizer import adamw
+from llmkit.training.optimizer import learned
 from llmkit.tuning.base import Setting
 from llmkit.tuning.ia3 import IA3, usual_layers
 
@@ -70,8 +70,8 @@ def test_its_vectors_do_not_decay() -> None:
     method = IA3()
     model = method.apply(gpt2(), Setting(GPT2, "AutoModelForCausalLM"))
     learner = Learner(model, None, GPT2)  # type: ignore[arg-type]
-    groups = adamw(learner, Training(weight_decay=0.1, learning_rate=1.0), method.undecayed).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.0]
+    found = learned(learner, Training(weight_decay=0.1, learning_rate=1.0), method)
+    assert {one.weight_decay for one in found} == {0.0}
 
 
 def test_what_can_not_be_is_refused_with_what_can() -> None:

@@ -15,7 +15,7 @@ from llmkit.data import tokenizer_files
 from llmkit.models import layout
 from llmkit.models.fetch import commit_of, resolve_tokenizer
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
-from llmkit.recipe import LENGTHS, Recipe
+from llmkit.recipe import LENGTHS, Recipe, registry
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.folder.run_folder import Checkpoint
 
@@ -100,6 +100,7 @@ def differences(start: Checkpoint, tree: Mapping[str, Any], recipe: Recipe) -> d
     Plug-ins are compared by their names first: a stranger's manifest may name a module, and none is imported for it
     that the recipe doesn't name too.
     """
+    recipe, tree = recipes.with_optimizer(recipe)[0], {"optimizer": "adamw", **tree}
     ours, found = recipes.tree_of(recipe), dict[str, tuple[Any, Any]]()
     for block, (_, key) in recipes.BLOCKS.items():
         mine, theirs = (part.get(key) if isinstance(part, Mapping) else part
@@ -109,9 +110,23 @@ def differences(start: Checkpoint, tree: Mapping[str, Any], recipe: Recipe) -> d
     if found:
         return found
     try:
-        return recipes.differences(recipe, recipes.load(tree))
+        return recipes.differences(recipe, recipes.with_optimizer(recipes.load(tree))[0])
     except RequestError as error:
         raise CheckpointError(f"{start.folder / layout.MANIFEST}: its recipe can't be read: {error}") from error
+
+
+def optimizer_in(tree: Mapping[str, Any]) -> str:
+    """The name of the optimizer in a recipe as plain data; 0.1.0 had no other than adamw."""
+    block = tree.get("optimizer") or "adamw"
+    return str(block.get("name") if isinstance(block, Mapping) else block)
+
+
+def check_optimizer(start: Checkpoint, recipe: Recipe) -> None:
+    """CheckpointError where what a checkpoint holds is another optimizer's: an older one names no recipe."""
+    before, now = optimizer_in(asked_for(start) or {}), registry.name_of(recipe.rule)
+    if before != now:
+        raise CheckpointError(f"{start.folder}: its optimizer is {before}, and this recipe's is {now}. "
+                              f"`optimizer: {before}` goes on from it.")
 
 
 # ---- what is below it, and who wrote it ----

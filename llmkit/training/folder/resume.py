@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from llmkit.models import layout
-from llmkit.models.run import Run
+from llmkit.models.run import Run, recipe_beside
 from llmkit.planning.settle import Settled
-from llmkit.recipe import LENGTHS, Recipe
+from llmkit.recipe import LENGTHS, Recipe, with_optimizer
 from llmkit.system.errors import CheckpointError, PlaceError, RequestError
-from llmkit.training.folder.belonging import asked_for, check_recipe, in_words, length_of, of_another, unlike
+from llmkit.training.folder.belonging import (
+    asked_for,
+    check_recipe,
+    in_words,
+    length_of,
+    of_another,
+    optimizer_in,
+    unlike,
+)
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder, verify
 from llmkit.training.folder.saving import TUNING
 from llmkit.training.spread.ddp import tensors
@@ -42,6 +52,30 @@ def as_before(settled: Settled, run: RunFolder, start: Checkpoint) -> Settled:
     return replace(
         settled, recipe=replace(settled.recipe, training=replace(plan, micro_batch_size=size)),
         chosen={**settled.chosen, "micro_batch_size": "as many as before"})
+
+
+def as_meant(request: Recipe, resume: str) -> Recipe:
+    """The request, with AdamW where it names no optimizer and goes on with a run by it: older versions had no other."""
+    if request.optimizer is not None or resume == "never":
+        return request
+    place = request.folder if resume in ("auto", "must") else Path(resume)
+    meant, _ = with_optimizer(request, "adamw")
+    if optimizer_there(place) != "adamw" or meant == with_optimizer(request)[0]:
+        return request
+    log.info("optimizer adamw: the run in %s has it", place)
+    return meant
+
+
+def optimizer_there(place: Path) -> str | None:
+    """The optimizer that a run, or a checkpoint, says or means; None where there is none that can be read."""
+    alone = place / layout.MANIFEST
+    try:
+        if not alone.is_file():
+            return optimizer_in(there) if (there := recipe_beside(place)) else None
+        said = recipe_beside(place.absolute().parents[1]) or json.loads(alone.read_text()).get("recipe")
+        return optimizer_in(said or {})
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return None  # whoever opens it says what is wrong with it
 
 
 def checked_resume(resume: Any) -> str:

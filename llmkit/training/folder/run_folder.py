@@ -163,7 +163,8 @@ class RunFolder:
             there = recipes.load(self.folder / layout.RECIPE)
         except RequestError as error:
             raise CheckpointError(f"{self.folder / layout.RECIPE} can't be read: {error}") from error
-        return recipes.differences(recipe, there)
+        ours, theirs = recipes.with_optimizer(recipe)[0], recipes.with_optimizer(there, "adamw")[0]
+        return recipes.differences(ours, theirs)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Leave the resolved recipe."""

@@ -34,7 +34,7 @@ from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import visited
 from llmkit.training.finish import peak_memory
 from llmkit.training.folder import trackers
-from llmkit.training.folder.resume import pick_up
+from llmkit.training.folder.resume import as_meant, pick_up
 from llmkit.training.folder.run_folder import RunFolder, telling
 from llmkit.training.learner import Way
 from llmkit.training.log import Log
@@ -72,6 +72,7 @@ def plan(request: Recipe) -> dict[str, Any]:
           shortcuts.only(request.training.shortcuts)):
         report.quiet_libraries()
         trackers.check(request.training.report_to)
+        request = as_meant(request, "auto")
         settled = settle(request, world(), of_any_size=True)
         recipe, training = settled.recipe, settled.recipe.training
         accelerator = accelerate(training.precision, Path(away), idles(settled), training.tf32)
@@ -92,8 +93,8 @@ def plan(request: Recipe) -> dict[str, Any]:
         measured = Measured.of(session)
         found["micro_batch_size"] = session.recipe.training.micro_batch_size  # a GPU may have had room for fewer
         found["memory"] = {
-            "weights": weights, "gradients": trained, "optimizer": 2 * trained,
-            "activations": max(0, measured.grown - 3 * trained), "peak": sum(gather_object([peak_memory()])),
+            "weights": weights, "gradients": trained, "optimizer": (kept := int(recipe.rule.states * trained)),
+            "activations": max(0, measured.grown - trained - kept), "peak": sum(gather_object([peak_memory()])),
             "available": machine.memory()}
         found["length"] = length = how_long(session, measured, data["tokens_per_row"])
         found["speed"] = measured.speed(training.precision)
@@ -110,19 +111,20 @@ def about(settled: Settled) -> dict[str, Any]:
     recipe, training = settled.recipe, settled.recipe.training
     parameters = settled.size.parameters
     backbone = recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}"
-    trained = 16 * parameters if recipe.tuning.whole else 4 * parameters
+    trained = 4 * parameters if recipe.tuning.whole else 0
     return {
         "recipe": recipe.name, "learning": registry.name_of(recipe.learning), "tuning": registry.name_of(recipe.tuning),
         "backbone": str(backbone), "output_dir": str(recipe.folder),
         "packing": recipe.data.packing, "max_length": recipe.data.max_length,
         "global_batch_size": training.global_batch_size, "micro_batch_size": training.micro_batch_size,
+        "optimizer": registry.name_of(recipe.rule), "learning_rate": training.learning_rate,
         "precision": training.precision, "compile": training.compile, "chosen": dict(settled.chosen),
         "processes": world(), "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "parameters": parameters, "trainable_parameters": parameters if recipe.tuning.whole else None,
         "data": None, "length": None, "speed": None, "time": None, "disk": None,
-        "memory": {"weights": 4 * parameters, "gradients": (trained - 4 * parameters) // 3,
-                   "optimizer": 2 * (trained - 4 * parameters) // 3,
+        "memory": {"weights": 4 * parameters, "gradients": trained,
+                   "optimizer": int(recipe.rule.states * trained),
                    "activations": int(training.micro_batch_size) * settled.size.row(recipe.data.max_length or 0),
                    "peak": None, "available": machine.memory()},
         "notes": [], "warnings": []}
@@ -313,7 +315,7 @@ def on_disk(session: Session, away: Path, folder: Path, cached: set[Path], steps
     tuning, tuned, plan = session.recipe.tuning, session.learner.tuned, session.recipe.training
     trained = list(session.learner.trained.values())
     weights = sum(parameter.nbytes + TENSOR for parameter in trained)
-    state = sum(2 * parameter.nbytes + STATE for parameter in trained)
+    state = sum(int(session.recipe.rule.states * parameter.nbytes) + STATE for parameter in trained)
     best = weights if plan.metric_for_best_model is not None else 0
     more = sum(tensor.nbytes + TENSOR for tensor in tuning.state(tuned).values())
     checkpoint = weights + state + best + more + MANIFEST

@@ -1,0 +1,1 @@
+"""Optimizers: what a gradient does to the weights."""
