@@ -211,6 +211,8 @@ LEARNING: dict[str, Promise] = {
     "refer": Promise("a list with numbers for each row", a_list),
     "predict": Promise("a list with what the model says of each row", a_list),
     "combine": Promise("the prediction, a dict: {'label': …, 'score': …}", a(Mapping)),
+    "labels_of": Promise("a list of the labels that a row counts for", a_list),
+    "seen": Promise("a list with the rows as the model sees them", a_list),
     "floors": Promise("a dict of figures by what reaches them", a(Mapping)),
     "turned_round": Promise("a task", a("Objective")),
     "limited": Promise("a task", a("Objective")),
