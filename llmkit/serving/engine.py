@@ -30,8 +30,9 @@ from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
-from llmkit.serving.jobs import End, Job, Piece, Wish
+from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece, Wish
 from llmkit.serving.table import StateTable
+from llmkit.system.errors import NumberError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,15 +83,15 @@ class Row:
         if text.reason:
             self._end()
 
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End with an error."""
         self.failed = True
         self.text.close("error")
         if self._piece:
             self.job.hear(self.number, Piece(self._piece))
-        self._end(message)
+        self._end(error)
 
-    def _end(self, error: str = "") -> None:
+    def _end(self, error: Exception | None = None) -> None:
         self.job.left -= 1
         self.job.hear(self.number, End(self.text.reason, len(self.text.ids), error))
 
@@ -143,10 +144,10 @@ class Engine:
         return self._step() if self.rows else 0
 
     @torch.inference_mode()
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End everything with an error."""
         for row in [*(row for reading in self.reading for row in self._rows(reading.job)), *self.rows]:
-            row.fail(message)
+            row.fail(error)
         while self.table.filled:
             self.table.leave(len(self.table.filled) - 1)
         self.reading.clear()
@@ -233,7 +234,7 @@ def _choose(logits: Tensor, rows: list[Row]) -> None:
         if fine:
             row.tell()
         else:
-            row.fail("the model's numbers stopped being finite.")
+            row.fail(NumberError(NOT_FINITE))
 
 
 def suits(opened: Opened) -> bool:

@@ -21,13 +21,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """A text's last event: `stop` (the model or a stop string ended it), `length`, or an `error` in words."""
+    """A text's last event: `stop` (the model or a stop string ended it), `length`, or an `error`."""
 
     reason: str
     tokens: int
-    error: str = ""
+    error: Exception | None = None
 
 
+NOT_FINITE = "the model's numbers stopped being finite."
 Hear = Callable[[int, Piece | End], None]
 """Told of each event of a job's texts, with the text's number; called in the model's thread."""
 

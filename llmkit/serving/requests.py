@@ -35,6 +35,14 @@ class Limits:
     """Tokens of a prompt; none: what the model's context takes."""
     body_bytes: int = 4 << 20
     """Bytes of a request."""
+    connections: int = 512
+    """Connections at once; fewer where this process may open fewer files."""
+    head_seconds: float = 10.0
+    """Time for the first line and the headers of a request."""
+    body_seconds: float = 60.0
+    """Time for its body."""
+    unread_seconds: float = 60.0
+    """Time in which a client must take something of an answer that waits for it."""
 
 
 @dataclass(frozen=True)

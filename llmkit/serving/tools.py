@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmkit.inference.writing.pieces import begun
-from llmkit.models.tools import CLOSE, OPEN, known, written_out
+from llmkit.models.tools import CLOSE, OPEN, known, parsed, written_out
 
-__all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "written_out"]
+__all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "parsed", "written_out"]
 
 
 def beginning(choice: str | Mapping[str, Any]) -> str:
@@ -55,8 +55,8 @@ def calls(text: str, names: Sequence[str]) -> tuple[str, list[Call]]:
 def _parsed(text: str, names: Sequence[str]) -> list[Call]:
     """Calls in JSON, one or a list of them; nothing where any of it is something else."""
     try:
-        value, _ = json.JSONDecoder().raw_decode(text.strip())
-    except json.JSONDecodeError:
+        value = parsed(text.strip(), whole=False)
+    except ValueError:
         return []
     found = []
     for call in value if isinstance(value, list) else [value]:
@@ -67,8 +67,8 @@ def _parsed(text: str, names: Sequence[str]) -> list[Call]:
         arguments = call.get("arguments", call.get("parameters", {}))
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
+                arguments = parsed(arguments)
+            except ValueError:
                 return []
         if not isinstance(arguments, dict):
             return []
