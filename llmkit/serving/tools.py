@@ -11,6 +11,7 @@ from typing import Any
 from llmkit.inference.writing.pieces import begun
 from llmkit.models.tools import CLOSE, OPEN, known, parsed, written_out
 
+FENCE = "```"
 __all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "parsed", "written_out"]
 
 
@@ -46,10 +47,15 @@ def calls(text: str, names: Sequence[str]) -> tuple[str, list[Call]]:
             found, at = found + here, match.end()
     beside.append(text[at:])
     if not found:
-        bare = re.fullmatch(r"\s*(?:```(?:json)?\s*(.*?)\s*```|(.*?))\s*", text, re.DOTALL)
-        found = _parsed((bare[1] or bare[2]) if bare else "", names)
+        found = _parsed(_unfenced(text.strip()), names)
         return ("", found) if found else (text, [])
     return "".join(beside).strip(), found
+
+
+def _unfenced(text: str) -> str:
+    """A text without the fence of Markdown around it: ```json {…} ```  ->  {…}"""
+    fenced = len(text) >= 2 * len(FENCE) and text.startswith(FENCE) and text.endswith(FENCE)
+    return text[len(FENCE) : -len(FENCE)].removeprefix("json").strip() if fenced else text
 
 
 def _parsed(text: str, names: Sequence[str]) -> list[Call]:

@@ -279,7 +279,7 @@ def test_a_number_that_isnt_finite_ends_its_text_alone(forward):
             layer.values[0] = float("nan")  # of all its places, which another text gets
     while engine.busy:
         engine.turn()
-    assert bad.ends[0].reason == "error" and "finite" in bad.ends[0].error
+    assert bad.ends[0].reason == "error" and "finite" in str(bad.ends[0].error)
     for one in (short, long):
         assert one.texts[0] == said(letters(), plain(model, one.prompt, 24))
 
