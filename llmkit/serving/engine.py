@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llmkit.backbones.kernels.packed_decoder import Decoder, States
 from llmkit.inference.writing.completion import scored
-from llmkit.inference.writing.context import base_of
+from llmkit.inference.writing.context import base_of, ids_of
 from llmkit.inference.writing.memory import PrefixMemory
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
@@ -65,6 +66,8 @@ class Row:
         self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
             chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt)
+        self.rules = None if wish.rules is None else wish.rules()
+        """What else is done to its scores."""
         self.failed = False
         self._piece, self._tokens = "", 0
 
@@ -229,12 +232,24 @@ def _choose(logits: Tensor, rows: list[Row]) -> None:
     finite = logits.isfinite().all(-1).tolist()
     whole = [at for at, fine in enumerate(finite) if fine]
     if whole:
-        step(logits if len(whole) == len(rows) else logits[whole], [rows[at].text for at in whole])
+        these = [rows[at] for at in whole]
+        process = partial(_ruled, these) if any(row.rules for row in these) else None
+        step(logits if len(whole) == len(rows) else logits[whole], [row.text for row in these], process)
     for row, fine in zip(rows, finite, strict=True):
         if fine:
             row.tell()
         else:
             row.fail(NumberError(NOT_FINITE))
+
+
+def _ruled(rows: list[Row], scores: Tensor) -> Tensor:
+    """Scores (rows, vocabulary) by the rules of each row, which sees its own prompt and text alone."""
+    scores = scores.clone()
+    for at, row in enumerate(rows):
+        if row.rules:
+            ids = torch.tensor([[*row.job.prompt, *row.text.ids]], device=scores.device)
+            scores[at] = row.rules(ids, scores[at : at + 1])[0]
+    return scores
 
 
 def suits(opened: Opened) -> bool:
@@ -257,7 +272,7 @@ def suits(opened: Opened) -> bool:
         return False
     if not {"position_ids", "past_key_values", "attention_mask"} <= set(parameters):
         return False
-    size = len(opened.tokenizer)
+    size = ids_of(opened)
     one, other = [5 % size, 6 % size, 7 % size], [8 % size, 9 % size, 10 % size, 5 % size, 7 % size]
     engine = Engine(opened)
     with torch.inference_mode():

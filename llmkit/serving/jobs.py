@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmkit.inference.writing.completion import Scored
 from llmkit.inference.writing.options import Options
@@ -45,6 +46,8 @@ class Wish:
     """Tokens that end a text."""
     stop: tuple[str, ...] = ()
     """Strings that do."""
+    rules: Callable[[], Any] | None = None
+    """Makes what else the model's own settings do to a text's scores; None: nothing."""
 
 
 @dataclass(eq=False)
