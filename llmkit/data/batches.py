@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -135,14 +136,44 @@ class Chance:
 
 def load(
     drawn: Drawn, batches: Any, collate: Callable[[list[Features]], Batch], workers: int = 0, pin: bool = False,
-) -> DataLoader[Features]:
-    """A DataLoader over lists of keys; it draws nothing from torch's own random state."""
+) -> Iterable[Batch]:
+    """Batches by lists of keys, from a DataLoader; it draws nothing from torch's own random state."""
     import torch
     from torch.utils.data import DataLoader
 
-    return DataLoader(
-        drawn, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pin,  # type: ignore[arg-type]
-        generator=torch.Generator(), worker_init_fn=deaf)
+    loader: DataLoader[Features] = DataLoader(
+        drawn, batch_sampler=batches, collate_fn=Arrays(collate) if workers else collate,  # type: ignore[arg-type]
+        num_workers=workers, pin_memory=pin and not workers, generator=torch.Generator(), worker_init_fn=deaf)
+    return Sent(loader, pin) if workers else loader
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Lets a worker send arrays, which go through its pipe.
+
+    Tensors go through shared memory, of which a container has 64 MB for all its processes, or none: a worker that finds
+    no more room waits for ever (torch 2.13).
+    """
+
+    collate: Callable[[list[Features]], Batch]
+
+    def __call__(self, rows: list[Features]) -> Features:
+        return {name: tensor.numpy() for name, tensor in self.collate(rows).items()}
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What workers sent, as batches."""
+
+    loader: DataLoader[Features]
+    pin: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        import torch
+
+        for arrays in self.loader:
+            batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin else batch
 
 
 def in_order(
