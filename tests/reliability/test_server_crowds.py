@@ -159,6 +159,31 @@ def test_upgrades_are_plain_requests_and_told_once(small: Server) -> None:
     assert len(small.said.read_text().splitlines()) - before <= 4
 
 
+def resident(server: Server) -> int:
+    """Bytes of memory that a server has."""
+    status = Path(f"/proc/{server.child.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) << 10
+
+
+def test_memory_stays_level_where_a_third_of_the_clients_leave(small: Server) -> None:
+    """An hour of it, scaled down: 600 streams, after as many that fill what is kept of texts."""
+    def rounds(count: int) -> None:
+        for i in range(count):
+            body = {"prompt": "abc def"[: 1 + i % 7] * (1 + i % 5), "max_tokens": 1 + i % 24, "stream": True, "seed": i,
+                    "temperature": 1, "logprobs": i % 3}
+            with line(small, posted(json.dumps(body).encode(), b"Connection: close\r\n")) as one:
+                if i % 3:
+                    assert rest(one).rstrip(b"0\r\n").endswith(b"[DONE]")
+                else:
+                    assert one.recv(200)
+
+    rounds(600)
+    before, files = resident(small), len(os.listdir(f"/proc/{small.child.pid}/fd"))
+    rounds(600)
+    assert resident(small) - before < 12 << 20
+    assert len(os.listdir(f"/proc/{small.child.pid}/fd")) <= files + 2
+
+
 def test_clients_that_reset_and_come_again_leave_no_descriptor(small: Server) -> None:
     time.sleep(0.2)
     before = len(os.listdir(f"/proc/{small.child.pid}/fd"))
