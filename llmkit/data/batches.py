@@ -157,8 +157,19 @@ class Arrays:
 
     collate: Callable[[list[Features]], Batch]
 
-    def __call__(self, rows: list[Features]) -> Features:
-        return {name: tensor.numpy() for name, tensor in self.collate(rows).items()}
+    def __call__(self, rows: list[Features]) -> Any:
+        import torch
+
+        return _each(torch.Tensor, lambda tensor: tensor.numpy(), self.collate(rows))
+
+
+def _each(kind: type[Any], turn: Callable[[Any], Any], value: Any) -> Any:
+    """A value, all things of a kind within it turned into something else."""
+    if isinstance(value, kind):
+        return turn(value)
+    if isinstance(value, dict):
+        return {name: _each(kind, turn, one) for name, one in value.items()}
+    return tuple(_each(kind, turn, one) for one in value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -171,9 +182,12 @@ class Sent:
     def __iter__(self) -> Iterator[Batch]:
         import torch
 
+        def back(array: NDArray[Any]) -> Tensor:
+            tensor = torch.from_numpy(array)
+            return tensor.pin_memory() if self.pin else tensor
+
         for arrays in self.loader:
-            batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin else batch
+            yield _each(np.ndarray, back, arrays)
 
 
 def in_order(

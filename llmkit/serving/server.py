@@ -16,7 +16,7 @@ from llmkit.system.report import log
 from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
-    from llmkit.serving.network.connections import Lines
+    from llmkit.serving.network.connections import Connections
     from llmkit.serving.network.often import Often
     from llmkit.serving.requests import Limits
 
@@ -113,19 +113,19 @@ async def _run(
         await _serve(application, listener, worker, _lines(limits, often), ready)
 
 
-def _lines(limits: Limits, often: Often) -> Lines:
+def _lines(limits: Limits, often: Often) -> Connections:
     """The connections that there may be: as many as are wanted, or as this process may open."""
-    from llmkit.serving.network.connections import Lines, most
+    from llmkit.serving.network.connections import Connections, most
 
     few = most(limits.connections)
     if few < limits.connections:
         log.info("at most %d connections at once, not %d: this process may open no more files (ulimit -n)",
                  few, limits.connections)
-    return Lines(few, limits, often)
+    return Connections(few, limits, often)
 
 
 async def _serve(
-    application: Any, listener: socket.socket, worker: Any, lines: Lines, ready: Callable[[str], None] | None
+    application: Any, listener: socket.socket, worker: Any, lines: Connections, ready: Callable[[str], None] | None
 ) -> None:
     import uvicorn
 

@@ -37,7 +37,7 @@ def most(wanted: int) -> int:
     return max(FEWEST, min(wanted, soft - len(os.listdir("/dev/fd")) - SPARE))
 
 
-class Lines:
+class Connections:
     """The connections of a server: where there are too many, those go that have asked nothing yet."""
 
     def __init__(self, most: int, limits: Limits, often: Often) -> None:
@@ -87,7 +87,7 @@ class Lines:
 class Line(H11Protocol):
     """A connection that knows since when it waits, and says what is wrong in the API's own form."""
 
-    def __init__(self, lines: Lines, **given: Any) -> None:
+    def __init__(self, lines: Connections, **given: Any) -> None:
         super().__init__(**given)
         self.lines = lines
         self.since = time.monotonic()
