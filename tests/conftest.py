@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,10 @@ def tiny(family: str, data: Path, folder: Path, still: bool = False, **training:
 class Child:
     """The command line in a process of its own, forked from this one: the libraries are there already."""
 
-    def __init__(self, words: list[str], said: Path, **variables: str) -> None:
+    def __init__(
+        self, words: list[str], said: Path, act: Callable[[], int] | None = None, **variables: str,
+    ) -> None:
+        """`act` is done instead of what the words say."""
         self.said = said
         self.pid = os.fork()
         if self.pid == 0:
@@ -254,7 +258,7 @@ class Child:
                 from llmkit.system import report
 
                 report.log.handlers.clear()
-                status = main(words)
+                status = main(words) if act is None else act()
             finally:
                 os._exit(status)
         self.status: int | None = None

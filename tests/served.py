@@ -2,10 +2,13 @@
 
 import os
 import re
+import resource
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,10 @@ from openai import OpenAI
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from llmkit.serving.requests import Limits
+from llmkit.serving.server import serve
+from llmkit.system import report
 
 TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
             "{% if add_generation_prompt %}<|assistant|>{% endif %}")
@@ -80,8 +87,10 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server:
     """`llmkit serve` in a process of its own, and a client of it."""
 
-    def __init__(self, words: list[str], said: Path, **variables: str) -> None:
-        self.child = Child(["serve", *words, "--port", "0"], said, **variables)
+    def __init__(
+        self, words: list[str], said: Path, act: Callable[[], int] | None = None, **variables: str,
+    ) -> None:
+        self.child = Child(["serve", *words, "--port", "0"], said, act, **variables)
         deadline = time.monotonic() + 60
         while not (found := re.search(r"listening on (http://\S+):", said.read_text() if said.exists() else "")):
             assert self.child.poll() is None, said.read_text()
@@ -107,6 +116,19 @@ class Server:
         """Ask it to end; its exit status."""
         os.kill(self.child.pid, by)
         return self.child.wait(20)
+
+
+def limited(models: list[Path], said: Path, files: int | None = None, **limits: Any) -> Server:
+    """A server with limits that have no option, in a process that may open so many files."""
+    def act() -> int:
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        report.to_stderr()
+        serve([str(model) for model in models], port=0, limits=Limits(**limits),
+              ready=lambda address: print(f"listening on {address}: ready", file=sys.stderr, flush=True))
+        return 0
+
+    return Server([], said, act)
 
 
 @pytest.fixture(scope="module")

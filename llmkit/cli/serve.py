@@ -8,7 +8,6 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
-from llmkit.system.errors import RequestError
 
 
 def register(app: typer.Typer) -> None:
@@ -45,8 +44,6 @@ def serve(
 
     report.to_stderr()
     report.quiet_libraries()
-    if api_key is not None and not api_key.strip():
-        raise RequestError("--api-key: is empty; leave it out, or give a key.")
 
     def ready(address: str) -> None:
         key = ' -H "Authorization: Bearer $LLMKIT_API_KEY"' if api_key else ""

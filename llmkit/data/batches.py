@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -135,14 +136,58 @@ class Chance:
 
 def load(
     drawn: Drawn, batches: Any, collate: Callable[[list[Features]], Batch], workers: int = 0, pin: bool = False,
-) -> DataLoader[Features]:
-    """A DataLoader over lists of keys; it draws nothing from torch's own random state."""
+) -> Iterable[Batch]:
+    """Batches by lists of keys, from a DataLoader; it draws nothing from torch's own random state."""
     import torch
     from torch.utils.data import DataLoader
 
-    return DataLoader(
-        drawn, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pin,  # type: ignore[arg-type]
-        generator=torch.Generator(), worker_init_fn=deaf)
+    loader: DataLoader[Features] = DataLoader(
+        drawn, batch_sampler=batches, collate_fn=Arrays(collate) if workers else collate,  # type: ignore[arg-type]
+        num_workers=workers, pin_memory=pin and not workers, generator=torch.Generator(), worker_init_fn=deaf)
+    return Sent(loader, pin) if workers else loader
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Lets a worker send arrays, which go through its pipe.
+
+    Tensors go through shared memory, of which a container has 64 MB for all its processes, or none: a worker that finds
+    no more room waits for ever (torch 2.13).
+    """
+
+    collate: Callable[[list[Features]], Batch]
+
+    def __call__(self, rows: list[Features]) -> Any:
+        import torch
+
+        return _each(torch.Tensor, lambda tensor: tensor.numpy(), self.collate(rows))
+
+
+def _each(kind: type[Any], turn: Callable[[Any], Any], value: Any) -> Any:
+    """A value, all things of a kind within it turned into something else."""
+    if isinstance(value, kind):
+        return turn(value)
+    if isinstance(value, dict):
+        return {name: _each(kind, turn, one) for name, one in value.items()}
+    return tuple(_each(kind, turn, one) for one in value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What workers sent, as batches."""
+
+    loader: DataLoader[Features]
+    pin: bool
+
+    def __iter__(self) -> Iterator[Batch]:
+        import torch
+
+        def back(array: NDArray[Any]) -> Tensor:
+            tensor = torch.from_numpy(array)
+            return tensor.pin_memory() if self.pin else tensor
+
+        for arrays in self.loader:
+            yield _each(np.ndarray, back, arrays)
 
 
 def in_order(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = "1"  # part of every key: raise it when what is written changes
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
+SMALL = 64 << 10
+"""Bytes of a file that is read: one that is mapped has a descriptor, of which a process has a thousand or some more."""
 STRETCH = 1_000_000  # tokens counted at once
 AT_ONCE = 1000  # texts that a tokenizer gets together
 LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
@@ -143,6 +146,9 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = F
             reader.notes += [note] if said and note not in reader.notes else []
         return documents
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise PlaceError(f"{reader.label}: this process may open no more files, and each large source needs some; "
+                             "allow more (ulimit -n), or name many files by one pattern: corpora/*.txt.") from error
         why = " ".join(str(error).split())[:200]
         raise PlaceError(f"{folder}: these cached tokens are damaged ({why}); delete the folder.") from error
 
@@ -153,16 +159,20 @@ def _read(folder: Path, reader: Reader) -> Documents:
     reader.bad.update(dict.fromkeys(about.get("bad", ())))
     if about["dtype"] not in ("uint16", "uint32"):
         raise ValueError(f"ids of type {about['dtype']}")
-    ids: Ids = np.zeros(0, about["dtype"])
-    if about["tokens"]:  # no file of 0 bytes can be mapped
-        ids = np.asarray(np.memmap(folder / "ids.bin", dtype=about["dtype"], mode="r"))
-    # as plain arrays: a slice of a memmap takes five times as long
-    offsets, digests = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("offsets", "digests"))
+    path = folder / "ids.bin"
+    large = path.stat().st_size > SMALL
+    ids: Ids = np.asarray(np.memmap(path, about["dtype"], "r")) if large else np.fromfile(path, about["dtype"])
+    offsets, digests = (_array(folder / f"{name}.npy") for name in ("offsets", "digests"))
     path = folder / "sentences.npy"
-    starts = np.asarray(np.load(path, mmap_mode="r")) if path.is_file() else None
+    starts = _array(path) if path.is_file() else None
     if len(ids) != about["tokens"] or offsets[-1] != about["tokens"]:
         raise ValueError(f"{len(ids):,} ids, where {about['tokens']:,} are said to be")
     return Documents(ids, offsets[:-1], offsets[1:], digests, starts)
+
+
+def _array(path: Path) -> NDArray[Any]:
+    """An array of a file, mapped where it is large; as a plain one: a slice of a memmap takes five times as long."""
+    return np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > SMALL else None))
 
 
 def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> None:

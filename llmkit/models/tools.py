@@ -26,8 +26,31 @@ To call one, answer with its name and its arguments as JSON between <tool_call> 
 </tool_call>"""
 
 Message = dict[str, Any]
+DEEPEST = 64
+"""Levels of a call's arguments; people's have three or four."""
 KEPT = ("reasoning_content", "learned")
 """What a message of the assistant has beside what it says."""
+
+
+def parsed(text: str, whole: bool = True) -> Any:
+    """The JSON of a call, or of its arguments; ValueError for everything that can't be written out again as JSON.
+
+    That is what isn't JSON, and what Python reads all the same: NaN, numbers beyond a float or of thousands of digits,
+    halves of characters, more than DEEPEST levels. Unless `whole`, something else may stand behind it.
+    """
+    decoder = json.JSONDecoder()
+    try:
+        value = decoder.decode(text) if whole else decoder.raw_decode(text)[0]
+    except RecursionError as error:
+        raise ValueError(f"more than {DEEPEST} levels") from error
+    level, depth = [value], 0
+    while level := [below for one in level if isinstance(one, dict | list)
+                    for below in (one.values() if isinstance(one, dict) else one)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} levels")
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
 
 
 def known(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -125,10 +126,11 @@ class Kit:
         prompt = make(examples, row)
         if self.room is None or (size := self.size(prompt)) <= self.room:
             return prompt
-        for first in range(1, len(examples) + 1):
+        if examples:  # the fewer there are, the shorter it is
+            room, every = self.room, range(1, len(examples))
+            first = 1 + bisect_left(every, True, key=lambda first: self.size(make(examples[first:], row)) <= room)
             prompt = make(examples[first:], row)
-            if (size := self.size(prompt)) <= self.room:
-                break
+            size = self.size(prompt)
         self.dropped["examples"] += bool(examples)
         if size <= self.room or not self.cuts:
             return prompt

@@ -13,26 +13,31 @@ from starlette.responses import JSONResponse, Response
 
 from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
+from llmkit.serving.jobs import NOT_FINITE
+from llmkit.serving.network.guard import knows
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, parse
 from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
 from llmkit.serving.served import EmbeddingModel, Served, find
 from llmkit.serving.worker import QueueFull, Worker
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import NumberError
+from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from llmkit.serving.metrics import Metrics
 
 AT_ONCE = 32
 """Texts that are embedded between two steps of those that are written."""
-NAMES = {"num_return_sequences": "n", "max_new_tokens": "max_tokens"}
-"""What the API calls options that have another name here."""
+UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
+"""What a tokenizer, a template or a prompt mode may end with that was given something which nobody thought of."""
 
 
 class Api:
     """What the routes share."""
 
-    def __init__(self, served: Mapping[str, Served], worker: Worker, limits: Limits, metrics: Metrics) -> None:
-        self.served, self.worker, self.limits, self.metrics = served, worker, limits, metrics
+    def __init__(
+        self, served: Mapping[str, Served], worker: Worker, limits: Limits, metrics: Metrics, key: str | None = None,
+    ) -> None:
+        self.served, self.worker, self.limits, self.metrics, self.key = served, worker, limits, metrics, key
         self.reader = ThreadPoolExecutor(1, "reader")  # long prompts are split into tokens beside the event loop
 
     async def models(self, http: Request) -> Response:
@@ -48,8 +53,9 @@ class Api:
         return JSONResponse(told[name])
 
     async def health(self, http: Request) -> Response:
-        """GET /health."""
-        return JSONResponse({"status": "ready", "models": list(self.served)})
+        """GET /health; which models there are is told to those alone who may ask them."""
+        models = {"models": list(self.served)} if knows(http, self.key) else {}
+        return JSONResponse({"status": "ready", **models})
 
     async def figures(self, http: Request) -> Response:
         """GET /metrics."""
@@ -108,7 +114,7 @@ class Api:
         def work() -> None:
             try:
                 if not future.done():
-                    loop.call_soon_threadsafe(tell, future.set_result, model.embedder.vectors(ids))
+                    loop.call_soon_threadsafe(tell, future.set_result, finite(model.embedder.vectors(ids)))
             except Exception as error:  # it is the request's to say, and the thread goes on
                 loop.call_soon_threadsafe(tell, future.set_exception, error)
 
@@ -154,22 +160,35 @@ class Api:
         kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # what a foreign page can send without asking first is no JSON
             raise ApiError(415, f"Content-Type must be application/json, not {kind or 'nothing'}.")
-        body, limit = b"", self.limits.body_bytes
-        async for chunk in http.stream():
-            body += chunk
-            if len(body) > limit:
-                raise ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.")
-        return body
+        body, limit, seconds = bytearray(), self.limits.body_bytes, self.limits.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                async for chunk in http.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.")
+        except TimeoutError:
+            raise ApiError(408, f"the request's body took more than {seconds:g} s to come.",
+                           headers={"Connection": "close"}) from None
+        return bytes(body)
 
     async def _read(self, work: Callable[[], Any]) -> Any:
+        """What `work` makes of a request, beside the event loop; ApiError where it makes nothing of it."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self.reader, work)
-        except RequestError as error:
-            message = str(error)
-            for ours, theirs in NAMES.items():
-                message = message.replace(ours, theirs)
-            name = message.partition(":")[0]
-            raise ApiError(400, message, param=name if name.isidentifier() else None) from error
+        except UNREADABLE as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            log.warning("a request couldn't be read: %s", said, exc_info=True)
+            raise ApiError(400, f"the request can't be read: {said}.") from error
+
+
+def finite(vectors: Any) -> Any:
+    """Vectors (texts, width); NumberError where there is something else than numbers in them."""
+    import numpy as np
+
+    if not np.isfinite(vectors).all():
+        raise NumberError(NOT_FINITE)
+    return vectors
 
 
 def _with_usage(request: ChatRequest | CompletionRequest) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,14 +25,15 @@ from transformers.cache_utils import DynamicLayer
 
 from llmkit.backbones.kernels.packed_decoder import Decoder, States
 from llmkit.inference.writing.completion import scored
-from llmkit.inference.writing.context import base_of
+from llmkit.inference.writing.context import base_of, ids_of
 from llmkit.inference.writing.memory import PrefixMemory
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
-from llmkit.serving.jobs import End, Job, Piece, Wish
+from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece, Wish
 from llmkit.serving.table import StateTable
+from llmkit.system.errors import NumberError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,6 +66,8 @@ class Row:
         self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
             chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt)
+        self.rules = None if wish.rules is None else wish.rules()
+        """What else is done to its scores."""
         self.failed = False
         self._piece, self._tokens = "", 0
 
@@ -82,15 +86,15 @@ class Row:
         if text.reason:
             self._end()
 
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End with an error."""
         self.failed = True
         self.text.close("error")
         if self._piece:
             self.job.hear(self.number, Piece(self._piece))
-        self._end(message)
+        self._end(error)
 
-    def _end(self, error: str = "") -> None:
+    def _end(self, error: Exception | None = None) -> None:
         self.job.left -= 1
         self.job.hear(self.number, End(self.text.reason, len(self.text.ids), error))
 
@@ -143,10 +147,10 @@ class Engine:
         return self._step() if self.rows else 0
 
     @torch.inference_mode()
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End everything with an error."""
         for row in [*(row for reading in self.reading for row in self._rows(reading.job)), *self.rows]:
-            row.fail(message)
+            row.fail(error)
         while self.table.filled:
             self.table.leave(len(self.table.filled) - 1)
         self.reading.clear()
@@ -228,12 +232,24 @@ def _choose(logits: Tensor, rows: list[Row]) -> None:
     finite = logits.isfinite().all(-1).tolist()
     whole = [at for at, fine in enumerate(finite) if fine]
     if whole:
-        step(logits if len(whole) == len(rows) else logits[whole], [rows[at].text for at in whole])
+        these = [rows[at] for at in whole]
+        process = partial(_ruled, these) if any(row.rules for row in these) else None
+        step(logits if len(whole) == len(rows) else logits[whole], [row.text for row in these], process)
     for row, fine in zip(rows, finite, strict=True):
         if fine:
             row.tell()
         else:
-            row.fail("the model's numbers stopped being finite.")
+            row.fail(NumberError(NOT_FINITE))
+
+
+def _ruled(rows: list[Row], scores: Tensor) -> Tensor:
+    """Scores (rows, vocabulary) by the rules of each row, which sees its own prompt and text alone."""
+    scores = scores.clone()
+    for at, row in enumerate(rows):
+        if row.rules:
+            ids = torch.tensor([[*row.job.prompt, *row.text.ids]], device=scores.device)
+            scores[at] = row.rules(ids, scores[at : at + 1])[0]
+    return scores
 
 
 def suits(opened: Opened) -> bool:
@@ -256,7 +272,7 @@ def suits(opened: Opened) -> bool:
         return False
     if not {"position_ids", "past_key_values", "attention_mask"} <= set(parameters):
         return False
-    size = len(opened.tokenizer)
+    size = ids_of(opened)
     one, other = [5 % size, 6 % size, 7 % size], [8 % size, 9 % size, 10 % size, 5 % size, 7 % size]
     engine = Engine(opened)
     with torch.inference_mode():

@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from llmkit.serving.jobs import End, Job, Piece
-from llmkit.serving.protocol import ApiError, usage
+from llmkit.serving.protocol import ApiError, told, usage
+from llmkit.system.errors import LlmkitError
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -67,7 +68,7 @@ class Events:
                 self.written += event.tokens
                 metrics.written.labels(name).inc(event.tokens)
                 if event.reason == "error":
-                    raise ApiError(503, event.error, kind="server_error")
+                    raise told(event.error or RuntimeError())
             yield number, event
 
 
@@ -91,8 +92,8 @@ async def server_sent(events: Events, answer: Answer, with_usage: bool) -> Async
             last = answer.begin() or answer.chunks(0, End("stop", 0))
             yield _event({**last[0], "choices": [], "usage": usage(events.prompt, events.written)})
         yield "data: [DONE]\n\n"
-    except ApiError as error:
-        yield _event(error.body())
+    except (ApiError, LlmkitError) as error:
+        yield _event(told(error).body())
 
 
 class Stream(StreamingResponse):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmkit.inference.writing.completion import Scored
 from llmkit.inference.writing.options import Options
@@ -21,13 +22,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """A text's last event: `stop` (the model or a stop string ended it), `length`, or an `error` in words."""
+    """A text's last event: `stop` (the model or a stop string ended it), `length`, or an `error`."""
 
     reason: str
     tokens: int
-    error: str = ""
+    error: Exception | None = None
 
 
+NOT_FINITE = "the model's numbers stopped being finite."
 Hear = Callable[[int, Piece | End], None]
 """Told of each event of a job's texts, with the text's number; called in the model's thread."""
 
@@ -44,6 +46,8 @@ class Wish:
     """Tokens that end a text."""
     stop: tuple[str, ...] = ()
     """Strings that do."""
+    rules: Callable[[], Any] | None = None
+    """Makes what else the model's own settings do to a text's scores; None: nothing."""
 
 
 @dataclass(eq=False)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HERE_ALONE = {"file": "a client's files aren't here; give examples: [{text: …, answer: …}]",
               "encoder": "the server opens no models for a request"}
 """Options that reach into the server's own machine, which a client has no say in."""
+DEEPEST = 4
+"""Modes around each other."""
 
 
 def mode(block: Mapping[str, Any]) -> Prompting:
@@ -29,7 +31,9 @@ def mode(block: Mapping[str, Any]) -> Prompting:
     return made
 
 
-def _check(block: Any, where: str) -> None:
+def _check(block: Any, where: str, depth: int = 1) -> None:
+    if depth > DEEPEST:
+        raise RequestError(f"prompting: of: at most {DEEPEST} modes around each other.")
     name = block.get("name") if isinstance(block, Mapping) else block
     names = registry.names("prompting")
     if name not in names:  # a dotted name would be imported
@@ -38,7 +42,7 @@ def _check(block: Any, where: str) -> None:
         if block.get(option) is not None:
             raise RequestError(f"{where}: {option}: {why}.")
     if isinstance(block, Mapping) and block.get("of") is not None:
-        _check(block["of"], f"{where}: of")
+        _check(block["of"], f"{where}: of", depth + 1)
 
 
 def put(

@@ -6,7 +6,6 @@ can't change a text (`user`, `metadata`, `store` …).
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -17,7 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from llmkit.system.errors import nearest
+from llmkit.models.tools import parsed
+from llmkit.system.errors import LlmkitError, NumberError, nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 TEXTS = ("text", "input_text", "output_text")
@@ -28,6 +28,8 @@ UNSERVED = {
     "reasoning_effort": "the models here have no such setting", "verbosity": "the models here have no such setting"}
 """Fields of the API that would change an answer and aren't done here, with what to do instead."""
 R = TypeVar("R", bound=BaseModel)
+NAMES = {"num_return_sequences": "n", "max_new_tokens": "max_tokens"}
+"""What the API calls options that have another name here."""
 LONG = re.compile(r"\S{200,}")
 """A word that a message needn't have whole."""
 Most = Annotated[int | None, Field(ge=1), BeforeValidator(lambda given: None if given == -1 else given)]
@@ -50,6 +52,23 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """`{"error": {"message", "type", "param", "code"}}`."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def told(error: Exception) -> ApiError:
+    """An error as a client gets it: all of llmkit's own are below 500, for they say what the request asks too much of.
+
+    422 where a model's numbers stopped being finite: the same request again would fail again.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, LlmkitError):
+        return ApiError(500, "the server made a mistake; its log says which.", kind="server_error")
+    message = str(error)
+    for ours, theirs in NAMES.items():
+        message = message.replace(ours, theirs)
+    name = message.partition(":")[0]
+    status = 422 if isinstance(error, NumberError) else 400
+    return ApiError(status, message, param=name if name.isidentifier() else None)
 
 
 def too_long(message: str, param: str | None = None) -> ApiError:
@@ -174,8 +193,8 @@ class Message(_Asked):
             for call in self.tool_calls:
                 arguments: Any = call.function.arguments
                 if isinstance(arguments, str):
-                    with suppress(json.JSONDecodeError):  # a client sends back what a model wrote
-                        arguments = json.loads(arguments)
+                    with suppress(ValueError):  # a client sends back what a model wrote
+                        arguments = parsed(arguments)
                 message["tool_calls"].append(
                     {"type": "function", "function": {"name": call.function.name, "arguments": arguments}})
         if self.role == "tool" and self.tool_call_id:

@@ -12,6 +12,7 @@ from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.reading import harmless
 from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
+from llmkit.serving.engine import Engine
 from llmkit.serving.jobs import Wish
 from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
@@ -35,6 +36,14 @@ class Limits:
     """Tokens of a prompt; none: what the model's context takes."""
     body_bytes: int = 4 << 20
     """Bytes of a request."""
+    connections: int = 512
+    """Connections at once; fewer where this process may open fewer files."""
+    head_seconds: float = 10.0
+    """Time for the first line and the headers of a request."""
+    body_seconds: float = 60.0
+    """Time for its body."""
+    unread_seconds: float = 60.0
+    """Time in which a client must take something of an answer that waits for it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def of_completion(
     if isinstance(prompt, str):
         ids = model.writer.ids(prompt, raw=True)
     else:
-        size = len(model.writer.opened.tokenizer)
+        size = model.ids
         wrong = next((one for one in prompt if not 0 <= one < size), None)
         if wrong is not None or not prompt:
             raise RequestError(f"prompt: {'it is empty' if wrong is None else f'{wrong} is no token'}; "
@@ -113,10 +122,11 @@ def _checked(
     room, cut = _room(model, limits, len(ids), most)
     options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops, logprobs=logprobs)
     config, ends, stop = model.writer.settings(options)
-    if config.do_sample and (off := request.off(len(model.writer.opened.tokenizer))):
+    if config.do_sample and (off := request.off(model.ids)):
         options = replace(options, **off)
         config, ends, stop = model.writer.settings(options)
-    wish = Wish(options, Choosing.of(config), frozenset(ends), stop)
+    rules = model.writer.rules(config, len(ids), room) if isinstance(model.engine, Engine) else None
+    wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules)
     seed = secrets.randbits(62) if options.seed is None else options.seed
     return TextRequest(model, ids, wish, seed, count, begun, (*notes, *cut))
 
@@ -158,7 +168,7 @@ def to_embed(model: EmbeddingModel, texts: Sequence[str | list[int]]) -> list[li
     It is empty or longer than the model reads, or an id is no token of the model.
     """
     found, embedder = [], model.embedder
-    size = len(embedder.opened.tokenizer)
+    size = model.ids
     for i, text in enumerate(texts):
         where = f"input: text {i + 1} of {len(texts)}"
         if not text:

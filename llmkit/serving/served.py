@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
+from llmkit.inference.writing.context import defaults, ids_of
 from llmkit.inference.writing.opening import WRITERS, numbers
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
@@ -38,6 +40,11 @@ class WritingModel:
     since: int = field(default_factory=lambda: int(time.time()))
     kind: str = "text"
 
+    @cached_property
+    def ids(self) -> int:
+        """How many ids it reads, from 0 on."""
+        return ids_of(self.writer.opened)
+
 
 @dataclass
 class EmbeddingModel:
@@ -48,6 +55,11 @@ class EmbeddingModel:
     base: None = None
     since: int = field(default_factory=lambda: int(time.time()))
     kind: str = "embedding"
+
+    @cached_property
+    def ids(self) -> int:
+        """How many ids it reads, from 0 on."""
+        return ids_of(self.embedder.opened)
 
 
 Served = WritingModel | EmbeddingModel
@@ -145,9 +157,11 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
             continue
         freed = weights.share(opened.model)
         writer = Writer(name, opened, device)
-        if name not in bases.values():  # adapters share their base's weights, which nobody reads once they are packed
+        guided = defaults(opened.model).guidance_scale not in (None, 1)  # asks the model itself, once more a token
+        # adapters share their base's weights, which nobody reads once they are packed
+        if name not in bases.values() and not guided:
             writer.pack()
-        together = writer.decoder is not None or suits(opened)
+        together = not guided and (writer.decoder is not None or suits(opened))
         engine = Engine(opened, writer.decoder) if together else TextWindow(writer)
         found[name] = WritingModel(name, writer, engine, base)
         log.info("%s: writes text%s%s", name, "" if together else "; its texts wait for those before them to end",

@@ -8,14 +8,20 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmkit.system.errors import PlaceError, RequestError
+from llmkit.system.report import log
 from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
+    from llmkit.serving.network.connections import Connections
+    from llmkit.serving.network.often import Often
     from llmkit.serving.requests import Limits
 
+QUEUE = 1024
+"""Connections that the kernel keeps until they are taken."""
 GRACE = 5.0
 """Seconds that what runs may go on for once the server is asked to stop."""
 
@@ -31,9 +37,11 @@ def serve(
     need()
     from llmkit.serving import app, requests, served
     from llmkit.serving.metrics import Metrics
+    from llmkit.serving.network.guard import check_key
     from llmkit.serving.worker import Worker
 
     limits = limits or requests.Limits()
+    check_key(key)
     if not loopback(host) and not key:
         raise RequestError(f"--host {host}: whoever reaches it could use the models. Give a key (--api-key, or "
                            "LLMKIT_API_KEY), or listen on 127.0.0.1.")
@@ -47,7 +55,7 @@ def serve(
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
         application = app.build(models, worker, limits, metrics, key, names)
         worker.start()
-        asyncio.run(_run(application, listener, worker, ready))
+        asyncio.run(_run(application, listener, worker, limits, ready))
 
 
 def need() -> None:
@@ -95,12 +103,37 @@ def _taken(host: str, port: int, error: OSError) -> PlaceError:
     return PlaceError(f"--host {host} --port {port}: {way_out.get(error.errno or 0, str(error.strerror))}")
 
 
-async def _run(application: Any, listener: socket.socket, worker: Any, ready: Callable[[str], None] | None) -> None:
+async def _run(
+    application: Any, listener: socket.socket, worker: Any, limits: Limits, ready: Callable[[str], None] | None
+) -> None:
     """Serve until a signal comes; then take nothing new, and let what runs end within some seconds."""
+    from llmkit.serving.network.often import listening
+
+    with listening() as often:
+        await _serve(application, listener, worker, _lines(limits, often), ready)
+
+
+def _lines(limits: Limits, often: Often) -> Connections:
+    """The connections that there may be: as many as are wanted, or as this process may open."""
+    from llmkit.serving.network.connections import Connections, most
+
+    few = most(limits.connections)
+    if few < limits.connections:
+        log.info("at most %d connections at once, not %d: this process may open no more files (ulimit -n)",
+                 few, limits.connections)
+    return Connections(few, limits, often)
+
+
+async def _serve(
+    application: Any, listener: socket.socket, worker: Any, lines: Connections, ready: Callable[[str], None] | None
+) -> None:
     import uvicorn
 
+    from llmkit.serving.network.connections import BACKLOG, Line
+
     config = uvicorn.Config(
-        application, log_config=None, access_log=False, lifespan="off", server_header=False,
+        application, http=partial(Line, lines), ws="none", backlog=BACKLOG,  # type: ignore[arg-type]
+        log_config=None, access_log=False, lifespan="off", server_header=False,
         timeout_graceful_shutdown=round(GRACE) + 5)
     server = uvicorn.Server(config)
     server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]  # signals are handled here
@@ -116,6 +149,8 @@ async def _run(application: Any, listener: socket.socket, worker: Any, ready: Ca
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
+    watching = asyncio.create_task(lines.watch())
+    listener.listen(QUEUE)  # the kernel's queue may be longer than what asyncio takes from it at once
     if ready is not None and not serving.done():
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     try:
@@ -123,5 +158,6 @@ async def _run(application: Any, listener: socket.socket, worker: Any, ready: Ca
     except OSError as error:
         raise _taken(host, port, error) from error
     finally:
+        watching.cancel()
         worker.stop(0)
         worker.join(GRACE)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmkit.inference.writing.pieces import begun
-from llmkit.models.tools import CLOSE, OPEN, known, written_out
+from llmkit.models.tools import CLOSE, OPEN, known, parsed, written_out
 
-__all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "written_out"]
+FENCE = "```"
+__all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "parsed", "written_out"]
 
 
 def beginning(choice: str | Mapping[str, Any]) -> str:
@@ -46,17 +47,22 @@ def calls(text: str, names: Sequence[str]) -> tuple[str, list[Call]]:
             found, at = found + here, match.end()
     beside.append(text[at:])
     if not found:
-        bare = re.fullmatch(r"\s*(?:```(?:json)?\s*(.*?)\s*```|(.*?))\s*", text, re.DOTALL)
-        found = _parsed((bare[1] or bare[2]) if bare else "", names)
+        found = _parsed(_unfenced(text.strip()), names)
         return ("", found) if found else (text, [])
     return "".join(beside).strip(), found
+
+
+def _unfenced(text: str) -> str:
+    """A text without the fence of Markdown around it: ```json {…} ```  ->  {…}"""
+    fenced = len(text) >= 2 * len(FENCE) and text.startswith(FENCE) and text.endswith(FENCE)
+    return text[len(FENCE) : -len(FENCE)].removeprefix("json").strip() if fenced else text
 
 
 def _parsed(text: str, names: Sequence[str]) -> list[Call]:
     """Calls in JSON, one or a list of them; nothing where any of it is something else."""
     try:
-        value, _ = json.JSONDecoder().raw_decode(text.strip())
-    except json.JSONDecodeError:
+        value = parsed(text.strip(), whole=False)
+    except ValueError:
         return []
     found = []
     for call in value if isinstance(value, list) else [value]:
@@ -67,8 +73,8 @@ def _parsed(text: str, names: Sequence[str]) -> list[Call]:
         arguments = call.get("arguments", call.get("parameters", {}))
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError:
+                arguments = parsed(arguments)
+            except ValueError:
                 return []
         if not isinstance(arguments, dict):
             return []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from llmkit.serving.jobs import End, Job, Piece
+from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece
+from llmkit.system.errors import NumberError
 
 if TYPE_CHECKING:
     from llmkit.inference.writing.completion import Completion
@@ -26,7 +28,8 @@ class TextWindow:
         self.running: list[Job] = []
         self.meanwhile: Callable[[], None] = lambda: None
         """Called after each token: the other models' turn."""
-        self._inside, self._cut = False, ""
+        self._inside = False
+        self._cut: Exception | None = None
 
     @property
     def busy(self) -> bool:
@@ -60,16 +63,16 @@ class TextWindow:
         self.running = []
         return sum(job.count for job in alike)
 
-    def fail(self, message: str) -> None:
+    def fail(self, error: Exception) -> None:
         """End everything with an error."""
         ended = self.waiting if self._inside else self.waiting + self.running
         for job in ended:
             for number in range(job.count):
-                job.hear(number, End("error", 0, message))
+                job.hear(number, End("error", 0, error))
             job.left = 0
         self.waiting = []
         if self._inside:
-            self._cut = message
+            self._cut = error
         else:
             self.running = []
 
@@ -78,7 +81,7 @@ class TextWindow:
 
     def _stopped(self) -> bool:
         self.meanwhile()
-        return bool(self._cut) or all(job.gone for job in self.running)
+        return self._cut is not None or all(job.gone for job in self.running)
 
     def _tell(self, job: Job, number: int, completion: Completion) -> None:
         """What wasn't streamed of a text, and its end."""
@@ -87,7 +90,9 @@ class TextWindow:
         for one in completion.logprobs or ():
             job.hear(number, Piece("", one))
         job.left -= 1
-        if self._cut:
+        if self._cut is not None:
             job.hear(number, End("error", completion.tokens, self._cut))
+        elif completion.score is not None and math.isnan(completion.score):
+            job.hear(number, End("error", completion.tokens, NumberError(NOT_FINITE)))
         else:
             job.hear(number, End(completion.finish_reason, completion.tokens))

@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from llmkit.serving.protocol import ApiError
 from llmkit.serving.window import TextWindow
+from llmkit.system.errors import LlmkitError
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class TextEngine(Protocol):
     def busy(self) -> bool: ...
     def admit(self, job: Job) -> None: ...
     def turn(self) -> int: ...
-    def fail(self, message: str) -> None: ...
+    def fail(self, error: Exception) -> None: ...
 
 
 class Worker:
@@ -132,7 +134,7 @@ class Worker:
         for engine, job in self._waiting:
             engine.admit(job)
         for engine in self.engines:
-            engine.fail("the server stops.")
+            engine.fail(ApiError(503, "the server stops.", kind="server_error"))
         self._waiting.clear()
         while self._calls:
             self._calls.popleft()()
@@ -140,9 +142,12 @@ class Worker:
     def _turn(self, engine: TextEngine) -> None:
         try:
             written = engine.turn()
+        except LlmkitError as error:
+            engine.fail(error)
+            return
         except Exception:  # whatever it was, nobody may wait for ever, and the other models go on
             log.error("%s", traceback.format_exc())
-            engine.fail("the server made a mistake; its log says which.")
+            engine.fail(ApiError(503, "the server made a mistake; its log says which.", kind="server_error"))
             return
         if written:
             self.metrics.batch.observe(written)

@@ -163,6 +163,29 @@ def test_loading_leaves_torchs_chance_alone_and_workers_change_nothing():
     assert [batch["input_ids"].tolist() for batch in alone] == [batch["input_ids"].tolist() for batch in helped]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_need_no_shared_memory(monkeypatch, workers):
+    """As in a container whose /dev/shm is full: torch would wait for ever for what a worker couldn't share."""
+    import torch
+
+    def full(*args):
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full, raising=False)
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", full, raising=False)
+
+    def collate(rows):
+        return {**stack(rows, {}), "weight": torch.tensor([[0.5], [float(len(rows))]]), "kept": torch.tensor([True])}
+
+    batches = list(load(Drawn([Dice(4)], 0), [[(0, 0), (0, 3)], [(1, 2)], [(1, 1), (2, 1)]], collate, workers=workers))
+    assert [batch["input_ids"][:, 0].tolist() for batch in batches] == [[0, 3], [2], [1, 1]]
+    assert [batch["weight"].tolist() for batch in batches] == [[[0.5], [2.0]], [[0.5], [1.0]], [[0.5], [2.0]]]
+    assert {name: tensor.dtype for name, tensor in batches[0].items()} == {
+        "input_ids": torch.int64, "weight": torch.float32, "kept": torch.bool}
+    batches[0]["input_ids"] += 1  # they can be written to
+
+
 # ---- batches ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 import math
 import os
+import resource
+import sys
 from collections import Counter
 from hashlib import blake2b
 
@@ -16,7 +18,7 @@ from llmkit.data import tokens
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import Documents, cut, encode, entropy, tokenize, total
 from llmkit.recipe import Source
-from llmkit.system.errors import DataError
+from llmkit.system.errors import DataError, PlaceError
 
 calm = settings(deadline=None, max_examples=50)  # a busy machine is no defect
 CODE = "def f(x):\n    return x\n\n\nclass A:\n\n    def g(self):\n        return [1,  2]\n\n\n"
@@ -73,7 +75,7 @@ def test_no_special_token_is_put_around_documents(tmp_path, wordpiece, runs):
     assert not {wordpiece.cls_token_id, wordpiece.sep_token_id} & set(documents.ids.tolist())
 
 
-def test_the_same_content_is_tokenized_once_wherever_it_lies(tmp_path, bpe, runs):
+def test_the_same_content_is_tokenized_once_wherever_it_lies(tmp_path, bpe, runs, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("the cat\na dog\n")
     first = tokenize(read(path), bpe)
@@ -84,7 +86,30 @@ def test_the_same_content_is_tokenized_once_wherever_it_lies(tmp_path, bpe, runs
     again = tokenize(read(moved), bpe)
     assert len(runs) == 1
     assert again.ids.tolist() == first.ids.tolist()
-    assert isinstance(again.ids.base, np.memmap) and not again.ids.flags.owndata  # mapped, not read
+    monkeypatch.setattr(tokens, "SMALL", 0)
+    large = tokenize(read(moved), bpe)
+    assert isinstance(large.ids.base, np.memmap) and not large.ids.flags.owndata  # mapped, not read
+    for one, other in zip((again.ids, again.starts, again.stops), (large.ids, large.starts, large.stops), strict=True):
+        assert one.dtype == other.dtype and one.tolist() == other.tolist()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_small_source_holds_no_descriptor_and_a_large_one_says_which_limit_it_meets(tmp_path, bpe, monkeypatch):
+    made = []
+    before = len(os.listdir("/proc/self/fd"))
+    for i in range(40):
+        path = tmp_path / f"{i}.txt"
+        path.write_text(f"the cat\na dog {i}\n")
+        made.append(tokenize(read(path), bpe))
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.setattr(tokens, "SMALL", 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 20, hard))
+    try:
+        with pytest.raises(PlaceError, match=r"\d\.txt: this process may open no more files.*ulimit -n"):
+            made += [tokenize(read(tmp_path / f"{i}.txt"), bpe) for i in range(40)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_other_content_another_tokenizer_or_another_document_is_tokenized_anew(tmp_path, bpe, wordpiece, runs):

@@ -87,6 +87,24 @@ def test_text_that_has_changed_is_refused_and_read_anew_by_another_run(
     assert runs.steps(run) == 7
 
 
+def test_another_number_of_threads_goes_on_and_is_said(
+    llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """The same rows; losses agree to rounding. With as many threads as before nothing is said, and it is to the bit."""
+    recipe = tree("causal_lm", still=True)
+    path, run = killed(llmkit, recipe)
+    done = llmkit.run("pretrain", path, "--resume", "must", own=True, env={"OMP_NUM_THREADS": "2"})
+    assert done.status == 0, done.err
+    assert "2 threads, 1 before: the same rows, but sums are rounded otherwise" in done.err
+    ours, theirs = runs.events(run), runs.events(whole(recipe))
+    assert [event["tokens"] for event in ours] == [event["tokens"] for event in theirs]
+    assert [event["loss"] for event in ours] == pytest.approx([event["loss"] for event in theirs], rel=1e-4)
+    path, run = killed(llmkit, tree("causal_lm", "again", still=True))
+    done = llmkit.run("pretrain", path, "--resume", "must")
+    assert "threads, " not in done.err
+    the_same(run, whole(recipe))
+
+
 @pytest.mark.parametrize("learning", cases(*((f"R16-{name}", name) for name in (LEARNING if ALL else OBJECTIVES))))
 def test_two_processes_are_gone_on_with_by_one_and_one_by_four(
     learning: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]

@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,7 +44,8 @@ def spoken(api: Server, raw: bytes, *, half: bool = False, seconds: float = 60) 
         try:
             line.sendall(raw)
             if half:
-                line.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the server has hung up already
+                    line.shutdown(socket.SHUT_WR)
             answer = b""
             while piece := line.recv(1 << 16):
                 answer += piece
@@ -143,6 +145,64 @@ def test_messages_of_any_kind_are_answered(api: Server) -> None:
     for first in MESSAGES:
         for messages in ([first], [first, *CHAT["messages"]], [*CHAT["messages"], first], [first] * 5):
             below_500(api, request(json.dumps({**CHAT, "messages": messages}).encode()))
+    well(api)
+
+
+ARGUMENTS: dict[str, str] = {
+    "open": "[" * 100_000, "closed": "[" * 2000 + "]" * 2000, "objects": '{"a":' * 3000 + "1" + "}" * 3000,
+    "digits": "9" * 5000, "digits-inside": '{"n": -' + "9" * 5000 + "}", "exponent": '{"n": 1e999}',
+    "nan": '{"a": NaN, "b": [-Infinity]}', "half-character": '{"a": "\\ud800"}', "half-key": '{"\\udfff": 1}',
+    "nothing": "", "just-deep-enough": "[" * 65 + "]" * 65, "a-level-more": "[" * 66 + "]" * 66}
+
+
+@pytest.mark.parametrize("arguments", [
+    pytest.param(text, id=name, marks=quick if name in ("open", "digits") else ()) for name, text in ARGUMENTS.items()])
+def test_arguments_that_are_no_json_are_text(api: Server, arguments: str) -> None:
+    """A client sends back what a model wrote: it goes into the prompt as it stands."""
+    call = {"id": "x", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": "4", "tool_call_id": "x"}, {"role": "user", "content": "hi"}]
+    for model in ("chatty", "endless"):
+        for stream in (False, True):
+            body = {"model": model, "messages": messages, "max_tokens": 2, "stream": stream}
+            found = below_500(api, request(json.dumps(body).encode()))
+            assert found == (200 if model == "chatty" and len(arguments) < 300 else 400)
+
+
+EXAMPLES = [{"text": "a", "answer": "b"}, {"text": "c", "answer": "d"}]
+MODES: dict[str, tuple[Any, str]] = {
+    "fewer-than-k": ({"name": "example", "examples": EXAMPLES}, "the examples: there are 2, and k is 4."),
+    "k-of-a-billion": ({"name": "example", "k": 10**9, "examples": EXAMPLES},
+                       "the examples: there are 2, and k is 1000000000."),
+    "no-label": ({"name": "hybrid", "instruction": "x", "k": 3, "examples": EXAMPLES},
+                 "the examples: there are 2, and k is 3."),
+    "deep": (json.loads('{"name": "normalize", "of": ' * 180 + '"prefix"' + "}" * 180),
+             "prompting: of: at most 4 modes around each other."),
+    "five": (json.loads('{"name": "normalize", "of": ' * 4 + '"prefix"' + "}" * 4),
+             "prompting: of: at most 4 modes around each other."),
+    "of-a-list": ({"name": "normalize", "of": [["prefix"]]}, "prompting: of: name: no prompt mode is called"),
+    "a-file-inside": ({"name": "normalize", "of": {"name": "example", "k": 1, "file": "/etc/passwd"}},
+                      "prompting: of: file: a client's files aren't here")}
+
+
+@pytest.mark.parametrize("mode", [
+    pytest.param(mode, id=name, marks=quick if name in ("fewer-than-k", "deep") else ())
+    for name, mode in MODES.items()])
+def test_a_prompt_mode_that_cant_be_made_is_refused(api: Server, mode: tuple[Any, str]) -> None:
+    answer = spoken(api, request(json.dumps({**CHAT, "prompting": mode[0]}).encode()))
+    assert status(answer) == 400
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"].startswith(mode[1])
+
+
+def test_thousands_of_examples_are_cut_to_the_context_at_once(api: Server) -> None:
+    """2,000 examples are not tried one by one."""
+    many = [{"text": f"{i}", "answer": "b"} for i in range(2_000)]
+    since = time.monotonic()
+    answer = spoken(api, request(json.dumps(
+        {**CHAT, "prompting": {"name": "example", "k": 2_000, "examples": many}}).encode()))
+    assert status(answer) == 200, answer[:300]
+    assert " of 2000 examples are in the prompt" in answer.decode()
+    assert time.monotonic() - since < 20
     well(api)
 
 

@@ -14,6 +14,7 @@ from served import letters
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
+    GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -38,6 +39,9 @@ from llmkit.models import Opened
 from llmkit.serving import engine as engines
 from llmkit.serving.engine import Engine, suits
 from llmkit.serving.jobs import End, Job, Piece, Wish
+from llmkit.serving.protocol import CompletionRequest
+from llmkit.serving.requests import Limits, of_completion
+from llmkit.serving.served import WritingModel
 from llmkit.serving.window import TextWindow
 from llmkit.training.fit import fit
 
@@ -103,14 +107,15 @@ class Asked:
     choosing: Choosing = field(default_factory=Choosing)
     seed: int = 0
     end: int = 1
+    wish: Wish | None = None
     texts: dict[int, str] = field(default_factory=dict)
     tokens: dict[int, list[str]] = field(default_factory=dict)
     ends: dict[int, End] = field(default_factory=dict)
 
     @property
     def job(self) -> Job:
-        return Job(self.prompt, Wish(self.options, self.choosing, frozenset({self.end})), self.seed,
-                   self.options.num_return_sequences, self.hear)
+        wish = self.wish or Wish(self.options, self.choosing, frozenset({self.end}))
+        return Job(self.prompt, wish, self.seed, self.options.num_return_sequences, self.hear)
 
     def hear(self, number: int, event: Piece | End) -> None:
         if isinstance(event, End):
@@ -279,7 +284,7 @@ def test_a_number_that_isnt_finite_ends_its_text_alone(forward):
             layer.values[0] = float("nan")  # of all its places, which another text gets
     while engine.busy:
         engine.turn()
-    assert bad.ends[0].reason == "error" and "finite" in bad.ends[0].error
+    assert bad.ends[0].reason == "error" and "finite" in str(bad.ends[0].error)
     for one in (short, long):
         assert one.texts[0] == said(letters(), plain(model, one.prompt, 24))
 
@@ -323,3 +328,44 @@ def test_a_window_writes_what_waits_together():
     expected = [writer.write([one.prompt], one.options)[0][0] for one in asked]
     assert [one.texts.get(0, "") for one in asked] == [one.text for one in expected]
     assert [one.ends[0].reason for one in asked] == [one.finish_reason for one in expected]
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "no-bigram-twice": {"no_repeat_ngram_size": 2}, "repetition": {"repetition_penalty": 1.6},
+    "both": {"no_repeat_ngram_size": 1, "repetition_penalty": 1.3},
+    "bad-words": {"bad_words_ids": [*([one] for one in range(90, 250)), ids("th")]},
+    "suppressed": {"suppress_tokens": [5, 6, 7, 8, 9]},
+    "least": {"min_new_tokens": 22}, "bias": {"sequence_bias": [[ids("z"), 8.0]]},
+    "first": {"begin_suppress_tokens": list(range(100))}, "last": {"forced_eos_token_id": 1},
+    "decay": {"exponential_decay_length_penalty": (3, 1.5)}, "normalized": {"renormalize_logits": True}}
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["likeliest", "sampled"])
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_a_models_own_rules_hold_as_in_generate(rules, sampled):
+    """Prompts of uneven length, written together; each as `llmkit generate` writes it alone."""
+    one = opened("llama")
+    before = one.model.generation_config
+    try:
+        one.model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0, **rules)
+        writer = Writer("llama", one)
+        model = WritingModel("llama", writer, Engine(one))
+        more = {"temperature": 1.2, "seed": 5} if sampled else {"temperature": 0}
+        request = CompletionRequest(prompt="x", max_tokens=24, **more)
+        read = [of_completion(model, request, text, Limits()) for text in PROMPTS]
+        asked = [Asked(one.ids, one.wish.options, one.wish.choosing, one.seed, wish=one.wish) for one in read]
+        run(Engine(one), asked, 1)
+        expected = [writer.write([each.ids], each.wish.options)[0][0] for each in read]
+        assert [each.texts[0] for each in asked] == [said(letters(), list(each.ids)) for each in expected]
+        one.model.generation_config = GenerationConfig(eos_token_id=1, pad_token_id=0)
+        free = [writer.write([each.ids], each.wish.options)[0][0] for each in read]
+        assert sampled or (free == expected) is ("renormalize_logits" in rules)
+    finally:
+        one.model.generation_config = before
+
+
+def test_a_job_without_rules_has_none():
+    one = opened("llama")
+    made = of_completion(WritingModel("llama", Writer("llama", one), Engine(one)), CompletionRequest(prompt="x"), "a",
+                         Limits())
+    assert made.wish.rules is None

@@ -1,11 +1,13 @@
 """Tools: how a model is told of them, and how its calls are found."""
 
 import json
+import time
 
 import pytest
 from served import letters
 
-from llmkit.serving.tools import Call, Holding, beginning, calls, known, written_out
+from llmkit.serving.protocol import Message
+from llmkit.serving.tools import Call, Holding, beginning, calls, known, parsed, written_out
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
@@ -66,3 +68,59 @@ def test_a_call_that_is_required_is_begun():
     name = {"type": "function", "function": {"name": "add"}}
     assert calls(beginning(name) + '{"a": 1}}', ["add"]) == ("", [Call("add", '{"a": 1}')])
     assert calls(beginning("required") + 'add", "arguments": {}}', ["add"]) == ("", [Call("add", "{}")])
+
+
+@pytest.mark.parametrize("fenced", ["``````", "```json```", "```\n```", "```", "`````", "```json\n[]\n```"])
+def test_an_empty_fence_is_text(fenced):
+    assert calls(fenced, ["add"]) == (fenced, [])
+
+
+def test_a_fence_of_a_long_blank_is_read_at_once():
+    text = "```" + " " * 200_000 + "x"
+    since = time.monotonic()
+    assert calls(text, ["add"]) == (text, [])
+    assert time.monotonic() - since < 5
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ('{"a": [1, 2.5, null, true, "Ω"]}', {"a": [1, 2.5, None, True, "Ω"]}), ("3", 3), ('"\\ud83d\\ude00"', "😀"),
+    ("[" * 64 + "]" * 64, None), ("9" * 4000, int("9" * 4000))])
+def test_what_is_json_is_read(text, value):
+    assert value is None or parsed(text) == value
+    assert json.loads(text) == parsed(text)
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[1", "NaN", "-Infinity", "[1e400]", '{"a": -1e400}', "9" * 5000, '"\\ud800"', '{"\\udc00": 1}',
+    "[" * 66 + "]" * 66, '{"a":' * 66 + "1" + "}" * 66, "[" * 100_000, "[" * 100_000 + "]" * 100_000, "{} {}"])
+def test_what_cant_be_written_out_again_is_no_json(text):
+    with pytest.raises(ValueError, match=r"."):
+        parsed(text)
+
+
+def test_behind_a_call_may_stand_something_else():
+    assert parsed('{"a": 1} and so on', whole=False) == {"a": 1}
+    with pytest.raises(ValueError, match=r"."):
+        parsed("[" * 5000, whole=False)
+
+
+@pytest.mark.parametrize("arguments", [
+    "[" * 100_000, '{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e999}', '{"a": ' + "9" * 5000 + "}",
+    '{"a":' * 70 + "1" + "}" * 70])
+def test_a_call_that_no_client_could_read_stays_text(arguments):
+    for text in (f'<tool_call>{{"name": "add", "arguments": {arguments}}}</tool_call>',
+                 f'{{"name": "add", "arguments": {arguments}}}',
+                 json.dumps({"name": "add", "arguments": arguments})):
+        assert calls(text, ["add"]) == (text, [])
+
+
+def test_arguments_of_a_message_are_an_object_where_they_are_json():
+    def sent(arguments):
+        call = {"function": {"name": "add", "arguments": arguments}}
+        message = Message.model_validate({"role": "assistant", "tool_calls": [call]}).plain()
+        return message["tool_calls"][0]["function"]["arguments"]
+
+    assert sent('{"a": 1}') == {"a": 1}
+    assert sent({"a": 1}) == {"a": 1}
+    for text in ("[" * 100_000, "9" * 5000, "{", '{"a": "\\ud800"}', "NaN"):
+        assert sent(text) == text

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmkit import recipe as recipes
 from llmkit.recipe import Recipe
@@ -293,6 +294,23 @@ def test_another_number_of_processes_is_said(run, caplog):
     with caplog.at_level("INFO", "llmkit"):
         restored(verify(run.checkpoint(4)), {"a.txt": "abc"}, 2)
     assert "2 processes, 1 before: the same rows, other dropout" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "said"), [
+    (3, "threads, 3 before: the same rows, but sums are rounded otherwise"), (None, ""), (0, ""), ("many", "")])
+def test_another_number_of_threads_is_said(run, caplog, monkeypatch, before, said):
+    """0 stands for as many as now; a checkpoint of an older version says nothing."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    start = verify(run.checkpoint(4))
+    threads = torch.get_num_threads()
+    manifest = {**start.manifest, "threads": before if before != 0 else threads}
+    with caplog.at_level("INFO", "llmkit"):
+        restored(replace(start, manifest=manifest), {"a.txt": "abc"}, 1)
+    assert said in caplog.text
+    assert ("threads" in caplog.text) is bool(said)
+    if said:
+        assert f"{threads} threads, 3 before" in caplog.text
+        assert "OMP_NUM_THREADS=3 goes on to the bit" in caplog.text
 
 
 def test_counts_of_another_version_are_refused(run):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.exporting import example
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
@@ -185,7 +186,7 @@ def compared(opened: Opened, path: Path, family: str, rounded: Mapping[str, NDAr
     with models.quiet(), redirect_stderr(StringIO()):  # a bar that transformers has no switch for
         again: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, config=model.config, dtype=torch.float32, local_files_only=True)
-    words = min(len(opened.tokenizer), model.config.vocab_size)
+    words = min(rows_for(opened.tokenizer), model.config.vocab_size)
     ids = torch.randint(words, (2, min(24, model.config.max_position_embeddings)),
                         generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

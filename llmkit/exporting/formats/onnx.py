@@ -280,8 +280,8 @@ def read(opened: Opened, rows: int, length: int, left: bool = False) -> dict[str
     import torch
 
     config, tokenizer = opened.model.config, opened.tokenizer
-    known = range(min(len(tokenizer), config.get_text_config().vocab_size))
-    words = sorted(set(known) - set(tokenizer.all_special_ids))
+    known = {one for one in tokenizer.get_vocab().values() if one < config.get_text_config().vocab_size}
+    words = sorted(known - set(tokenizer.all_special_ids))
     generator = torch.Generator().manual_seed(1000 * rows + length)
     ids = torch.tensor(words)[torch.randint(len(words), (rows, length), generator=generator)]
     lengths = torch.tensor([max(1, length - 3 * row) for row in range(rows)])

@@ -25,6 +25,13 @@ def positions(opened: Opened) -> int | None:
     return int(limit)
 
 
+def ids_of(opened: Opened) -> int:
+    """How many ids a model reads, from 0 on: its tokenizer's, holes among them included, that it has a row for."""
+    from llmkit.data.tokenizer_files import rows_for
+
+    return min(rows_for(opened.tokenizer), int(opened.model.config.get_text_config().vocab_size))
+
+
 def base_of(model: Any) -> Any:
     """The model that an adapter of peft's stands on; the model itself where there is none."""
     from peft import PeftModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from llmkit.inference.writing.memory import PrefixMemory, pairs_of
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, read_whole, templated
-from llmkit.inference.writing.sampling import Choosing
+from llmkit.inference.writing.sampling import Choosing, others
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.inference.writing.turn_ends import learned_ends
@@ -177,6 +178,19 @@ class Writer:
         ends = list(dict.fromkeys([*ends_of(own, self.opened.tokenizer, options.stop), *self.learned_ends]))
         stop = tuple(dict.fromkeys([*options.stop, *listed(own.stop_strings)]))
         return options.config(own, ends, self._pad(ends)), ends, stop
+
+    def rules(self, config: GenerationConfig, prompt: int, room: int) -> Callable[[], Any] | None:
+        """What a generation config does to scores beside sampling and a repetition penalty: no n-gram twice, no bad
+        words, a least length …, of a text of at most `room` tokens behind a prompt of so many. None: nothing.
+
+        It is made anew for each text: (ids (1, length), scores (1, vocabulary)) -> scores.
+        """
+        config = copy.copy(config)
+        config.max_new_tokens = room
+        model = base_of(self.opened.model)
+        if not others(privates.processors(model, config, prompt)):
+            return None
+        return lambda: others(privates.processors(model, config, prompt))
 
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,

@@ -192,6 +192,10 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
                               "Choose another --output-dir.")
     if start.manifest["processes"] != processes:
         log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
+    before, threads = start.manifest.get("threads"), torch.get_num_threads()  # older versions don't say
+    if isinstance(before, int) and before != threads and not torch.cuda.is_available():
+        log.info("%d threads, %d before: the same rows, but sums are rounded otherwise, so losses differ in their last "
+                 "digits; OMP_NUM_THREADS=%d goes on to the bit", threads, before, before)
     try:
         return State(**start.state)
     except TypeError as error:

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from llmkit import recipe as recipes
@@ -35,6 +36,7 @@ def save(session: Session, journal: Log) -> None:
             if more := tuning.state(learner.tuned):
                 save_file({name: value.contiguous() for name, value in more.items()}, folder / TUNING)
 
+        manifest["threads"] = torch.get_num_threads()
         session.run.save(state.step, manifest, write, session.recipe.training.save_total_limit)
         under_way(session)
     session.accelerator.wait_for_everyone()
