@@ -288,3 +288,26 @@ def run_in_two(words: list[str], folder: Path) -> list[Child]:
              "GLOO_SOCKET_IFNAME": "lo"}
     return [Child(words, folder.with_suffix(f".{rank}.log"), RANK=str(rank), LOCAL_RANK=str(rank), **where)
             for rank in range(2)]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Run each process's command in this one: the libraries are there already."""
+    import contextlib
+    import io
+
+    from llmkit.cli import main
+    from llmkit.training.spread import launch
+
+    started: list[list[str]] = []
+
+    def start(command: list[str], variables: Any, said: Any) -> int:
+        started.append(command)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
+            status = main(command[3:])
+        said.write(err.getvalue().encode())
+        return status
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "wait", lambda children: children[0])
+    return started

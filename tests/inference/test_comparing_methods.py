@@ -4,7 +4,6 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +15,6 @@ from llmkit.inference.comparing.inline import Variant
 from llmkit.inference.comparing.inline import variants as every_variant
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import RequestError
-from llmkit.training.spread import launch
 
 
 def variants(text: str) -> list[Variant]:
@@ -33,26 +31,6 @@ def written(labelled: Path, tmp_path: Path) -> str:
         "tuning": {"method": "full"},
         "training": {"max_steps": 2, "global_batch_size": 8, "learning_rate": 1e-9, "precision": "fp32"}}))
     return str(path)
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Run each process's command in this one: the libraries are there already."""
-    started: list[list[str]] = []
-
-    def start(command: list[str], variables: Any, said: Any) -> int:
-        import contextlib
-        import io
-
-        started.append(command)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:
-            status = main(command[3:])
-        said.write(err.getvalue().encode())
-        return status
-
-    monkeypatch.setattr(launch, "start", start)
-    monkeypatch.setattr(launch, "wait", lambda children: children[0])
-    return started
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_less_of_a_loss_is_above_a_floor():
 # ---- by the command line ----
 
 @pytest.fixture
-def asked(labelled, encoder, tmp_path):
+def asked(labelled, encoder, tmp_path, here):
     path = tmp_path / "r.yaml"
     path.write_text(json.dumps({
         "name": "r", "backbone": {"pretrained": str(encoder)}, "task": "classification",

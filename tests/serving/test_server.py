@@ -450,7 +450,7 @@ def test_asked_to_stop_it_lets_short_answers_end_and_cuts_long_ones(endless, cha
         wait_for(lambda: answers)
         began = time.monotonic()
         assert one.stop(number) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 8
         short.join(5)
         assert set(answers) == {GREETING}
         with pytest.raises(APIError, match="the server stops"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import stories, tiny
 
 import llmkit
@@ -158,6 +159,7 @@ def test_an_opened_model_is_left_as_it_was_and_writes_too(tree: dict[str, Any], 
 
 
 def test_a_programs_own_accelerator_stays_as_it_is(tree: dict[str, Any], tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test may have had one of its own
     mine = Accelerator(cpu=True, mixed_precision="bf16")
     llmkit.fit(tree, train=ROWS)
     list(llmkit.predict(tmp_path / "run", ROWS[:2]))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmkit.data import files
-from llmkit.data.decoding import packing
+from llmkit.data.decoding import broken_json, packing
 from llmkit.data.fields import MOST_COLUMNS, listed
 from llmkit.data.formats import _array, _document, base, parquet
 from llmkit.data.sources import open_source
@@ -93,7 +93,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (base, _array, parquet):
         monkeypatch.setattr(module, "LONGEST", 1000)
     monkeypatch.setattr(_document, "LONGEST_DOCUMENT", 5000)
-    monkeypatch.setattr(_array, "CHUNK", 300)
+    for module in (_array, broken_json):
+        monkeypatch.setattr(module, "CHUNK", 300)
 
 
 @pytest.mark.usefixtures("short")
