@@ -104,7 +104,8 @@ def tar() -> bytes:
     ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4", "a.7z: is a 7z archive, not text; unpack it first: 7z x a.7z."),
     ("a.json", b"\x80\x04\x95\x0e", "a.json: is a pickle, not text; it may run code when it is opened; "),
     ("a.tar", tar(), "a.tar: is a tar archive, not text; unpack it first: tar -xf a.tar."),
-    ("a.tar.gz", gzip.compress(tar(), mtime=0), "a.tar.gz: holds a tar archive, not text; unpack it first: tar -xf a.tar.gz."),
+    ("a.tar.gz", gzip.compress(tar(), mtime=0),
+     "a.tar.gz: holds a tar archive, not text; unpack it first: tar -xf a.tar.gz."),
 ])
 def test_what_is_no_text_is_called_by_its_name(name: str, content: bytes, message: str) -> None:
     assert refused(name, content).startswith(message)
