@@ -104,7 +104,7 @@ def generate(
             raise RequestError(f"--output {output}: is the file that the prompts are in.")
         _many(generation.generate_file(
             input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_,
-            (input_, *_examples(opening["mode"])))
+            (input_, model, *_examples(opening["mode"])))
         return
     assert prompt is not None
     streamed: list[str] = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.tasks import is_file
+from llmkit.cli.use import Encoding
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, typed
 
@@ -40,35 +41,41 @@ def score(
     )] = False,
     output: Annotated[str, typer.Option(
         "--output", "-o", metavar="OUT.jsonl", help="Where the scores of a file's texts or pairs go.")] = "-",
+    encoding: Encoding = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say how likely a model finds a text, token by token, or which of two sentences it prefers: grammar, bias."""
+    from llmkit.data import jsonlines
     from llmkit.data.jsonlines import kept
     from llmkit.data.sources import open_source
     from llmkit.inference import sentences as scoring
+    from llmkit.inference.evaluate import said_by_option
     from llmkit.recipe import Source
     from llmkit.system import report
     from llmkit.system.errors import RequestError
 
     report.to_stderr()
-    if text != "-" and not Path(text).is_file():
+    read = [text, model, *([] if floor is None else [floor])]
+    if output != "-":
+        jsonlines.place(output, read)  # before a model is opened
+    if text != "-" and not is_file(text):
         if shared or output != "-":
             raise RequestError(f"{'--shared' if shared else '--output'}: is for a file; there is no file {text!r}, so "
                                "that it is taken for a text.")
         _one(scoring.opened(model, given, floor), typed(text, "TEXT"), json_)
         return
-    with kept(text) as path:
-        reader = open_source(Source(path), "line")
+    with said_by_option(), kept(text) as path:
+        reader = open_source(Source(path, encoding=encoding or "utf-8"), "line")
         asked = scoring.opened(model, given, floor)
         found = scoring.pairs_in(reader)
         for note in reader.notes:
             report.log.info("%s", note)
         if found is not None:
-            _pairs(asked, found, shared, output, json_)
+            _pairs(asked, found, shared, output, read, json_)
         elif shared:
             raise RequestError("--shared: is for pairs of sentences, in columns good and bad.")
         else:
-            _texts(asked, reader, output, json_)
+            _texts(asked, reader, output, read, json_)
 
 
 def _one(asked: Sentences, text: str, json_: bool) -> None:
@@ -85,7 +92,7 @@ def _one(asked: Sentences, text: str, json_: bool) -> None:
         terminal.out(f"{told.floor:.4f} by n-grams: a floor")
 
 
-def _texts(asked: Sentences, reader: Reader, output: str, json_: bool) -> None:
+def _texts(asked: Sentences, reader: Reader, output: str, read: Sequence[str], json_: bool) -> None:
     """A line of JSON for each text of a file; then the whole in words."""
     from llmkit.data import jsonlines
     from llmkit.system import report
@@ -101,12 +108,14 @@ def _texts(asked: Sentences, reader: Reader, output: str, json_: bool) -> None:
     if json_ and output == "-":
         terminal.out(json.dumps({"how": asked.how, "texts": list(rows())}))
         return
-    count = jsonlines.write(rows(), output)
+    count = jsonlines.write(rows(), output, read)
     beside = f"; {floor:,.2f} by n-grams, a floor" if asked.floor is not None else ""
     report.log.info("%d texts, %d tokens: %.2f in all%s; %s", count, tokens, total, beside, asked.how)
 
 
-def _pairs(asked: Sentences, found: Any, shared: bool, output: str, json_: bool) -> None:
+def _pairs(
+    asked: Sentences, found: Any, shared: bool, output: str, read: Sequence[str], json_: bool,
+) -> None:
     """How often the first sentence of two is preferred, by group."""
     from llmkit.data import jsonlines
     from llmkit.inference import sentences as scoring
@@ -125,7 +134,7 @@ def _pairs(asked: Sentences, found: Any, shared: bool, output: str, json_: bool)
         for _ in rows():
             pass
     else:
-        jsonlines.write(rows(), output)
+        jsonlines.write(rows(), output, read)
     groups = scoring.by_group(made)
     what = f"{columns['good']} over {columns['bad']}"
     if json_:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.use import Encoding
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible
@@ -46,14 +47,17 @@ def register(app: typer.Typer) -> None:
 
 def summarize(
     text: Text, model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None,
-    document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
+    document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16, encoding: Encoding = None,
+    json_: Json = False,
 ) -> None:
     """Say a text in few words. A text file is one text, rows of a table are one each."""
     from llmkit.inference import verbs
 
     rows = given(text, "text")
-    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.summarize(rows, model, **how), output, json_, (text,), lambda row, said: said["text"])
+    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
+                 encoding=encoding)
+    tell(lambda: verbs.summarize(rows, model, **how), output, json_, (text, *named(model)),
+         lambda row, said: said["text"])
 
 
 def translate(
@@ -63,14 +67,17 @@ def translate(
     from_: Annotated[str | None, typer.Option(
         "--from", metavar="LANGUAGE", help="The language of the text, where the model needs it; else en.")] = None,
     output: Output = None, max_new_tokens: MaxNewTokens = None, document: Document = None,
-    max_length: MaxLength = None, batch_size: BatchSize = 16, json_: Json = False,
+    max_length: MaxLength = None, batch_size: BatchSize = 16, encoding: Encoding = None,
+    json_: Json = False,
 ) -> None:
     """Say a text in another language. Of a text file, each line or paragraph."""
     from llmkit.inference import verbs
 
     rows = given(text, "source")
-    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, (text,), lambda row, said: said["text"])
+    how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
+                 encoding=encoding)
+    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, (text, *named(model)),
+         lambda row, said: said["text"])
 
 
 def answer(
@@ -80,7 +87,8 @@ def answer(
     context: Annotated[str | None, typer.Option(
         "--context", metavar="TEXT|FILE", help="The text that holds the answer; - reads stdin.")] = None,
     model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None, max_length: MaxLength = None,
-    batch_size: BatchSize = 16, json_: Json = False,
+    batch_size: BatchSize = 16, encoding: Encoding = None,
+    json_: Json = False,
 ) -> None:
     """Answer a question from a text: by a part of the text, or in words of the model's own."""
     from llmkit.inference import verbs
@@ -88,14 +96,14 @@ def answer(
 
     rows: Rows
     if context is not None:
-        rows = [{"question": typed(question, "question"), "context": whole(context)}]
+        rows = [{"question": typed(question, "question"), "context": whole(context, encoding)}]
     else:
         rows = given(question, "question")
         if not isinstance(rows, str):
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
                                "give a file of rows with question and context instead of the question.")
-    how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size)
-    read = (question, *([] if context is None else [context]))
+    how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size, encoding=encoding)
+    read = (question, *named(context), *named(model))
     tell(lambda: verbs.answer(rows, model, **how), output, json_, read, found)
 
 
@@ -106,55 +114,63 @@ def classify(
     hypothesis: Annotated[str | None, typer.Option(
         "--hypothesis", metavar="TEXT", help="What stands for a label; 'This text is about {label}.'")] = None,
     output: Output = None, document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
-    json_: Json = False,
+    encoding: Encoding = None, json_: Json = False,
 ) -> None:
     """Say which label a text has, by a classifier; or which of --labels is closest to it in meaning."""
     from llmkit.inference import verbs
 
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
-    how = chosen(document=document, max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, (text,), labelled)
+    how = chosen(document=document, max_length=max_length, batch_size=batch_size, encoding=encoding)
+    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, (text, *named(model)), labelled)
 
 
 def tag(
     text: Text, model: Model = None, output: Output = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
-    json_: Json = False,
+    encoding: Encoding = None, json_: Json = False,
 ) -> None:
     """Say of each word what it is: names and their kinds, or parts of speech."""
     from llmkit.inference import verbs
 
     rows = given(text, "tokens")
-    how = chosen(max_length=max_length, batch_size=batch_size)
-    tell(lambda: verbs.tag(rows, model, **how), output, json_, (text,), marked)
+    how = chosen(max_length=max_length, batch_size=batch_size, encoding=encoding)
+    tell(lambda: verbs.tag(rows, model, **how), output, json_, (text, *named(model)), marked)
 
 
 # ---- what comes in ----
 
 def given(text: str, field: str) -> Rows:
     """A file where one has that name, and that is said; else the text itself as a row."""
-    if text == "-" or not _is_file(text):
+    if text == "-" or not is_file(text):
         return text if text == "-" else [{field: typed(text, field)}]
     terminal.err(f"reading the file {text}")
     return text
 
 
-def whole(text: str) -> str:
+def whole(text: str, encoding: str | None = None) -> str:
     """The text; or all of a file or of stdin as one text."""
     if text == "-":
         return "".join(stdin_lines())
-    if not _is_file(text):
+    if not is_file(text):
         return typed(text, "--context")
     from llmkit.data.sources import open_source
+    from llmkit.inference.evaluate import said_by_option
     from llmkit.recipe import Source
 
     terminal.err(f"reading the file {text}")
-    return "\n\n".join(part for part, _ in open_source(Source(text), "file").documents())
+    with said_by_option():
+        return "\n\n".join(
+            part for part, _ in open_source(Source(text, encoding=encoding or "utf-8"), "file").documents())
 
 
-def _is_file(text: str) -> bool:
+def is_file(text: str) -> bool:
     """Whether a file has that name, or one word looks as if it should be: then what is missing is told."""
     return os.path.isfile(text) or (len(text.split()) == 1 and text.lower().endswith(SUFFIXES))
+
+
+def named(what: str | None) -> tuple[str, ...]:
+    """What was given, where it was."""
+    return () if what is None else (what,)
 
 
 def chosen(**how: Any) -> dict[str, Any]:
@@ -176,7 +192,7 @@ def tell(
     from llmkit.system import report
 
     report.to_stderr()
-    files = [one for one in read if _is_file(one)]
+    files = [one for one in read if is_file(one) or os.path.isdir(one)]
     if output not in (None, "-"):
         jsonlines.place(str(output), files)
     said = ask()

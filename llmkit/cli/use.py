@@ -95,7 +95,7 @@ def predict(
     report.to_stderr()
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
                                columns=tabled.is_table(output), on_bad_row=on_bad_row, encoding=encoding)
-    count = jsonlines.write(found, output, (data,))
+    count = jsonlines.write(found, output, (data, model))
     if output != "-":
         terminal.err(f"{count:,} predictions: {output}")
 

@@ -63,13 +63,15 @@ def predict(
 def beside(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
-    dtype: str = "float32",
+    dtype: str = "float32", encoding: str | None = None,
 ) -> Iterator[tuple[Row, Prediction]]:
     """One prediction for each row, beside it: the fields that the task reads of a file's row.
 
     `document` is what a row is in a text file; `usual_length` how many positions are used of a model that isn't a run.
     """
-    for row, said in _each(model, data, task, max_length, batch_size, document, usual_length, dtype):
+    only_of_files(encoding, data)
+    for row, said in _each(model, data, task, max_length, batch_size, document, usual_length, dtype,
+                           encoding=encoding):
         if said is not None:
             yield row, said
 

@@ -113,11 +113,13 @@ class Scorer:
             if self.shape != "encoder":
                 way = self._whole if self.shape == "decoder" else self._written
                 told: dict[bytes, list[float]] = way(list(targets), each_at)
+                check_all(told, str(self.opened.folder))
                 return [told[one.key] for one in targets]
             mask = int(self.tokenizer.mask_token_id)
             alone = [[Target((*one.read[:spot], mask, *one.read[spot + 1 :]), (), (token,), spot)
                       for spot, token in enumerate(one.ids, one.at)] for one in targets]
             hidden = self._filled([part for parts in alone for part in parts])
+            check_all(hidden, str(self.opened.folder))
             return [[hidden[part.key] for part in parts] for parts in alone]
 
     # ---- prompts to tokens ----

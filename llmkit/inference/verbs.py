@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmkit import models
-from llmkit.data.sources import open_source
+from llmkit.data.sources import Reader, open_source
 from llmkit.inference import predict as prediction
 from llmkit.inference.embedding import Embedder
+from llmkit.inference.evaluate import said_by_option
 from llmkit.inference.indexing import unit
 from llmkit.inference.writing.opening import numbers
 from llmkit.models.run import recipe_of
@@ -154,7 +155,7 @@ def classify(
 
 def compare(
     texts: Rows, model: str, labels: Sequence[str], hypothesis: str = HYPOTHESIS, *, max_length: int | None = None,
-    document: str = "auto", batch_size: int = 16,
+    document: str = "auto", batch_size: int = 16, encoding: str | None = None,
 ) -> Said:
     """Which label is closest to each text in meaning; the encoder makes its own batches."""
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
@@ -168,7 +169,7 @@ def compare(
     if max_length is not None:
         embedder = replace(embedder, max_length=min(max_length, embedder.max_length))
     note = f"{model} compares the text with each label by meaning; {_train(Classification)} trains a classifier."
-    return Said(model, _compared(texts, embedder, labels, hypothesis, document), (note,))
+    return Said(model, _compared(texts, embedder, labels, hypothesis, document, encoding), (note,))
 
 
 def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
@@ -183,7 +184,7 @@ def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
 
 def _said(
     texts: Rows, model: str, task: Answering, notes: tuple[str, ...], *, max_length: int | None = None,
-    batch_size: int = 16, document: str = "auto", max_new_tokens: int | None = None,
+    batch_size: int = 16, document: str = "auto", max_new_tokens: int | None = None, encoding: str | None = None,
 ) -> Said:
     dtype = "float32"
     if task.writes:
@@ -191,7 +192,7 @@ def _said(
         task = task if max_new_tokens is None else task.limited(max_new_tokens)
     return Said(model, prediction.beside(
         model, texts, task=task, max_length=max_length, batch_size=batch_size, document=document,
-        usual_length=USUAL_LENGTH, dtype=dtype), notes)
+        usual_length=USUAL_LENGTH, dtype=dtype, encoding=encoding), notes)
 
 
 def _is_for(model: str, usual: type[Task]) -> bool:
@@ -239,11 +240,14 @@ def _writing(
 
 
 def _compared(
-    texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, document: str,
+    texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, document: str, encoding: str | None,
 ) -> Iterator[tuple[Row, Prediction]]:
     """Each text beside the label whose sentence has the highest cosine with it."""
     sentences = unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
-    with prediction.opened(texts, lambda path: open_source(Source(path), document)) as reader:
+    def source(path: str) -> Reader:
+        return open_source(Source(path, encoding=encoding or "utf-8"), document)
+
+    with said_by_option(), prediction.opened(texts, source) as reader:
         stream = Classification().stream(reader, answered=False)
         while chunk := [row for row, _ in islice(stream, prediction.CHUNK)]:
             found = unit(embedder.embed([row["text"] for row in chunk])) @ sentences.T  # (texts, labels)

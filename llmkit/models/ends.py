@@ -9,6 +9,7 @@ from typing import Any
 
 from llmkit.models import layout
 from llmkit.models.files import UNREADABLE, in_one_line, read_json
+from llmkit.recipe.bounds import check_generation
 from llmkit.system.errors import CheckpointError
 
 FILE = "generation_config.json"
@@ -49,6 +50,7 @@ def read(model: Any, folder: Path) -> None:
     from transformers import GenerationConfig
 
     if model.can_generate() and (folder / FILE).is_file():
+        check_generation(folder / FILE, folder / layout.CONFIG)
         try:
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         except UNREADABLE as error:

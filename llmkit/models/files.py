@@ -13,7 +13,7 @@ from llmkit.backbones.kernels.privates import forget_kernels
 from llmkit.data import tokenizer_files
 from llmkit.models.layout import ADAPTER, CONFIG
 from llmkit.recipe import MOST_LAYERS
-from llmkit.recipe.bounds import check_config
+from llmkit.recipe.bounds import check_config, check_generation
 from llmkit.system.errors import CheckpointError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def read_config(folder: Path) -> PretrainedConfig:
     from transformers import AutoConfig
 
     check_config(folder / CONFIG)
+    check_generation(folder / "generation_config.json", folder / CONFIG)
     try:
         with telling(folder):
             config: PretrainedConfig = AutoConfig.from_pretrained(

@@ -22,6 +22,11 @@ class Bound(NamedTuple):
     """What is counted."""
 
 
+TOKENS = r"(eos|bos|pad|decoder_start|forced_bos|forced_eos)_token_id|bad_words_ids|(begin_)?suppress_tokens"
+"""Fields of a generation_config.json that are tokens, or lists of them."""
+OF_VOCABULARY = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
+"""Those whose scores are changed at every step: all must be there."""
+MOST_TOKENS = 2**31
 MOST_LABELS = 100_000
 MOST_BYTES = 2**24
 """Of a config.json; one with 100,000 labels in words has a few million."""
@@ -74,6 +79,43 @@ def check_config(path: Path) -> None:
         return  # who reads it next says what is wrong
     for name, value, bound in excesses(said):
         raise RequestError(f"{path} can't be used: {name} is {value}; the most is {bound.most:,} ({bound.what}).")
+
+
+def check_generation(path: Path, config: Path) -> None:
+    """RequestError where a generation_config.json names tokens that no model, or not this one, can have.
+
+    {"bad_words_ids": [[1000000000]]} beside a config of 353 words  ->  … names the token 1000000000; there are 353.
+    """
+    said, beside = (_object(one) for one in (path, config))
+    known = beside.get("vocab_size")
+    words = known if isinstance(known, int) else MOST_TOKENS
+    for name, value in said.items():
+        if not re.fullmatch(TOKENS, name):
+            continue
+        most = words if name in OF_VOCABULARY else MOST_TOKENS  # ends may lie beyond, and are never written then
+        wrong = next((one for one in _leaves(value) if not isinstance(one, int) or not -1 <= one < most), None)
+        if wrong is not None:
+            raise RequestError(f"{path} can't be used: {name} names the token {str(wrong)[:40]}; there are {most:,}.")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """What stands in a small JSON file; nothing where there is none, or where who reads it next says what is wrong."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MOST_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What stands in lists in lists, without the nulls."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left += one
+        elif one is not None:
+            yield one
 
 
 def bound_of(name: str) -> Bound:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
@@ -161,15 +161,22 @@ class Api:
         if kind != "application/json":  # what a foreign page can send without asking first is no JSON
             raise ApiError(415, f"Content-Type must be application/json, not {kind or 'nothing'}.")
         body, limit, seconds = bytearray(), self.limits.body_bytes, self.limits.body_seconds
+        large = ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.",
+                         headers={"Connection": "close"})
+        length = http.headers.get("content-length", "")
+        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
+            raise large  # before any of it comes
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in http.stream():
                     body += chunk
                     if len(body) > limit:
-                        raise ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.")
+                        raise large
         except TimeoutError:
             raise ApiError(408, f"the request's body took more than {seconds:g} s to come.",
                            headers={"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise ApiError(400, "the client left before its request was whole.") from None
         return bytes(body)
 
     async def _read(self, work: Callable[[], Any]) -> Any:

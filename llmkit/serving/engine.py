@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,10 +66,13 @@ class Row:
         self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
             chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt)
-        self.rules = None if wish.rules is None else wish.rules()
-        """What else is done to its scores."""
         self.failed = False
         self._piece, self._tokens = "", 0
+
+    @cached_property
+    def rules(self) -> Any:
+        """What else is done to its scores; made when a token is chosen, for a model's own may be wrong."""
+        return None if self.job.wish.rules is None else self.job.wish.rules()
 
     def _hear(self, piece: str) -> None:
         self._piece += piece
@@ -142,8 +145,8 @@ class Engine:
             budget -= len(part)
             logits = self._read(reading, part)
             if reading.done == len(reading.job.prompt):
+                self._join(reading, logits)  # what fails here is still being read, and ends with the others
                 self.reading.popleft()
-                self._join(reading, logits)
         return self._step() if self.rows else 0
 
     @torch.inference_mode()

@@ -181,4 +181,4 @@ def find(served: Mapping[str, Served], name: str | None, kind: str) -> Served | 
         return able[name]
     if name in served:
         return f"{name} {'writes text' if kind == 'embedding' else 'gives embeddings and writes no text'}."
-    return f"no model is called {name!r}.{nearest(name, able)}"
+    return f"no model is called {name!r}.{nearest(name, served)}"

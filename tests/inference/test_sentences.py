@@ -245,7 +245,8 @@ def test_a_text_and_a_file_of_texts(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "said", "status"), [
-    (["nothing.txt", "--shared"], "there is no file 'nothing.txt'", 2), ([" "], "empty text", 2),
+    (["nothing.txt", "--shared"], "nothing.txt", 3), (["the cat", "--shared"], "there is no file 'the cat'", 2),
+    ([" "], "empty text", 2),
     (["TEXTS", "--shared"], "is for pairs of sentences", 2), (["BAD"], "bad.jsonl:2: 'bad' must be a sentence", 3),
     (["the cat", "--floor", "nowhere.txt"], "nowhere.txt", 3)])
 def test_what_cannot_be_scored_is_told(words, said, status, folders, tmp_path, capsys):

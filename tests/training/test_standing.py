@@ -148,7 +148,7 @@ def test_what_came_after_a_run_that_failed_early_is_somebodys(files: dict[str, s
 
 def test_another_programs_lock_is_no_runs(tmp_path: Path) -> None:
     put(tmp_path, {".lock": "4711\n", "bad_rows.txt": "mine\n"})
-    assert "bad_rows.txt is there" in refused(tmp_path)
+    assert "bad_rows.txt, .lock are there" in refused(tmp_path)
 
 
 # ---- the card, and other networks ----

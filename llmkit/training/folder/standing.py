@@ -28,6 +28,9 @@ def check(folder: Path) -> None:
         return
     begun = _begun(folder)
     names = [name for name in (*FILES, *FOLDERS) if not _free(folder / name, begun)]
+    lock = folder / layout.LOCK
+    if not begun and os.path.lexists(lock) and not (lock.is_file() and not lock.stat().st_size):
+        names.append(layout.LOCK)
     if not begun:
         names += [f".{name}" for name in (*FILES, layout.MODEL) if not _free(folder / f".{name}", begun)]
     refuse(folder, names)

@@ -120,7 +120,10 @@ def wrap(model: PreTrainedModel, config: Any, setting: Setting) -> PreTrainedMod
                            ) from error
     config.base_model_name_or_path = setting.base
     if config.modules_to_save is not None:  # peft adds the heads that it knows, several times
-        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
+        config.modules_to_save = sorted(set(config.modules_to_save))
+    for name in ("target_modules", "exclude_modules"):  # peft would write them in an order of chance
+        if isinstance(names := vars(config).get(name), set):
+            setattr(config, name, sorted(names))
     return tuned
 
 
