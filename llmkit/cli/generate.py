@@ -78,6 +78,7 @@ def generate(
     """Write a text with a model: a story, an answer, a continuation; or fill the holes of one."""
     from llmkit.inference import generate as generation
     from llmkit.inference.comparing import inline as variants
+    from llmkit.models.run import spare
     from llmkit.system import report
     from llmkit.system.errors import RequestError
 
@@ -102,9 +103,10 @@ def generate(
     if input_ is not None:
         if Path(output).is_file() and Path(input_).is_file() and Path(output).samefile(input_):
             raise RequestError(f"--output {output}: is the file that the prompts are in.")
+        spare(output, model)
         _many(generation.generate_file(
             input_, model, options, batch_size=batch_size, shown=output != "-", **opening), output, json_,
-            (input_, model, *_examples(opening["mode"])))
+            (input_, *_examples(opening["mode"])))
         return
     assert prompt is not None
     streamed: list[str] = []

@@ -50,14 +50,16 @@ def score(
     from llmkit.data.sources import open_source
     from llmkit.inference import sentences as scoring
     from llmkit.inference.evaluate import said_by_option
+    from llmkit.models.run import spare
     from llmkit.recipe import Source
     from llmkit.system import report
     from llmkit.system.errors import RequestError
 
     report.to_stderr()
-    read = [text, model, *([] if floor is None else [floor])]
-    if output != "-":
-        jsonlines.place(output, read)  # before a model is opened
+    read = [text, *([] if floor is None else [floor])]
+    if output != "-":  # before a model is opened
+        jsonlines.place(output, read)
+        spare(output, model)
     if text != "-" and not is_file(text):
         if shared or output != "-":
             raise RequestError(f"{'--shared' if shared else '--output'}: is for a file; there is no file {text!r}, so "

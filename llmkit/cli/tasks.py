@@ -56,7 +56,7 @@ def summarize(
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
                  encoding=encoding)
-    tell(lambda: verbs.summarize(rows, model, **how), output, json_, (text, *named(model)),
+    tell(lambda: verbs.summarize(rows, model, **how), output, json_, model, (text,),
          lambda row, said: said["text"])
 
 
@@ -76,7 +76,7 @@ def translate(
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
                  encoding=encoding)
-    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, (text, *named(model)),
+    tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, model, (text,),
          lambda row, said: said["text"])
 
 
@@ -103,8 +103,8 @@ def answer(
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
                                "give a file of rows with question and context instead of the question.")
     how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size, encoding=encoding)
-    read = (question, *named(context), *named(model))
-    tell(lambda: verbs.answer(rows, model, **how), output, json_, read, found)
+    read = (question, *([] if context is None else [context]))
+    tell(lambda: verbs.answer(rows, model, **how), output, json_, model, read, found)
 
 
 def classify(
@@ -122,7 +122,7 @@ def classify(
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
     how = chosen(document=document, max_length=max_length, batch_size=batch_size, encoding=encoding)
-    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, (text, *named(model)), labelled)
+    tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, model, (text,), labelled)
 
 
 def tag(
@@ -134,7 +134,7 @@ def tag(
 
     rows = given(text, "tokens")
     how = chosen(max_length=max_length, batch_size=batch_size, encoding=encoding)
-    tell(lambda: verbs.tag(rows, model, **how), output, json_, (text, *named(model)), marked)
+    tell(lambda: verbs.tag(rows, model, **how), output, json_, model, (text,), marked)
 
 
 # ---- what comes in ----
@@ -168,11 +168,6 @@ def is_file(text: str) -> bool:
     return os.path.isfile(text) or (len(text.split()) == 1 and text.lower().endswith(SUFFIXES))
 
 
-def named(what: str | None) -> tuple[str, ...]:
-    """What was given, where it was."""
-    return () if what is None else (what,)
-
-
 def chosen(**how: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in how.items() if value is not None}
@@ -181,7 +176,7 @@ def chosen(**how: Any) -> dict[str, Any]:
 # ---- what goes out ----
 
 def tell(
-    ask: Callable[[], Said], output: str | None, json_: bool, read: Sequence[str],
+    ask: Callable[[], Said], output: str | None, json_: bool, model: str | None, read: Sequence[str],
     show: Callable[[Mapping[str, Any], Mapping[str, Any]], str],
 ) -> None:
     """Ask a model, and print what it says of each row, or write it to a file; what to know of it goes to stderr.
@@ -189,12 +184,14 @@ def tell(
     `read` is what may be files that the rows come from: the output is none of these.
     """
     from llmkit.data import jsonlines, tabled
+    from llmkit.models.run import spare
     from llmkit.system import report
 
     report.to_stderr()
-    files = [one for one in read if is_file(one) or os.path.isdir(one)]
+    files = [one for one in read if is_file(one)]
     if output not in (None, "-"):
         jsonlines.place(str(output), files)
+        spare(str(output), model)
     said = ask()
     for note in said.notes if not json_ else ():
         terminal.err(note)

@@ -90,12 +90,14 @@ def predict(
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
     from llmkit.data import jsonlines, tabled
     from llmkit.inference import predict as prediction
+    from llmkit.models.run import spare
     from llmkit.system import report
 
     report.to_stderr()
+    spare(output, model)
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
                                columns=tabled.is_table(output), on_bad_row=on_bad_row, encoding=encoding)
-    count = jsonlines.write(found, output, (data, model))
+    count = jsonlines.write(found, output, (data,))
     if output != "-":
         terminal.err(f"{count:,} predictions: {output}")
 

@@ -65,8 +65,8 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[
         raise PlaceError(f"--output {output}: {error.strerror}.") from error
 
 
-OF_A_RUN = ("metrics.jsonl", "model", "model.before", "checkpoints", "base", "generator", "discriminator")
-"""What of a run's folder holds or may hold rows or tables and is none of a user's."""
+OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather", ".gz", ".xz", ".bz2", ".zst", ".zip")
+"""What an output isn't written as, and would be taken for."""
 
 
 def place(output: str, read: Sequence[str] = ()) -> Path:
@@ -74,32 +74,14 @@ def place(output: str, read: Sequence[str] = ()) -> Path:
     target = Path(output).expanduser()
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
-    for folder in filter(None, map(_folder, read)):
-        if target.is_file() and _is_part(target.resolve(), folder):
-            raise RequestError(f"--output {output}: is a file of {folder}, which is read here, and would be lost; name "
-                               "another.")
+    if target.suffix.lower() in OTHERS:
+        raise RequestError(f"--output {output}: rows are written as JSON lines or as a table of text, not as "
+                           f"{target.suffix}; name it .jsonl, .csv or .tsv, which spreadsheets open.")
     for taken in (target, part_of(target)):
         if taken.is_file() and any(path.samefile(taken) for label in read for path in _files(label)):
             which = "it is" if taken is target else f"{taken}, where the rows stand until all are there, is"
             raise RequestError(f"--output {output}: {which} a file that is read here, and would be lost; name another.")
     return target
-
-
-def _folder(label: str) -> Path | None:
-    """The folder that a label names, where it names one."""
-    try:
-        folder = Path(label).expanduser()
-        return folder.resolve() if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long for a name, nobody's home, a zero byte: it names none
-        return None
-
-
-def _is_part(target: Path, folder: Path) -> bool:
-    """Whether a file belongs to a model or run in a folder: all but rows that somebody put beside what a run wrote."""
-    if not target.is_relative_to(folder):
-        return False
-    first = target.relative_to(folder).parts[0]
-    return first in OF_A_RUN or target.suffix not in (".jsonl", ".csv", ".tsv")
 
 
 def part_of(target: Path) -> Path:

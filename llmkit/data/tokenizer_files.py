@@ -9,7 +9,9 @@ import json
 import logging
 import re
 import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -127,7 +129,25 @@ def _of_folder(folder: Path) -> PreTrainedTokenizerBase:
             "is lower-cased" if lower else "keeps its case")
     if not (folder / SETTINGS).is_file():
         log.info("tokenizer: no %s says what it is: %s", SETTINGS, note)
-    return AutoTokenizer.from_pretrained(str(folder), tokenizer_type=kind, **options)
+    with _without_mark(folder) as clean:
+        tokenizer = AutoTokenizer.from_pretrained(str(clean), tokenizer_type=kind, **options)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+@contextmanager
+def _without_mark(folder: Path) -> Iterator[Path]:
+    """The folder, or a copy of it where a byte order mark stands in its vocab.txt, and would be a part of a token."""
+    words = folder / WORDS
+    if not words.is_file() or not words.read_bytes().startswith(BOM_UTF8):
+        yield folder
+        return
+    log.info("tokenizer: %s begins with a byte order mark, which is no part of its first token", words)
+    with TemporaryDirectory(prefix="llmkit-") as name:
+        for path in folder.glob("*.json"):
+            shutil.copy(path, name)
+        (Path(name) / WORDS).write_bytes(words.read_bytes().removeprefix(BOM_UTF8))
+        yield Path(name)
 
 
 def _check_added(folder: Path) -> None:
@@ -240,7 +260,7 @@ def _with_sentinels(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
 
 def _lines(path: Path) -> list[str]:
     """The lines of a vocabulary; none where there is no file."""
-    return path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n") if path.is_file() else []
+    return path.read_text(encoding="utf-8-sig").replace("\r\n", "\n").split("\n") if path.is_file() else []
 
 
 def _json(path: Path) -> dict[str, Any]:

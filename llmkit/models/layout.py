@@ -33,6 +33,15 @@ CHECKPOINT = re.compile(r"step-(\d{8,})")
 
 
 
+def is_part(target: Path, folder: Path) -> bool:
+    """Whether a file belongs to a run or model in a folder: all but tables that somebody put beside it."""
+    target, folder = target.resolve(), folder.resolve()
+    if not (target.is_file() and target.is_relative_to(folder)):
+        return False
+    first = target.relative_to(folder).parts[0]
+    return first in (METRICS, MODEL, BEFORE, CHECKPOINTS, BASE) or target.suffix not in (".jsonl", ".csv", ".tsv")
+
+
 def model_in(run: Path) -> Path:
     """The folder of a run's model: model/, or while it goes on to a greater length, what it had before."""
     usual, before = run / MODEL, run / BEFORE

@@ -19,8 +19,16 @@ from llmkit.models import layout
 from llmkit.models.fetch import on_disk
 from llmkit.models.files import read_json
 from llmkit.recipe import Recipe
-from llmkit.system.errors import CheckpointError
+from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.locks import runs
+
+
+def spare(output: str, model: str | Path | None) -> None:
+    """RequestError where an output would go over a file of the model, or of the run, that is read."""
+    folder = None if model is None or output == "-" else on_disk(model)
+    if folder is not None and folder.is_dir() and layout.is_part(Path(output).expanduser(), folder):
+        raise RequestError(f"--output {output}: is a file of {model}, which is read here, and would be lost; name "
+                           "another.")
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from llmkit.tasks.shared.labels import (
     answer,
     by_number,
     class_names,
+    doubts,
     each,
     finite,
     in_their_order,
     is_hot,
-    minus_one,
     named,
     places,
     refuse_unlabelled,
@@ -51,9 +51,9 @@ PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "mul
 """What transformers calls them in a model's config."""
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
          ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
-         ("claim", "evidence"), ("text1", "text2"))
+         ("claim", "evidence"), ("text1", "text2"), ("#1 string", "#2 string"))
 """Columns that are two texts with one label: GLUE's, SNLI's, QQP's, Chinese CLUE's, QNLI's, BoolQ's, MS MARCO's,
-FEVER's …"""
+FEVER's, MRPC's …"""
 
 
 @dataclass(config=OPTIONS)
@@ -79,9 +79,10 @@ class Classification(Task):
     shapes = frozenset({"encoder", "decoder", "encoder-decoder"})
     head = "AutoModelForSequenceClassification"
     wanted = {
-        "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "title", "text_a"),
+        "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "body", "title",
+                 "text_a"),
         "label": ("labels", "class", "category", "sentiment", "target", "topic", "score", "is_duplicate", "gold_label",
-                  "rating", "stars", "answer"),
+                  "rating", "stars", "answer", "quality"),
     }
     answers = ("label",)
     example = (
@@ -202,7 +203,7 @@ class Classification(Task):
             facts["labels"] = list(known)
             sets = Task.prepare(task, train, validation, replace(setup, labels=known))
             notes.append(f"{len(known)} labels: {', '.join(known)[:200]}")
-            notes += minus_one([row["label"] for row, _ in rows], known)
+            notes += doubts([row["label"] for row, _ in rows], known, task.problem == "single_label")
             if placed:
                 notes.append(f"labels are lists of {len(placed)} zeros and ones, one for each label"
                              + ("" if self.labels else "; task.labels says what these are called"))

@@ -119,6 +119,8 @@ class MultipleChoice(Task):
                     "text": [i for i, one in enumerate(choices) if isinstance(answer, str) and one == answer.strip()]}
         if self.answer != "auto":
             readings = {self.answer: readings[self.answer]}
+        elif keys and len(readings["letter"]) == 1:  # the row itself says what its choices are called: ARC's 1 to 4
+            return readings["letter"][0]
         meant = sorted({i for some in readings.values() for i in some})
         if len(meant) > 1:
             how = " or ".join(name for name, some in readings.items() if some)

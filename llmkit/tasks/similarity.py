@@ -22,6 +22,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, words_of
+from llmkit.tasks.shared.labels import measured
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -112,11 +113,8 @@ class Similarity(Task):
             row = {**row, "negatives": negatives}
         if "score" not in row:
             return row
-        try:
-            score = float(row["score"])
-        except (TypeError, ValueError, OverflowError):  # 10**400 is too large for a float
-            score = float("nan")
-        if not np.isfinite(score):
+        score = measured(row["score"])  # 10**400 is too large for a float
+        if score is None:
             raise DataError(f"{place}: the score {row['score']!r} is no number.")
         return {**row, "score": score}
 

@@ -52,7 +52,7 @@ class Tagging(Task):
     head = "AutoModelForTokenClassification"
     wanted = {
         "tokens": ("words", "text", "sentence", "characters"),
-        "tags": ("ner_tags", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
+        "tags": ("ner_tags", "ner_tag", "tag", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
     example = (

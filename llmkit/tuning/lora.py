@@ -149,5 +149,6 @@ def save_difference(model: Any, folder: Path) -> None:
     config.r, config.init_lora_weights, config.inference_mode = 2 * config.r, True, True
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
+    adapter.in_order(folder)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
               folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})

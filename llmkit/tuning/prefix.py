@@ -14,6 +14,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
 from llmkit.tuning.prompt import fitted
+from llmkit.tuning.shared.adapter import save as save_adapter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -109,7 +110,7 @@ class Prefix(Tuning):
         from llmkit.tuning.shared import attention_prefix as attention
 
         if isinstance(model, PeftModel):
-            model.save_pretrained(str(folder), save_embedding_layers=False)
+            save_adapter(model, folder)
         else:
             attention.save(model, folder)
 

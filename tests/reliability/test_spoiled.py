@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from llmkit import recipe
 from llmkit.cli import main
-from llmkit.data import jsonlines
+from llmkit.models.run import spare
 from llmkit.system.errors import PlaceError, RequestError
 from llmkit.training.fit import fit
 from llmkit.training.folder.run_folder import RunFolder
@@ -47,13 +47,14 @@ def test_an_output_is_no_file_of_the_model_that_is_read(command, name, copied, t
 def test_rows_beside_what_a_run_wrote_are_the_users(copied):
     mine = copied / "predictions.jsonl"
     mine.write_text("{}\n")
-    assert jsonlines.place(str(mine), ["rows.jsonl", str(copied)]) == mine
-    jsonlines.write(iter([{"a": 1}]), str(mine), ["rows.jsonl", str(copied)])
-    assert mine.read_text() == '{"a": 1}\n'
+    spare(str(mine), str(copied))
+    spare("-", str(copied))
+    spare(str(copied / "new.jsonl"), str(copied))
+    spare(str(copied / "model" / "new.safetensors"), str(copied))  # nothing is lost
     linked = copied.parent / "link.jsonl"
     linked.symlink_to(copied / "metrics.jsonl")
     with pytest.raises(RequestError, match="is a file of"):
-        jsonlines.place(str(linked), [str(copied)])
+        spare(str(linked), str(copied))
 
 
 @pytest.mark.parametrize("content", ["mine\n", "process of mine, not of yours\n"[8:]])

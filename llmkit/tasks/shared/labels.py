@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from llmkit.tasks.shared.lists import unwritten
 
 HOT = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True}
 """What may stand at the place of a label, and whether it says that the label is there."""
+COMMA = re.compile(r"[+-]?\d+,\d+")
+"""A number whose decimals stand behind a comma."""
 BLANKS = frozenset({"", "-1", "-1.0", "none", "null", "nan", "?"})
 """What stands where no answer is given: GLUE and its like have -1."""
 
@@ -21,7 +24,7 @@ BLANKS = frozenset({"", "-1", "-1.0", "none", "null", "nan", "?"})
 def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
     """A row's answer as its problem has it: a name, a list of names, or a number."""
     if problem == "regression":
-        number = finite(value)
+        number = measured(value)
         if number is None:
             raise DataError(f"{place}: the label {value!r} is no number; task.problem is regression.")
         return number
@@ -42,6 +45,21 @@ def _named(label: Any, place: Place) -> str:
         return str(label).strip()
     except ValueError as error:  # Python writes no number of so many digits
         raise DataError(f"{place}: the label is a number of more than 4,300 digits; write it as a text.") from error
+
+
+def measured(value: Any) -> float | None:
+    """A finite number where one is meant, be its decimals behind a point or, as in much of the world, a comma."""
+    return finite(value.replace(",", ".") if isinstance(value, str) and COMMA.fullmatch(value.strip()) else value)
+
+
+def commas(answers: Sequence[Any]) -> list[str]:
+    """A note where labels may be numbers with decimal commas: 4,5 may as well be the labels 4 and 5."""
+    texts = [one.strip() for one in answers if isinstance(one, str)]
+    some = [one for one in texts if COMMA.fullmatch(one)]
+    if not some or len(texts) < len(answers) or not all(finite(one.replace(",", ".")) is not None for one in texts):
+        return []
+    return [f"{len(some):,} labels as {some[0]!r} are learned as names; where they are numbers with a decimal comma, "
+            "say task.problem: regression, and where they are several labels, task.separator: ','"]
 
 
 def finite(value: Any) -> float | None:
@@ -132,8 +150,17 @@ def refuse_unlabelled(name: str, answers: Sequence[Any], known: Collection[str] 
         raise NoLabelsError(f"{name}: {no_labels(len(answers), -1)}")
 
 
+def doubts(answers: Sequence[Any], known: Collection[str], single: bool) -> list[str]:
+    """What labels may mean that isn't what they are learned as; `single`: a row has one."""
+    return [*minus_one(answers, known), *(commas(answers) if single else ())]
+
+
 def minus_one(answers: Sequence[Any], known: Collection[str]) -> list[str]:
-    """A note where -1 is learned beside 0 and 1, for it may stand for no label."""
+    """A note where -1 is learned beside 0 and 1, or a dash beside others, for it may stand for no label."""
+    dashes = sum(isinstance(one, str) and one.strip() == "-" for one in answers)
+    if dashes and len(known) > 2:
+        return [f"{dashes:,} rows have the label '-', which is learned like the others; where it stands for none, as "
+                "in MNLI, leave these rows out: task.labels without it, data.on_bad_row: skip"]
     count = sum(str(one).strip() in ("-1", "-1.0") for one in answers)
     return [f"{count:,} rows have the label -1, which is learned like the others; where it stands for none, as in "
             "SNLI, leave these rows out: task.labels without it, data.on_bad_row: skip"] if count and {

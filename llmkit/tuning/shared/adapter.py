@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Collection
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
+from llmkit.models.layout import ADAPTER
 from llmkit.system.errors import RequestError, nearest
 from llmkit.tuning.base import TASK_TYPES, Setting
 
@@ -121,12 +123,22 @@ def wrap(model: PreTrainedModel, config: Any, setting: Setting) -> PreTrainedMod
     config.base_model_name_or_path = setting.base
     if config.modules_to_save is not None:  # peft adds the heads that it knows, several times
         config.modules_to_save = sorted(set(config.modules_to_save))
-    for name in ("target_modules", "exclude_modules"):  # peft would write them in an order of chance
-        if isinstance(names := vars(config).get(name), set):
-            setattr(config, name, sorted(names))
     return tuned
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write an adapter that peft opens."""
     model.save_pretrained(str(folder), save_embedding_layers=False)
+    in_order(folder)
+
+
+SETS = ("target_modules", "exclude_modules", "modules_to_save")
+"""Fields of an adapter's config that are names in no order of their own."""
+
+
+def in_order(folder: Path) -> None:
+    """Sort the names of layers in an adapter's config, which peft writes in an order of chance."""
+    path = folder / ADAPTER
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said |= {name: sorted(value) for name, value in said.items() if name in SETS and isinstance(value, list)}
+    path.write_text(json.dumps(said, indent=2, sort_keys=True), encoding="utf-8")
