@@ -31,7 +31,7 @@ def score(
     model: Annotated[str, typer.Option(
         "--model", metavar="M", autocompletion=completion.models,
         help="A causal, masked or encoder-decoder model: a run, a folder, a hub id, or a name of the catalogue.",
-    )] = "smollm2-135m",
+    )] = "smollm2-135m-instruct",
     given: Annotated[str, typer.Option(
         "--given", metavar="TEXT", help="What stands before and isn't counted; what an encoder reads.")] = "",
     floor: Annotated[str | None, typer.Option(

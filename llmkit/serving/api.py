@@ -25,6 +25,8 @@ from llmkit.system.report import log
 if TYPE_CHECKING:
     from llmkit.serving.metrics import Metrics
 
+FAR = 64
+"""A body that says it is so many times the limit is refused before any of it comes."""
 AT_ONCE = 32
 """Texts that are embedded between two steps of those that are written."""
 UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
@@ -164,8 +166,8 @@ class Api:
         large = ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.",
                          headers={"Connection": "close"})
         length = http.headers.get("content-length", "")
-        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
-            raise large  # before any of it comes
+        if length.isdecimal() and (len(length) > 18 or int(length) > FAR * limit):
+            raise large  # a little too much is read first: who still sends when it is closed sees no answer
         try:
             async with asyncio.timeout(seconds):
                 async for chunk in http.stream():
