@@ -369,3 +369,24 @@ def test_a_job_without_rules_has_none():
     made = of_completion(WritingModel("llama", Writer("llama", one), Engine(one)), CompletionRequest(prompt="x"), "a",
                          Limits())
     assert made.wish.rules is None
+
+
+@pytest.mark.parametrize("when", ["made", "called"])
+def test_a_rule_that_fails_ends_its_text_and_leaves_its_place(when):
+    """As its first token is chosen, or before: nobody waits for ever, and others are written after it."""
+    def rules() -> Any:
+        if when == "made":
+            raise ValueError("no such token")
+        return lambda ids, scores: scores[:, 10**6]
+
+    engine = engine_of("llama")
+    asked = Asked(ids("a"), Options(max_new_tokens=4, num_return_sequences=2))
+    asked.wish = Wish(asked.options, asked.choosing, frozenset({1}), rules=rules)
+    job = asked.job
+    engine.admit(job)
+    with pytest.raises((ValueError, IndexError)) as error:
+        engine.turn()
+    engine.fail(error.value)
+    assert ({number: end.reason for number, end in asked.ends.items()}, job.left) == ({0: "error", 1: "error"}, 0)
+    (other,) = run(engine, [Asked(ids("b"))])
+    assert other.ends[0].reason in ("stop", "length")
