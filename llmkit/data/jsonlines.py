@@ -7,8 +7,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain, islice
+from contextlib import contextmanager, suppress
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,8 +49,9 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[
     None is null, in a table an empty row. `read` are the files and patterns that the rows come from: RequestError where
     the output is one of these.
 
-    The rows stand in `OUTPUT.part` until all are there, which then takes the place of what was there before: a request
-    that is wrong or fails leaves that as it was. PlaceError where it can't be written, which is seen before any row.
+    The rows stand in `OUTPUT.part` (`OUTPUT.part2` … where that is there already) until all are there, which then takes
+    the place of what was there before: a request that is wrong or fails leaves that as it was. PlaceError where it
+    can't be written, which is seen before any row.
     """
     if output == "-":
         return _lines(rows, sys.stdout)
@@ -77,17 +78,18 @@ def place(output: str, read: Sequence[str] = ()) -> Path:
     if target.suffix.lower() in OTHERS:
         raise RequestError(f"--output {output}: rows are written as JSON lines or as a table of text, not as "
                            f"{target.suffix}; name it .jsonl, .csv or .tsv, which spreadsheets open.")
-    for taken in (target, part_of(target)):
-        if taken.is_file() and any(path.samefile(taken) for label in read for path in _files(label)):
-            which = "it is" if taken is target else f"{taken}, where the rows stand until all are there, is"
-            raise RequestError(f"--output {output}: {which} a file that is read here, and would be lost; name another.")
+    if target.is_file() and any(path.samefile(target) for label in read for path in _files(label)):
+        raise RequestError(f"--output {output}: it is a file that is read here, and would be lost; name another.")
     return target
 
 
-def part_of(target: Path) -> Path:
-    """Where rows stand until all are there: beside the file that a link leads to."""
-    final = target.resolve()
-    return final.with_name(f"{final.name}.part")
+def _part(final: Path, newline: str | None) -> tuple[Path, TextIO]:
+    """A new file beside `final`, where rows stand until all are there: what anybody has there is left alone."""
+    for number in count(1):
+        path = final.with_name(f"{final.name}.part{number if number > 1 else ''}")
+        with suppress(FileExistsError):
+            return path, path.open("x", encoding="utf-8", newline=newline)
+    raise AssertionError("numbers end")
 
 
 def _files(label: str) -> tuple[Path, ...]:
@@ -104,17 +106,18 @@ def _beside(target: Path) -> Iterator[TextIO]:
 
     A device, a pipe, and a file in a folder that can't be written are written to as they are.
     """
-    part, newline = part_of(target), "" if tabled.is_table(str(target)) else None
+    newline, new = "" if tabled.is_table(str(target)) else None, None
     try:
-        beside = None if target.exists() and not target.is_file() else part.open("w", encoding="utf-8", newline=newline)
+        if not target.exists() or target.is_file():
+            new = _part(target.resolve(), newline)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
             raise
-        beside = None
-    if beside is None:
+    if new is None:
         with target.open("w", encoding="utf-8", newline=newline) as file:
             yield file
         return
+    part, beside = new
     try:
         with beside:
             yield beside
@@ -132,8 +135,8 @@ def _beside(target: Path) -> Iterator[TextIO]:
 
 
 def _lines(rows: Iterator[Mapping[str, Any] | None], to: TextIO) -> int:
-    count = 0
-    for count, row in enumerate(rows, 1):  # noqa: B007
+    written = 0
+    for written, row in enumerate(rows, 1):  # noqa: B007
         to.write(as_json(row, to) + "\n")
         to.flush()
-    return count
+    return written

@@ -262,7 +262,7 @@ def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dt
                                f"{head}; give its folder.")
         return source
     opened = models.open_model(source, head, dtype=dtype)
-    if opened.missing and not source.is_adapter:  # an adapter brings its head
+    if opened.missing:
         raise RequestError(f"{source.name}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} "
                            "needs; train it for that first.")
     return opened

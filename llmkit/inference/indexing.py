@@ -87,8 +87,12 @@ class Index:
             _, first = np.unique(self.digests[rows], return_index=True)
             if len(first) >= top or many == most:
                 first = np.sort(first)[:top]
-                return list(zip(scores[first].tolist(), rows[first].tolist(), strict=True))
+                return [(float(scores[i]), self._first(int(rows[i]))) for i in first]
             many *= 4
+
+    def _first(self, row: int) -> int:
+        """The first passage of the same text: equal vectors score alike but for the last bit, by where they stand."""
+        return int(np.argmax(self.digests == self.digests[row]))
 
 
 def _best(scores: NDArray[np.float32], many: int) -> Closest:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
-from llmkit.models.checking.adapters import check_adapter, config_for
+from llmkit.models.checking.adapters import brought, check_adapter, config_for
 from llmkit.models.checking.weighing import check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.files import (
@@ -64,7 +64,7 @@ class Opened:
     virtual_tokens: int = 0
     """Positions that an adapter's prefix or prompt takes from the model's."""
     missing: tuple[str, ...] = ()
-    """Weights that the folder doesn't have: they are random."""
+    """Weights that neither the folder nor an adapter's base has: they are random."""
 
 
 def open_model(model: str | Path | Base, head: str | None = None, *, dtype: str = "float32") -> Opened:
@@ -172,8 +172,9 @@ def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
         model.resize_token_embeddings(rows, mean_resizing=False)
     tuned = _tuned(model, given)
     ends.read(model, folder)
+    held = brought(folder, missing)
     return Opened(tuned.to(dtype_of(dtype)).eval(), tokenizer, folder, kind,
-                  int(adapter.get("num_virtual_tokens") or 0), missing)
+                  int(adapter.get("num_virtual_tokens") or 0), tuple(name for name in missing if name not in held))
 
 
 def _tuned(model: PreTrainedModel, given: Base) -> Any:

@@ -281,10 +281,13 @@ class ChatRequest(_Writing):
             raise ApiError(400, "top_logprobs needs logprobs true.", param="top_logprobs")
 
     def _refuse_all_but_text(self, i: int, message: Message) -> None:
-        """ApiError where a message holds an image, sound or a file."""
+        """ApiError where a message holds an image, sound or a file, or nothing where only an assistant may."""
         if message.images:
             raise ApiError(400, f"messages[{i}].images: images aren't served: the models here read text.",
                            param=f"messages[{i}].images")
+        if message.content is None and message.role != "assistant":
+            raise ApiError(400, f"messages[{i}].content is missing.", param=f"messages[{i}].content",
+                           code="missing_required_parameter")
         for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
             where = f"messages[{i}].content[{j}]"
             if part.type not in (*TEXTS, "refusal"):

@@ -86,9 +86,10 @@ def test_what_fails_leaves_the_old_file_and_keeps_what_there_is(
     assert out.read_text() == "old\n"
     assert part.read_text() == '{"id": 0}\n{"id": 1}\n'
     assert caplog.messages == [f"{part}: has the rows until then; {out} is as it was"]
-    jsonlines.write(iter([{"id": 9}]), str(out))  # the next one takes its place
+    jsonlines.write(iter([{"id": 9}]), str(out))
     assert out.read_text() == '{"id": 9}\n'
-    assert not part.exists()
+    assert {path.name: path.read_text() for path in out.parent.iterdir()} == {
+        "out.jsonl": '{"id": 9}\n', "out.jsonl.part": '{"id": 0}\n{"id": 1}\n'}
 
 
 def test_what_fails_before_the_first_row_leaves_nothing(out: Path) -> None:
@@ -103,9 +104,6 @@ def test_a_place_that_cannot_be_is_told_before_a_row_is_asked_for(tmp_path: Path
         jsonlines.write(never, str(tmp_path / "nowhere" / "out.jsonl"))
     with pytest.raises(PlaceError, match="is a folder"):
         jsonlines.write(never, str(tmp_path))
-    (tmp_path / "out.jsonl.part").mkdir()
-    with pytest.raises(PlaceError, match="Is a directory"):
-        jsonlines.write(iter(ROWS), str(tmp_path / "out.jsonl"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
@@ -197,12 +195,24 @@ def test_what_is_read_is_never_written_over(how: str, pattern: bool, tmp_path: P
     assert rows.read_text() == LINES
 
 
-def test_what_is_read_is_not_taken_for_the_rows_so_far_either(tmp_path: Path) -> None:
-    part = tmp_path / "out.jsonl.part"
-    part.write_text(LINES)
-    with pytest.raises(RequestError, match=r"out\.jsonl\.part, where the rows stand until all are there, is a file"):
-        jsonlines.write(iter(ROWS), str(tmp_path / "out.jsonl"), [str(part)])
-    assert part.read_text() == LINES
+@pytest.mark.parametrize("there", ["file", "folder", "link to nowhere"])
+def test_what_is_called_like_the_rows_so_far_is_left_alone(there: str, out: Path, caplog) -> None:
+    part = out.with_name("out.jsonl.part")
+    if there == "file":
+        part.write_text("mine")
+    elif there == "folder":
+        part.mkdir()
+    else:
+        part.symlink_to("nowhere")
+    with pytest.raises(DataError):
+        jsonlines.write(failing(2, DataError("bad")), str(out))
+    assert f"{part}2: has the rows until then" in caplog.text
+    assert not out.exists()
+    assert jsonlines.write(iter(ROWS), str(out), [str(part)] if there == "file" else []) == 3
+    assert out.read_text() == LINES
+    if there == "file":
+        assert part.read_text() == "mine"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.jsonl.part", "out.jsonl.part2"]
 
 
 @pytest.mark.parametrize("read", [

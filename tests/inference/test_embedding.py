@@ -9,7 +9,7 @@ import torch
 from conftest import WHO, stories, tiny
 from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model, LlamaConfig, LlamaModel
 
-from llmkit import recipe
+from llmkit import models, recipe
 from llmkit.inference.embedding import Embedder, _batches
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.fit import fit
@@ -219,3 +219,20 @@ def test_an_adapter_of_another_head_is_in_the_body(text: Path, tmp_path: Path) -
     vectors = Embedder.open(tmp_path / "lora").embed(WHO)
     np.testing.assert_allclose(vectors, Embedder.open(tmp_path / "merged").embed(WHO), atol=1e-5)
     assert np.abs(vectors - Embedder.open(tmp_path / "base").embed(WHO)).max() > 0.01
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_the_head_that_an_adapter_brings_is_not_missing(
+    method: str, text: Path, labelled: Path, tmp_path: Path,
+) -> None:
+    base = tiny("bert", text, tmp_path / "base")
+    fit(recipe.load(base))
+    tree = tiny("bert", labelled, tmp_path / "labels")
+    del tree["tokenizer"], tree["objective"]
+    fit(recipe.load({**tree, "backbone": {"pretrained": str(tmp_path / "base")}, "task": {"name": "classification"},
+                     "tuning": {"method": method}}))
+    assert models.open_model(tmp_path / "labels").missing == ()
+    if method == "lora":  # a soft prompt is for the head that it learned with
+        assert np.isfinite(Embedder.open(tmp_path / "labels").embed(WHO)).all()
+        assert models.open_model(tmp_path / "labels", "AutoModelForQuestionAnswering").missing == (
+            "qa_outputs.bias", "qa_outputs.weight")

@@ -129,6 +129,10 @@ def test_images_are_refused_by_their_name(part, name, server) -> None:
     ({"audio": {"voice": "alloy"}}, "audio isn't served: the models here write text.", "audio"),
     ({"messages": [{"role": "user", "content": "hi", "images": ["AA"]}]},
      "messages[0].images: images aren't served: the models here read text.", "messages[0].images"),
+    ({"messages": [{"role": "user", "content": "hi"}, {"role": "user"}]},
+     "messages[1].content is missing.", "messages[1].content"),
+    ({"messages": [{"role": "system", "content": None}]}, "messages[0].content is missing.", "messages[0].content"),
+    ({"messages": [{"role": "tool", "tool_call_id": "a"}]}, "messages[0].content is missing.", "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
      "messages[0].content[0].text is missing.", "messages[0].content[0].text"),
     ({"top_k": -2}, "top_k: -2 must be 1 or more.", "top_k"), ({"min_p": -1}, "min_p: -1.0 must be above 0 and at most "

@@ -55,7 +55,7 @@ class Listed:
             suffix = Path(self.shown).suffix.lower()
             yield 1, "", readable(text) if suffix in PAGES else text, "line" if suffix in BY_LINE else "paragraph"
             return
-        columns: list[str] = []
+        columns: list[str] | None = None
         for row, place in self.reader.rows():
             if columns != list(row):
                 columns = list(row)

@@ -129,6 +129,20 @@ def _largest(path: Path) -> int:
     return max((max(shape) for shape in shapes if shape and min(shape)), default=0)
 
 
+def brought(folder: Path, wanted: Iterable[str]) -> set[str]:
+    """Those of a model's weights that an adapter holds whole: `base_model.model.classifier.bias` is `classifier.bias`.
+
+    CheckpointError where its file can't be read.
+    """
+    path = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(path, "np") as file:
+            held = list(file.keys())
+    except (SafetensorError, *UNREADABLE) as error:
+        raise CheckpointError(f"{path}: the adapter can't be read: {in_one_line(error)}") from error
+    return {name for name in wanted if any(key.endswith(f".{name}") for key in held)}
+
+
 def config_for(model: Any, folder: Path, said: Mapping[str, Any]) -> Any:
     """The config in peft of a checked adapter, for the model below it: no start is computed, patterns are whole names.
 
