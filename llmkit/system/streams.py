@@ -21,17 +21,25 @@ def show_what_can_be() -> None:
 def as_json(value: Any, to: TextIO | None = None) -> str:
     r"""A value as JSON on one line, for stdout or the file that is given; escaped, as \u732b, where it needs that.
 
-    On stdout it needs that also where characters would steer a terminal, which JSON lets through from \x7f on.
+    On stdout it needs that also where characters would steer a terminal, which JSON lets through from \x7f on. Numbers
+    and arrays of numpy and torch, which plug-ins answer with, are JSON's own. RequestError for what has no form there.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
     target = sys.stdout if to is None else to
     if target is sys.stdout and visible(text) != text:
-        return json.dumps(value)
+        return json.dumps(value, default=_plain)
     try:
         text.encode(target.encoding or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(value)
+        return json.dumps(value, default=_plain)
     return text
+
+
+def _plain(value: Any) -> Any:
+    """What of numpy's or torch's JSON can hold: np.float32(0.5) -> 0.5, array([1, 2]) -> [1, 2]."""
+    if type(value).__module__.partition(".")[0] in ("numpy", "torch") and hasattr(value, "tolist"):  # neither imported
+        return value.tolist()
+    raise RequestError(f"a {type(value).__name__} has no form in JSON; give texts, numbers, lists or dicts.")
 
 
 def stdin_lines() -> Iterator[str]:

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import tiny
 
 from llmkit.cli import main
 from llmkit.data import jsonlines
-from llmkit.system.errors import DataError
+from llmkit.system.errors import DataError, RequestError
 from llmkit.system.streams import as_json, stdin_lines
 
 LABELS = ("好✓😀é", "坏ß")
@@ -89,3 +92,16 @@ def test_a_real_process_with_a_gbk_terminal_ends_well(tmp_path: Path) -> None:
         command, env={**os.environ, "PYTHONIOENCODING": "gbk"}, capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(IA)?" in done.stdout.decode("gbk")
+
+
+@pytest.mark.parametrize(("value", "written"), [
+    (np.float32(0.5), "0.5"), (np.int64(7), "7"), (np.array([[1, 2]]), "[[1, 2]]"), (np.bool_(True), "true"),
+    (torch.tensor([1, 2]), "[1, 2]"), (torch.tensor(2.5), "2.5")])
+def test_numbers_of_numpy_and_torch_are_jsons_own(value: Any, written: str) -> None:
+    assert as_json({"score": value}) == f'{{"score": {written}}}'
+
+
+@pytest.mark.parametrize(("value", "kind"), [({1, 2}, "set"), (object(), "object"), (np.random.default_rng(0), "Gen")])
+def test_what_json_has_no_form_for_is_named(value: Any, kind: str) -> None:
+    with pytest.raises(RequestError, match=f"a {kind}.* has no form in JSON"):
+        as_json({"score": value})

@@ -286,6 +286,27 @@ def test_a_disk_with_too_little_room_is_told_before_the_first_step(run, monkeypa
     run.room(30_000_000, 5_000_000, 0, 2)
 
 
+@pytest.mark.parametrize("small", ["checkpoints", "run"])
+def test_a_link_to_another_disk_needs_room_there(run, tmp_path, monkeypatch, small):
+    other = Path("/dev/shm") / tmp_path.name
+    if not other.parent.is_dir() or other.parent.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    other.mkdir()
+    try:
+        run.folder.mkdir(exist_ok=True)
+        run.checkpoints.symlink_to(other)
+        free = {other: 30_000_000, run.folder.resolve(): 5_000_000}
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, free[path]))
+        run.room(10_000_000, 5_000_000, None, 2)
+        free[other if small == "checkpoints" else run.folder.resolve()] -= 1
+        there, rest = (other, r"30\.0 MB: 3 checkpoints of 10\.0 MB\. M") if small == "checkpoints" else (
+            run.folder.resolve(), r"5\.0 MB: a model of 5\.0 MB\. M")
+        with pytest.raises(PlaceError, match=rf"{there}: .*this run needs {rest}"):
+            run.room(10_000_000, 5_000_000, None, 2)
+    finally:
+        other.rmdir()
+
+
 def test_checkpoints_that_are_there_need_no_more_room(run, monkeypatch):
     for step in (1, 2):
         saved(run, step)

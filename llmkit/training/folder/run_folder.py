@@ -144,12 +144,20 @@ class RunFolder:
         """
         there = len(self._saved())
         more = max(0, keep + 1 - there) if saves is None else min(saves, max(0, keep + 1 - there))
-        needed, free = more * size + model, shutil.disk_usage(self.folder).free
-        if free < needed:
-            raise PlaceError(
-                f"{self.folder}: {free / 1e6:,.1f} MB are free, and this run needs {needed / 1e6:,.1f} MB: {more} "
-                f"checkpoints of {size / 1e6:,.1f} MB and a model of {model / 1e6:,.1f} MB. Make room, choose another "
-                "--output-dir, or lower training.save_total_limit.")
+        saved = f"{more} checkpoints of {size / 1e6:,.1f} MB"
+        last = f"a model of {model / 1e6:,.1f} MB"
+        disks: dict[int, list[tuple[Path, int, str]]] = {}
+        for path, needs, what in ((self.checkpoints, more * size, saved), (self.folder / layout.MODEL, model, last)):
+            place = path.resolve() if path.exists() else self.folder.resolve()  # a link may lead to another disk
+            disks.setdefault(place.stat().st_dev, []).append((place, needs, what))
+        for parts in disks.values():
+            needed, free = sum(needs for _, needs, _ in parts), shutil.disk_usage(parts[0][0]).free
+            if free < needed:
+                where = self.folder if len(disks) == 1 else parts[0][0]
+                raise PlaceError(
+                    f"{where}: {free / 1e6:,.1f} MB are free, and this run needs {needed / 1e6:,.1f} MB: "
+                    f"{' and '.join(what for _, _, what in parts)}. Make room, choose another --output-dir, or lower "
+                    "training.save_total_limit.")
 
     def started(self) -> bool:
         """Whether a run left something here that is worth keeping."""
