@@ -54,14 +54,41 @@ def test_every_path_that_a_page_mentions_is_there(page: Path) -> None:
     assert [path for path in paths(page) if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+EVERY = sorted([*ROOT.glob("*.md"), ROOT / "benchmarks" / "RESULTS.md", *DOCS.rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text())
-    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
+    words = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)(#[\w-]+)?\)", words)
+    assert [link for link, _ in links if "://" not in link and not (page.parent / link).exists()] == []
+    assert [link + title for link, title in links if title and link.endswith(".md")
+            and title[1:] not in titles(page.parent / link)] == []
 
 
-EVERY = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "RESULTS.md",
-                *DOCS.rglob("*.md")])
+def titles(page: Path) -> set[str]:
+    """Where a link into a page may lead, as GitHub calls its headings: `A run's folder` is `a-runs-folder`."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).strip().replace(" ", "-") for line in lines}
+
+
+def commands(page: Path) -> list[str]:
+    """The commands and recipes of a page, without the words beside them."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s*#.*", "", line) for block in blocks for line in block.splitlines()]
+    rows = re.findall(r"^\| .* \| (.*) \|$", page.read_text(), re.MULTILINE)
+    return lines + [command for row in rows for command in re.findall(r"`([^`]+)`", row)]
+
+
+def test_the_chinese_readme_has_the_commands_of_the_english_one() -> None:
+    ours, theirs = (commands(ROOT / name) for name in ("README.md", "README.zh-CN.md"))
+    changed = {"llmkit generate \"从前\" --model runs/mine": "llmkit generate \"Once upon a time\" --model runs/mine",
+               "llmkit answer \"作者是谁？\" --context book.txt": "llmkit answer \"Who?\" --context book.txt",
+               "llmkit search \"复制文件\" --in my/folder": "llmkit search \"copy a file\" --in my/folder"}
+    assert len(ours) > 30
+    assert [changed.get(line, line) for line in theirs] == ours
+    assert len(re.findall("^## ", (ROOT / "README.zh-CN.md").read_text(), re.MULTILINE)) == len(
+        re.findall("^## ", (ROOT / "README.md").read_text(), re.MULTILINE))
 IMPORTED = re.compile(r"^ *from (llmkit[\w.]*) import ([\w, ]+)$|^ *import (llmkit[\w.]*)", re.MULTILINE)
 
 
