@@ -15,6 +15,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.checking import check
 from llmkit.recipe.complaints import explain
 from llmkit.recipe.fields import BLOCKS, LENGTHS, Recipe
+from llmkit.recipe.inheriting import inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.recipe.watching import Told, foreign
 from llmkit.system.errors import RequestError, nearest
@@ -60,12 +61,22 @@ def located(recipe: str | Path) -> Path:
     return path
 
 
+def _base(name: str, folder: Path) -> tuple[Path, Tree]:
+    """The recipe that another stands on: a file beside that one, or a packaged recipe."""
+    beside = folder / Path(name).expanduser()
+    path = beside if beside.is_file() else find(name)
+    return path, read(path)
+
+
 def override(tree: Tree, settings: Iterable[str]) -> None:
     """Apply `section.key=value`, each value read as YAML."""
     given: list[str] = []
     for item in settings:
         dotted, equals, text = item.partition("=")
         keys = dotted.strip().split(".")
+        if keys[0] == "base":
+            raise RequestError(f"--set {item!r}: name the recipe itself in this one's place, or write base "
+                               "into its file.")
         if not equals or not all(keys):
             raise RequestError(f"--set {item!r}: write section.key=value, as training.max_steps=100.")
         try:
@@ -252,7 +263,11 @@ def load(
     `method` and `task` replace their whole block, `fields` maps dotted names to values, and `settings` are
     `section.key=value` texts; each goes over the one before. Raises RequestError with file and line.
     """
-    tree = Tree(_plain(dict(recipe)), {}) if isinstance(recipe, Mapping) else read(located(recipe))
+    if isinstance(recipe, Mapping):
+        tree = inherited(Tree(_plain(dict(recipe)), {}), None, _base)
+    else:
+        path = located(recipe)
+        tree = inherited(read(path), path, _base)
     settings = list(settings)
     if task is not None:
         put(tree, ("task",), {}, f"--task {task}")

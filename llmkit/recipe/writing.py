@@ -121,4 +121,10 @@ def schema() -> dict[str, Any]:
         whole["properties"][block] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{block.capitalize()}"}]}
     family = definitions["Backbone"]["properties"]["family"]
     family["anyOf"] = [{"enum": list(registry.names("backbones"))}, {"type": "string"}, {"type": "null"}]
+    data_needed = {"required": definitions["Data"].pop("required")}
+    needed = {"required": whole.pop("required"), "properties": {"data": data_needed}}
+    whole["anyOf"] = [{"required": ["base"]}, needed]
+    whole["properties"]["base"] = {
+        "type": "string", "description": "The recipe that this one stands on: a packaged one's name, or a file beside "
+                                         "this one. What stands here goes over it."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "llmkit recipe", **whole}
