@@ -79,6 +79,7 @@ def settle(
     train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
     base = _base(request.backbone)
     name, family = _family(request, base)
+    request = replace(request, backbone=replace(request.backbone, config=family.numbers(request.backbone.config)))
     config = _config(family, request.backbone, base)
     empty = _empty(request, family, config)
     routers = Routers.of(empty)

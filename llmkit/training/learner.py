@@ -35,8 +35,9 @@ class Learner(nn.Module):
         """Factors on the learning rate by a parameter's name; 1 for all others."""
         self.wakes: dict[str, int] = {}
         """The step from which a parameter trains; the first for all others."""
-        self.routers = Routers.of(model) if objective.kept(model) is model else None
-        """Those of a mixture of experts; of several networks that learn together, none are heard."""
+        alone = objective.kept(model) is model and not objective.whole
+        self.routers = Routers.of(model) if alone else None
+        """Those of a mixture of experts; none are heard where several networks learn, or all rows are compared."""
         self.load: Load | None = None
         """What they did with the last batch whose loss was asked for, with its gradient where there is one."""
 

@@ -271,8 +271,8 @@ def routed(learner: Learner, recipe: recipes.Recipe) -> Iterator[str]:
     routers = learner.routers
     if routers is None:
         if Routers.of(recipe.learning.kept(learner.model)) is not None:
-            yield (f"experts: {registry.name_of(recipe.learning)} trains several networks by turns; the load-balancing "
-                   "loss of their routers isn't part of it")
+            yield (f"experts: {registry.name_of(recipe.learning)} is learned without the load-balancing loss of the "
+                   "routers, and their loads aren't counted")
         return
     whole = sum(parameter.numel() for parameter in learner.parameters())
     yield f"experts: {routers.describe()}; {whole - routers.idle(learner):,} parameters at work for a token"

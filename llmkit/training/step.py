@@ -72,8 +72,7 @@ class Stepper:
         session.wrapped.train()
         # what gradient checkpointing computes again in the backward pass, it computes without the shortcuts
         with nullcontext() if plan.gradient_checkpointing else shortcuts.step(accelerator.device.type):
-            make = self.compared if session.objective.whole else self.added
-            sums, load = make(parts, totals)
+            sums, load = (self.compared(parts, totals), None) if session.objective.whole else self.added(parts, totals)
         journal.add("tokens", tokens)
         state.tokens += int(tokens)
         self.let_wait()
@@ -200,9 +199,7 @@ class Stepper:
             return 0.0
         return learner.routers.coefficient * learner.load.balance(whole)
 
-    def compared(
-        self, parts: Sequence[Batch], totals: Mapping[str, float],
-    ) -> tuple[dict[str, torch.Tensor], Load | None]:
+    def compared(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The step's losses and gradients where each row is compared with every other, on all processes (GradCache).
 
         Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup": represent every row
@@ -213,13 +210,11 @@ class Stepper:
         accelerator, weight, rank = session.accelerator, session.objective.weights, session.accelerator.process_index
         seeds = [mixed(session.recipe.seed, session.state.step, rank + i * accelerator.num_processes)
                  for i in range(len(parts))]
-        mine, loads = [], list[Load]()
+        mine = []
         for part, seed in zip(parts, seeds, strict=True):
             torch.manual_seed(seed)
             with torch.no_grad():
                 mine.append(session.learner(part, "represent").float())
-            self.keep_load(loads)
-        whole = self.everyones(loads)
         everyone = accelerator.gather(torch.cat(mine)).detach().requires_grad_()
         sums = session.objective.compare(everyone)
         loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
@@ -229,12 +224,12 @@ class Stepper:
             torch.manual_seed(seed)
             with nullcontext() if i + 1 == len(parts) else session.spread.apart(session.wrapped):
                 again = session.wrapped(part, "represent").float()
-                towards = (again * own[i]).sum() + self.uneven(whole, [])
+                towards = (again * own[i]).sum()
                 if i + 1 == len(parts):
                     towards = towards + self.penalty()
                 accelerator.backward(towards * accelerator.num_processes)
         # every process saw all rows: the sum over processes is the whole once
-        return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}, whole
+        return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
 
     def penalty(self) -> torch.Tensor | float:
         """What the tuning method adds to the loss of a step: the share of this process."""
