@@ -128,7 +128,7 @@ def test_inspect_says_what_each_expert_gets(text: Path, tmp_path: Path) -> None:
     shares = [share for layer in found["layers"] for share in layer["shares"]]
     assert sum(shares) == pytest.approx(2)
     assert (found["expert_share_max"], found["expert_share_min"]) == (max(shares), min(shares))
-    with pytest.raises(RequestError, match="--experts: a gpt2 has none; backbone.family: qwen3_moe has"):
+    with pytest.raises(RequestError, match="--experts: a gpt2 has none"):
         inspect(recipes.load(tiny("gpt2", text, tmp_path / "other")), experts=True)
 
 
@@ -146,5 +146,5 @@ def test_a_run_says_how_many_parameters_are_at_work(
 
 
 def test_a_mixture_of_experts_is_not_compiled(text: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="training.compile: which experts a layer needs is known when it runs"):
+    with pytest.raises(RequestError, match=r"which experts a layer needs is known when it runs"):
         settle(recipes.load(tree_of(text, tmp_path / "run", compile=True)))
