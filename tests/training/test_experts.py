@@ -148,3 +148,10 @@ def test_a_run_says_how_many_parameters_are_at_work(
 def test_a_mixture_of_experts_is_not_compiled(text: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"which experts a layer needs is known when it runs"):
         settle(recipes.load(tree_of(text, tmp_path / "run", compile=True)))
+
+
+def test_a_token_chooses_no_more_experts_than_there_are(text: Path, tmp_path: Path) -> None:
+    tree = tree_of(text, tmp_path / "run")
+    tree["backbone"]["config"]["num_experts_per_tok"] = 9
+    with pytest.raises(RequestError, match="num_experts_per_tok: a token can't go through 9 of 4 experts"):
+        settle(recipes.load(tree))

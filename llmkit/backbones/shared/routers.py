@@ -131,7 +131,10 @@ class Routers:
 
     @classmethod
     def of(cls, model: nn.Module) -> Routers | None:
-        """A model's routers; None where it has none. RequestError where its router's loss isn't known here."""
+        """A model's routers; None where it has none.
+
+        RequestError where their loss isn't known here, and where a token would choose more experts than there are.
+        """
         routers = tuple(found(model))
         if not routers:
             return None
@@ -144,7 +147,11 @@ class Routers:
             raise RequestError(f"backbone: the routers of a {config.model_type} have a loss of their own kind, which "
                                f"llmkit doesn't compute. Set backbone.config: {{{fields}}} to train without it, or "
                                "take a qwen3_moe, mixtral, olmoe or another model whose routers have Mixtral's loss.")
-        return cls(routers, weight, number(config, EXPERTS), number(config, CHOSEN), function is not None)
+        experts, k = number(config, EXPERTS), number(config, CHOSEN)
+        if k > experts:
+            raise RequestError(f"backbone.config.num_experts_per_tok: a token can't go through {k} of {experts} "
+                               "experts.")
+        return cls(routers, weight, experts, k, function is not None)
 
     @contextmanager
     def hear(self, batch: Mapping[str, Any]) -> Iterator[Heard]:
