@@ -23,6 +23,7 @@ FEED_FORWARD = {
     "gpt2": r"\.h\.\d\.mlp\.(c_fc|c_proj)\.",
     "llama": r"\.layers\.\d\.mlp\.(gate|up|down)_proj\.",
     "qwen3": r"\.layers\.\d\.mlp\.(gate|up|down)_proj\.",
+    "qwen3_moe": r"\.layers\.\d\.mlp\.(experts\.(gate_up|down)_proj|gate\.weight)$",
     "t5": r"\.block\.\d\.layer\.\d\.DenseReluDense\.(wi|wo)\.",
     "umt5": r"\.block\.\d\.layer\.\d\.DenseReluDense\.(wi_0|wi_1|wo)\.",
     "bart": r"\.layers\.\d\.fc[12]\.",

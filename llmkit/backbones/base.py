@@ -119,9 +119,18 @@ class Family:
             if type(usual) is float and (type(value) not in (int, float) or value < 0):
                 raise RequestError(f"backbone.config.{name}: {value!r} must be a number, 0 or above.")
         try:
-            AutoConfig.for_model(cls.model_type, **fields)
+            AutoConfig.for_model(cls.model_type, **cls.numbers(fields))
         except Exception as error:  # what checks the fields' types raises errors of its own
             raise RequestError(f"backbone.config: {' '.join(str(error).split())}") from error
+
+    @classmethod
+    def numbers(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Fields as transformers takes them: {'router_aux_loss_coef': 0}  ->  {'router_aux_loss_coef': 0.0}."""
+        from transformers import AutoConfig
+
+        default = AutoConfig.for_model(cls.model_type) if fields else None
+        return {name: float(value) if type(value) is int and type(getattr(default, name, None)) is float else value
+                for name, value in fields.items()}
 
     @classmethod
     def position_limit(cls, config: PretrainedConfig) -> int | None:

@@ -82,8 +82,10 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     memory, data, length, speed, time, disk = (
         found[part] for part in ("memory", "data", "length", "speed", "time", "disk"))
     trained = found["trainable_parameters"]
-    share = "all of them train" if trained == found["parameters"] else f"{trained or 0:,} train"
-    out = [("parameters", f"{found['parameters']:,}", share if trained else "")]
+    share = "all of them train" if trained == found["parameters"] else f"{trained:,} train" if trained else ""
+    if found["active_parameters"] < found["parameters"]:
+        share = f"{share}{', ' if share else ''}{found['active_parameters']:,} at work for a token"
+    out = [("parameters", f"{found['parameters']:,}", share)]
     state = f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}, optimizer " \
             f"{size(memory['optimizer'])}, activations {size(memory['activations'])}"
     if speed is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -112,6 +113,8 @@ def inspect(
         "--times", metavar="N", help="Passes to draw each in: chance differs.", min=1)] = 1,
     set_: Annotated[list[str], typer.Option(
         "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")] = [],  # noqa: B006
+    experts: Annotated[bool, typer.Option(
+        "--experts", help="Also how a mixture of experts shares out the tokens of the first rows.")] = False,
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
@@ -126,7 +129,8 @@ def inspect(
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
-    found = inspection.inspect(recipes.load(asked, set_, task=blocks["task"], fields=fields), row, times)
+    request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
+    found = inspection.inspect(request, row, times, experts)
     if json_:
         print(as_json(found))
         return
@@ -138,6 +142,22 @@ def inspect(
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
+    if experts:
+        show_experts(found["experts"])
+
+
+def show_experts(found: Mapping[str, Any]) -> None:
+    """The share of each layer's choices that an expert got, in per cent; of more than 16, the most and the least."""
+    terminal.out(f"\nexperts: {found['chosen']} of {found['experts']} a token, {found['tokens']:,} tokens of "
+                 f"{found['rows']:,} rows; an even share is {100 / found['experts']:.3g} %")
+    for layer in found["layers"]:
+        parts = [f"{100 * share:.1f}" for share in layer["shares"]]
+        if len(parts) > 16:
+            order = sorted(range(len(parts)), key=lambda i: -layer["shares"][i])
+            parts = [*(f"{i}: {parts[i]}" for i in order[:4]), "…", *(f"{i}: {parts[i]}" for i in order[-4:])]
+        terminal.out(f"  {layer['router']}: {' '.join(parts)}")
+    terminal.out("  " + ", ".join(f"{name} {found[name]:.4f}" for name in (
+        "router_loss", "expert_share_max", "expert_share_min", "expert_entropy")))
 
 
 def export(

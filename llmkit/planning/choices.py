@@ -214,14 +214,21 @@ def best(request: recipe.Recipe) -> str | None:
 # ---- compiled or not ----
 
 
-def compiled(training: recipe.Training, family: type[Family], text: int = 0) -> tuple[bool, str]:
-    """(whether the layers are compiled, why); `text`: bytes of a pass over the data, as far as that is known."""
+def compiled(
+    training: recipe.Training, family: type[Family], text: int = 0, experts: bool = False,
+) -> tuple[bool, str]:
+    """(whether the layers are compiled, why); `text`: bytes of a pass over the data, as far as that is known.
+
+    `experts`: whether the layers are a mixture of experts.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return False, "on a CPU compiling takes minutes and rarely saves them"
     if not family.layers:
         return False, "family: auto doesn't know the layers"
+    if experts:
+        return False, "which experts a layer needs is known when it runs"
     if (missing := lacks_compiler()) is not None:
         return False, missing
     lengths = (training.max_steps, training.max_tokens, training.max_minutes)
@@ -232,13 +239,16 @@ def compiled(training: recipe.Training, family: type[Family], text: int = 0) -> 
         f"a run shorter than {STEPS:,} steps, {TOKENS:,} tokens or {MINUTES} minutes may not earn the time it takes"
 
 
-def check_compiled(chosen: bool, family: type[Family]) -> None:
+def check_compiled(chosen: bool, family: type[Family], experts: bool = False) -> None:
     """RequestError where layers are to be compiled and can't be."""
     if not chosen:
         return
     if not family.layers:
         raise RequestError("training.compile: needs to know the layers of a model, which family: auto doesn't; "
                            "leave it out.")
+    if experts:
+        raise RequestError("training.compile: which experts a layer needs is known when it runs, so a mixture of "
+                           "experts isn't compiled; leave it out.")
     if (missing := lacks_compiler()) is not None:
         raise RequestError(f"training.compile: {missing}; leave it out.")
 

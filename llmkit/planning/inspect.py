@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.batches import Drawn, Features
-from llmkit.objectives.base import Setup
-from llmkit.planning.settle import settle, with_prompt
+from llmkit.objectives.base import Sets, Setup
+from llmkit.planning.settle import Settled, settle, with_prompt
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import Recipe, registry
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,15 +24,16 @@ NOTHING = "·"
 """Stands where a label asks for nothing."""
 
 
-def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict[str, Any]:
+def inspect(
+    request: Recipe, rows: Sequence[int] = (0,), times: int = 1, experts: bool = False,
+) -> dict[str, Any]:
     """Draw rows of a recipe's training data as a run would, without a model.
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row", "pass",
-    "fields": {name: [values]}, "shown": {name: words}}]}. RequestError for a row that isn't there.
+    "fields": {name: [values]}, "shown": {name: words}}]}; with `experts` also "experts", as `routed` gives it, for
+    which the model is made. RequestError for a row that isn't there, and for experts that the model hasn't.
     """
-    from llmkit.system.errors import RequestError
-
     settled = settle(request)
     recipe, tokenizer = settled.recipe, speak(settled)
     setup = Setup(tokenizer, settled.family, recipe.data.max_length or 0, recipe.data.packing, recipe.seed,
@@ -50,7 +52,40 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
     return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
             "learning_rate": recipe.training.learning_rate, "rows": len(drawn), "tokenizer": len(tokenizer),
-            "notes": list(sets.notes), "drawn": out}
+            "notes": list(sets.notes), "drawn": out,
+            **({"experts": routed(settled, setup, sets)} if experts else {})}
+
+
+def routed(settled: Settled, setup: Setup, sets: Sets) -> dict[str, Any]:
+    """Which experts the tokens of the first rows go to, in the model as it is before the run.
+
+    Returns {"rows", "tokens", "experts", "chosen": how many a token goes through, "router_loss", "expert_share_max",
+    "expert_share_min", "expert_entropy", "layers": [{"router": its name, "shares": [of each expert]}]}. There are as
+    many rows as a step has. RequestError where the model has no experts.
+    """
+    import torch
+
+    from llmkit.backbones.shared.routers import FIGURES, Routers
+    from llmkit.planning.network import network
+
+    torch.manual_seed(settled.recipe.seed)
+    model: Any = network(settled, setup.tokenizer, dict(sets.facts)).model
+    model.eval()
+    routers = Routers.of(model)
+    if routers is None:
+        raise RequestError(f"--experts: a {settled.family.model_type} has none; backbone.family: qwen3_moe has.")
+    drawn = Drawn(sets.train, settled.recipe.seed)
+    count = min(len(drawn), settled.recipe.training.global_batch_size)
+    batch = settled.recipe.learning.collate([drawn[0, row] for row in range(count)], setup.tokenizer)
+    seen: Any = {name: batch[name] for name in ("input_ids", "attention_mask", "documents", "prefix") if name in batch}
+    with torch.no_grad(), routers.hear(batch) as heard:
+        settled.family.outputs(model.base_model, seen)
+    load = routers.load(heard)
+    assert load is not None  # all layers were called
+    return {"rows": count, "tokens": int(load.tokens.max()), "experts": routers.experts, "chosen": routers.k,
+            **dict(zip(FIGURES, load.figures().tolist(), strict=True)),
+            "layers": [{"router": router.name, "shares": shares}
+                       for router, shares in zip(routers.routers, load.shares().tolist(), strict=True)]}
 
 
 def show(features: Features, tokenizer: PreTrainedTokenizerBase, learned: bool = True) -> dict[str, str]:

@@ -48,6 +48,8 @@ class Settled:
     """Of the training fields that were auto: why they became what they are."""
     moved_by: str = ""
     """Why the optimizer is the one that it is, where the recipe names none."""
+    idle: int = 0
+    """Parameters that aren't at work for a token: of the experts that it doesn't go through."""
 
     @property
     def head(self) -> str:
@@ -70,13 +72,17 @@ def settle(
     Raises RequestError where parts don't fit together, or where the weights alone are more than the machine's memory,
     but for `of_any_size`; DataError where a source isn't there.
     """
+    from llmkit.backbones.shared.routers import Routers
+
     request, moved_by = recipe.with_optimizer(prompted(request))
     request.rule.check()
     train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
     base = _base(request.backbone)
     name, family = _family(request, base)
+    request = replace(request, backbone=replace(request.backbone, config=family.numbers(request.backbone.config)))
     config = _config(family, request.backbone, base)
     empty = _empty(request, family, config)
+    routers = Routers.of(empty)
     if base is None and not of_any_size:
         _fits_memory(empty)
     size = choices.size(
@@ -84,7 +90,8 @@ def settle(
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
     training, chosen = _training(
-        request, family, size, length, processes, sum(path.stat().st_size for one in train for path in one.files))
+        request, family, size, length, processes, sum(path.stat().st_size for one in train for path in one.files),
+        routers is not None)
     _known_schedule(training)
     _known_metrics(request)
     settled = replace(
@@ -93,7 +100,8 @@ def settle(
         data=replace(request.data, max_length=length, packing=_packing(request, family, name),
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
-    return Settled(settled, family, train, validation, base, size, chosen, moved_by)
+    return Settled(settled, family, train, validation, base, size, chosen, moved_by,
+                   0 if routers is None else routers.idle(empty))
 
 
 # ---- what there is to learn from ----
@@ -237,6 +245,7 @@ def _length(request: Recipe, family: type[Family], name: str, limit: int | None)
 
 def _training(
     request: Recipe, family: type[Family], size: Size, length: int, processes: int, text: int = 0,
+    experts: bool = False,
 ) -> tuple[recipe.Training, dict[str, str]]:
     """(what training becomes, and of what was auto the reasons); RequestError where this machine can't have it."""
     plan, chosen = request.training, dict[str, str]()
@@ -253,8 +262,8 @@ def _training(
         precision, chosen["precision"] = choices.precision(size.width, family)
     choices.check_precision(precision, family)
     if compiled == "auto":
-        compiled, chosen["compile"] = choices.compiled(plan, family, text)
-    choices.check_compiled(compiled, family)
+        compiled, chosen["compile"] = choices.compiled(plan, family, text, experts)
+    choices.check_compiled(compiled, family, experts)
     return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled,
                    learning_rate=choices.usual_rate(request), head_learning_rate=choices.head_rate(request),
                    metric_for_best_model=plan.metric_for_best_model or choices.best(request)), chosen

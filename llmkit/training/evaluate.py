@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
+from llmkit.backbones.shared.routers import FIGURES, Load
 from llmkit.data.batches import Batch, Drawn, Order, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
@@ -43,6 +44,7 @@ def evaluate(
     objective, spread = learner.objective, spread or DataParallel(accelerator)
     sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
     judged: list[Judged] = []
+    load: Load | None = None
     written = objective.to_write(sum(map(len, sets)), last)
     with spread.judging():
         for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop):
@@ -52,6 +54,8 @@ def evaluate(
                                  for part in (losses, counts)])
             if some is not None:
                 judged.append((rows, some))
+            if learner.load is not None:
+                load = learner.load.kept() if load is None else load + learner.load.kept()
         for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
             judged.append((rows, learner(batch, "predict")))
     spread.judged(learner)
@@ -64,7 +68,17 @@ def evaluate(
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
     check_all(means, "evaluation: the mean loss")
     everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
-    return objective.figures(means, sorted(everyone, key=lambda batch: batch[0]), sets, setup)
+    figures = objective.figures(means, sorted(everyone, key=lambda batch: batch[0]), sets, setup)
+    return {**figures, **routed(accelerator, learner, load)}
+
+
+def routed(accelerator: Accelerator, learner: Learner, load: Load | None) -> dict[str, float]:
+    """How evenly the tokens of all processes' rows went to the experts; nothing where a model has none."""
+    if learner.routers is None:
+        return {}
+    load = learner.routers.nothing(accelerator.device) if load is None else load  # a process may have had no row
+    everyones = load.of_flat(accelerator.reduce(load.flat(), "sum"))
+    return dict(zip(FIGURES, everyones.figures().tolist(), strict=True))
 
 
 def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:

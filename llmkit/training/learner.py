@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 from torch import Tensor, nn
 
 from llmkit.backbones.base import Family
+from llmkit.backbones.shared.routers import Load, Routers
 from llmkit.data.batches import Batch
 from llmkit.objectives.base import Sums
 from llmkit.recipe.seams import Answering, Learning
@@ -34,6 +35,11 @@ class Learner(nn.Module):
         """Factors on the learning rate by a parameter's name; 1 for all others."""
         self.wakes: dict[str, int] = {}
         """The step from which a parameter trains; the first for all others."""
+        alone = objective.kept(model) is model and not objective.whole
+        self.routers = Routers.of(model) if alone else None
+        """Those of a mixture of experts; none are heard where several networks learn, or all rows are compared."""
+        self.load: Load | None = None
+        """What they did with the last batch whose loss was asked for, with its gradient where there is one."""
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -66,6 +72,14 @@ class Learner(nn.Module):
 
         `predict` and `refer` are asked of tasks only.
         """
+        if self.routers is None or way in ("predict", "refer"):
+            return self._said(batch, way)
+        with self.routers.hear(batch) as heard:
+            said = self._said(batch, way)
+        self.load = self.routers.load(heard)
+        return said
+
+    def _said(self, batch: Batch, way: Way) -> Said:
         objective, given = self.objective, (self.model, batch, self.family)
         if way == "loss":
             return objective.loss(*given)

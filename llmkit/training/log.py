@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from llmkit.backbones.shared.routers import FIGURES, Load
 from llmkit.training.session import Session
 
 log = logging.getLogger("llmkit")
@@ -29,6 +30,12 @@ class Log:
         """Add to the sums since the last line."""
         window = self.session.state.window
         window[name] = window.get(name, 0.0) + value
+
+    def routed(self, load: Load) -> None:
+        """Add how evenly a step's tokens went to the experts, which all processes know."""
+        for name, figure in zip(FIGURES, load.figures() / self.session.accelerator.num_processes, strict=True):
+            self.pending[name] = self.pending.get(name, 0.0) + figure
+        self.add("routed", 1)
 
     def close_window(self) -> None:
         """Bring the losses since the last time from all processes into the window."""
@@ -52,6 +59,8 @@ class Log:
         state.train_loss = loss
         speed = window["tokens"] / max(window["seconds"], 1e-9)
         parts = {head: mean for head, mean in means.items() if window[f"count/{head}"]} if len(means) > 1 else {}
+        steps = window.get("routed")
+        parts |= {name: window[f"sum/{name}"] / steps for name in FIGURES} if steps else {}
         self.event({
             "event": "train", "step": state.step, "epoch": session.length.epochs(state), "tokens": state.tokens,
             "loss": loss, **parts, "learning_rate": rate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from llmkit import recipe as recipes
 from llmkit.backbones.kernels import shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
+from llmkit.backbones.shared.routers import Routers
 from llmkit.data.batches import Order
 from llmkit.models import layout
 from llmkit.models.run import Run
@@ -252,6 +253,8 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
     log.info("%s: %s with %s, %s of %s parameters train%s", recipe.name, registry.name_of(recipe.learning),
              registry.name_of(recipe.tuning), f"{trained:,}", f"{whole:,}",
              f" ({recipe.tuning.describe()})" if recipe.tuning.describe() else "")
+    for said in routed(learner, recipe):
+        log.info("%s", said)
     log.info("%s", moved(settled, learner))
     for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
         log.info("%s", note)
@@ -261,6 +264,22 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
         log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
     if start is not None:
         log.info("resumed after step %d", start.step)
+
+
+def routed(learner: Learner, recipe: recipes.Recipe) -> Iterator[str]:
+    """What there is to say of a mixture of experts."""
+    routers = learner.routers
+    if routers is None:
+        if Routers.of(recipe.learning.kept(learner.model)) is not None:
+            yield (f"experts: {registry.name_of(recipe.learning)} is learned without the load-balancing loss of the "
+                   "routers, and their loads aren't counted")
+        return
+    whole = sum(parameter.numel() for parameter in learner.parameters())
+    yield f"experts: {routers.describe()}; {whole - routers.idle(learner):,} parameters at work for a token"
+    still = [parameter for parameter in routers.tables(learner).values() if not parameter.requires_grad]
+    if still:
+        yield (f"experts: {registry.name_of(recipe.tuning)} leaves {sum(p.numel() for p in still):,} parameters of the "
+               "experts as they are")
 
 
 def moved(settled: Settled, learner: Learner) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.shared.routers import Load
 from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import signals
@@ -65,14 +66,13 @@ class Stepper:
         plan, state, accelerator = session.recipe.training, session.state, session.accelerator
         parts = self.taken(batches)
         totals, tokens = self.agree(parts)
-        # dropout is a function of seed, step and process: nothing of it needs to be saved
-        torch.manual_seed(mixed(session.recipe.seed, state.step, accelerator.process_index))
+        self.reseed()
         for group in session.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * session.factor(state) * session.objective.pace(state.step)
         session.wrapped.train()
         # what gradient checkpointing computes again in the backward pass, it computes without the shortcuts
         with nullcontext() if plan.gradient_checkpointing else shortcuts.step(accelerator.device.type):
-            sums = self.compared(parts, totals) if session.objective.whole else self.added(parts, totals)
+            sums, load = (self.compared(parts, totals), None) if session.objective.whole else self.added(parts, totals)
         journal.add("tokens", tokens)
         state.tokens += int(tokens)
         self.let_wait()
@@ -91,10 +91,17 @@ class Stepper:
         for head, total in totals.items():
             journal.pending[head] = journal.pending.get(head, 0.0) + sums[head]
             journal.add(f"count/{head}", total)
+        if load is not None:
+            journal.routed(load)
         if math.isfinite(norm):
             state.window["norm"] = norm
 
     # ---- its parts, in their order ----
+
+    def reseed(self) -> None:
+        """Dropout is a function of seed, step and process: nothing of it needs to be saved."""
+        session = self.session
+        torch.manual_seed(mixed(session.recipe.seed, session.state.step, session.accelerator.process_index))
 
     def taken(self, batches: Iterator[Batch]) -> list[Batch]:
         """The step's micro-batches of this process; how long they were waited for is counted."""
@@ -135,20 +142,62 @@ class Stepper:
             raise DataError(f"step {session.state.step + 1}: rows {session.rows_in_words()} have nothing to predict.")
         return dict(zip(heads, totals, strict=True)), tokens
 
-    def added(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """The losses of the step's micro-batches, one after the other, and their gradients."""
+    def added(
+        self, parts: Sequence[Batch], totals: Mapping[str, float],
+    ) -> tuple[dict[str, torch.Tensor], Load | None]:
+        """The losses of the step's micro-batches, one after the other, and their gradients; what routers did."""
         session = self.session
         accelerator, weight = session.accelerator, session.objective.weights
         seen = dict.fromkeys(weight, torch.zeros((), dtype=torch.float64, device=accelerator.device))
+        whole, loads = self.routed(parts), list[Load]()
         for i, part in enumerate(parts):
             with nullcontext() if i + 1 == len(parts) else session.spread.apart(session.wrapped):
                 sums = session.wrapped(part)
                 loss = torch.stack([weight[head] * sums[head] / max(1.0, totals[head]) for head in weight]).sum()
+                loss = loss + self.uneven(whole, loads)
                 if i + 1 == len(parts):
                     loss = loss + self.penalty()
                 accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
             seen = {head: seen[head] + sums[head].detach().double() for head in weight}
-        return seen
+        return seen, whole or self.everyones(loads)
+
+    def routed(self, parts: Sequence[Batch]) -> Load | None:
+        """What routers do with the whole step, before anything is learned from it; None where that isn't needed.
+
+        The balancing loss multiplies two means over all tokens of a step, so where these lie in several micro-batches
+        or processes, all go through the model once more: without gradients, and with the same dropout.
+        """
+        session = self.session
+        routers = session.learner.routers
+        if routers is None or not routers.coefficient or len(parts) * session.accelerator.num_processes == 1:
+            return None
+        loads = list[Load]()
+        with torch.no_grad():
+            for part in parts:
+                session.learner(part)
+                self.keep_load(loads)
+        self.reseed()
+        return self.everyones(loads)
+
+    def keep_load(self, loads: list[Load]) -> None:
+        """Add what routers did with the last batch to the loads of a step."""
+        if (load := self.session.learner.load) is not None:
+            loads.append(load.kept())
+
+    def everyones(self, loads: Sequence[Load]) -> Load | None:
+        """The sum of loads, over all processes; None where there are none."""
+        if not loads:
+            return None
+        mine = sum(loads[1:], loads[0])
+        return mine.of_flat(self.session.everywhere(mine.flat()))
+
+    def uneven(self, whole: Load | None, loads: list[Load]) -> torch.Tensor | float:
+        """What the last batch adds to the step's loss for the unevenness of its experts' loads; these are kept."""
+        learner = self.session.learner
+        self.keep_load(loads)
+        if learner.load is None or learner.routers is None or not learner.routers.coefficient:
+            return 0.0
+        return learner.routers.coefficient * learner.load.balance(whole)
 
     def compared(self, parts: Sequence[Batch], totals: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The step's losses and gradients where each row is compared with every other, on all processes (GradCache).

@@ -69,6 +69,7 @@ def parameters(name, size, vocabulary, head):
     ("umt5", "small", 256384, "AutoModelForSeq2SeqLM", 306_601_984 - 256384 * 512),  # transformers ties the table
     ("qwen3", "0.6b", 151936, "AutoModelForCausalLM", 596_049_920),
     ("qwen3", "1.7b", 151936, "AutoModelForCausalLM", 1_720_574_976),
+    ("qwen3_moe", "30b-a3b", 151936, "AutoModelForCausalLM", 30_532_122_624),
     ("llama", "base", 49152, "AutoModelForCausalLM", 134_515_008),  # SmolLM2-135M
 ])
 def test_a_published_size_has_its_published_parameters(name, size, vocabulary, head, published):

@@ -30,7 +30,8 @@ def counted(step: Callable[[], object]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     ops = torch.ops.aten
-    mapping: dict[Any, Any] = {ops._scaled_dot_product_flash_attention_for_cpu: _attention}
+    mapping: dict[Any, Any] = {
+        ops._scaled_dot_product_flash_attention_for_cpu: _attention, ops._grouped_mm: _experts}
     for name in ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"):
         mapping[getattr(ops, f"_scaled_dot_product_{name}_backward")] = _attention_backward
     # compiled code hides its products
@@ -42,6 +43,14 @@ def counted(step: Callable[[], object]) -> int:
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *rest: Any, **more: Any) -> int:
     """Two products: queries with keys, weights with values. Shapes are (…, length, width)."""
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _experts(a: Sequence[int], b: Sequence[int], *rest: Any, **more: Any) -> int:
+    """Each token with one expert's matrix, (tokens, in) by (experts, in, out).
+
+    The gradient of the matrices is (in, tokens) by (tokens, out), an expert's tokens at a time.
+    """
+    return 2 * prod(a) * b[-1]
 
 
 def _attention_backward(

@@ -116,3 +116,16 @@ def carried(model: Any, outputs: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """
     return dict(model._update_model_kwargs_for_generation(
         outputs, inputs, is_encoder_decoder=model.config.is_encoder_decoder))
+
+
+def records(model: Any, output: str) -> list[Any]:
+    """Where a model of transformers takes an output from: each has `target_class`, `index` and `layer_name`.
+
+    `router_logits` of Qwen3-MoE: the first thing that each Qwen3MoeTopKRouter returns. Empty where it has no such
+    output. Seen in transformers 5.23.
+    """
+    from transformers import PreTrainedModel
+
+    found = model._can_record_outputs.get(output, []) if isinstance(model, PreTrainedModel) and isinstance(
+        model._can_record_outputs, dict) else []
+    return list(found) if isinstance(found, list | tuple) else [found]

@@ -88,6 +88,7 @@ def plan(request: Recipe) -> dict[str, Any]:
         trained = sum(parameter.nbytes for parameter in session.learner.trained.values())
         found["parameters"] = sum(parameter.numel() for parameter in session.learner.parameters())
         found["trainable_parameters"] = sum(parameter.numel() for parameter in session.learner.trained.values())
+        found["active_parameters"] = found["parameters"] - settled.idle
         found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *session.sets.notes]
         found["data"] = data = rows_and_tokens(session)
         measured = Measured.of(session)
@@ -122,6 +123,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "processes": world(), "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "parameters": parameters, "trainable_parameters": parameters if recipe.tuning.whole else None,
+        "active_parameters": parameters - settled.idle,
         "data": None, "length": None, "speed": None, "time": None, "disk": None,
         "memory": {"weights": 4 * parameters, "gradients": trained,
                    "optimizer": int(recipe.rule.states * trained),
