@@ -27,7 +27,7 @@ from llmkit.models.files import (
     read_json,
     tokenizer_of,
 )
-from llmkit.models.quantizing import bits, check_installed, options, pour, prepared, taken_from
+from llmkit.models.quantizing import QUANTIZED, bits, check_installed, options, pour, prepared, taken_from
 from llmkit.recipe import Quantization, registry
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
@@ -170,7 +170,8 @@ def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> O
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
     base_config = base.config()
     config = given.config() if given.has_config else base.config()
-    quantized = taken_from(config, f"{folder / layout.CONFIG}") if given.has_config else None
+    packed = QUANTIZED in base.said  # by its own files: then its config is read as it is
+    quantized = taken_from(config, f"{folder / layout.CONFIG}") if given.has_config and not packed else None
     rows = config.get_text_config().vocab_size
     config.get_text_config().vocab_size = base_config.get_text_config().vocab_size
     tokenized = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from llmkit.backbones.base import Family
 
+QUANTIZED = "quantization_config"
+"""The field by which a config says that weights are quantised."""
 METHOD = "bitsandbytes"
 """What a config calls this way of quantising, among others that llmkit doesn't train."""
 BLOCK, ROW = 64, 4
@@ -85,7 +87,7 @@ def taken_from(config: PretrainedConfig, where: str) -> Quantization | None:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    said = config.to_dict().get("quantization_config")
+    said = config.to_dict().get(QUANTIZED)
     if not isinstance(said, Mapping) or said.get("quant_method") != METHOD:
         return None
     own = {field.name: said[field.name] for field in fields(Quantization) if said.get(field.name) is not None}

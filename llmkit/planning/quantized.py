@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from llmkit.backbones.base import Family
 from llmkit.models import quantizing
+from llmkit.models.base import Base
 from llmkit.planning.choices import Size
-from llmkit.recipe import Backbone
+from llmkit.recipe import Backbone, Recipe, registry
 from llmkit.system import machine
 from llmkit.system.errors import RequestError
 
@@ -30,6 +31,18 @@ def settled(backbone: Backbone, precision: str) -> Backbone:
     if chosen.load_in_4bit and chosen.bnb_4bit_compute_dtype is None:
         chosen = replace(chosen, bnb_4bit_compute_dtype=NUMBERS[precision])
     return replace(backbone, quantization_config=chosen)
+
+
+def check_base(request: Recipe, base: Base | None) -> None:
+    """RequestError where a base whose files are quantised is to be quantised again, or tuned as it can't be."""
+    if base is None or quantizing.QUANTIZED not in base.said:
+        return
+    if request.backbone.quantization_config is not None:
+        raise RequestError(f"backbone.quantization_config: {base.folder} is quantised already, by its own config; leave "
+                           "it out.")
+    if why := request.tuning.unquantized:
+        raise RequestError(f"tuning: {base.folder} is quantised, and {registry.name_of(request.tuning)} can't have "
+                           f"that: {why}. Use lora, or take the model that it was made from.")
 
 
 def sized(size: Size, empty: PreTrainedModel, family: type[Family], backbone: Backbone) -> Size:

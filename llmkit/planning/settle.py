@@ -75,6 +75,7 @@ def settle(
     request.rule.check()
     train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
     base = _base(request.backbone)
+    quantized.check_base(request, base)
     name, family = _family(request, base)
     config = _config(family, request.backbone, base)
     empty = _empty(request, family, config)

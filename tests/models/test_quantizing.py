@@ -146,6 +146,24 @@ def test_an_adapter_whose_config_says_what_cannot_be_is_told(
         models.open_model(tmp_path / "run")
 
 
+def test_a_base_whose_own_files_are_quantised_is_tuned_as_it_is(
+    bases: dict[str, Path], text: Path, tmp_path: Path) -> None:
+    import transformers
+
+    packed = tmp_path / "llama-packed"
+    shutil.copytree(bases["llama"], packed)
+    transformers.AutoModelForCausalLM.from_pretrained(
+        bases["llama"], dtype=torch.float32, **quantizing.options(Quantization(**NF4), ["lm_head"])
+    ).save_pretrained(packed)
+    llmkit.fit(tree(packed, text, tmp_path / "run", None, max_steps=1))
+    kinds = {type(part).__name__ for part in models.open_model(tmp_path / "run").model.modules()}
+    assert "Linear4bit" in kinds
+    with pytest.raises(RequestError, match="is quantised already, by its own config"):
+        llmkit.fit(tree(packed, text, tmp_path / "again", NF4))
+    with pytest.raises(RequestError, match="is quantised, and full can't have that"):
+        llmkit.fit({**tree(packed, text, tmp_path / "full", None), "tuning": {"method": "full"}})
+
+
 def test_layers_of_bitsandbytes_are_not_compiled(bases: dict[str, Path], text: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="aren't compiled"):
         settle(recipe.load(tree(bases["llama"], text, tmp_path, NF4, compile=True)))

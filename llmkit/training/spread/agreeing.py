@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate.state import PartialState
@@ -46,7 +46,7 @@ def agreed(settled: Settled) -> Settled:
     common = in_common(every)
     if common == mine:
         return settled
-    fields = dict(zip(("micro_batch_size", "precision", "compile"), common, strict=True))
+    fields: dict[str, Any] = dict(zip(("micro_batch_size", "precision", "compile"), common, strict=True))
     why = {name: "the most that the devices of all processes can do" for name in settled.chosen
            if name in fields and fields[name] != getattr(plan, name)}
     return replace(settled, recipe=replace(settled.recipe, training=replace(plan, **fields)),
