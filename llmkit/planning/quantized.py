@@ -38,8 +38,8 @@ def check_base(request: Recipe, base: Base | None) -> None:
     if base is None or quantizing.QUANTIZED not in base.said:
         return
     if request.backbone.quantization_config is not None:
-        raise RequestError(f"backbone.quantization_config: {base.folder} is quantised already, by its own config; leave "
-                           "it out.")
+        raise RequestError(f"backbone.quantization_config: {base.folder} is quantised already, by its own config; "
+                           "leave it out.")
     if why := request.tuning.unquantized:
         raise RequestError(f"tuning: {base.folder} is quantised, and {registry.name_of(request.tuning)} can't have "
                            f"that: {why}. Use lora, or take the model that it was made from.")

@@ -232,13 +232,14 @@ def _fits_gpu(request: Recipe, size: Size) -> None:
 
 def _smaller(request: Recipe, size: Size, has: int) -> str:
     """What of the same model would fit into so many bytes: `tuning: {method: lora} takes 5 GB.`"""
-    quarter = size.parameters * 5 // 8  # 4 bits, with scales and what stays whole
-    ways = []
+    ways = list[tuple[str, int]]()
+    pretrained = request.backbone.pretrained is not None
     if request.tuning.whole:
-        light = int(size.state - 4 * (request.rule.states - 0.51) * size.parameters)
-        ways = [("optimizer: adamw_8bit", light)] if request.rule.states > 0.51 else []
-        ways.append(("tuning: {method: lora}", 4 * size.parameters))
-    if size.quantized is None and request.backbone.pretrained is not None:
+        ways.append(("optimizer: adamw_8bit", int(size.state - 4 * (request.rule.states - 0.51) * size.parameters)))
+        if pretrained:
+            ways.append(("tuning: {method: lora}", 4 * size.parameters))
+    if pretrained and size.quantized is None:
+        quarter = size.parameters * 5 // 8  # 4 bits, with their scales
         ways.append(("lora over backbone.quantization_config: {load_in_4bit: true}", quarter))
     fit = [f"{way} takes about {machine.size(takes)}" for way, takes in ways if takes <= 0.9 * has]
     return f"{', '.join(fit)}." if fit else "Choose a smaller model."

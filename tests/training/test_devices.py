@@ -143,8 +143,10 @@ def test_devices_that_could_train_and_do_not_are_named(monkeypatch: pytest.Monke
 
 
 def test_a_model_that_cannot_fit_a_gpu_is_refused_with_what_would(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = recipes.load(tiny("gpt2", text, tmp_path))
+    encoder: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tiny("bert", text, tmp_path)
+    del made["tokenizer"]
+    request = recipes.load({**made, "backbone": {"pretrained": str(encoder)}})
     size = settle(request).size
     monkeypatch.setattr(machine, "gpu_memory", lambda: size.state // 2)
     with pytest.raises(RequestError) as told:
@@ -154,6 +156,9 @@ def test_a_model_that_cannot_fit_a_gpu_is_refused_with_what_would(
         f"has {machine.size(size.state // 2)}. ")
     assert f"tuning: {{method: lora}} takes about {machine.size(4 * size.parameters)}" in str(told.value)
     assert "adamw_8bit" not in str(told.value)  # 2.5 of 4 parts are more than half
+    monkeypatch.setattr(machine, "gpu_memory", lambda: 1_000)
+    with pytest.raises(RequestError, match=r"Choose a smaller model\. LLMKIT_ANY_SIZE=1"):
+        settle(recipes.load(tiny("llama", text, tmp_path)))  # from scratch no adapter helps
     monkeypatch.setenv("LLMKIT_ANY_SIZE", "1")
     settle(request)
 
