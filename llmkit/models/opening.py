@@ -196,7 +196,6 @@ def _load_below(
         return _load(base, head, config, dtype)
     check_installed(f"{base.folder}: it was held in {bits(quantized)} bits while the adapter over it trained; that")
     packed, missing = _load(base, head, deepcopy(config), dtype, quantized)
-    prepared(packed)
     if not in_full:
         return packed, missing
     whole, missing = _load(base, head, config, dtype)
@@ -233,6 +232,7 @@ def _load(
             **({} if quantized is None else options(quantized)))
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{base.folder}: its weights can't be read: {in_one_line(error)}") from error
+    prepared(model)
     return model, tuple(sorted(about["missing_keys"]))
 
 

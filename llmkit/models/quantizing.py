@@ -72,8 +72,10 @@ def prepared(model: Any) -> None:
     """Let layers of 4 bits compute on a CPU what they compute on a GPU, in evaluations too.
 
     bitsandbytes lays them out anew in eval mode on CPUs with bf16, rounds their scales to it, and doesn't bring them
-    back: a run that evaluates would go on with another base.
+    back: a run that evaluates would go on with another base. Any other model stays as it is.
     """
+    if not vars(model).get("is_loaded_in_4bit"):
+        return
     linear = bitsandbytes().nn.Linear4bit
     for part in model.modules():
         if isinstance(part, linear):

@@ -100,8 +100,7 @@ def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[Pre
             **_common(settled), **_quantized(settled, config))
     except (*models.UNREADABLE, SafetensorError) as error:
         raise RequestError(f"backbone.pretrained: {base.folder}: {' '.join(str(error).split())[:300]}") from error
-    if settled.recipe.backbone.quantization_config is not None:
-        quantizing.prepared(model)
+    quantizing.prepared(model)
     other = [key for key, *_ in info["mismatched_keys"]]  # a head for other labels is made anew, nothing else is
     if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:
         raise RequestError(f"backbone.config: {strange[0]} of {base.folder} has another shape; a pretrained model "
