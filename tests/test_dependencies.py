@@ -26,7 +26,7 @@ UNIMPORTED = {
 """Distributions that no module of ours imports, and who asks for them."""
 UNDECLARED = {
     "llama_cpp": "built from source in minutes; its tests are skipped without it",
-    "bitsandbytes": "60 MB for one optimizer; its tests are skipped without it",
+    "bitsandbytes": "60 MB for an optimizer and quantised bases; their tests are skipped without it",
     "schedulefree": "what our own schedule_free is compared with, where it is there",
 }
 """What tests use where it is there, and nobody has to install."""

@@ -34,9 +34,16 @@ def serve(
         "--max-new-tokens", metavar="N", help="Most tokens of a text.", min=1)] = 1024,
     max_prompt_tokens: Annotated[int | None, typer.Option(
         "--max-prompt-tokens", metavar="N", help="Most tokens of a prompt; else what the model takes.", min=1)] = None,
+    processes: Annotated[int, typer.Option("--processes", metavar="N", hidden=True)] = 1,
+    tensor_parallel_size: Annotated[int, typer.Option("--tensor-parallel-size", metavar="N", hidden=True)] = 1,
+    data_parallel_size: Annotated[int, typer.Option("--data-parallel-size", metavar="N", hidden=True)] = 1,
 ) -> None:
     """Serve models over the OpenAI API, with a page to talk to them."""
     from llmkit.serving import server
+    from llmkit.serving.network.alone import check_alone
+
+    check_alone(models[0], {"--processes": processes, "--tensor-parallel-size": tensor_parallel_size,
+                            "--data-parallel-size": data_parallel_size})
     from llmkit.system import report
 
     server.need()

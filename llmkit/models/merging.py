@@ -15,8 +15,9 @@ from llmkit.system.errors import RequestError
 def merge(model: str | Path | Base) -> Opened:
     """Load an adapter and put what it learned into the weights of its base: the same model without an adapter.
 
-    RequestError where that can't be: virtual tokens have no place in a weight, and some layers share their weights
-    with layers that the adapter leaves alone.
+    Of a base that was quantised, the numbers that the adapter trained over are taken, in full: they aren't those of the
+    base's own files. RequestError where that can't be: virtual tokens have no place in a weight, and some layers share
+    their weights with layers that the adapter leaves alone.
     """
     import torch
 
@@ -26,7 +27,7 @@ def merge(model: str | Path | Base) -> Opened:
         raise RequestError(
             f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({base.folder}) with "
             "its base, and open it with llmkit; or tune by a method that changes weights, as lora.")
-    opened = open_model(base)
+    opened = open_model(base, in_full=True)
     if not base.is_adapter:
         return opened
     tuned: Any = opened.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ from llmkit.models.files import (
     read_json,
     tokenizer_of,
 )
-from llmkit.recipe import registry
+from llmkit.models.quantizing import QUANTIZED, bits, check_installed, options, pour, prepared, taken_from
+from llmkit.recipe import Quantization, registry
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
 
@@ -67,18 +69,23 @@ class Opened:
     """Weights that neither the folder nor an adapter's base has: they are random."""
 
 
-def open_model(model: str | Path | Base, head: str | None = None, *, dtype: str = "float32") -> Opened:
+def open_model(
+    model: str | Path | Base, head: str | None = None, *, dtype: str = "float32", in_full: bool = False,
+) -> Opened:
     """Load a model, or an adapter over its base, in eval mode and on the CPU.
 
     `head` is a transformers auto class; where it is None, the one that the model was saved with. `dtype` is torch's
-    name of one: float32, bfloat16, float16. RequestError where weights are pickles or the base can't be found,
+    name of one: float32, bfloat16, float16. A base that was quantised while its adapter trained is so again; with
+    `in_full` it has the same numbers, but whole ones.
+
+    RequestError where weights are pickles or the base can't be found,
     CheckpointError where weights are damaged or, with no `head` asked for, missing.
     """
     prepare_torch()
     base = Base.open(model)
     with quiet():
         if base.is_adapter:
-            return _open_adapter(base, head, dtype)
+            return _open_adapter(base, head, dtype, in_full)
         config = base.config()
         kind = head or head_of(config)
         network, missing = _load(base, kind, config, dtype)
@@ -151,7 +158,9 @@ def head_of(config: PretrainedConfig) -> str:
     return "AutoModel"
 
 
-def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
+def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> Opened:
+    from torch import nn
+
     folder, adapter = given.folder, given.adapter
     if not (folder / layout.ADAPTER_WEIGHTS).is_file():
         raise RequestError(f"{folder} has no {layout.ADAPTER_WEIGHTS}: safetensors needed, pickles aren't read.")
@@ -161,20 +170,40 @@ def _open_adapter(given: Base, head: str | None, dtype: str) -> Opened:
     # The adapter's own config, where it has one, knows the number of labels; the base's, how many rows its table has.
     base_config = base.config()
     config = given.config() if given.has_config else base.config()
+    packed = QUANTIZED in base.said  # by its own files: then its config is read as it is
+    quantized = taken_from(config, f"{folder / layout.CONFIG}") if given.has_config and not packed else None
     rows = config.get_text_config().vocab_size
     config.get_text_config().vocab_size = base_config.get_text_config().vocab_size
     tokenized = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     tokenizer = tokenizer_of(folder if tokenized else base.folder)
     kind = head or PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config)
-    model, missing = _load(base, kind, config, dtype)
+    model, missing = _load_below(base, kind, config, dtype, quantized, in_full)
     rows = max(rows, len(tokenizer) if tokenized else 0)
     if rows > config.get_text_config().vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)
     tuned = _tuned(model, given)
     ends.read(model, folder)
+    nn.Module.to(tuned, dtype_of(dtype))  # transformers refuses it of a quantised base, whose layers it leaves alone
     held = brought(folder, missing)
-    return Opened(tuned.to(dtype_of(dtype)).eval(), tokenizer, folder, kind,
+    return Opened(tuned.eval(), tokenizer, folder, kind,
                   int(adapter.get("num_virtual_tokens") or 0), tuple(name for name in missing if name not in held))
+
+
+def _load_below(
+    base: Base, head: str, config: PretrainedConfig, dtype: str, quantized: Quantization | None, in_full: bool,
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model below an adapter, held as it was while that trained, or with the same numbers in full."""
+    if quantized is None:
+        return _load(base, head, config, dtype)
+    check_installed(f"{base.folder}: it was held in {bits(quantized)} bits while the adapter over it trained; that")
+    packed, missing = _load(base, head, deepcopy(config), dtype, quantized)
+    if not in_full:
+        return packed, missing
+    whole, missing = _load(base, head, config, dtype)
+    pour(packed, whole)
+    log.info("%s: its weights are those of %d bits, in full: what the adapter over it was trained with", base.folder,
+             bits(quantized))
+    return whole, missing
 
 
 def _tuned(model: PreTrainedModel, given: Base) -> Any:
@@ -192,7 +221,7 @@ def _tuned(model: PreTrainedModel, given: Base) -> Any:
 
 
 def _load(
-    base: Base, head: str, config: PretrainedConfig, dtype: str
+    base: Base, head: str, config: PretrainedConfig, dtype: str, quantized: Quantization | None = None,
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model and the names of its weights that the folder doesn't have. Where it can, transformers picks sdpa."""
     import transformers
@@ -200,9 +229,11 @@ def _load(
     base.check_weights()
     try:
         model, about = getattr(transformers, head).from_pretrained(
-            base.folder, config=config, dtype=dtype_of(dtype), output_loading_info=True, **NO_CODE)
+            base.folder, config=config, dtype=dtype_of(dtype), output_loading_info=True, **NO_CODE,
+            **({} if quantized is None else options(quantized)))
     except (*UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{base.folder}: its weights can't be read: {in_one_line(error)}") from error
+    prepared(model)
     return model, tuple(sorted(about["missing_keys"]))
 
 

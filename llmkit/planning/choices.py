@@ -50,6 +50,13 @@ class Size:
     """Bytes for each pair of tokens of a row: attention's weights, where they are kept."""
     state: int
     """Bytes of weights, gradients and optimizer where everything trains."""
+    quantized: int | None = None
+    """Bytes of the base where it is quantised."""
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights as they are held."""
+        return 4 * self.parameters if self.quantized is None else self.quantized
 
     def row(self, length: int) -> int:
         """Bytes of activations that a row of `length` tokens takes."""
@@ -112,7 +119,7 @@ def micro_batch_size(share: int, length: int, model: Size, adapter: bool, memory
 
     most = AT_ONCE["cuda" if torch.cuda.is_available() else "cpu"]
     quick = max(divisors(share, most // length))
-    left = memory - (4 * model.parameters if adapter else model.state)
+    left = memory - (model.weights if adapter else model.state)
     room = max(0, left // 2)  # the rest is for Python, the libraries, data and work space
     rows = max(divisors(quick, room // model.row(length)))
     if rows < quick:

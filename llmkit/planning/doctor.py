@@ -220,6 +220,8 @@ def processors() -> Iterator[Finding]:
     if Path("/dev/nvidia0").exists():
         yield Finding("gpu", "note", f"there is one, but this torch ({torch.__version__}) can't use it",
                       "Install torch for its CUDA: https://pytorch.org/get-started/locally.")
+    elif said := machine.unused_device():
+        yield Finding("gpu", "note", said.partition("; ")[0])
     else:
         yield Finding("gpu", "ok", "none; the CPU trains")
     from llmkit.planning.choices import WIDTH, cpu_multiplies_bf16

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models
 from llmkit.data.tokenizer_files import has_tokenizer, rows_for
+from llmkit.models import quantizing
 from llmkit.models.base import Base
 from llmkit.models.changing.respelling import respell
 from llmkit.models.edges import tell
@@ -70,6 +72,9 @@ def _pretrained(
         model.config.pad_token_id = tokenizer.pad_token_id
     own = has_tokenizer(base.folder)
     if own and base.tokenizer.get_vocab() != tokenizer.get_vocab():
+        if spec.quantization_config is not None:
+            raise RequestError(f"tokenizer: it isn't that of {spec.pretrained}, and a quantised base keeps its own; "
+                               "leave tokenizer out.")
         respell(model, base.tokenizer, tokenizer)
         return Network(model, new, None)
     if (needed := rows_for(tokenizer)) > (rows := _rows(model)):
@@ -92,9 +97,10 @@ def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[Pre
     try:
         model, info = _auto(head).from_pretrained(
             base.folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **models.NO_CODE,
-            **_common(settled))
+            **_common(settled), **_quantized(settled, config))
     except (*models.UNREADABLE, SafetensorError) as error:
         raise RequestError(f"backbone.pretrained: {base.folder}: {' '.join(str(error).split())[:300]}") from error
+    quantizing.prepared(model)
     other = [key for key, *_ in info["mismatched_keys"]]  # a head for other labels is made anew, nothing else is
     if strange := [key for key in other if not key.startswith(family.heads.get(head, " "))]:
         raise RequestError(f"backbone.config: {strange[0]} of {base.folder} has another shape; a pretrained model "
@@ -106,6 +112,18 @@ def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[Pre
     if family.heads.get(head) in new:
         new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
     return model, tuple(sorted(new))
+
+
+def _quantized(settled: Settled, config: PretrainedConfig) -> dict[str, Any]:
+    """How the base is held, where it isn't whole: what a new head or pooler is, stays so."""
+    import torch
+
+    chosen = settled.recipe.backbone.quantization_config
+    if chosen is None:
+        return {}
+    with torch.device("meta"):
+        empty = _auto(settled.head).from_config(deepcopy(config), trust_remote_code=False)
+    return quantizing.options(chosen, quantizing.kept_whole(empty, settled.family))
 
 
 def _rows(model: Any) -> int:
@@ -122,7 +140,7 @@ def _common(settled: Settled) -> dict[str, Any]:
     """How every model of a run is made."""
     import torch
 
-    return {"attn_implementation": settled.family.attention, "dtype": torch.float32}
+    return {"attn_implementation": settled.recipe.backbone.attn_implementation, "dtype": torch.float32}
 
 
 def found_again(base: Base) -> str:

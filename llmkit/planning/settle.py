@@ -13,12 +13,13 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
-from llmkit.planning import choices
+from llmkit.planning import attention, choices, quantized
 from llmkit.planning.choices import Size
 from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
 from llmkit.recipe.seams import Learning, PromptMode
 from llmkit.system import machine
+from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
 from llmkit.tasks.base import Task
 from llmkit.tasks.shared import named_metrics
@@ -78,6 +79,7 @@ def settle(
     request.rule.check()
     train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
     base = _base(request.backbone)
+    quantized.check_base(request, base)
     name, family = _family(request, base)
     request = replace(request, backbone=replace(request.backbone, config=family.numbers(request.backbone.config)))
     config = _config(family, request.backbone, base)
@@ -87,17 +89,24 @@ def settle(
         _fits_memory(empty)
     size = choices.size(
         empty, family, _words(request), "chunked_loss" in request.training.shortcuts, request.rule.states)
+    size = quantized.sized(size, empty, family, request.backbone)
+    if not of_any_size:
+        _fits_gpu(request, size)
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
     training, chosen = _training(
         request, family, size, length, processes, sum(path.stat().st_size for one in train for path in one.files),
         routers is not None)
+    packing = _packing(request, family, name)
+    backbone = quantized.settled(replace(
+        request.backbone, family=name,
+        attn_implementation=attention.settled(request, family, empty, packing, training.precision)), training.precision)
     _known_schedule(training)
     _known_metrics(request)
     settled = replace(
         request, objective=None if request.objective is None else request.objective.suited(train),
-        tokenizer=_tokenizer(request.tokenizer, family), backbone=replace(request.backbone, family=name),
-        data=replace(request.data, max_length=length, packing=_packing(request, family, name),
+        tokenizer=_tokenizer(request.tokenizer, family), backbone=backbone,
+        data=replace(request.data, max_length=length, packing=packing,
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
     return Settled(settled, family, train, validation, base, size, chosen, moved_by,
@@ -130,7 +139,8 @@ def _packing(request: Recipe, family: type[Family], name: str) -> Any:
     packing, can = request.data.packing, request.learning.packings
     if packing == "auto":
         return next(way for way in can
-                    if way != "documents" or (not family.mixes and request.tuning.packs(family)))
+                    if way != "documents" or (not family.mixes and request.tuning.packs(family)
+                                              and request.backbone.attn_implementation in ("auto", "sdpa")))
     if packing not in can:
         raise RequestError(f"data.packing: {registry.name_of(request.learning)} makes its own rows; it can't do "
                            f"{packing!r}, only {' or '.join(can)}.")
@@ -217,6 +227,32 @@ def _fits_memory(model: PreTrainedModel) -> None:
                            f"{machine.size(has)} of memory. Choose a smaller backbone.size or backbone.config.")
 
 
+def _fits_gpu(request: Recipe, size: Size) -> None:
+    """RequestError where what stays in a GPU's memory all the time is more than it has; LLMKIT_ANY_SIZE=1 tries it."""
+    has = machine.gpu_memory()
+    needed = size.state if request.tuning.whole else size.weights
+    if has is None or needed <= has or switched_on("LLMKIT_ANY_SIZE"):
+        return
+    parts = "weights, gradients and optimizer" if request.tuning.whole else "the weights"
+    raise RequestError(f"backbone: {parts} of this model alone take {machine.size(needed)}, and this GPU has "
+                       f"{machine.size(has)}. {_smaller(request, size, has)} LLMKIT_ANY_SIZE=1 tries it as it is.")
+
+
+def _smaller(request: Recipe, size: Size, has: int) -> str:
+    """What of the same model would fit into so many bytes: `tuning: {method: lora} takes 5 GB.`"""
+    ways = list[tuple[str, int]]()
+    pretrained = request.backbone.pretrained is not None
+    if request.tuning.whole:
+        ways.append(("optimizer: adamw_8bit", int(size.state - 4 * (request.rule.states - 0.51) * size.parameters)))
+        if pretrained:
+            ways.append(("tuning: {method: lora}", 4 * size.parameters))
+    if pretrained and size.quantized is None:
+        quarter = size.parameters * 5 // 8  # 4 bits, with their scales
+        ways.append(("lora over backbone.quantization_config: {load_in_4bit: true}", quarter))
+    fit = [f"{way} takes about {machine.size(takes)}" for way, takes in ways if takes <= 0.9 * has]
+    return f"{', '.join(fit)}." if fit else "Choose a smaller model."
+
+
 def _words(request: Recipe) -> int | None:
     """How many tokens a tokenizer that isn't there yet is asked to have."""
     new = request.tokenizer is not None and request.tokenizer.train is not None and request.backbone.pretrained is None
@@ -263,6 +299,9 @@ def _training(
     choices.check_precision(precision, family)
     if compiled == "auto":
         compiled, chosen["compile"] = choices.compiled(plan, family, text, experts)
+        if compiled and request.backbone.quantization_config is not None:
+            compiled, chosen["compile"] = False, quantized.UNCOMPILED
+    quantized.check_compiled(compiled, request.backbone)
     choices.check_compiled(compiled, family, experts)
     return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled,
                    learning_rate=choices.usual_rate(request), head_learning_rate=choices.head_rate(request),

@@ -3,7 +3,7 @@
 from llmkit.recipe import registry
 from llmkit.recipe.fields import Recipe, Training
 from llmkit.recipe.optimizing import ADAMW, of_adamw
-from llmkit.recipe.reading import Tree
+from llmkit.recipe.reading import Keys, Tree
 from llmkit.recipe.seams import Learning, Method, Shaped
 from llmkit.system.errors import RequestError, nearest
 
@@ -36,6 +36,7 @@ def check(recipe: Recipe, tree: Tree) -> None:
     if spec.revision is not None and spec.pretrained is None:
         raise RequestError(f"{tree.where(('backbone', 'revision'))}: a revision is of a hub's model; "
                            "backbone.pretrained says which.")
+    check_quantized(recipe, tree)
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
     if spec.pretrained is None and recipe.tokenizer is None:
@@ -69,6 +70,32 @@ def check(recipe: Recipe, tree: Tree) -> None:
     if micro != "auto" and whole % micro:
         raise RequestError(f"{tree.where(('training', 'micro_batch_size'))}: {micro} does not divide "
                            f"global_batch_size {whole}.")
+
+
+def check_quantized(recipe: Recipe, tree: Tree) -> None:
+    """Raise where a base can't be held in 4 or 8 bits: it trains, it is new, or what is said of it contradicts."""
+    spec, chosen = recipe.backbone, recipe.backbone.quantization_config
+    if chosen is None:
+        return
+    place: Keys = ("backbone", "quantization_config")
+    where = tree.where(place)
+    if chosen.load_in_4bit == chosen.load_in_8bit:
+        wrong = "both are given, load_in_4bit and load_in_8bit" if chosen.load_in_4bit else "how many bits is missing"
+        raise RequestError(f"{where}: {wrong}; say load_in_4bit: true or load_in_8bit: true.")
+    if spec.pretrained is None:
+        raise RequestError(f"{where}: a model from scratch trains all of its weights, and those of 4 or 8 bits have no "
+                           "gradient. Give backbone.pretrained, or leave it out.")
+    other = "bnb_4bit_" if chosen.load_in_8bit else "llm_int8_threshold"
+    usual = type(chosen)()
+    if odd := next((name for name, value in vars(chosen).items()
+                    if name.startswith(other) and value != vars(usual)[name]), None):
+        raise RequestError(f"{tree.where((*place, odd))}: is an option of {'4' if chosen.load_in_8bit else '8'} bits; "
+                           "leave it out.")
+    if why := recipe.tuning.unquantized:
+        raise RequestError(f"{where}: {registry.name_of(recipe.tuning)} can't have it: {why}. lora over a quantised "
+                           "base is QLoRA: tuning: {method: lora}.")
+    if recipe.tokenizer is not None and recipe.tokenizer.train is not None:
+        raise RequestError(f"{tree.where(('tokenizer',))}: a quantised base keeps its own tokenizer; leave it out.")
 
 
 def check_optimizer(recipe: Recipe, tree: Tree) -> None:

@@ -20,6 +20,7 @@ Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Shortcut: TypeAlias = Literal[
     "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded",
     "fused_gelu"]
+Attention: TypeAlias = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
 """What accelerate calls the trackers that it knows."""
@@ -30,6 +31,26 @@ BLOCKS: dict[str, tuple[registry.Kind, str]] = {
 MOST_LAYERS = 1000
 """Layers of a stack: to build more takes minutes before anything is known of them."""
 LENGTHS = ("max_steps", "num_train_epochs", "max_tokens", "max_minutes")
+
+
+@dataclass(config=registry.OPTIONS)
+class Quantization:
+    """How bitsandbytes holds the layers of a base that doesn't train (QLoRA, Dettmers et al. 2023)."""
+
+    load_in_4bit: bool = False
+    """A number in 4 bits, with a scale for each block of 64."""
+    load_in_8bit: bool = False
+    """A number in 8 bits, with a scale for each row (LLM.int8, Dettmers et al. 2022)."""
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = "fp4"
+    """What 16 values there are; nf4, QLoRA's, loses less than transformers' own choice."""
+    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """What 4 bits become for a product; the numbers of training.precision where nothing is said."""
+    bnb_4bit_use_double_quant: bool = False
+    """Quantise the scales too: 0.37 bits a number less."""
+    llm_int8_threshold: Annotated[float, Field(ge=0)] = 6.0
+    """In 8 bits: inputs beyond it are multiplied in 16 bits; 0 for none."""
+    llm_int8_skip_modules: list[str] | None = None
+    """Names of further layers that stay whole; heads, poolers and the output's layer always do."""
 
 
 @dataclass(config=registry.OPTIONS)
@@ -46,6 +67,10 @@ class Backbone:
     """Of a hub's model: a branch, a tag or a commit; its newest where nothing is said."""
     config: dict[str, Any] = field(default_factory=dict)
     """Any field of the family's transformers config."""
+    attn_implementation: Attention = "auto"
+    """How it attends: a name of transformers; auto is the family's usual one, sdpa where it has that."""
+    quantization_config: Quantization | None = None
+    """Hold a pretrained model in 4 or 8 bits, for adapters over it: {load_in_4bit: true, bnb_4bit_quant_type: nf4}."""
 
 
 @dataclass(config=registry.OPTIONS)
@@ -153,6 +178,10 @@ class Training:
     """Numbers of the forward pass; weights and optimizer stay in fp32."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the model's layers (torch.compile); auto: on GPUs, for runs long enough to earn the time it takes."""
+    full_determinism: bool = False
+    """On GPUs, only kernels that give the same numbers each time: slower, by a tenth to a half. On a CPU it is so."""
+    ddp_timeout: Positive = 1800
+    """Seconds that a process waits for the others before it gives up; not compared when a run goes on."""
     tf32: bool = True
     """On GPUs, products of fp32 matrices may round their factors to 10 bits (TF32)."""
     gradient_checkpointing: bool = False

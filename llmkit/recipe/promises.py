@@ -221,6 +221,7 @@ LEARNING: dict[str, Promise] = {
 METHOD: dict[str, Promise] = {
     "check": ANY, "check_parts": ANY, "after_step": ANY, "restore": ANY, "save": ANY,
     "virtual_tokens": Promise("a number of positions", a(SupportsIndex)),
+    "unquantized": Promise("a text", a(str)),
     "packs": ANY,
     "apply": Promise("the model, whose parameters that train have requires_grad", a("Module")),
     "penalty": Promise("a tensor of one number, or None", a("Tensor", none=True)),

@@ -12,7 +12,7 @@ from llmkit.recipe.fields import BLOCKS, Recipe
 from llmkit.recipe.reading import Loader
 
 DATALESS = ("name", "output_dir")
-FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers")
+FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout")
 
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:

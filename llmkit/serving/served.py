@@ -155,8 +155,8 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
             found[name] = EmbeddingModel(name, Embedder.open(folder))
             log.info("%s: gives embeddings", name)
             continue
-        freed = weights.share(opened.model)
         writer = Writer(name, opened, device)
+        freed = weights.share(opened.model)  # on the device: moved afterwards, each would have a copy again
         guided = defaults(opened.model).guidance_scale not in (None, 1)  # asks the model itself, once more a token
         # adapters share their base's weights, which nobody reads once they are packed
         if name not in bases.values() and not guided:

@@ -23,11 +23,35 @@ def untested() -> str | None:
 
 def memory() -> int:
     """Bytes that the processes of this machine may use together: of its GPU where it has one, else main memory."""
+    gpu = gpu_memory()
+    return main_memory() if gpu is None else gpu
+
+
+def gpu_memory() -> int | None:
+    """Bytes of this process's GPU; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
+def unused_device() -> str:
+    """Which device of this machine could train and doesn't, with the reason, in words; "" where there is none.
+
+    llmkit's step adds in 64 bits, which Apple's GPUs haven't, and was never run on Ascend's or Intel's.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return main_memory()
+        return ""
+    if torch.backends.mps.is_available():
+        return "this Mac's GPU (MPS) isn't used: losses are added in 64 bits, which it doesn't have; the CPU trains"
+    for name, whose in (("npu", "Huawei's Ascend"), ("xpu", "Intel's GPU")):
+        device = getattr(torch, name, None)
+        if device is not None and device.is_available():
+            return f"{whose} ({name}) isn't used: llmkit was never run on one; the CPU trains"
+    return ""
 
 
 def gpu_numbers() -> str:
@@ -120,6 +144,13 @@ def peak_memory() -> int:
         return int(held.get("peak_wset", held["rss"]))
     most = getrusage(RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def peak_gpu_memory() -> int | None:
+    """The most memory that this process has held on its GPU so far, in bytes; None where there is none."""
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
 
 
 def held_memory(path: Path = Path("/proc/self/statm")) -> int:

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
 from llmkit.models import ends, layout
 from llmkit.models.files import pin
+from llmkit.models.quantizing import numbers_in
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError
@@ -26,7 +26,7 @@ from llmkit.training.state import REACHED
 
 def finish(session: Session) -> dict[str, Any]:
     """Leave model/, the model card and the summary."""
-    peaks = gather_object([peak_memory()])
+    most = gather_object([peaks()])
     summary: dict[str, Any] | None = None
     with session.averaged():
         if session.best is not None:
@@ -36,7 +36,7 @@ def finish(session: Session) -> dict[str, Any]:
                 publish(session)
     if session.main:
         summary = conclude(session, "completed", session.state.ended or REACHED)
-        summary["peak_memory_bytes"] = sum(peaks)
+        summary |= {name: sum(one[name] for one in most) for name in most[0]}
         session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
         session.run.drop_before()
@@ -95,12 +95,12 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
     if session.earlier is not None and status != "completed":
         own["before"] = session.earlier
     more = {
-        "parameters": sum(p.numel() for p in learner.parameters()),
+        "parameters": numbers_in(learner.parameters()),
         "trainable_parameters": sum(p.numel() for name, p in learner.trained.items()
                                     if learner.wakes.get(name, 0) < max(1, state.step)),
         "wall_seconds": time.monotonic() - session.began,
         "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
-        "data_wait": state.waited / max(state.seconds, 1e-9), "peak_memory_bytes": peak_memory(),
+        "data_wait": state.waited / max(state.seconds, 1e-9), **peaks(),
         "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
         "processes": session.accelerator.num_processes, "device": str(session.accelerator.device),
         "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),
@@ -126,7 +126,7 @@ def about(session: Session) -> dict[str, Any]:
         "tuning": registry.name_of(recipe.tuning), "data": [reader.label for reader in session.settled.train]}
 
 
-def peak_memory() -> int:
-    """The most memory that this process has held, in bytes; on a GPU, with what it held there."""
-    held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return machine.peak_memory() + held
+def peaks() -> dict[str, int]:
+    """The most memory that this process has held, in bytes: main memory, and beside it a GPU's where it has one."""
+    gpu = machine.peak_gpu_memory()
+    return {"peak_memory_bytes": machine.peak_memory(), **({} if gpu is None else {"peak_gpu_memory_bytes": gpu})}

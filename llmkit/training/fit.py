@@ -21,8 +21,10 @@ from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, ready
 from llmkit.training.request import Request, read
+from llmkit.training.spread.agreeing import agreed, take_device
 from llmkit.training.spread.first import FirstError
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
+from llmkit.training.spread.repeatable import repeatable
 
 
 def fit(
@@ -51,8 +53,10 @@ def fit(
         request, memory = read(recipe, train, validation)
         trackers.check(request.training.report_to)
         request = as_meant(request, resume)
-        settled = settle(request, world(), memory=memory)
+        take_device()
+        settled = agreed(settle(request, world(), memory=memory))
         plan, run = settled.recipe.training, RunFolder(request.folder)
+        held.enter_context(repeatable(plan.full_determinism))
         accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)
         held.callback(trackers.end, accelerator)
         first = FirstError(accelerator.process_index, accelerator.num_processes)

@@ -18,8 +18,10 @@ from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.backbones.shared.routers import Routers
 from llmkit.data.batches import Order
 from llmkit.models import layout
+from llmkit.models.quantizing import numbers_in
 from llmkit.models.run import Run
 from llmkit.objectives.base import Sets, Setup
+from llmkit.planning import quantized
 from llmkit.planning.choices import usual_here
 from llmkit.planning.network import Network, network
 from llmkit.planning.settle import Settled, with_prompt
@@ -27,6 +29,7 @@ from llmkit.planning.unheeded import unheeded
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
+from llmkit.system import machine
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.signals import Stopping
 from llmkit.system.terminal import visible
@@ -42,6 +45,7 @@ from llmkit.training.learner import Learner
 from llmkit.training.optimizer import learned
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
+from llmkit.training.spread.agreeing import idle_gpus
 from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.spread.processes import shared
 from llmkit.training.state import State
@@ -136,7 +140,8 @@ def learn(
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
     # layers that are computed anew in the backward pass wouldn't find the batch that they are of
-    unpadded = shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
+    unpadded = (shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
+                and recipe.backbone.attn_implementation == "sdpa")
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
         packed=recipe.data.packing == "documents" or recipe.learning.masks, steps=steps,
@@ -248,7 +253,7 @@ def list_bad_rows(settled: Settled, run: RunFolder) -> None:
 def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint | None) -> None:
     """Say what became of every `auto`, how big the model is, and what it learns from."""
     recipe, plan = settled.recipe, settled.recipe.training
-    whole = sum(p.numel() for p in learner.parameters())
+    whole = numbers_in(learner.parameters())
     trained = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     log.info("%s: %s with %s, %s of %s parameters train%s", recipe.name, registry.name_of(recipe.learning),
              registry.name_of(recipe.tuning), f"{trained:,}", f"{whole:,}",
@@ -256,12 +261,17 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
     for said in routed(learner, recipe):
         log.info("%s", said)
     log.info("%s", moved(settled, learner))
+    if base := quantized.in_words(settled.size, recipe.backbone):
+        log.info("%s", base)
     for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
         log.info("%s", note)
     log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
              recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
     for name, why in settled.chosen.items():
         log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
+    for said in (idle_gpus(), machine.unused_device()):
+        if said:
+            log.warning("%s", said)
     if start is not None:
         log.info("resumed after step %d", start.step)
 

@@ -17,6 +17,7 @@ from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import signals
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
+from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
@@ -64,7 +65,7 @@ class Stepper:
         """
         session, journal = self.session, self.journal
         plan, state, accelerator = session.recipe.training, session.state, session.accelerator
-        parts = self.taken(batches)
+        parts, room = self.taken(batches), self.reserved()
         totals, tokens = self.agree(parts)
         self.reseed()
         for group in session.optimizer.param_groups:
@@ -81,7 +82,8 @@ class Stepper:
         if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
             self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
             return
-        session.optimizer.step()
+        del room
+        self.move()
         if math.isfinite(norm):
             state.skipped_last = 0
             session.recipe.tuning.after_step(session.learner.tuned, state.step + 1)
@@ -115,6 +117,33 @@ class Stepper:
         if session.objective.turn(state.step) is not None:
             parts = [{**part, "step": torch.tensor(state.step)} for part in parts]
         return parts
+
+    def kept(self) -> int:
+        """Bytes that the optimizer keeps beside the weights."""
+        session = self.session
+        return int(session.recipe.rule.states * sum(p.nbytes for p in session.learner.trained.values()))
+
+    def reserved(self) -> torch.Tensor | None:
+        """On a GPU, in the first step: the memory that its end will need, so that what doesn't fit shows before it.
+
+        A forward or backward pass can be made again in smaller parts; an optimizer's step can't.
+        """
+        device = self.session.accelerator.device
+        if device.type != "cuda" or self.session.state.step > 0:
+            return None
+        return torch.empty(self.kept(), dtype=torch.uint8, device=device)
+
+    def move(self) -> None:
+        """The optimizer's step. RequestError where memory ends in it: made again, some weights would move twice."""
+        try:
+            self.session.optimizer.step()
+        except torch.OutOfMemoryError as error:
+            session = self.session
+            raise RequestError(
+                f"step {session.state.step + 1}: what the optimizer keeps ({size(self.kept())}) doesn't fit in this "
+                "device's memory. Some weights have moved already, so the step isn't tried again; no checkpoint holds "
+                "it. Use optimizer: adamw_8bit or adafactor, tune fewer weights (lora), or a smaller micro_batch_size."
+            ) from error
 
     def let_wait(self) -> None:
         """Take the gradient from what doesn't learn in this step: another network's turn, layers that sleep."""

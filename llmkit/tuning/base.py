@@ -63,6 +63,8 @@ class Tuning:
     """Parts of the names of vectors that are stored as matrices: like other vectors they don't decay."""
     whole: ClassVar[bool] = False
     """Whether everything trains."""
+    attends: ClassVar[bool] = False
+    """Whether attention is its own: then no other way of attending can be chosen."""
 
     def __init_subclass__(cls) -> None:
         """People's own are looked at as they are called."""
@@ -73,6 +75,11 @@ class Tuning:
     def virtual_tokens(self) -> int:
         """Positions that it takes from the model's."""
         return 0
+
+    @property
+    def unquantized(self) -> str:
+        """Why what it tunes can't be quantised; "" where it can, as whatever leaves the model's own weights alone."""
+        return "" if self.adapter else "it trains the model's own weights, and those of 4 or 8 bits have no gradient"
 
     def check(self, family: type[Family], head: str) -> None:
         """Raise RequestError, before anything is loaded, where a family or a head can't be tuned so."""

@@ -66,6 +66,12 @@ class Lora(Tuning):
         """Whether the base loses what the product starts from: pissa (Meng et al. 2024), olora (Büyükakyüz 2024)."""
         return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
+    @property
+    def unquantized(self) -> str:
+        """A start that is taken out of the weights needs them whole."""
+        return "" if not self.moves_base and self.init_lora_weights != "mica" else (
+            f"init_lora_weights: {self.init_lora_weights} starts from the weights as they are; true starts from any")
+
     def check(self, family: type[Family], head: str) -> None:
         """Where peft knows no layers for a family, they have to be named; not every start works everywhere."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ UNFIT = {
     "XLORA": "it mixes adapters that were trained before",
 }
 """Types that llmkit doesn't train, with the reason."""
+CANDIDATES = ("HIRA", "PVERA", "RANDLORA", "ROAD")
+"""Types that may have layers over bitsandbytes'."""
 OURS = ("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping",
         "peft_version", "runtime_config")
 """Fields of a config that llmkit fills in."""
@@ -58,6 +61,14 @@ class Peft(Tuning):
             raise RequestError(f"tuning.config.target_modules: peft knows no norms of {family.model_type}; name them.")
         if "target_modules" in names_of(type(made)):
             adapter.check(asked, family, known)
+
+    @property
+    def unquantized(self) -> str:
+        """Some types have layers over bitsandbytes' in peft; norms stay whole anyway."""
+        kind = self.peft_type.upper()
+        return "" if kind == "LN_TUNING" or over_bits(kind) else (
+            f"peft has no {kind} over quantised layers; it has lora, adalora, ia3 and, here, "
+            f"{', '.join(name for name in CANDIDATES if over_bits(name))}")
 
     def describe(self) -> str:
         """`BOFT, boft_block_size 4`."""
@@ -125,6 +136,11 @@ def changes_layers(kind: str) -> bool:
     from peft.tuners.tuners_utils import BaseTuner
 
     return issubclass(TUNERS[kind], BaseTuner)  # type: ignore[index]
+
+
+def over_bits(kind: str) -> bool:
+    """Whether peft brings layers of a type over those of bitsandbytes: a module beside the type's own."""
+    return kind.isidentifier() and find_spec(f"peft.tuners.{kind.lower()}.bnb") is not None
 
 
 def known_layers(kind: str) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class Prefix(Tuning):
 
     learning_rate = 1e-2
 
+    attends = True
+
     num_virtual_tokens: Annotated[int, Field(ge=1)] = 20
     """Keys and values in front of each attention."""
     prefix_projection: bool = False

@@ -39,6 +39,11 @@ class Vera(Tuning):
     bias: Literal["none", "all", "vera_only"] = "none"
     """Which biases train too."""
 
+    @property
+    def unquantized(self) -> str:
+        """Its layers in peft are never over bitsandbytes'."""
+        return "peft has no VeRA over quantised layers; lora, adalora and ia3 it has"
+
     def check(self, family: type[Family], head: str) -> None:
         """Where peft knows no layers for a family, they have to be named."""
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN

@@ -118,19 +118,38 @@ def test_out_of_memory_halves_the_micro_batch_and_changes_no_loss(
     assert recipes.load(tmp_path / "short" / "recipe.yaml").training.micro_batch_size == 2
 
 
-def test_a_step_that_fails_in_the_middle_counts_once(
+def test_memory_that_ends_in_the_optimizers_step_ends_the_run(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimizer's memory is made in the first step: there, losses are summed up already."""
-    fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True, logging_steps=2)))
-    usual, failed = torch.optim.AdamW.step, []
+    """Some weights have moved by then: the same step again would move them twice."""
+    usual, asked = torch.optim.AdamW.step, []
 
     def step(self: Any, *rest: Any, **more: Any) -> Any:
+        asked.append(True)
+        usual(self, *rest, **more)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(RequestError, match=r"step 1: what the optimizer keeps .*isn't tried again"):
+        fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True, logging_steps=2)))
+    assert len(asked) == 1
+    assert not list((tmp_path / "short" / "checkpoints").glob("step-*"))
+
+
+def test_a_backward_pass_that_fails_in_the_middle_counts_once(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses are summed up there already."""
+    from llmkit.training.spread.ddp import DataParallel
+
+    fit(recipes.load(tiny("bert", text, tmp_path / "roomy", still=True, logging_steps=2)))
+    usual, failed = DataParallel.clip, []
+
+    def clip(self: Any, *rest: Any) -> Any:
         if not failed:
             failed.append(True)
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return usual(self, *rest, **more)
+        return usual(self, *rest)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(DataParallel, "clip", clip)
     fit(recipes.load(tiny("bert", text, tmp_path / "short", still=True, logging_steps=2)))
     assert failed
     assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "roomy"), rel=1e-5)

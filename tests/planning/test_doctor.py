@@ -206,6 +206,7 @@ def test_the_self_test_kills_and_resumes_a_model_and_splits_a_step(
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", "--selftest", "--json"]) == 0
     found = findings(capsys)
+    assert found["gpt2 twice"]["said"].endswith("are the same bit for bit")
     assert found["gpt2 resume"]["said"].endswith("bit for bit those of an unbroken run")
     assert "killed after step" in found["gpt2 resume"]["said"]
     assert "1 x 8, 2 x 4, 4 x 2, 8 x 1" in found["gpt2 split"]["said"]

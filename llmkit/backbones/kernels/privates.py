@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
+
+
+@contextmanager
+def without(package: str) -> Iterator[None]:
+    """While the block runs, whoever imports a package finds that it isn't there, and its own word on that is kept off.
+
+    Seen in bitsandbytes 0.50, which logs that it missed the package kernels.
+    """
+    log = logging.getLogger("bitsandbytes")
+    before, level = sys.modules.get(package), log.level
+    sys.modules[package] = None  # type: ignore[assignment]
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        del sys.modules[package]
+        if before is not None:
+            sys.modules[package] = before
 
 
 def attention_of(model: Any) -> str:
@@ -17,6 +39,16 @@ def attention_of(model: Any) -> str:
     Seen in transformers 5.23.
     """
     return str(model.config._attn_implementation)
+
+
+def ways_to_attend(model: Any) -> set[str]:
+    """Which of transformers' ways of attending a model's classes are written for.
+
+    Seen in transformers 5.23.
+    """
+    able = {"sdpa": model._supports_sdpa, "flash_attention_2": model._supports_flash_attn,
+            "flex_attention": model._supports_flex_attn}
+    return {"eager", *(name for name, can in able.items() if can)}
 
 
 def forget_kernels(config: PretrainedConfig) -> None:

@@ -65,6 +65,9 @@ def unlike(differ: Difference, request: Recipe, recipe: Recipe) -> dict[str, tup
         left.pop("training.micro_batch_size", None)
     if left.get("training.compile") == (False, "auto"):  # left by a version that knew no such field
         del left["training.compile"]
+    way = "backbone.attn_implementation"
+    if request.backbone.attn_implementation == "auto" and way in left and left[way][1] == "auto":
+        del left[way]  # likewise
     return {} if is_longer(recipe, left) else left
 
 

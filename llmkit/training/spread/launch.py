@@ -150,3 +150,13 @@ def check(processes: int) -> None:
         raise RequestError(f"--processes {processes}: at least 1.")
     if processes > 1 and sys.platform == "win32":
         raise RequestError(f"--processes {processes}: several are started on Linux, macOS and WSL2 only.")
+    if processes > 1 and 0 < (gpus := gpus_here()) < processes:
+        raise RequestError(f"--processes {processes}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, and each "
+                           f"process needs its own; --processes {gpus}, or CUDA_VISIBLE_DEVICES= to train on CPUs.")
+
+
+def gpus_here() -> int:
+    """How many GPUs processes of this machine can use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -23,6 +23,7 @@ from torch import nn
 from llmkit.backbones.kernels import flops, shortcuts
 from llmkit.data.batches import Drawn, positions
 from llmkit.models import ends
+from llmkit.models.quantizing import bytes_in, numbers_in
 from llmkit.planning.settle import Settled, settle
 from llmkit.planning.unheeded import unheeded
 from llmkit.recipe import Recipe, registry
@@ -32,7 +33,6 @@ from llmkit.system.machine import size
 from llmkit.system.signals import stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import visited
-from llmkit.training.finish import peak_memory
 from llmkit.training.folder import trackers
 from llmkit.training.folder.resume import as_meant, pick_up
 from llmkit.training.folder.run_folder import RunFolder, telling
@@ -40,6 +40,7 @@ from llmkit.training.learner import Way
 from llmkit.training.log import Log
 from llmkit.training.prepare import idles, ready
 from llmkit.training.session import Session
+from llmkit.training.spread.agreeing import agreed, take_device
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
 
@@ -73,7 +74,8 @@ def plan(request: Recipe) -> dict[str, Any]:
         report.quiet_libraries()
         trackers.check(request.training.report_to)
         request = as_meant(request, "auto")
-        settled = settle(request, world(), of_any_size=True)
+        take_device()
+        settled = agreed(settle(request, world(), of_any_size=True))
         recipe, training = settled.recipe, settled.recipe.training
         accelerator = accelerate(training.precision, Path(away), idles(settled), training.tf32)
         found = about(settled)
@@ -84,9 +86,9 @@ def plan(request: Recipe) -> dict[str, Any]:
             return found
         session = ready(settled, accelerator, RunFolder(Path(away)), stop, time.monotonic(), refers=False)
         asking = seconds_to_refer(session) if recipe.task is not None and recipe.task.reference else 0.0
-        weights = sum(tensor.nbytes for tensor in (*session.learner.parameters(), *session.learner.buffers()))
+        weights = bytes_in((*session.learner.parameters(), *session.learner.buffers()))
         trained = sum(parameter.nbytes for parameter in session.learner.trained.values())
-        found["parameters"] = sum(parameter.numel() for parameter in session.learner.parameters())
+        found["parameters"] = numbers_in(session.learner.parameters())
         found["trainable_parameters"] = sum(parameter.numel() for parameter in session.learner.trained.values())
         found["active_parameters"] = found["parameters"] - settled.idle
         found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *session.sets.notes]
@@ -95,7 +97,7 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["micro_batch_size"] = session.recipe.training.micro_batch_size  # a GPU may have had room for fewer
         found["memory"] = {
             "weights": weights, "gradients": trained, "optimizer": (kept := int(recipe.rule.states * trained)),
-            "activations": max(0, measured.grown - trained - kept), "peak": sum(gather_object([peak_memory()])),
+            "activations": max(0, measured.grown - trained - kept), "peak": sum(gather_object([peak()])),
             "available": machine.memory()}
         found["length"] = length = how_long(session, measured, data["tokens_per_row"])
         found["speed"] = measured.speed(training.precision)
@@ -105,6 +107,12 @@ def plan(request: Recipe) -> dict[str, Any]:
             warnings += [*unheeded(recipe, session.length.steps), *warned(found, request, recipe)]
         accelerator.wait_for_everyone()
         return found
+
+
+def peak() -> int:
+    """The most memory that this process has held, in bytes, of what a run is measured by: a GPU's where it has one."""
+    gpu = machine.peak_gpu_memory()
+    return machine.peak_memory() if gpu is None else gpu
 
 
 def about(settled: Settled) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "parameters": parameters, "trainable_parameters": parameters if recipe.tuning.whole else None,
         "active_parameters": parameters - settled.idle,
         "data": None, "length": None, "speed": None, "time": None, "disk": None,
-        "memory": {"weights": 4 * parameters, "gradients": trained,
+        "memory": {"weights": settled.size.weights, "gradients": trained,
                    "optimizer": int(recipe.rule.states * trained),
                    "activations": int(training.micro_batch_size) * settled.size.row(recipe.data.max_length or 0),
                    "peak": None, "available": machine.memory()},
@@ -136,7 +144,7 @@ def least_memory(settled: Settled) -> int:
     """Bytes without which this machine's processes can't make a step of one row each."""
     whole = settled.recipe.tuning.whole
     row = settled.size.row(settled.recipe.data.max_length or 0)
-    return machine.sharing() * (row + (settled.size.state if whole else 4 * settled.size.parameters))
+    return machine.sharing() * (row + (settled.size.state if whole else settled.size.weights))
 
 
 def rows_and_tokens(session: Session) -> dict[str, Any]:

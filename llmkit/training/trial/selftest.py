@@ -1,4 +1,4 @@
-"""The self-test: tiny models trained, killed, resumed and compared bit for bit, and a step split in several ways."""
+"""The self-test: tiny models trained twice, killed, resumed, compared bit for bit, and a step split in several ways."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def examine() -> Iterator[Finding]:
             for family, tree in trees.items():
                 whole = {**tree, "output_dir": str(folder / "whole" / family)}
                 yield _told(f"{family} split", partial(split, family, text, folder))
-                fit(recipes.load(whole))
+                yield _told(f"{family} twice", partial(twice, whole, folder / "again" / family))
             for family in trees:
                 yield _told(f"{family} resume", partial(resumed, folder / "whole" / family, folder / "cut" / family,
                                                         killed[family]))
@@ -80,7 +80,8 @@ def recipe(family: str, text: Path, folder: Path, **training: Any) -> dict[str, 
         "tokenizer": {"train": {"vocab_size": 300}}, "data": {"train": str(text), "max_length": 32},
         "objective": {"name": objective}, "output_dir": str(folder),
         "training": {"max_steps": STEPS, "save_steps": SAVED, "global_batch_size": 8, "learning_rate": 1e-3,
-                     "logging_steps": 1, "precision": "fp32", **training}}
+                     "logging_steps": 1, "precision": "fp32",
+                     "full_determinism": torch.cuda.is_available(), **training}}
 
 
 def kill_and_resume(tree: dict[str, Any]) -> int:
@@ -127,6 +128,17 @@ def resumed(whole: Path, cut: Path, killed: Future[int]) -> str:
                               f"{len(losses[0])} of an unbroken run")
     return (f"killed after step {after} of {STEPS} and resumed: {len(ours)} tensors and {STEPS} losses are bit for bit "
             "those of an unbroken run")
+
+
+def twice(tree: dict[str, Any], again: Path) -> str:
+    """Train a run and train it anew; CheckpointError where they differ: then none that is resumed can be the same."""
+    fit(recipes.load(tree))
+    fit(recipes.load({**tree, "output_dir": str(again)}))
+    ours, theirs = (load_file(Run(folder).model / "model.safetensors") for folder in (Path(tree["output_dir"]), again))
+    if other := [name for name in ours if not torch.equal(ours[name], theirs[name])]:
+        raise CheckpointError(f"two unbroken runs differ in {len(other)} of {len(ours)} tensors, {other[0]} first: "
+                              "this device doesn't repeat itself, so no resumed run can be compared")
+    return f"two unbroken runs of {STEPS} steps are the same bit for bit"
 
 
 def split(family: str, text: Path, folder: Path) -> str:

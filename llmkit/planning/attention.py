@@ -1,0 +1,82 @@
+"""How a model attends: in its family's usual way, or as a recipe says, where all that it has to do can be done so."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from llmkit.backbones.base import Family
+from llmkit.backbones.kernels.privates import ways_to_attend
+from llmkit.planning.choices import DROPOUTS, lacks_compiler
+from llmkit.recipe import Attention, Recipe, registry
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+AMPERE = (8, 0)
+"""The compute capability from which FlashAttention 2 has kernels."""
+MASKED = {"eager": "adds its mask to the scores", "flash_attention_2": "takes no mask but for padding",
+          "flex_attention": "reads a mask in blocks of its own"}
+"""Why a way can't take the masks of documents and prefixes, which say true or false for each pair of tokens."""
+
+
+def settled(request: Recipe, family: type[Family], empty: PreTrainedModel, packing: str, precision: str) -> Attention:
+    """The way in which a recipe's model attends; `empty` is the model without weights.
+
+    RequestError, with the reason, where model, method, objective, packing or machine can't have the one it names.
+    """
+    name = request.backbone.attn_implementation
+    usual: Any = family.attention
+    if name in ("auto", usual):
+        return usual  # type: ignore[no-any-return]
+    able = ways_to_attend(empty)
+    if name not in able:
+        raise refused(name, f"transformers' {type(empty).__name__} isn't written for it; it has "
+                            f"{', '.join(sorted(able))}")
+    if not request.learning.adapters:
+        raise refused(name, f"{registry.name_of(request.learning)} trains two networks, and both attend in their "
+                            f"family's usual way, {usual}")
+    if request.tuning.attends:
+        raise refused(name, f"{registry.name_of(request.tuning)} attends in a way of its own, over sdpa")
+    if packing == "documents":
+        raise refused(name, f"it {MASKED[name]}, and data.packing: documents keeps documents apart by one. Choose "
+                            "data.packing: blocks or none, or sdpa")
+    if request.learning.masks:
+        raise refused(name, f"it {MASKED[name]}, and {registry.name_of(request.learning)} needs one. Choose sdpa")
+    if name == "flash_attention_2" and (lacks := lacks_flash(precision)):
+        raise refused(name, lacks)
+    if name == "flex_attention" and (lacks := lacks_flex(empty)):
+        raise refused(name, lacks)
+    return name
+
+
+def refused(name: str, why: str) -> RequestError:
+    """The error for a way that can't be had."""
+    return RequestError(f"backbone.attn_implementation: {name} can't be used: {why}.")
+
+
+def lacks_flash(precision: str) -> str:
+    """What FlashAttention 2 needs and there isn't; "" where all is there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "FlashAttention runs on NVIDIA GPUs, and there is none; sdpa runs everywhere"
+    if torch.cuda.get_device_capability() < AMPERE:
+        return "this GPU has a compute capability below 8.0, for which FlashAttention 2 has no kernels; choose sdpa"
+    if find_spec("flash_attn") is None:
+        return "the package flash-attn isn't installed (pip install flash-attn --no-build-isolation); sdpa needs none"
+    return "" if precision != "fp32" else "it multiplies in 16 bits only; training.precision: bf16, or sdpa"
+
+
+def lacks_flex(empty: PreTrainedModel) -> str:
+    """What FlexAttention needs to train and there isn't; "" where all is there."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "on a CPU FlexAttention has no backward pass; choose sdpa"
+    if missing := lacks_compiler():
+        return f"{missing}, and FlexAttention is compiled; choose sdpa"
+    said = vars(empty.config.get_text_config())
+    dropout = next((field for field in DROPOUTS[:3] if said.get(field)), None)
+    return "" if dropout is None else f"it has no dropout, and {dropout} is {said[dropout]}; make that 0, or take sdpa"

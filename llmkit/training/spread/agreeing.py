@@ -1,0 +1,74 @@
+"""Several processes settle a recipe each for its own device: what differs becomes what all of them can do."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import gather_object
+
+from llmkit.planning.settle import Settled
+from llmkit.training.spread.processes import world
+
+log = logging.getLogger("llmkit")
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+"""From what every device can do to what only some can."""
+Choice: TypeAlias = tuple[int, str, bool]
+"""Micro-batch, precision, compiled or not."""
+
+
+def take_device() -> None:
+    """Let this process of a launch use its own GPU alone, before anything is asked of the first one."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    if rank.isdecimal() and torch.cuda.is_available() and int(rank) < torch.cuda.device_count():
+        torch.cuda.set_device(int(rank))
+
+
+def agreed(settled: Settled) -> Settled:
+    """The recipe with one micro-batch, one precision and one word on compiling for all processes.
+
+    Unequal devices choose unequal ones where that is auto: rows would be missed and seen twice. What is chosen is what
+    each can do. Connects the processes, which wait for each other as long as `training.ddp_timeout` says.
+    """
+    plan = settled.recipe.training
+    if world() == 1:
+        return settled
+    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=plan.ddp_timeout))
+    mine: Choice = (int(plan.micro_batch_size), plan.precision, bool(plan.compile))
+    every: list[Choice] = gather_object([mine])
+    common = in_common(every)
+    if common == mine:
+        return settled
+    fields: dict[str, Any] = dict(zip(("micro_batch_size", "precision", "compile"), common, strict=True))
+    why = {name: "the most that the devices of all processes can do" for name in settled.chosen
+           if name in fields and fields[name] != getattr(plan, name)}
+    return replace(settled, recipe=replace(settled.recipe, training=replace(plan, **fields)),
+                   chosen={**settled.chosen, **why})
+
+
+def in_common(every: Sequence[Choice]) -> Choice:
+    """What all can do of what each would choose.
+
+    >>> in_common([(16, "bf16", True), (4, "fp16", True)])
+    (4, 'fp16', True)
+    """
+    sizes, precisions, compiled = zip(*every, strict=True)
+    return min(sizes), min(precisions, key=PRECISIONS.index), all(compiled)
+
+
+def idle_gpus() -> str:
+    """Which GPUs of this machine no process of the run uses, in words; "" where all are used."""
+    if not torch.cuda.is_available():
+        return ""
+    used, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if used >= there:
+        return ""
+    which = f"GPU {used} is" if there - used == 1 else f"GPUs {used} to {there - 1} are"
+    return f"{which} idle: --processes {there} uses all {there}"
