@@ -15,6 +15,7 @@ from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
 from llmkit.planning import choices
 from llmkit.planning.choices import Size
+from llmkit.planning.teaching import teacher_of
 from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
 from llmkit.recipe.seams import Learning, PromptMode
@@ -46,6 +47,8 @@ class Settled:
     """What the model takes, by its config."""
     chosen: Mapping[str, str]
     """Of the training fields that were auto: why they became what they are."""
+    teacher: Base | None = None
+    """The model that it learns from, beside the labels."""
     moved_by: str = ""
     """Why the optimizer is the one that it is, where the recipe names none."""
 
@@ -93,7 +96,8 @@ def settle(
         data=replace(request.data, max_length=length, packing=_packing(request, family, name),
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
-    return Settled(settled, family, train, validation, base, size, chosen, moved_by)
+    teacher = None if request.teacher is None else teacher_of(settled, request.teacher, family)
+    return Settled(settled, family, train, validation, base, size, chosen, teacher, moved_by)
 
 
 # ---- what there is to learn from ----
@@ -252,6 +256,8 @@ def _training(
     if precision == "auto":
         precision, chosen["precision"] = choices.precision(size.width, family)
     choices.check_precision(precision, family)
+    if compiled == "auto" and request.teacher is not None and request.teacher.hidden is not None:
+        compiled, chosen["compile"] = False, "layers are looked into, as teacher.hidden asks"
     if compiled == "auto":
         compiled, chosen["compile"] = choices.compiled(plan, family, text)
     choices.check_compiled(compiled, family)
