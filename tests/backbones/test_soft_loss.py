@@ -72,7 +72,7 @@ def test_each_label_s_chances_diverge_as_torch_s_bernoulli() -> None:
     found, alike = soft_loss.of_labels(said, told, temperature, 1.0)
     wanted = kl_divergence(Bernoulli(logits=told / temperature), Bernoulli(logits=said / temperature)).sum() * 9
     torch.testing.assert_close(found, wanted)
-    assert float(alike) == 5  # 1.0 and 2.0, two zeros, two zeros … but not -1.0 and 0.0: neither is above 0 there either
+    assert float(alike) == 6  # the same three are above 0
 
 
 def test_numbers_are_compared_by_their_squared_error() -> None:

@@ -54,10 +54,10 @@ def open_tutor(settled: Settled, base: Base, setup: Setup, device: torch.device,
     model: Any = opened.model
     model.requires_grad_(False).eval().to(device)
     body = model.get_base_model() if base.is_adapter and "get_base_model" in dir(model) else model
-    order = None if setup.labels is None else ordered(spec.model, named(model), setup.labels, device)
     if setup.problem is not None and (model.config.problem_type or "single_label_classification") != setup.problem:
         raise RequestError(f"teacher.model: {spec.model} was taught {model.config.problem_type}, and these rows are "
                            f"{setup.problem}.")
+    order = None if setup.labels is None else ordered(spec.model, named(model), setup.labels, device)
     log.info("teacher %s: %s parameters, alpha %g, temperature %g%s", spec.model,
              f"{sum(one.numel() for one in model.parameters()):,}", spec.alpha, spec.temperature,
              "" if spec.hidden is None else f", hidden states by {spec.hidden.loss}")

@@ -41,7 +41,7 @@ def test_states_are_compared_where_a_token_is(kind: Any, wanted: float) -> None:
     states = [[torch.tensor(STUDENT)]], [[torch.tensor(TEACHER)]]
     found = hidden_loss(HiddenStates(loss=kind), *states, [REAL], None)
     assert float(found) == pytest.approx(wanted, rel=1e-6)
-    both = hidden_loss(HiddenStates(loss=kind), *([[stack[0] * 2] for stack in one] for one in states), [REAL], None)
+    both = hidden_loss(HiddenStates(loss=kind), *([stack * 2 for stack in one] for one in states), [REAL], None)
     assert float(both) == pytest.approx(2 * wanted, rel=1e-6)
 
 
