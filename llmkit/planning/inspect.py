@@ -27,8 +27,8 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
     """Draw rows of a recipe's training data as a run would, without a model.
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
-    "packing", "max_length", "optimizer", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row", "pass",
-    "fields": {name: [values]}, "shown": {name: words}}]}. RequestError for a row that isn't there.
+    "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
+    "pass", "fields": {name: [values]}, "shown": {name: words}}]}. RequestError for a row that isn't there.
     """
     from llmkit.system.errors import RequestError
 
@@ -49,6 +49,7 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
                         "shown": show(features, tokenizer, recipe.task is None)})
     return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
+            "teacher": None if recipe.teacher is None else recipe.teacher.model,
             "learning_rate": recipe.training.learning_rate, "rows": len(drawn), "tokenizer": len(tokenizer),
             "notes": list(sets.notes), "drawn": out}
 

@@ -15,6 +15,7 @@ from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
 from llmkit.planning import choices
 from llmkit.planning.choices import Size
+from llmkit.planning.cutting import fewer
 from llmkit.planning.teaching import teacher_of
 from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
@@ -183,6 +184,8 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Base | None) -> P
 
     if base is not None:
         config = base.config(**spec.config)
+        if spec.layers is not None:
+            config = fewer(config, family, spec.layers)
         if config.model_type != family.model_type:
             raise RequestError(f"backbone.family: {base.folder} is a {config.model_type}, not a {family.model_type}.")
         return config

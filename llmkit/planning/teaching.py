@@ -21,7 +21,10 @@ def teacher_of(recipe: Recipe, spec: Teacher, family: type[Family]) -> Base:
 
     What it costs to know comes later: whether its vocabulary, its labels and its head are those of the task.
     """
-    base = Base.open(spec.model, spec.revision)
+    try:
+        base = Base.open(spec.model, spec.revision)
+    except RequestError as error:
+        raise RequestError(f"teacher.model: {error}") from error
     if base.commit is not None:
         log.info("teacher.model %s: commit %s", spec.model, base.commit)
     whole = base.below if base.is_adapter else base

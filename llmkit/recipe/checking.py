@@ -36,6 +36,12 @@ def check(recipe: Recipe, tree: Tree) -> None:
     if spec.revision is not None and spec.pretrained is None:
         raise RequestError(f"{tree.where(('backbone', 'revision'))}: a revision is of a hub's model; "
                            "backbone.pretrained says which.")
+    if spec.layers is not None and spec.pretrained is None:
+        raise RequestError(f"{tree.where(('backbone', 'layers'))}: these are of a pretrained model; "
+                           "backbone.pretrained says which.")
+    if spec.layers is not None and (not spec.layers or sorted(set(spec.layers)) != spec.layers):
+        raise RequestError(f"{tree.where(('backbone', 'layers'))}: {spec.layers} must name layers in their order, each "
+                           "once, as [0, 2, 4].")
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
     if spec.pretrained is None and recipe.tokenizer is None:

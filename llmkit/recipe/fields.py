@@ -44,6 +44,8 @@ class Backbone:
     """A hub id, a folder, a run's folder, or a name from `llmkit models list`."""
     revision: str | None = None
     """Of a hub's model: a branch, a tag or a commit; its newest where nothing is said."""
+    layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Of a pretrained model, the layers that stay, counted from 0: [0, 2, 4] starts a student of half of six."""
     config: dict[str, Any] = field(default_factory=dict)
     """Any field of the family's transformers config."""
 

@@ -97,7 +97,8 @@ def test_a_run_is_a_plain_loop_of_torch(run_of: Any, labelled: Path, tmp_path: P
     fit(recipes.load({**tree, "backbone": {"pretrained": str(start)}, "optimizer": {"name": "sgd", "momentum": 0}}))
 
     tokenizer = AutoTokenizer.from_pretrained(teacher / "model")
-    wise, new = (AutoModelForSequenceClassification.from_pretrained(place / "model").eval() for place in (teacher, start))
+    wise, new = (AutoModelForSequenceClassification.from_pretrained(place / "model").eval()
+                 for place in (teacher, start))
     texts, labels = zip(*(line.rsplit(",", 1) for line in rows.read_text().splitlines()[1:]), strict=True)
     batch = tokenizer([one.strip('"') for one in texts], padding=True, truncation=True, max_length=32,
                       return_tensors="pt")
