@@ -34,7 +34,9 @@ def recipe(folder: Path, name: str, shots: int, epochs: int, seed: int) -> dict[
 
 def teaching(folder: Path, shots: int) -> dict[str, Any]:
     """The teacher's recipe."""
-    return {**recipe(folder, TEACHER, shots, 3, 1), "backbone": {"pretrained": "minilm-l6"}}
+    made = {**recipe(folder, TEACHER, shots, 3, 1), "backbone": {"pretrained": "minilm-l6"}}
+    made["training"] |= {"learning_rate": 3e-4}
+    return made
 
 
 def learning(folder: Path, student: str, shots: int, epochs: int, seed: int) -> dict[str, Any]:

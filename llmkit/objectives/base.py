@@ -287,6 +287,10 @@ class Objective:
         """Where `whole`: the losses of all rows of a step, each summed; their order changes nothing."""
         raise lacking(self, "compare", LEARNING)
 
+    def grade(self, representations: Tensor) -> Tensor:
+        """Where `whole`: the number that is said of each row alone, (rows,), in which a teacher is followed."""
+        raise lacking(self, "grade", LEARNING)
+
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """For an evaluation: the losses, and pairs of which `metrics` makes its figures.
 

@@ -200,6 +200,7 @@ LEARNING: dict[str, Promise] = {
     "loss": Promise(LOSSES, slopes),
     "represent": Promise("a tensor (rows, …)", a("Tensor")),
     "compare": Promise(LOSSES, sums),
+    "grade": Promise("a tensor with a number for each row, (rows,)", a("Tensor")),
     "judge": Promise(f"(losses, outcomes): {LOSSES}; and a list", judgement),
     "to_write": Promise("numbers of rows, or None", a_list_if_any),
     "figures": Promise(FIGURES, numbers),

@@ -88,7 +88,9 @@ def not_kept(settled: Settled, parts: Sequence[Any], seen: float | None) -> str:
         return "teacher.cache is never"
     if spec.hidden is not None:
         return "hidden states are too many"
-    if settled.recipe.learning.whole or not all(isinstance(part, Encoded) for part in parts):
+    if settled.recipe.learning.whole:
+        return "the rows of a step are compared with each other"
+    if not all(isinstance(part, Encoded) for part in parts):
         return "rows are drawn as they come"
     if seen is not None and seen < 1:
         return "this run sees no row twice"

@@ -107,7 +107,7 @@ def pupil(
     RequestError where teacher.hidden.layers names a layer that isn't there.
     """
     recipe, family = settled.recipe, settled.family
-    spec, numbers = recipe.teacher, model.config.problem_type == "regression"
+    spec, numbers = recipe.teacher, model.config.problem_type == "regression" or recipe.learning.whole
     assert spec is not None  # the tutor is its
     taught = Taught(recipe.learning, spec, numbers)
     if spec.hidden is None or tutor.stacks is None:

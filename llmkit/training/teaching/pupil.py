@@ -39,6 +39,11 @@ class Tutor:
         found = objective.respond(self.model, batch, self.family)
         return {head: self.ordered(answer) for head, answer in found.items()}
 
+    @torch.no_grad()
+    def grades(self, objective: Learning, batch: Batch) -> Tensor:
+        """The number that it says of each row, (rows,)."""
+        return objective.grade(objective.represent(self.model, batch, self.family))
+
     def ordered(self, answer: Response) -> Response:
         """An answer with the labels in the student's order."""
         if self.order is None:
@@ -64,6 +69,8 @@ class Pupil(Learner):
 
     def forward(self, batch: Batch, way: Way = "loss") -> Said:  # type: ignore[override]
         """As of any learner; losses are against labels and teacher."""
+        if self.lesson.objective.objective.whole and way in ("judge", "represent"):
+            return self.beside_each_other(without_kept(batch), way == "judge")
         if way not in ("loss", "judge"):
             return super().forward(without_kept(batch), way)
         plain, objective, outcomes = without_kept(batch), self.lesson.objective.objective, None
@@ -75,6 +82,17 @@ class Pupil(Learner):
         sums = {hard(head): value for head, value in own.items()} | self.lesson.taught(
             batch, said, states, self.projection)
         return sums if outcomes is None else (sums, outcomes)
+
+
+    def beside_each_other(self, batch: Batch, judged: bool) -> Said:
+        """Where a step's rows are compared: representations (rows, …, width), and the teacher's number behind each."""
+        objective = self.lesson.objective.objective
+        ours, told = objective.represent(self.model, batch, self.family), self.lesson.tutor.grades(objective, batch)
+        if not judged:
+            return torch.cat([ours, told.view(-1, *[1] * (ours.dim() - 1)).expand(*ours.shape[:-1], 1)], -1)
+        own, outcomes = objective.judge(self.model, batch, self.family)
+        far = (objective.grade(ours) - told).square().sum()
+        return {**{hard(head): value for head, value in own.items()}, soft("loss"): far}, outcomes
 
 
 @dataclass(frozen=True)

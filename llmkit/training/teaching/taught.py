@@ -86,6 +86,15 @@ class Taught:
         return {**{hard(head): own[head] for head in own}, **{soft(head): own[head] for head in own}, **hidden,
                 **({} if self.numbers else {alike(head): own[head] for head in own})}
 
+    def compare(self, representations: Tensor) -> Sums:
+        """Where a step's rows are compared: the objective's loss, and how far each row's number is from the teacher's.
+
+        Behind each representation stands what the teacher says of its row (`Pupil`): the squared error is summed.
+        """
+        ours, told = representations[..., :-1], representations[..., -1].flatten(1)[:, 0].detach()
+        far = (self.objective.grade(ours) - told).square().sum()
+        return {**{hard(head): value for head, value in self.objective.compare(ours).items()}, soft("loss"): far}
+
     def figures(
         self, means: Mapping[str, float], judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup,
     ) -> dict[str, float]:
@@ -97,7 +106,9 @@ class Taught:
         alone = {head: means[hard(head)] for head in own}
         alone["loss"] = sum(weight * means[hard(head)] for head, weight in own.items())
         beside = {head: means[head] for head in self.weights if head not in {hard(one) for one in own}}
-        return {**self.objective.figures(alone, judged, sets, setup), **beside, "taught_loss": means["loss"]}
+        found = self.objective.figures(alone, judged, sets, setup)
+        whole = means["loss"] + ((1 - self.plan.alpha) * found["loss"] if self.objective.whole else 0.0)
+        return {**found, **beside, "taught_loss": whole}
 
 
 def hard(head: str) -> str:

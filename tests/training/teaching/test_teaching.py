@@ -197,6 +197,41 @@ def test_the_teachers_labels_may_stand_in_another_order(run_of: Any, labelled: P
     assert alike(tmp_path / "one", tmp_path / "two", 1e-6)
 
 
+def test_cosines_of_pairs_are_learned_by_their_squared_error(pairs: Path, encoder: Path, tmp_path: Path) -> None:
+    """Two encoders and two steps of all 16 pairs each, one of them by hand; in parts it is the same."""
+    import numpy as np
+    from transformers import AutoModel, AutoTokenizer
+
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()[:16]]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for micro in (16, 4):
+        tree = taught("bert", tmp_path / "pairs.jsonl", tmp_path / f"run-{micro}",
+                      {"model": str(encoder), "alpha": 0.8}, "similarity", global_batch_size=16,
+                      micro_batch_size=micro, max_steps=2)
+        tree["task"] = {"name": "similarity", "loss_type": "cosine", "pooling": "mean"}
+        tree["data"]["validation"] = [str(tmp_path / "pairs.jsonl")]
+        fit(recipes.load(tree))
+    one, other = lines(tmp_path / "run-16"), lines(tmp_path / "run-4")
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine["soft_loss"] == pytest.approx(theirs["soft_loss"], rel=1e-4)
+        assert mine["loss"] == pytest.approx(0.2 * mine["hard_loss"] + 0.8 * mine["soft_loss"], rel=1e-5)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+
+    def cosines(folder: Path) -> Any:
+        model = AutoModel.from_pretrained(folder).eval()
+        with torch.no_grad():
+            texts = [[model(**tokenizer(row[name], return_tensors="pt", truncation=True, max_length=32)
+                            ).last_hidden_state[0].mean(0) for row in rows] for name in ("sentence1", "sentence2")]
+        one, other = (np.array(torch.stack(part)) for part in texts)
+        return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+    told = lines(tmp_path / "run-16", "evaluate")[-1]
+    said, right = cosines(tmp_path / "run-16" / "model"), np.array([row["score"] for row in rows])
+    assert told["soft_loss"] == pytest.approx(float(((said - cosines(encoder)) ** 2).mean()), rel=1e-3)
+    assert told["loss"] == pytest.approx(float(((said - right) ** 2).mean()), rel=1e-3)
+    assert told["taught_loss"] == pytest.approx(0.2 * told["loss"] + 0.8 * told["soft_loss"], rel=1e-5)
+
+
 # ---- going on ----
 
 
