@@ -70,7 +70,8 @@ def headline(found: Mapping[str, Any]) -> str:
     each = f"{found['processes']} processes of {found['threads']}" if found["processes"] > 1 else str(found["threads"])
     where = "GPU" if found["device"] == "cuda" else f"{each} thread{'s' if found['threads'] > 1 else ''}"
     compiled = ", compiled" if found["compile"] else ""
-    return (f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, "
+    taught = f"taught by {found['teacher']}, " if found["teacher"] else ""
+    return (f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, {taught}"
             f"{found['optimizer']} at {found['learning_rate']:g}, {found['precision']}{compiled}, {where}")
 
 

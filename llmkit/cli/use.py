@@ -137,7 +137,8 @@ def inspect(
     terminal.out(
         f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
         f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary, "
-        f"{found['optimizer']} at {found['learning_rate']:g}")
+        f"{found['optimizer']} at {found['learning_rate']:g}"
+        + (f", taught by {found['teacher']}" if found["teacher"] else ""))
     for one in found["drawn"]:
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():

@@ -199,6 +199,11 @@ class Adversarial(Objective):
 
     # ---- loss ----
 
+    @property
+    def unteachable(self) -> str:
+        """Two networks play against each other."""
+        return "its two networks learn from each other, and a teacher of one would spoil the game"
+
     def targets(self, batch: Batch) -> Sums:
         """Tokens for the likelihood, a sample a row for the generator, with a real text for the discriminator."""
         import torch

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,32 @@ if TYPE_CHECKING:
 
 Sums: TypeAlias = "dict[str, Tensor]"
 """By the name of a head: a loss summed over its targets."""
+Responses: TypeAlias = "dict[str, Response]"
+"""By the name of a head: what a model says at its targets."""
 Judged: TypeAlias = "tuple[list[int], list[Any]]"
 """The numbers of a batch's rows, and what `judge` gave for them."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model says at some targets, and how it is meant."""
+
+    said: Guesses | Tensor
+    """Of each target: the words' logits, or logits (targets, …, choices)."""
+    kind: Literal["one", "each", "number"] = "one"
+    """one: one choice is right (softmax); each: any of them may be (sigmoid); number: no logits, but numbers."""
+    weights: Tensor | float = 1.0
+    """What each target counts for; of several dimensions, what each of a target's parts does."""
+
+    @property
+    def guesses(self) -> Guesses:
+        """What is said of words."""
+        return cast("Guesses", self.said)
+
+    @property
+    def logits(self) -> Tensor:
+        """What is said of choices."""
+        return cast("Tensor", self.said)
 
 
 class Prompted(Protocol):
@@ -229,9 +254,24 @@ class Objective:
         """How many predictions each head is asked for."""
         return {"loss": (batch["labels"] != -100).sum()}
 
+    @property
+    def unteachable(self) -> str:
+        """Why no teacher can be learned from beside it; "" where its loss is made of what the model answers."""
+        if inspect.unwrap(type(self).loss) is not Objective.loss:
+            return "its loss isn't made of `respond`, which a teacher could give too"
+        return ""
+
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """What the model says at the targets of each head: the loss is made of it, and a teacher is asked for it."""
+        return {"loss": Response(self.at_targets(model, batch, family))}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
+        """The loss of each head's answers, summed over its targets; `training`: whether it is learned from."""
+        return {head: answer.guesses.loss() for head, answer in answers.items()}
+
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """The loss of each head, summed over its targets."""
-        return {"loss": self.at_targets(model, batch, family).loss()}
+        return self.scored(self.respond(model, batch, family), batch, model.training)
 
     def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> Guesses:
         """What the model says at the targets: no other logits are computed."""
@@ -246,6 +286,10 @@ class Objective:
     def compare(self, representations: Tensor) -> Sums:
         """Where `whole`: the losses of all rows of a step, each summed; their order changes nothing."""
         raise lacking(self, "compare", LEARNING)
+
+    def grade(self, representations: Tensor) -> Tensor:
+        """Where `whole`: the number that is said of each row alone, (rows,), in which a teacher is followed."""
+        raise lacking(self, "grade", LEARNING)
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """For an evaluation: the losses, and pairs of which `metrics` makes its figures.

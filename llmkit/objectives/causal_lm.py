@@ -102,6 +102,13 @@ class CausalLM(Objective):
 
     # ---- loss ----
 
+    @property
+    def unteachable(self) -> str:
+        """Sampled tokens are no distribution."""
+        return "" if self.negatives is None else (
+            "with negatives, a target is compared with a few sampled tokens, and a teacher answers with the whole "
+            "vocabulary; leave negatives out")
+
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy; with negatives, against the sampled tokens."""
         if "negatives" not in batch:

@@ -72,6 +72,11 @@ class Contrastive(Objective):
         ids = [tokenizer.cls_token_id, *segment.tolist(), tokenizer.sep_token_id]
         return {"input_ids": np.array(ids, dtype=np.int64)}
 
+    @property
+    def unteachable(self) -> str:
+        """It compares texts with each other, and gives no answer of one."""
+        return "it compares the rows of a step with each other, and a model says nothing of one row alone"
+
     def targets(self, batch: Batch) -> Sums:
         """One text a row."""
         import torch

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives.base import Sets, Setup, Sums, guesses, perplexity, token
+from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums, guesses, perplexity, token
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.objectives.shared.pairs import (
     Rows,
@@ -76,10 +76,15 @@ class MaskedLMNextSentence(MaskedLM):
         """The hidden tokens, and one prediction a row."""
         return {"masked_lm": (batch["labels"] != -100).sum(), "next_sentence": count_rows(batch["next_sentence_label"])}
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
-        """Cross-entropy of the hidden tokens, and of the pairs."""
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """The hidden tokens, and of each pair whether the second follows the first."""
         words, relations = self.both(model, batch, family)
-        return {"masked_lm": words.loss(), "next_sentence": of_pairs(relations, batch)}
+        return {"masked_lm": Response(words), "next_sentence": Response(relations)}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
+        """Cross-entropy of the hidden tokens, and of the pairs."""
+        return {"masked_lm": answers["masked_lm"].guesses.loss(),
+                "next_sentence": of_pairs(answers["next_sentence"].logits, batch)}
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, (predicted, true) labels of pairs, and at the end of a batch (right, hidden tokens) in a pair."""

@@ -114,6 +114,12 @@ class ReplacedToken(Objective):
 
     # ---- loss ----
 
+    @property
+    def unteachable(self) -> str:
+        """What it is asked is made up by its own generator."""
+        return ("what it is asked depends on its own generator; teach the model that it leaves, by a task, or pretrain "
+                "by masked_lm")
+
     def targets(self, batch: Batch) -> Sums:
         """Hidden tokens for the generator, every token for the discriminator."""
         return {"generator": (batch["labels"] != -100).sum(), "discriminator": real(batch).sum()}

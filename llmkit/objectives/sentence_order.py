@@ -11,15 +11,17 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives.base import Objective, Sets, Setup, Sums
+from llmkit.objectives.base import Objective, Response, Responses, Sets, Setup, Sums
 from llmkit.objectives.shared.pairs import (
     Rows,
     collate_pairs,
     count_rows,
     framed,
     judge_pairs,
+    of_relations,
     order_pair,
     prepare_pairs,
+    relations,
     told,
 )
 from llmkit.recipe.registry import OPTIONS
@@ -68,9 +70,13 @@ class SentenceOrder(Objective):
         """One prediction a row."""
         return {"loss": count_rows(batch["labels"])}
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """How the texts of each pair stand to each other."""
+        return {"loss": Response(relations(model, batch, family, self.head_for(family)))}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
         """Cross-entropy of the labels."""
-        return self.judge(model, batch, family)[0]
+        return {"loss": of_relations(answers["loss"].logits, batch)}
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and (predicted, true) labels."""

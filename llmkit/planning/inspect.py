@@ -30,9 +30,9 @@ def inspect(
     """Draw rows of a recipe's training data as a run would, without a model.
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
-    "packing", "max_length", "optimizer", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row", "pass",
-    "fields": {name: [values]}, "shown": {name: words}}]}; with `experts` also "experts", as `routed` gives it, for
-    which the model is made. RequestError for a row that isn't there, and for experts that the model hasn't.
+    "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
+    "pass", "fields": {name: [values]}, "shown": {name: words}}]}; with `experts` also "experts", as `routed` gives it,
+    for which the model is made. RequestError for a row that isn't there, and for experts that the model hasn't.
     """
     settled = settle(request)
     recipe, tokenizer = settled.recipe, speak(settled)
@@ -51,6 +51,7 @@ def inspect(
                         "shown": show(features, tokenizer, recipe.task is None)})
     return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
+            "teacher": None if recipe.teacher is None else recipe.teacher.model,
             "learning_rate": recipe.training.learning_rate, "rows": len(drawn), "tokenizer": len(tokenizer),
             "notes": list(sets.notes), "drawn": out,
             **({"experts": routed(settled, setup, sets)} if experts else {})}

@@ -15,6 +15,7 @@ from llmkit.models import quantizing
 from llmkit.models.base import Base
 from llmkit.models.changing.respelling import respell
 from llmkit.models.edges import tell
+from llmkit.planning.cutting import cut_down, fewer
 from llmkit.planning.settle import Settled
 from llmkit.system.errors import RequestError
 
@@ -63,6 +64,11 @@ def _pretrained(
     spec = settled.recipe.backbone
     config = base.config(**fields)
     model, new = _loaded(settled, base, config)
+    if spec.layers is not None:
+        small = _auto(settled.head).from_config(fewer(config, settled.family, spec.layers), **_common(settled))
+        model = cut_down(model, small, settled.family, spec.layers)
+        log.info("layers %s of %s, numbered from 0, are the student's %d", ", ".join(map(str, spec.layers)),
+                 spec.pretrained, len(spec.layers))
     if new:
         log.info("new weights: %s", ", ".join(new))
     if settled.recipe.task and (off := without_dropout(config, spec.config)):
@@ -86,7 +92,7 @@ def _pretrained(
     given = not own or base.tokenizer.eos_token_id != tokenizer.eos_token_id
     if given and settled.family.shape != "encoder":
         tell(model, tokenizer)
-    return Network(model, new, found_again(base))
+    return Network(model, new, found_again(base) if spec.layers is None else None)
 
 
 def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[PreTrainedModel, tuple[str, ...]]:

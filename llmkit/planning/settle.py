@@ -15,6 +15,8 @@ from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
 from llmkit.planning import attention, choices, quantized
 from llmkit.planning.choices import Size
+from llmkit.planning.cutting import fewer
+from llmkit.planning.teaching import teacher_of
 from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
 from llmkit.recipe.seams import Learning, PromptMode
@@ -47,6 +49,8 @@ class Settled:
     """What the model takes, by its config."""
     chosen: Mapping[str, str]
     """Of the training fields that were auto: why they became what they are."""
+    teacher: Base | None = None
+    """The model that it learns from, beside the labels."""
     moved_by: str = ""
     """Why the optimizer is the one that it is, where the recipe names none."""
     idle: int = 0
@@ -109,7 +113,8 @@ def settle(
         data=replace(request.data, max_length=length, packing=packing,
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
-    return Settled(settled, family, train, validation, base, size, chosen, moved_by,
+    teacher = None if request.teacher is None else teacher_of(settled, request.teacher, family)
+    return Settled(settled, family, train, validation, base, size, chosen, teacher, moved_by,
                    0 if routers is None else routers.idle(empty))
 
 
@@ -197,6 +202,8 @@ def _config(family: type[Family], spec: recipe.Backbone, base: Base | None) -> P
 
     if base is not None:
         config = base.config(**spec.config)
+        if spec.layers is not None:
+            config = fewer(config, family, spec.layers)
         if config.model_type != family.model_type:
             raise RequestError(f"backbone.family: {base.folder} is a {config.model_type}, not a {family.model_type}.")
         return config
@@ -297,6 +304,8 @@ def _training(
     if precision == "auto":
         precision, chosen["precision"] = choices.precision(size.width, family)
     choices.check_precision(precision, family)
+    if compiled == "auto" and request.teacher is not None and request.teacher.hidden is not None:
+        compiled, chosen["compile"] = False, "layers are looked into, as teacher.hidden asks"
     if compiled == "auto":
         compiled, chosen["compile"] = choices.compiled(plan, family, text, experts)
         if compiled and request.backbone.quantization_config is not None:

@@ -36,6 +36,12 @@ def check(recipe: Recipe, tree: Tree) -> None:
     if spec.revision is not None and spec.pretrained is None:
         raise RequestError(f"{tree.where(('backbone', 'revision'))}: a revision is of a hub's model; "
                            "backbone.pretrained says which.")
+    if spec.layers is not None and spec.pretrained is None:
+        raise RequestError(f"{tree.where(('backbone', 'layers'))}: these are of a pretrained model; "
+                           "backbone.pretrained says which.")
+    if spec.layers is not None and (not spec.layers or sorted(set(spec.layers)) != spec.layers):
+        raise RequestError(f"{tree.where(('backbone', 'layers'))}: {spec.layers} must name layers in their order, each "
+                           "once, as [0, 2, 4].")
     check_quantized(recipe, tree)
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
@@ -65,6 +71,7 @@ def check(recipe: Recipe, tree: Tree) -> None:
             raise RequestError(f"{tree.where(('training', name))}: {registry.name_of(recipe.tuning)} plans its steps "
                                "ahead; say how long the run is by max_steps or num_train_epochs.")
     check_whole(recipe.learning, recipe.tuning, tree.where(("tuning",)))
+    check_teacher(recipe, tree)
     check_optimizer(recipe, tree)
     micro, whole = recipe.training.micro_batch_size, recipe.training.global_batch_size
     if micro != "auto" and whole % micro:
@@ -113,6 +120,30 @@ def check_optimizer(recipe: Recipe, tree: Tree) -> None:
     if rule.averages and recipe.tuning.counted:
         raise RequestError(f"{tree.where(('optimizer',))}: {name} keeps averages, which what "
                            f"{registry.name_of(recipe.tuning)} cuts would come back from; use adamw.")
+
+
+def check_teacher(recipe: Recipe, tree: Tree) -> None:
+    """Raise where what is learned has no answers that a teacher could give, or the layers of states can't be seen."""
+    teacher = recipe.teacher
+    if teacher is None:
+        return
+    if why := recipe.learning.unteachable:
+        raise RequestError(f"{tree.where(('teacher',))}: {registry.name_of(recipe.learning)} can't be learned from a "
+                           f"teacher: {why}.")
+    if teacher.hidden is None:
+        return
+    where = tree.where(("teacher", "hidden"))
+    if recipe.learning.whole:
+        raise RequestError(f"{where}: {registry.name_of(recipe.learning)} compares the rows of a step, and layers "
+                           "aren't seen there; leave hidden out.")
+    if recipe.tuning.virtual_tokens and not recipe.tuning.whole:
+        raise RequestError(f"{where}: {registry.name_of(recipe.tuning)} puts virtual tokens before the text, which the "
+                           "teacher doesn't have; leave hidden out, or tune by another method.")
+    if recipe.training.compile is True:
+        raise RequestError(f"{tree.where(('training', 'compile'))}: compiled layers can't be looked into, as "
+                           "teacher.hidden does; leave one of them out.")
+    if teacher.hidden.layers == {}:
+        raise RequestError(f"{where}: layers names none; auto takes all of the student's.")
 
 
 def check_whole(learning: Learning, tuning: Method, where: str) -> None:

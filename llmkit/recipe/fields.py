@@ -65,6 +65,8 @@ class Backbone:
     """A hub id, a folder, a run's folder, or a name from `llmkit models list`."""
     revision: str | None = None
     """Of a hub's model: a branch, a tag or a commit; its newest where nothing is said."""
+    layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Of a pretrained model, the layers that stay, counted from 0: [0, 2, 4] starts a student of half of six."""
     config: dict[str, Any] = field(default_factory=dict)
     """Any field of the family's transformers config."""
     attn_implementation: Attention = "auto"
@@ -218,6 +220,37 @@ class Training:
 
 
 @dataclass(config=registry.OPTIONS)
+class HiddenStates:
+    """The student's layers learn to hold what the teacher's hold, position by position."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """What their loss counts for, beside the two of the answers."""
+    loss: Literal["cosine", "mse"] = "cosine"
+    """cosine: 1 - cosine of the two states (DistilBERT); mse: squared error, a mean over their width (TinyBERT)."""
+    layers: Literal["auto", "last"] | dict[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = "auto"
+    """Which layer of the student learns from which of the teacher, counted from 0: {0: 1, 1: 3}; auto: each of the
+    student's, from teacher's layers at even distances; last: the last from the last."""
+
+
+@dataclass(config=registry.OPTIONS)
+class Teacher:
+    """A model that answers the same rows, for the run's model, its student, to learn from (Hinton et al. 2015)."""
+
+    model: str
+    """A run's folder, a folder, a hub id, or a name from `llmkit models list`: a model that knows what is learned."""
+    revision: str | None = None
+    """Of a hub's model: a branch, a tag or a commit."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """What the logits of both are divided by before they are compared; the loss is multiplied by its square."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The share of the loss against the teacher's answers; the rest is the loss against the labels."""
+    hidden: HiddenStates | None = None
+    """Whether hidden states are learned too: {weight: 1.0, layers: auto}."""
+    cache: Literal["auto", "never"] = "auto"
+    """auto: answers to a task's rows are computed once and kept, where they fit in 1 GiB; never: at every step."""
+
+
+@dataclass(config=registry.OPTIONS)
 class Recipe:
     """A whole run: backbone x objective (or task) x tuning x data."""
 
@@ -238,6 +271,8 @@ class Recipe:
     """What trains: {method: full}."""
     optimizer: UpdateRule | None = None
     """What moves it: {name: adamw, …}; the family's usual one where nothing is said."""
+    teacher: Teacher | None = None
+    """Whose answers are learned beside the labels: {model: runs/large, temperature: 2.0, alpha: 0.5}."""
     training: Training = field(default_factory=Training)
     output_dir: str | None = None
 

@@ -144,6 +144,9 @@ def build(tree: Tree) -> Recipe:
         root["tokenizer"] = {"pretrained": root["tokenizer"]}
     if isinstance(root.get("backbone"), str):
         root["backbone"] = {"pretrained": root["backbone"]}
+    if isinstance(root.get("teacher"), str):
+        root["teacher"] = {"model": root["teacher"]}
+    root = _as_the_teacher_reads(root)
     recipe: Recipe = _checked(Recipe, root, tree, ())
     if (plugins.get("objective") is None) == (plugins.get("task") is None):
         both = "both objective and task are given" if "task" in plugins else "neither objective nor task is given"
@@ -159,6 +162,18 @@ def build(tree: Tree) -> Recipe:
     recipe = replace(recipe, **plugins)
     check(recipe, tree)
     return recipe
+
+
+def _as_the_teacher_reads(root: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's fields, with its teacher's tokenizer where a student from scratch has none of its own."""
+    teacher, backbone = root.get("teacher"), root.get("backbone")
+    new = isinstance(backbone, dict) and backbone.get("pretrained") is None
+    if not new or root.get("tokenizer") is not None or not isinstance(teacher, dict):
+        return root
+    if not isinstance(teacher.get("model"), str):
+        return root
+    log.info("tokenizer: the teacher's, %s", teacher["model"])
+    return {**root, "tokenizer": {"pretrained": teacher["model"]}}
 
 
 def _sources(value: Any) -> Any:
@@ -222,8 +237,9 @@ def _no_truths(raw: Any, built: Any, tree: Tree, path: Keys) -> None:
         kind = "number" if isinstance(built, int | float) else "text"
         raise RequestError(f"{tree.where(path)}: {str(raw).lower()} is no {kind}.")
     if isinstance(raw, dict):
-        for key, below in raw.items():
-            _no_truths(below, built[key] if isinstance(built, dict) else getattr(built, key), tree, (*path, key))
+        made = built.values() if isinstance(built, dict) else [getattr(built, key) for key in raw]
+        for (key, below), value in zip(raw.items(), made, strict=True):
+            _no_truths(below, value, tree, (*path, key))
     if isinstance(raw, list):
         for i, (below, made) in enumerate(zip(raw, built, strict=True)):
             _no_truths(below, made, tree, (*path, i))

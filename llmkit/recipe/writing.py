@@ -22,7 +22,7 @@ def tree_of(recipe: Recipe) -> dict[str, Any]:
         if getattr(recipe, name) is not None:
             tree[name] = block(name, getattr(recipe, name))
     order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning",
-             "optimizer", "training", "output_dir")
+             "optimizer", "teacher", "training", "output_dir")
     return {key: tree[key] for key in order if tree.get(key) is not None}
 
 
@@ -119,6 +119,8 @@ def schema() -> dict[str, Any]:
         data[name] = {**described, "anyOf": [*listed["anyOf"], *others]}
     for block in ("backbone", "tokenizer"):
         whole["properties"][block] = {"anyOf": [{"type": "string"}, {"$ref": f"#/$defs/{block.capitalize()}"}]}
+    teacher = whole["properties"]["teacher"]
+    teacher["anyOf"] = [{"type": "string"}, *teacher["anyOf"]]
     family = definitions["Backbone"]["properties"]["family"]
     family["anyOf"] = [{"enum": list(registry.names("backbones"))}, {"type": "string"}, {"type": "null"}]
     data_needed = {"required": definitions["Data"].pop("required")}

@@ -19,12 +19,12 @@ from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
-from llmkit.objectives.base import Sets, Setup, Sums
+from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
-from llmkit.tasks.shared.figures import FLOOR_ROWS, agreement, as_seen, by_words
+from llmkit.tasks.shared.figures import FLOOR_ROWS, as_seen, by_words, of_numbers, of_several
 from llmkit.tasks.shared.labels import (
     answer,
     by_number,
@@ -49,6 +49,9 @@ Kind: TypeAlias = Literal["single_label", "multi_label", "regression"]
 PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "multi_label": "multi_label_classification",
                             "regression": "regression"}
 """What transformers calls them in a model's config."""
+ANSWERS: dict[str, Literal["one", "each", "number"]] = {
+    PROBLEMS["single_label"]: "one", PROBLEMS["multi_label"]: "each", PROBLEMS["regression"]: "number"}
+"""And how such an answer is meant (`llmkit.objectives.base.Response`)."""
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
          ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
          ("claim", "evidence"), ("text1", "text2"), ("#1 string", "#2 string"))
@@ -339,9 +342,14 @@ class Classification(Task):
             return {"loss": batch["weights"].sum()}
         return {"loss": torch.tensor(batch["labels"].numel(), device=batch["labels"].device)}
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """A label, several of them, or a number for each row."""
+        return {"loss": Response(self.logits(model, batch, family), ANSWERS[kind_of(model)], batch.get("weights", 1.0))}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
         """Cross-entropy of the labels, smoothed and weighted where the recipe says so; squared error of numbers."""
-        return self.judged(self.logits(model, batch, family), batch, kind_of(model), self.label_smoothing)
+        (kind,) = (problem for problem, kind in ANSWERS.items() if kind == answers["loss"].kind)
+        return self.judged(answers["loss"].logits, batch, kind, self.label_smoothing)
 
     def judged(self, logits: Tensor, batch: Batch, kind: str, smoothing: float = 0.0) -> Sums:
         """The loss of logits (rows, labels), summed."""
@@ -467,30 +475,6 @@ def scores(predicted: Sequence[Any], true: Sequence[Any]) -> dict[str, float]:
 
     return {"accuracy": float(accuracy_score(true, predicted)),
             "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
-
-
-def of_several(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`accuracy` is of whole sets; `f1` is averaged over labels, `f1_micro` over all their occurrences."""
-    from sklearn.metrics import f1_score
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    tables = MultiLabelBinarizer().fit([*predicted, *true])
-    one, other = tables.transform(true), tables.transform(predicted)
-    accuracy = float((one == other).all(1).mean())
-    if not tables.classes_.size:  # no row has a label, and none is said to have one
-        return {"accuracy": accuracy, "f1": 0.0, "f1_micro": 0.0}
-    # of a single column, sklearn would count its absence as a label of its own
-    ways = ("binary", "binary") if tables.classes_.size == 1 else ("macro", "micro")
-    return {"accuracy": accuracy, **{
-        name: float(f1_score(one, other, average=way, zero_division=0))
-        for name, way in zip(("f1", "f1_micro"), ways, strict=True)}}
-
-
-def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Pearson's and Spearman's correlation (0 where one side never changes), mean squared error, R squared."""
-    error = float(np.mean((predicted - true) ** 2))
-    spread = float(np.var(true))
-    return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}
 
 
 def _rank(label: str) -> tuple[bool, Decimal, str]:

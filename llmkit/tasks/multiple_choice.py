@@ -15,7 +15,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
-from llmkit.objectives.base import Setup, Sums
+from llmkit.objectives.base import Response, Responses, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
@@ -216,11 +216,15 @@ class MultipleChoice(Task):
         there = torch.arange(int(counts.max()), device=counts.device)[None] < counts[:, None]
         return torch.full(there.shape, float("-inf"), device=each.device).masked_scatter(there, each)
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """The choices of each row."""
+        return {"loss": Response(self.logits(model, batch, family))}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
         """Cross-entropy of the right choice among those of its row."""
         from torch.nn.functional import cross_entropy
 
-        return {"loss": cross_entropy(self.logits(model, batch, family), batch["labels"], reduction="sum")}
+        return {"loss": cross_entropy(answers["loss"].logits, batch["labels"], reduction="sum")}
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """The probability of each choice; 0 for those that a row doesn't have."""

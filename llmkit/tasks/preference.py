@@ -214,6 +214,12 @@ class Preference(Task):
 
     # ---- loss ----
 
+    @property
+    def unteachable(self) -> str:
+        """The model as it was before is its teacher already."""
+        return ("it learns from two answers beside each other, with the model as it was before as its reference; learn "
+                "a teacher's answers by instruction")
+
     def targets(self, batch: Batch) -> Sums:
         """One comparison a row."""
         import torch

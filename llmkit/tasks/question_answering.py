@@ -14,7 +14,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Place, Reader
-from llmkit.objectives.base import Sets, Setup, Sums
+from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
@@ -78,7 +78,7 @@ class QuestionAnswering(Task):
         reader.notes += [note for note in notes if note not in reader.notes]
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
-        """Answers become a list of {text, answer_start}, whichever of the usual forms they have; no answer is []."""
+        """Responses become a list of {text, answer_start}, whichever of the usual forms they have; no answer is []."""
         for name in ("question", "context"):
             if not isinstance(row[name], str):
                 raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
@@ -222,9 +222,16 @@ class QuestionAnswering(Task):
             start, end = (some.masked_fill(batch["attention_mask"] == 0, FAR) for some in (start, end))
         return start, end
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """Where the answer starts and where it ends, (rows, 2, length), of which each counts for a half."""
+        import torch
+
+        return {"loss": Response(torch.stack(self.logits(model, batch, family), 1), weights=0.5)}
+
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
         """The mean of two cross-entropies: where the answer starts, and where it ends."""
-        return {"loss": span_loss(*self.logits(model, batch, family), batch)}
+        start, end = answers["loss"].logits.unbind(1)
+        return {"loss": span_loss(start, end, batch)}
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """The best spans of each row and the score of none."""
@@ -337,7 +344,7 @@ def spans_of(answers: Any, start: Any, place: Place) -> list[tuple[str, int | No
 
 
 def _written(answers: str) -> Any:
-    """Answers that a table has as text, {'text': ['a'], 'answer_start': [3]}; any other text is the answer itself."""
+    """Responses that a table has as text, {'text': ['a'], 'answer_start': [3]}; any other text is the answer itself."""
     try:
         found = unwritten(answers)
     except ValueError:

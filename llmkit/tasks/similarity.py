@@ -225,6 +225,17 @@ class Similarity(Task):
 
     # ---- loss ----
 
+    @property
+    def unteachable(self) -> str:
+        """A teacher has a cosine for each pair, too."""
+        return ""
+
+    def grade(self, representations: Tensor) -> Tensor:
+        """The cosine of each pair, (rows,)."""
+        from torch.nn.functional import cosine_similarity
+
+        return cosine_similarity(representations[:, 0, :-1], representations[:, 1, :-1], -1)
+
     def targets(self, batch: Batch) -> Sums:
         """One pair a row."""
         import torch

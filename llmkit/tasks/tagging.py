@@ -17,7 +17,7 @@ from llmkit.data.files import suffix_of
 from llmkit.data.formats import format_of
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
-from llmkit.objectives.base import Sets, Setup, Sums
+from llmkit.objectives.base import Responses, Sets, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
@@ -238,9 +238,9 @@ class Tagging(Task):
 
     # ---- loss and predictions ----
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
-        """Cross-entropy of the tags, a target each labelled token."""
-        return super().loss(model, {name: tensor for name, tensor in batch.items() if name != "words"}, family)
+    def respond(self, model: nn.Module, batch: Batch, family: type[Family]) -> Responses:
+        """A tag for each labelled token."""
+        return super().respond(model, {name: tensor for name, tensor in batch.items() if name != "words"}, family)
 
     def logits(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """(rows, length, tags)"""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +49,9 @@ from llmkit.training.spread.agreeing import idle_gpus
 from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.spread.processes import shared
 from llmkit.training.state import State
+from llmkit.training.teaching.kept import kept_answers
+from llmkit.training.teaching.opening import open_tutor, pupil
+from llmkit.training.teaching.pupil import Tutor
 from llmkit.tuning.base import Setting
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def ready(
         state = restored(start, data, accelerator.num_processes)
         check_foundation(start, below, recipe)
     torch.manual_seed(recipe.seed)
-    learner = learn(settled, accelerator, sets, setup, run, refers)
+    learner = learn(settled, accelerator, sets, setup, run, below, refers)
     wrapped, optimizer = spread.prepare(
         learner, recipe.rule.make(learned(learner, recipe.training, recipe.tuning)))
     best = None
@@ -125,9 +128,10 @@ def idles(settled: Settled) -> bool:
 
 
 def learn(
-    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: RunFolder, refers: bool = True,
+    settled: Settled, accelerator: Accelerator, sets: Sets, setup: Setup, run: RunFolder,
+    below: Mapping[str, Any], refers: bool = True,
 ) -> Learner:
-    """The model as the recipe wants it tuned, with its objective."""
+    """The model as the recipe wants it tuned, with its objective, and the teacher beside it where there is one."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
     order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
@@ -140,7 +144,8 @@ def learn(
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
     # layers that are computed anew in the backward pass wouldn't find the batch that they are of
-    unpadded = (shortcuts.on("unpadded") and settled.family.unpads and not recipe.training.gradient_checkpointing
+    flat = shortcuts.on("unpadded") and not looked_into(recipe)
+    unpadded = (flat and settled.family.unpads and not recipe.training.gradient_checkpointing
                 and recipe.backbone.attn_implementation == "sdpa")
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
@@ -151,7 +156,13 @@ def learn(
         compile_layers(net.model, settled.family)
     elif unpadded:
         unpad(net.model, settled.family)
-    learner = paced(settled, tuned, setting, tokenizer)
+    tutor = None
+    if settled.teacher is not None:
+        tutor = open_tutor(settled, settled.teacher, setup, accelerator.device, flat)
+        if refers:
+            seen = None if steps is None else steps * recipe.training.global_batch_size / order.epoch_rows
+            kept_answers(settled, tutor, below["teacher"], sets, setup, accelerator, seen)
+    learner = paced(settled, net.model, tuned, setting, tokenizer, tutor)
     if not learner.trained:
         raise RequestError(f"tuning: {registry.name_of(tuning)} leaves nothing to train: no parameter has "
                            "requires_grad.")
@@ -173,8 +184,14 @@ def base_of(net: Network, tokenizer: PreTrainedTokenizerBase, run: RunFolder, ma
     return base
 
 
+def looked_into(recipe: recipes.Recipe) -> bool:
+    """Whether what layers give is compared with a teacher's: then they see rows as they are, padding included."""
+    return recipe.teacher is not None and recipe.teacher.hidden is not None
+
+
 def paced(
-    settled: Settled, tuned: PreTrainedModel, setting: Setting, tokenizer: PreTrainedTokenizerBase,
+    settled: Settled, model: PreTrainedModel, tuned: PreTrainedModel, setting: Setting,
+    tokenizer: PreTrainedTokenizerBase, tutor: Tutor | None = None,
 ) -> Learner:
     """The learner of a tuned model, with the rate of each parameter and the step from which it trains."""
     tuning, objective = settled.recipe.tuning, settled.recipe.learning
@@ -184,7 +201,8 @@ def paced(
         raise RequestError(f"tuning: {registry.name_of(tuning)} has a rate or a first step for {unknown[0]!r}, and the "
                            f"tuned model has no such parameter.{nearest(unknown[0], [*tensors][:20])}")
     whole = assembled(settled, tuned, tokenizer)
-    learner = Learner(whole, objective, settled.family, setting.new)
+    learner = (Learner(whole, objective, settled.family, setting.new) if tutor is None
+               else pupil(settled, whole, model, setting.new, tutor))
     if shortcuts.on("fused_gelu"):
         shortcuts.fuse(learner)
     names = {id(parameter): name for name, parameter in learner.named_parameters()}

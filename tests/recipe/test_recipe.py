@@ -548,7 +548,8 @@ def test_the_schema_knows_every_plugin_and_no_other_field() -> None:
     schema = recipe.schema()
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) == {"name", "seed", "backbone", "tokenizer", "data", "objective", "task",
-                                         "prompting", "tuning", "optimizer", "training", "output_dir", "base"}
+                                         "prompting", "tuning", "optimizer", "teacher", "training", "output_dir",
+                                         "base"}
     for block, (kind, key) in recipe.BLOCKS.items():
         words, *choices = schema["properties"][block]["anyOf"]
         assert words == {"enum": list(registry.names(kind))}

@@ -210,7 +210,7 @@ class Known:
     """What `foundation` asks of a settled recipe."""
 
     def __init__(self, asked: Recipe, base: Base | None) -> None:
-        self.recipe, self.base = asked, base
+        self.recipe, self.base, self.teacher = asked, base, None
 
 
 def test_a_run_stands_on_the_files_of_its_base_and_tokenizer(encoder, tmp_path):

@@ -41,6 +41,10 @@ class Guesses:
         """Cross-entropy of each target, (targets,)."""
         raise NotImplementedError
 
+    def at(self, rows: slice) -> Tensor:
+        """The logits of some targets, (some, vocabulary)."""
+        raise NotImplementedError
+
     def judged(self) -> tuple[Tensor, int]:
         """(the loss, targets whose token is the likeliest)."""
         right = []
@@ -73,6 +77,10 @@ class Logits(Guesses):
         """Cross-entropy of each target, (targets,)."""
         return cross_entropy(self.logits.float(), self.labels, reduction="none")
 
+    def at(self, rows: slice) -> Tensor:
+        """Those that are there."""
+        return self.logits[rows]
+
 
 @dataclass(frozen=True)
 class Linear(Guesses):
@@ -98,6 +106,10 @@ class Linear(Guesses):
         """Cross-entropy of each target, (targets,). The logits are made again for its gradient."""
         found: Tensor = _Each.apply(self.hidden, self.weight, self.bias, self.labels)  # type: ignore[no-untyped-call]
         return found
+
+    def at(self, rows: slice) -> Tensor:
+        """What the last layer makes."""
+        return linear(self.hidden[rows], self.weight, self.bias)
 
 
 class _Work:

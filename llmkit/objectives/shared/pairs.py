@@ -269,14 +269,24 @@ def count_rows(labels: Tensor) -> Tensor:
 def judge_pairs(
     model: nn.Module, batch: Batch, family: type[Family], head: str,
 ) -> tuple[Sums, list[tuple[Any, Any]]]:
-    """The loss of the pairs, and (predicted, true) labels; no token's logits exist, where the model has such a head."""
-    import torch
-    from torch.nn.functional import cross_entropy
+    """The loss of the pairs, and (predicted, true) labels."""
+    logits = relations(model, batch, family, head)
+    pairs = list(zip(logits.argmax(-1).tolist(), batch["labels"].tolist(), strict=True))
+    return {"loss": of_relations(logits, batch)}, pairs
 
-    inputs = dict(batch)
-    labels = inputs.pop("labels")
+
+def relations(model: nn.Module, batch: Batch, family: type[Family], head: str) -> Tensor:
+    """The logits of the pairs, (rows, 2); no token's logits exist, where the model has such a head."""
+    import torch
+
+    inputs = {name: part for name, part in batch.items() if name != "labels"}
     nowhere = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     with only_at(model, family.heads[head], nowhere) if head == "AutoModelForPreTraining" else nullcontext():
-        logits = relation(family.outputs(model, inputs))
-    pairs = list(zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True))
-    return {"loss": cross_entropy(logits, labels, reduction="sum")}, pairs
+        return relation(family.outputs(model, inputs))
+
+
+def of_relations(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the pairs, summed."""
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy(logits, batch["labels"], reduction="sum")

@@ -117,3 +117,27 @@ def _cut(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, len
             row = {**row, **{name: row[name][:end] for name, end in zip(names, ends, strict=True)}}
         out.append(row)
     return out
+
+
+def of_several(predicted: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`accuracy` is of whole sets; `f1` is averaged over labels, `f1_micro` over all their occurrences."""
+    from sklearn.metrics import f1_score
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    tables = MultiLabelBinarizer().fit([*predicted, *true])
+    one, other = tables.transform(true), tables.transform(predicted)
+    accuracy = float((one == other).all(1).mean())
+    if not tables.classes_.size:  # no row has a label, and none is said to have one
+        return {"accuracy": accuracy, "f1": 0.0, "f1_micro": 0.0}
+    # of a single column, sklearn would count its absence as a label of its own
+    ways = ("binary", "binary") if tables.classes_.size == 1 else ("macro", "micro")
+    return {"accuracy": accuracy, **{
+        name: float(f1_score(one, other, average=way, zero_division=0))
+        for name, way in zip(("f1", "f1_micro"), ways, strict=True)}}
+
+
+def of_numbers(predicted: np.ndarray[Any, Any], true: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation (0 where one side never changes), mean squared error, R squared."""
+    error = float(np.mean((predicted - true) ** 2))
+    spread = float(np.var(true))
+    return {**agreement(predicted, true), "mse": error, "r2": 1 - error / spread if spread else 0.0}

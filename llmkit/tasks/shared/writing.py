@@ -19,7 +19,7 @@ from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
 from llmkit.models import ends, templates
 from llmkit.models.ends import ends_of
-from llmkit.objectives.base import Judged, Setup, Sums, perplexity, token
+from llmkit.objectives.base import Judged, Responses, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
@@ -42,7 +42,7 @@ class Writing(Task):
     max_new_tokens: Positive = 128
     """Tokens that a written answer may have."""
     num_beams: Positive = 1
-    """Answers that beam search follows at once; 1: the likeliest token each time."""
+    """Responses that beam search follows at once; 1: the likeliest token each time."""
     length_penalty: Annotated[float, Field(ge=0)] = 1.0
     """Of beam search: an answer's log-likelihood is divided by its length to this power; above 1 favours long ones."""
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -212,10 +212,9 @@ class Writing(Task):
 
     # ---- loss ----
 
-    def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
+    def scored(self, answers: Responses, batch: Batch, training: bool) -> Sums:
         """Cross-entropy of the answers, smoothed while training; an evaluation's loss is of the words themselves."""
-        smoothing = self.label_smoothing_factor if model.training else 0.0
-        return {"loss": self.at_targets(model, batch, family).loss(smoothing)}
+        return {"loss": answers["loss"].guesses.loss(self.label_smoothing_factor if training else 0.0)}
 
     # ---- predictions ----
 

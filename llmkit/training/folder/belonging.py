@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit import recipe as recipes
 from llmkit.data import tokenizer_files
 from llmkit.models import layout
+from llmkit.models.base import Base
 from llmkit.models.fetch import commit_of, resolve_tokenizer
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe, registry
@@ -150,7 +151,16 @@ def foundation(settled: Settled, tokenizer: PreTrainedTokenizerBase) -> dict[str
         found["tokenizer"] = {"its vocabulary": vocabulary(tokenizer)}
     else:
         found["tokenizer"] = _content(base.folder, TOKENIZER)
+    if settled.teacher is not None:
+        found["teacher"] = teacher_in(settled.teacher)
     return found
+
+
+def teacher_in(teacher: Base) -> dict[str, str]:
+    """What tells a teacher from another: its files, and of an adapter those of the model below."""
+    found = _content(teacher.folder, (*BASE, layout.ADAPTER))
+    below = _content(teacher.below.folder, BASE) if teacher.is_adapter else {}
+    return {**found, **{f"base: {name}": value for name, value in below.items()}}
 
 
 def _content(place: Path, patterns: tuple[str, ...]) -> dict[str, str]:
@@ -204,7 +214,8 @@ def check_foundation(start: Checkpoint, now: Mapping[str, Any], recipe: Recipe) 
         return
     names = {"base": ("backbone.pretrained", recipe.backbone.pretrained),
              "tokenizer": ("tokenizer", recipe.tokenizer.pretrained if recipe.tokenizer is not None
-                           else recipe.backbone.pretrained)}
+                           else recipe.backbone.pretrained),
+             "teacher": ("teacher.model", None if recipe.teacher is None else recipe.teacher.model)}
     for kind, (field, name) in names.items():
         then, here = said.get(kind) or {}, now.get(kind) or {}
         if then != here:

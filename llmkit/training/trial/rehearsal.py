@@ -43,6 +43,8 @@ from llmkit.training.session import Session
 from llmkit.training.spread.agreeing import agreed, take_device
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
+from llmkit.training.teaching.kept import not_kept
+from llmkit.training.teaching.pupil import Pupil
 
 log = logging.getLogger("llmkit")
 
@@ -92,6 +94,7 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["trainable_parameters"] = sum(parameter.numel() for parameter in session.learner.trained.values())
         found["active_parameters"] = found["parameters"] - settled.idle
         found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *session.sets.notes]
+        found["notes"] += about_teacher(session)
         found["data"] = data = rows_and_tokens(session)
         measured = Measured.of(session)
         found["micro_batch_size"] = session.recipe.training.micro_batch_size  # a GPU may have had room for fewer
@@ -127,6 +130,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "packing": recipe.data.packing, "max_length": recipe.data.max_length,
         "global_batch_size": training.global_batch_size, "micro_batch_size": training.micro_batch_size,
         "optimizer": registry.name_of(recipe.rule), "learning_rate": training.learning_rate,
+        "teacher": None if recipe.teacher is None else recipe.teacher.model,
         "precision": training.precision, "compile": training.compile, "chosen": dict(settled.chosen),
         "processes": world(), "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -138,6 +142,18 @@ def about(settled: Settled) -> dict[str, Any]:
                    "activations": int(training.micro_batch_size) * settled.size.row(recipe.data.max_length or 0),
                    "peak": None, "available": machine.memory()},
         "notes": [], "warnings": []}
+
+
+def about_teacher(session: Session) -> list[str]:
+    """What a teacher takes beside its student, in words; nothing where there is none."""
+    learner, spec = session.learner, session.recipe.teacher
+    if spec is None or not isinstance(learner, Pupil):
+        return []
+    held = list(learner.lesson.tutor.model.parameters())
+    once = "" if not_kept(session.settled, [*session.sets.train, *session.sets.validation], None) else (
+        "; it is asked at every step here, and a run asks once for each row where the answers fit")
+    return [f"teacher {spec.model}: {sum(one.numel() for one in held):,} parameters, "
+            f"{size(sum(one.nbytes for one in held))} beside the student's{once}"]
 
 
 def least_memory(settled: Settled) -> int:
