@@ -28,7 +28,8 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row", "pass",
-    "fields": {name: [values]}, "shown": {name: words}}]}. RequestError for a row that isn't there.
+    "fields": {name: [values]}, "shown": {name: words}}], "sources": [{"source", "used": {field: column}, "unused":
+    [column]}]}. RequestError for a row that isn't there.
     """
     from llmkit.system.errors import RequestError
 
@@ -50,7 +51,9 @@ def inspect(request: Recipe, rows: Sequence[int] = (0,), times: int = 1) -> dict
     return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
             "learning_rate": recipe.training.learning_rate, "rows": len(drawn), "tokenizer": len(tokenizer),
-            "notes": list(sets.notes), "drawn": out}
+            "notes": [*(note for reader in settled.readers for note in reader.notes), *sets.notes], "drawn": out,
+            "sources": [{"source": reader.name, "used": dict(reader.used), "unused": list(reader.unused)}
+                        for reader in settled.readers if reader.used]}
 
 
 def show(features: Features, tokenizer: PreTrainedTokenizerBase, learned: bool = True) -> dict[str, str]:

@@ -25,6 +25,7 @@ from llmkit.recipe.fields import (
 from llmkit.recipe.loading import (
     SECTIONS,
     build,
+    data_of,
     find,
     key_of,
     load,
@@ -74,6 +75,7 @@ __all__ = [
     "build",
     "check_processes",
     "check_whole",
+    "data_of",
     "differences",
     "dump",
     "find",

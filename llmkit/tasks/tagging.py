@@ -55,6 +55,7 @@ class Tagging(Task):
         "tags": ("ner_tags", "ner_tag", "tag", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
+    tables = False
     example = (
         {"tokens": ["Ada", "Lovelace", "lived", "in", "London", "."],
          "tags": ["B-PERSON", "I-PERSON", "O", "O", "B-PLACE", "O"]},
