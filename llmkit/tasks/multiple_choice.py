@@ -60,7 +60,7 @@ class MultipleChoice(Task):
         {"question": "What says moo?", "choices": ["a cat", "a cow"], "answer": 1},
         {"question": "What can fly?", "choices": ["a bird", "a stone", "a tree"], "answer": 0},
     )
-    optional = {"context": ("passage", "article", "story", "premise", "dialogue", "support", "fact1")}
+    optional = {"context": ("passage", "article", "story", "premise", "dialogue", "support", "fact1", "content")}
 
     # ---- rows ----
 

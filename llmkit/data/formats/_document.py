@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, FIELD_WORDS
 from llmkit.data.files import CHUNK, LONGEST_DOCUMENT, Place
-from llmkit.data.formats import _squad
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
+from llmkit.data.formats.shared import squad as _squad
 from llmkit.system.errors import DataError
 
 Form: TypeAlias = Literal["squad", "stream", "list", "split", "columns", "rows"]
