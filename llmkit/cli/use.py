@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +18,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 BadRow = Annotated[str, typer.Option(
     "--on-bad-row", metavar="error|skip", help="What a bad row does: end it all, or be left out and counted.")]
 
+How = Annotated[list[str], typer.Option(
+    "--set", metavar="DATA.KEY=VALUE", help="How rows are read, as a recipe's data says it; repeatable.")]
 Encoding = Annotated[str | None, typer.Option(
     "--encoding", metavar="NAME", help="How the file's bytes are read; as a run read its own rows, else utf-8.")]
+MOST_NAMED = 30
+"""Columns that are named where there are more."""
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +53,7 @@ def evaluate(
     prompt: Annotated[str | None, typer.Option(
         "--prompt", metavar="MODE", autocompletion=completion.modes,
         help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
-    on_bad_row: BadRow = "error", encoding: Encoding = None,
+    on_bad_row: BadRow = "error", encoding: Encoding = None, set_: How = [],  # noqa: B006
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
@@ -58,10 +62,10 @@ def evaluate(
     from llmkit.system import report
 
     report.to_stderr()
+    asked = said(data, set_, on_bad_row, encoding, target)
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
-        model, data, target=target, task=task, objective=objective, max_length=max_length, batch_size=batch_size,
-        prompt=mode, on_bad_row=on_bad_row, encoding=encoding)
+        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode, **asked)
     if json_:
         print(json.dumps(result))
     else:
@@ -86,7 +90,7 @@ def predict(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
-    on_bad_row: BadRow = "error", encoding: Encoding = None,
+    on_bad_row: BadRow = "error", encoding: Encoding = None, set_: How = [],  # noqa: B006
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
     from llmkit.data import jsonlines, tabled
@@ -96,11 +100,27 @@ def predict(
 
     report.to_stderr()
     spare(output, model)
+    asked = said(data, set_, on_bad_row, encoding)
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
-                               columns=tabled.is_table(output), on_bad_row=on_bad_row, encoding=encoding)
+                               columns=tabled.is_table(output), **asked)
     count = jsonlines.write(found, output, (data,))
     if output != "-":
         terminal.err(f"{count:,} predictions: {output}")
+
+
+def said(
+    data: str, settings: Sequence[str], on_bad_row: str, encoding: str | None, target: str | None = None,
+) -> dict[str, Any]:
+    """How rows are read, by the options and what `--set data.…` says beside them: on_bad_row, encoding, fields …"""
+    if not settings:
+        return {"on_bad_row": on_bad_row, "encoding": encoding, **({} if target is None else {"target": target})}
+    from llmkit import recipe as recipes
+
+    block = recipes.data_of(data, settings, target)
+    (source,) = block.train
+    return {"on_bad_row": "skip" if block.on_bad_row == "skip" else on_bad_row,
+            "encoding": encoding if source.encoding == "utf-8" else source.encoding,
+            "fields": source.fields or None, **({} if source.target is None else {"target": source.target})}
 
 
 def inspect(
@@ -139,6 +159,10 @@ def inspect(
         f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary, "
         f"{found['optimizer']} at {found['learning_rate']:g}"
         + (f", taught by {found['teacher']}" if found["teacher"] else ""))
+    for source in found["sources"]:
+        terminal.out(visible(f"{source['source']}: {columns(source)}"))
+    for note in found["notes"]:
+        terminal.err(note)
     for one in found["drawn"]:
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
@@ -159,6 +183,14 @@ def show_experts(found: Mapping[str, Any]) -> None:
         terminal.out(f"  {layer['router']}: {' '.join(parts)}")
     terminal.out("  " + ", ".join(f"{name} {found[name]:.4f}" for name in (
         "router_loss", "expert_share_max", "expert_share_min", "expert_entropy")))
+
+
+def columns(source: Mapping[str, Any]) -> str:
+    """Which columns of a source were read, and which weren't: text from 'review'; not used: 'id'."""
+    read = [f"{field} from {column!r}" for field, column in source["used"].items()]
+    rest = ", ".join(map(repr, source["unused"][:MOST_NAMED])) + (
+        f" and {len(source['unused']) - MOST_NAMED:,} more" if len(source["unused"]) > MOST_NAMED else "")
+    return f"{', '.join(read)}; {f'not used: {rest}' if rest else 'all columns are used'}"
 
 
 def export(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from llmkit.data.files import Place
-from llmkit.data.formats._columns import LABELS, fits, likely
+from llmkit.data.formats._columns import LABELS, fits, likely, without_sources
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
@@ -42,10 +42,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """What fields are called in the data sets that people have."""
 CHINESE: dict[str, tuple[str, ...]] = {
-    "text": ("文本", "正文", "内容", "內容", "评论", "評論", "评论内容", "句子", "文章", "原文", "标题", "標題",
-             "问题", "問題"),
+    "text": ("文本", "正文", "内容", "內容", "评论", "評論", "评论内容", "反馈内容", "句子", "文章", "原文", "标题",
+             "標題", "问题", "問題"),
     "text_pair": ("句子2", "文本2", "假设", "假設"),
-    "label": ("标签", "標籤", "类别", "類別", "分类", "分類", "情感", "类型", "類型", "分数", "分數", "评分", "評分"),
+    "label": ("标签", "標籤", "类别", "類別", "分类", "分類", "情感", "情感倾向", "类型", "類型", "分数", "分數",
+              "评分", "評分"),
     "question": ("问题", "問題", "提问", "題目", "题目"),
     "context": ("上下文", "段落", "文章", "背景", "正文", "原文", "内容", "內容"),
     "answers": ("答案", "回答"),
@@ -70,6 +71,8 @@ CHINESE: dict[str, tuple[str, ...]] = {
 FIELD_WORDS = frozenset(
     word.casefold() for names in (ALIASES, CHINESE) for name, others in names.items() for word in (name, *others))
 """Any of these words in a first row makes it a header."""
+IN_ORDER = frozenset({"source", "target", "sentence1", "sentence2"})
+"""Fields that stand one after the other in a file, whichever is longer."""
 MOST_COLUMNS = 200
 """Columns that are looked at for a hint, and that an error lists."""
 SAMPLE = 200
@@ -131,16 +134,20 @@ def _way_out(
     found: Mapping[str, str | int], place: Place | None,
 ) -> str:
     """How to say which columns the missing fields are, by what is written in them."""
+    if reader.document is not None:
+        return (f"It is read as text, a row a {reader.document}. Where each line has several cells, tabs between them "
+                "make it a table (text TAB label); or give a .csv, .tsv or .jsonl file.")
     held = _held(reader, place)
     free = [column for column in columns if column not in found.values()][:MOST_COLUMNS]
     meant: dict[str, str | int] = {}
     for name, aliases in missing.items():
         free = [column for column in free if column not in meant.values()]
-        able = {column: held[column] for column in free if column in held}
+        able = without_sources({column: held[column] for column in free if column in held})
         names = {str(column).strip().casefold(): column for column in free
                  if column not in able or fits(name, able[column])}
         near = [names[match] for word in (name, *aliases) for match in get_close_matches(word, list(names), n=1)]
-        column = near[0] if near else likely(name, able) if able else next(iter(free), None)
+        column = near[0] if near else next(iter(free), None) if not able else likely(
+            name, able, first=name in IN_ORDER)
         if column is None and able and not meant:
             what = "is a label" if name in LABELS else "holds text"
             return f"No other column {what}: " + ", ".join(

@@ -44,7 +44,8 @@ def kept(data: str) -> Iterator[str]:
 
 
 def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[str] = ()) -> int:
-    """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. A .csv or .tsv is a table.
+    """Write each row as soon as it is there, to a file or, for `-`, stdout; return how many. A .csv or .tsv is a table,
+    with what stands between the cells of the one that is read.
 
     None is null, in a table an empty row. `read` are the files and patterns that the rows come from: RequestError where
     the output is one of these.
@@ -60,7 +61,7 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[
     try:
         with _beside(target) as file:
             if tabled.is_table(output):
-                return tabled.write(chain(first, rows), file, target.suffix.lower())
+                return tabled.write(chain(first, rows), file, *tabled.look(output, read))
             return _lines(chain(first, rows), file)
     except OSError as error:
         raise PlaceError(f"--output {output}: {error.strerror}.") from error

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -17,6 +17,7 @@ from llmkit.data.files import CHUNK, digest, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
+from llmkit.data.formats.table import form_of
 from llmkit.data.formats.text import usual_document
 from llmkit.recipe import Source
 from llmkit.system import cache
@@ -58,10 +59,16 @@ class Reader:
     """Where rows come from that are in no file."""
     headerless: dict[Path, dict[str, int]] = field(default_factory=dict)
     """Tables whose first row is data: which column holds which field, as far as that is clear."""
+    forms: dict[Path, str] = field(default_factory=dict)
+    """What text files are for a task, where they are no text: table, fasttext."""
     delimiters: dict[Path, str] = field(default_factory=dict)
     """What stands between the cells of a table, where it isn't what its extension says."""
     held: dict[tuple[Path, ...], dict[str | int, list[Any]]] = field(default_factory=dict)
     """What columns of files hold in their first rows, once that was asked for."""
+    used: dict[str, str | int] = field(default_factory=dict)
+    """Which column each field was read from, once rows were read."""
+    unused: dict[str | int, None] = field(default_factory=dict)
+    """Columns that nothing was read from, in their order."""
     spares: bool = False
     """Whether a bad row is left out and noted, where it is an error otherwise."""
     names_classes: bool = True
@@ -73,10 +80,14 @@ class Reader:
     known: dict[Path, str] = field(default_factory=dict)
     """The digests of the files that the fingerprint is of, once that was asked for: what is read must be of them."""
 
+    def form(self, path: Path) -> str:
+        """The format of a file of this source."""
+        return self.forms.get(path, format_of(path))
+
     @cached_property
     def document(self) -> str | None:
         """What a document is in text files: line, paragraph, file or endoftext; None where a row is one."""
-        texts = [path for path in self.files if format_of(path) == "text" and self.source.target is None]
+        texts = [path for path in self.files if self.form(path) == "text" and self.source.target is None]
         if not texts or self.asked != "auto":
             return self.asked if texts else None
         if sum(path.stat().st_size for path in texts) < LARGE:
@@ -96,8 +107,8 @@ class Reader:
     def odd(self) -> dict[Path, dict[str, int]]:
         """What is unusual in text files, and how often; it is noted."""
         separates = self.document == "endoftext"
-        counts = {path: self._oddities(path, separates and format_of(path) == "text") for path in self.files
-                  if not formats()[format_of(path)].compressed}
+        counts = {path: self._oddities(path, separates and self.form(path) == "text") for path in self.files
+                  if not formats()[self.form(path)].compressed}
         counts = {path: count for path, count in counts.items() if count}
         self.notes += [note for note in told(counts) if note not in self.notes]
         return counts
@@ -132,7 +143,7 @@ class Reader:
         they don't.
         """
         about: dict[str, Any] = {
-            "formats": [format_of(path) for path in self.files], "fields": self.source.fields,
+            "formats": [self.form(path) for path in self.files], "fields": self.source.fields,
             "document": self.document, "encoding": self.source.encoding,
             "files": [self._known(path) for path in self.files],
         }
@@ -160,7 +171,7 @@ class Reader:
         return DataError(f"{place}: {said.removeprefix(f'{self.name}: ')}") if str(place) not in said else error
 
     def _ragged(self, place: Place) -> bool:
-        return formats()[format_of(Path(place.file))].ragged
+        return formats()[self.form(Path(place.file))].ragged
 
     def documents(self) -> Iterator[tuple[str, Place]]:
         """The text of each document that isn't empty.
@@ -180,6 +191,8 @@ class Reader:
                     self.spare(error)
                     continue
                 file = place.file
+                self.used["text"] = column
+                self.unused |= dict.fromkeys(name for name in row if name != column)
             if column not in row:
                 self.spare(DataError(f"{place}: the field {column!r} is missing; this row has {listed(row)}."))
                 continue
@@ -228,7 +241,7 @@ class Reader:
             yield from formats()["parallel"].rows(self.files[0], self)
         else:
             for path in self.files:
-                yield from formats()[format_of(path)].rows(path, self)
+                yield from formats()[self.form(path)].rows(path, self)
         self.unchanged()
 
     def _known(self, path: Path) -> str:
@@ -244,11 +257,12 @@ class Reader:
 
 def open_source(
     source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto", spares: bool = False,
-    way_out: str = "",
+    way_out: str = "", tables: bool = False,
 ) -> Reader:
     """Find what a source names; nothing is read but the first rows of a table. `spares`: bad rows are left out.
 
-    `way_out` is added to an error about a row.
+    `way_out` is added to an error about a row. `tables`: a text file that is a table is read as one, where nothing is
+    said of its documents; with `fields`, always.
 
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
     says the format, text for any that is unknown; .gz, .xz, .bz2, .zst or .lz4 may follow.
@@ -272,8 +286,11 @@ def open_source(
         raise RequestError(f"{label} are rows that a program gave; run it again from Python: llmkit.fit(recipe, "
                            "train=rows), or validation=rows.")
     reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out)
+    if (tables and document == "auto") or source.fields not in ({}, {"text": "text"}):
+        reader.forms |= {path: form for path in reader.files if format_of(path) == "text"
+                         and (form := form_of(path, replace(reader, spares=False))) != "text"}
     _check_fields(reader)
-    notes = (formats()[format_of(path)].look(path, reader) for path in reader.files)
+    notes = (formats()[reader.form(path)].look(path, reader) for path in reader.files)
     reader.notes += [note for note in notes if note is not None]
     return reader
 
@@ -297,7 +314,7 @@ def _check_encoding(source: Source) -> None:
 
 def _check_fields(reader: Reader) -> None:
     """RequestError where `fields` says what files of these formats can't have."""
-    fields, names = reader.source.fields, {format_of(path) for path in reader.files}
+    fields, names = reader.source.fields, {reader.form(path) for path in reader.files}
     by_number = [isinstance(column, int) for column in fields.values()]
     if any(by_number) and not (all(by_number) and all(formats()[name].numbered for name in names)):
         raise RequestError(f"{reader.label}: numbers in fields count the columns of a .csv or .tsv table without a "

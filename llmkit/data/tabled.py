@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from llmkit.data.fields import FIELD_WORDS
+from llmkit.data.formats._delimiter import delimiter_of
+from llmkit.data.formats._table import said_delimiter
 from llmkit.system.report import log
 
 MARKS = {".csv": ",", ".tsv": "\t"}
@@ -18,6 +22,10 @@ MARKS = {".csv": ",", ".tsv": "\t"}
 def is_table(output: str) -> bool:
     """Whether a file that is to be written is a table, by its name."""
     return Path(output).suffix.lower() in MARKS
+
+
+LOOKED_AT = 2**18
+"""Bytes of a table from which it is told what stands between its cells."""
 
 
 class Unsaid(dict[str, Any]):
@@ -35,7 +43,26 @@ def beside(given: Mapping[str, Any], said: Mapping[str, Any] | None) -> dict[str
     return {**given, **{f"predicted_{name}" if name in given else name: value for name, value in said.items()}}
 
 
-def write(rows: Iterator[Mapping[str, Any] | None], to: IO[str], suffix: str) -> int:
+def look(output: str, read: Sequence[str]) -> tuple[str, bool]:
+    """(what stands between cells, whether a byte order mark is first) of a table that is written: as in the one read.
+
+    Excel takes a .csv for its own where both are as it wrote them. Where no table of that extension is read: a comma,
+    or a tab, and no mark.
+    """
+    suffix = Path(output).suffix.lower()
+    alike = (Path(label).expanduser() for label in read if Path(label).suffix.lower() == suffix)
+    path = next((path for path in alike if path.is_file()), None)
+    if path is None:
+        return MARKS[suffix], False
+    with path.open("rb") as file:  # marks between cells are ASCII in all encodings but UTF-16 and 32
+        head = file.read(LOOKED_AT)
+    lines = head.removeprefix(codecs.BOM_UTF8).decode("latin-1").splitlines()
+    said = lines[0][-1] if lines and said_delimiter(lines[0]) else ""
+    mark = said or delimiter_of(lines, MARKS[suffix], FIELD_WORDS, whole=len(head) < LOOKED_AT)
+    return mark, head.startswith(codecs.BOM_UTF8)
+
+
+def write(rows: Iterator[Mapping[str, Any] | None], to: IO[str], delimiter: str, bom: bool = False) -> int:
     """Write a header and all rows, None as one that is empty; return how many.
 
     The columns are those of the first row of which something is said. What a later row has beyond these is left out,
@@ -43,7 +70,8 @@ def write(rows: Iterator[Mapping[str, Any] | None], to: IO[str], suffix: str) ->
     """
     first = list(_opening(rows))
     columns = list(dict.fromkeys(name for row in first for name in row or ()))
-    table = csv.writer(to, delimiter=MARKS[suffix], lineterminator="\n")
+    to.write("\ufeff" if bom else "")
+    table = csv.writer(to, delimiter=delimiter, lineterminator="\n")
     table.writerow(columns)
     count, beyond = 0, dict[str, int]()
     for count, row in enumerate(chain(first, rows), 1):  # noqa: B007

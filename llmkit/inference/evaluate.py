@@ -20,7 +20,7 @@ from llmkit.models import Base, Opened
 from llmkit.models.families import family_for, family_named, file_for
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
-from llmkit.planning.settle import with_prompt
+from llmkit.planning.settle import reads_tables, with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
@@ -51,7 +51,7 @@ Model = str | Path | Opened
 def evaluate(
     model: Model, data: str | Path | Given, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
-    on_bad_row: str = "error", encoding: str | None = None,
+    on_bad_row: str = "error", encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
@@ -59,6 +59,7 @@ def evaluate(
     target       of parallel text, the file whose lines are the translations of those of `data`
     on_bad_row   error, or skip: a bad row is left out, and counted in the result's `bad_rows`
     encoding     of the file; where nothing is said, that of the rows that a run learned from, else utf-8
+    fields       which column of the file is meant by each field: {"text": "review"}; else as in the rows of the run
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -68,12 +69,12 @@ def evaluate(
     from llmkit.training.spread.processes import accelerate, apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
-        return by_prompt(model, data, prompt, words, on_bad_row, encoding)
+        return by_prompt(model, data, prompt, words, on_bad_row, encoding, fields)
     leaves_out(on_bad_row)
     only_of_files(encoding, data)
     with apart(), left_as_it_is(model), said_by_option():
         ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
-        reader = ready.reader(data, target, on_bad_row, encoding)
+        reader = ready.reader(data, target, on_bad_row, encoding, fields)
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
             log.info(note)
@@ -111,11 +112,12 @@ def only_of_files(encoding: str | None, data: object) -> None:
 
 @contextmanager
 def said_by_option() -> Iterator[None]:
-    """Name the option in errors about an encoding, where a recipe's source would say it."""
+    """Name the option in errors that say what a recipe's source would say, for there is no recipe."""
     try:
         yield
     except DataError as error:
-        said = IN_A_RECIPE.sub(r"--encoding \1", str(error))
+        said = IN_A_RECIPE.sub(r"--encoding \1", str(error)).replace(" in the recipe: --set data.train=",
+                                                                     ": --set data.train=")
         if said == str(error):
             raise
         raise type(error)(said) from error
@@ -163,31 +165,33 @@ class Ready:
 
     def reader(
         self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error",
-        encoding: str | None = None,
+        encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
     ) -> Reader:
         """A file, or rows in memory under the names that fields had in the rows that it learned from."""
         if isinstance(data, str | Path):
-            return self.source(str(data), target=target, on_bad_row=on_bad_row, encoding=encoding)
-        names = {} if self.learned is None else self.learned.data.train[0].fields
+            return self.source(str(data), target=target, on_bad_row=on_bad_row, encoding=encoding, fields=fields)
+        names = fields or ({} if self.learned is None else self.learned.data.train[0].fields)
         return memory_reader(data, ROWS, {name: field for name, field in names.items() if isinstance(field, str)},
                              leaves_out(on_bad_row), WAY_OUT)
 
     def source(
         self, data: str, document: str = "auto", target: str | Path | None = None, on_bad_row: str | None = None,
-        encoding: str | None = None,
+        encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
     ) -> Reader:
         """A file, read as the run read its own: the same names of fields, the same encoding; `target` beside it.
 
-        `on_bad_row` is None where nobody could say it, `encoding` where nobody did.
+        `on_bad_row` is None where nobody could say it, `encoding` and `fields` where nobody did.
         """
         spares, way_out = (False, "") if on_bad_row is None else (leaves_out(on_bad_row), WAY_OUT)
-        beside = None if target is None else str(target)
+        beside, tables = None if target is None else str(target), reads_tables(self.learner.objective)
         if self.learned is None:
-            return open_source(Source(data, beside, encoding=encoding or "utf-8"), document, spares, way_out)
+            own = Source(data, beside, fields=dict(fields or {}), encoding=encoding or "utf-8")
+            return open_source(own, document, spares, way_out, tables=tables)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
-        return open_source(Source(data, beside, fields=first.fields if same else {},
-                                  encoding=encoding or first.encoding), document, spares, way_out)
+        names = dict(fields) if fields is not None else first.fields if same else {}
+        own = Source(data, beside, fields=names, encoding=encoding or first.encoding)
+        return open_source(own, document, spares, way_out, tables=tables)
 
 
 def make_ready(
@@ -318,13 +322,14 @@ def asks_for_words(model: Model, task: str | None) -> Answering | None:
 
 def by_prompt(
     model: Model, data: str | Path | Given, mode: Prompting, task: Answering, on_bad_row: str = "error",
-    encoding: str | None = None,
+    encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
     skips = leaves_out(on_bad_row)
     only_of_files(encoding, data)
     with said_by_option():
-        reader = (open_source(Source(str(data), encoding=encoding or "utf-8"), spares=skips, way_out=WAY_OUT)
+        own = Source(str(data), fields=dict(fields or {}), encoding=encoding or "utf-8")
+        reader = (open_source(own, spares=skips, way_out=WAY_OUT, tables=True)
                   if isinstance(data, str | Path) else memory_reader(data, ROWS, spares=skips, way_out=WAY_OUT))
         rows = [row for row, _ in task.read(reader)]
     refuse_unlabelled(reader.name, [row["label"] for row in rows])
@@ -390,7 +395,8 @@ def learned_rows(task: Task, learned: recipe.Recipe) -> list[Row]:
     data = learned.data
     if any(source.source.startswith(IN_MEMORY) for source in data.train):
         return []
-    parts = [task.read(open_source(source, spares=data.on_bad_row == "skip")) for source in data.train]
+    parts = [task.read(open_source(source, spares=data.on_bad_row == "skip", tables=task.tables))
+             for source in data.train]
     if isinstance(data.validation, int | float):
         parts, _ = split(parts, data.validation, learned.seed, task.together)
     if data.shots is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -40,7 +40,7 @@ CHUNK = 2048
 def predict(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, columns: bool = False, on_bad_row: str = "error",
-    encoding: str | None = None,
+    encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
 ) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
@@ -50,13 +50,14 @@ def predict(
     function that yields them, or an iterator, gone through once.
     With `columns`, a prediction stands after all that the row had in the file: {"id": 7, "text": …, "label": …}.
     `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
-    `encoding` is the file's; where nothing is said, that of the rows that a run learned from, else utf-8.
+    `encoding` is the file's; where nothing is said, that of the rows that a run learned from, else utf-8. `fields` says
+    which column is meant by each field, {"text": "review"}; where nothing is said, as in the rows of the run.
     Raises RequestError where the model learned no task.
     """
     leaves_out(on_bad_row)
     only_of_files(encoding, data)
     for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns,
-                           encoding=encoding):
+                           encoding=encoding, fields=fields):
         yield tabled.beside(row, said) if columns else said
 
 
@@ -79,7 +80,7 @@ def beside(
 def _each(
     model: Model, data: str | Path | Given, task: str | Answering | None, max_length: int | None, size: int,
     document: str = "auto", usual_length: int = 512, dtype: str = "float32", on_bad_row: str | None = None,
-    given: bool = False, encoding: str | None = None,
+    given: bool = False, encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
     with left_as_it_is(model), said_by_option():
@@ -87,7 +88,7 @@ def _each(
         objective = ready.learner.objective
         if not isinstance(objective, Task):
             raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")
-        source = partial(ready.source, document=document, on_bad_row=on_bad_row, encoding=encoding)
+        source = partial(ready.source, document=document, on_bad_row=on_bad_row, encoding=encoding, fields=fields)
         with opened(data, source, on_bad_row) as reader:
             told = list(reader.notes)
             for note in told:

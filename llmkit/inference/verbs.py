@@ -245,7 +245,7 @@ def _compared(
     """Each text beside the label whose sentence has the highest cosine with it."""
     sentences = unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
     def source(path: str) -> Reader:
-        return open_source(Source(path, encoding=encoding or "utf-8"), document)
+        return open_source(Source(path, encoding=encoding or "utf-8"), document, tables=True)
 
     with said_by_option(), prediction.opened(texts, source) as reader:
         stream = Classification().stream(reader, answered=False)

@@ -31,8 +31,9 @@ def inspect(
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
-    "pass", "fields": {name: [values]}, "shown": {name: words}}]}; with `experts` also "experts", as `routed` gives it,
-    for which the model is made. RequestError for a row that isn't there, and for experts that the model hasn't.
+    "pass", "fields": {name: [values]}, "shown": {name: words}}], "sources": [{"source", "used": {field: column},
+    "unused": [column]}]}; with `experts` also "experts", as `routed` gives it, for which the model is made.
+    RequestError for a row that isn't there, and for experts that the model hasn't.
     """
     settled = settle(request)
     recipe, tokenizer = settled.recipe, speak(settled)
@@ -53,7 +54,9 @@ def inspect(
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
             "teacher": None if recipe.teacher is None else recipe.teacher.model,
             "learning_rate": recipe.training.learning_rate, "rows": len(drawn), "tokenizer": len(tokenizer),
-            "notes": list(sets.notes), "drawn": out,
+            "notes": [*(note for reader in settled.readers for note in reader.notes), *sets.notes], "drawn": out,
+            "sources": [{"source": reader.name, "used": dict(reader.used), "unused": list(reader.unused)}
+                        for reader in settled.readers if reader.used],
             **({"experts": routed(settled, setup, sets)} if experts else {})}
 
 

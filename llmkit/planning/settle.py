@@ -81,7 +81,8 @@ def settle(
 
     request, moved_by = recipe.with_optimizer(prompted(request))
     request.rule.check()
-    train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
+    # a missing file is told before a model is downloaded
+    train, validation = _sources(request.data, memory or {}, reads_tables(request.learning))
     base = _base(request.backbone)
     quantized.check_base(request, base)
     name, family = _family(request, base)
@@ -122,16 +123,21 @@ def settle(
 
 
 def _sources(
-    data: recipe.Data, memory: Mapping[str, Reader],
+    data: recipe.Data, memory: Mapping[str, Reader], tables: bool,
 ) -> tuple[list[Reader], list[Reader] | float | None]:
     spares, held = data.on_bad_row == "skip", data.validation
 
     def opened(source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares)
-        return open_source(source, data.document, spares)
+        return open_source(source, data.document, spares, tables=tables)
 
     return list(map(opened, data.train)), list(map(opened, held)) if isinstance(held, list) else held
+
+
+def reads_tables(learning: Learning) -> bool:
+    """Whether a text file that is a table is read as one: by a task that has no form of its own for text files."""
+    return isinstance(learning, Task) and learning.tables
 
 
 def _document(data: recipe.Data, train: Sequence[Reader]) -> Any:

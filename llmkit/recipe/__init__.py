@@ -29,6 +29,7 @@ from llmkit.recipe.fields import (
 from llmkit.recipe.loading import (
     SECTIONS,
     build,
+    data_of,
     find,
     key_of,
     load,
@@ -82,6 +83,7 @@ __all__ = [
     "build",
     "check_processes",
     "check_whole",
+    "data_of",
     "differences",
     "dump",
     "find",

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from llmkit.recipe import registry
 from llmkit.recipe.checking import check
 from llmkit.recipe.complaints import explain
-from llmkit.recipe.fields import BLOCKS, LENGTHS, Recipe
+from llmkit.recipe.fields import BLOCKS, LENGTHS, Data, Recipe
 from llmkit.recipe.inheriting import inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.recipe.watching import Told, foreign
@@ -24,6 +24,8 @@ log = logging.getLogger("llmkit")
 
 SECTIONS = ("backbone", "data", "training")
 """Blocks that have defaults of their own: one with nothing below it is one that isn't there."""
+READ = ("train", "on_bad_row")
+"""What of `data` says how rows are read."""
 
 
 def packaged() -> dict[str, Path]:
@@ -182,6 +184,27 @@ def _sources(value: Any) -> Any:
         return value  # a share in quotes
     items = value if isinstance(value, list) else [value]
     return [{"source": item} if isinstance(item, str) else item for item in items]
+
+
+def data_of(source: str, settings: Iterable[str], target: str | None = None) -> Data:
+    """What `--set data.…` says of rows that no recipe names: {"source": source}, with the fields that are given.
+
+    RequestError for what isn't about how rows are read.
+    """
+    tree = Tree({"data": {"train": [{"source": source, **({"target": target} if target else {})}]}}, {})
+    override(tree, settings)
+    block = tree.root["data"]
+    others = [*(name for name in tree.root if name != "data"), *(f"data.{name}" for name in block if name not in READ)]
+    if others:
+        raise RequestError(f"{tree.where(tuple(others[0].split('.')))}: here only how rows are read can be said: "
+                           f"{' or '.join(f'data.{name}' for name in READ)}.")
+    data: Data = _checked(Data, {**block, "train": _sources(block["train"])}, tree, ("data",))
+    if len(data.train) != 1 or data.train[0].source not in (source, "stdin" if source == "-" else source):
+        raise RequestError(f"{tree.where(('data', 'train'))}: names {', '.join(one.source for one in data.train)}, but "
+                           f"what is read is {source}.")
+    if data.train[0].weight is not None or data.train[0].split != "train":
+        raise RequestError(f"{tree.where(('data', 'train'))}: weight and split are for a recipe.")
+    return data
 
 
 def key_of(kind: str) -> str:

@@ -65,6 +65,8 @@ class Task(Objective):
     """Whether its answers are texts that the model writes."""
     varies: ClassVar[bool] = False
     """Whether a row of JSON may have optional fields that the first one lacks."""
+    tables: ClassVar[bool] = True
+    """Whether a text file may be a table, with a row on each line."""
     example: ClassVar[Sequence[Row]] = ()
     """A few rows as a file has them, JSON lines: what the docs show, and what a test of any task learns from."""
 
@@ -158,8 +160,11 @@ class Task(Objective):
                 reader.spare(error)
             else:
                 yield checked, place
+        rest = [name for name in seen if name not in columns.values()]
+        reader.used |= columns
+        reader.unused |= dict.fromkeys(rest)
         if answered:
-            say_unused([name for name in seen if name not in columns.values()], reader)
+            say_unused(rest, reader)
 
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
         """The rows of a source, each whole and flat: where one is nested, or lies across several, a task says how."""

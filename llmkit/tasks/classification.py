@@ -25,6 +25,8 @@ from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, as_seen, by_words, of_numbers, of_several
+from llmkit.tasks.shared.forms import label_studio
+from llmkit.tasks.shared.forms.two_texts import two_texts
 from llmkit.tasks.shared.labels import (
     answer,
     by_number,
@@ -52,11 +54,6 @@ PROBLEMS: dict[Kind, str] = {"single_label": "single_label_classification", "mul
 ANSWERS: dict[str, Literal["one", "each", "number"]] = {
     PROBLEMS["single_label"]: "one", PROBLEMS["multi_label"]: "each", PROBLEMS["regression"]: "number"}
 """And how such an answer is meant (`llmkit.objectives.base.Response`)."""
-PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text_a", "text_b"),
-         ("question", "sentence"), ("question", "passage"), ("query", "passage"), ("query", "document"),
-         ("claim", "evidence"), ("text1", "text2"), ("#1 string", "#2 string"))
-"""Columns that are two texts with one label: GLUE's, SNLI's, QQP's, Chinese CLUE's, QNLI's, BoolQ's, MS MARCO's,
-FEVER's, MRPC's …"""
 
 
 @dataclass(config=OPTIONS)
@@ -110,19 +107,18 @@ class Classification(Task):
         return replace(self, problem="single_label")
 
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
-        """Numbers of classes go by the names that a program's data set has for them."""
+        """Numbers of classes go by the names that a program's data set has; an export of Label Studio is made flat."""
         names = class_names(reader) if answered and self.labels is None and self.problem != "regression" else {}
-        return ((named(row, names), place) for row, place in reader.rows()) if names else reader.rows()
+        return ((named(row, names), place) for row, place in label_studio.rows(reader, answered))
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""
-        names = {str(name).strip().casefold(): name for name in row}
-        pair = next((pair for pair in PAIRS if set(pair) <= names.keys()), None)
-        if pair is None or {"text", "text_pair"} & (names.keys() | reader.source.fields.keys()):
-            return super().columns(row, reader, answered)
-        columns = {field: names[name] for field, name in zip(("text", "text_pair"), pair, strict=True)}
-        label = {"label": self.wanted["label"]} if answered else {}
-        columns |= find_fields([name for name in row if name not in columns.values()], label, {}, reader)
+        own = label_studio.label_column(row)
+        names = (*([] if own is None else [own]), *self.wanted["label"])
+        label = {"label": names} if answered else {}
+        pair = two_texts(row, reader.source.fields, names)
+        columns = pair | find_fields([name for name in row if name not in pair.values()], label if pair else {
+            "text": self.wanted["text"], **label}, {} if pair else self.optional, reader)
         columns = {name: columns[name] for name in ("text", "label", "text_pair") if name in columns}
         say_guessed(columns, reader)
         return columns

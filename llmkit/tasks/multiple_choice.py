@@ -18,8 +18,9 @@ from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Response, Responses, Setup, Sums
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
-from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
+from llmkit.tasks.base import Floors, Prediction, Row, Task, say, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, words_of
+from llmkit.tasks.shared.forms.distractors import apart
 from llmkit.tasks.shared.lists import from_cell
 
 if TYPE_CHECKING:
@@ -59,22 +60,35 @@ class MultipleChoice(Task):
         {"question": "What says moo?", "choices": ["a cat", "a cow"], "answer": 1},
         {"question": "What can fly?", "choices": ["a bird", "a stone", "a tree"], "answer": 0},
     )
-    optional = {"context": ("passage", "article", "story", "premise", "dialogue", "support", "fact1")}
+    optional = {"context": ("passage", "article", "story", "premise", "dialogue", "support", "fact1", "content")}
 
     # ---- rows ----
 
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
-        """Rows with what a question holds beside it (CommonsenseQA): {"question": {"stem": …, "choices": […]}}"""
-        return ((flat(row), place) for row, place in reader.rows())
+        """Rows with what a question holds beside it (CommonsenseQA): {"question": {"stem": …, "choices": […]}}.
+
+        Where the right answer has a column of its own, it is put among the wrong ones.
+        """
+        for row, place in reader.rows():
+            row, fields = flat(row), reader.source.fields
+            if not {"choices", "answer"} & fields.keys() and not {"choices", *self.wanted["choices"]} & row.keys():
+                known = apart(list(row))
+                if known is not None:
+                    try:
+                        row = known.row(row, place, self.first, self.answer)
+                    except DataError as error:
+                        reader.spare(error)
+                        continue
+                    say(reader, f"{reader.name}: {known.note()}")
+            yield row, place
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Choices are one column, or several that are numbered."""
         names = series(list(row))
-        listed = "choices" in reader.source.fields or {"choices", *self.wanted["choices"]} & set(row)
-        if listed or len(names) < 2:
-            return super().columns(row, reader, answered)
+        if "choices" in reader.source.fields or {"choices", *self.wanted["choices"]} & set(row) or len(names) < 2:
+            names = []
         wanted = {name: others for name, others in self.wanted.items()
-                  if name != "choices" and (answered or name != "answer")}
+                  if not (name == "choices" and names) and (answered or name != "answer")}
         optional = dict(self.optional)
         if {"sent1", "sent2"} <= row.keys():  # SWAG: the choices go on from sent2, which follows sent1
             wanted["question"], optional["context"] = ("sent2", *wanted["question"]), ("sent1", *optional["context"])

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.models import ends
 from llmkit.objectives.base import Judged, Setup, Sums
@@ -23,6 +24,7 @@ from llmkit.tasks.base import Prediction, Row, Task, say
 from llmkit.tasks.instruction import TEMPLATE, Instruction
 from llmkit.tasks.shared import preference_losses as losses
 from llmkit.tasks.shared.conversation import BESIDE, SYSTEM, TALK, are_messages, unwritten
+from llmkit.tasks.shared.forms import pairwise
 from llmkit.tasks.shared.preferred import BOTH, is_two, read, whole
 
 if TYPE_CHECKING:
@@ -65,9 +67,10 @@ class Preference(Task):
     varies = True
     wanted = {
         "prompt": ("instruction", "question", "query", "input", "text"),
-        "chosen": ("preferred", "response_chosen", "better", "chosen_response", "preferred_output"),
+        "chosen": ("preferred", "response_chosen", "better", "chosen_response", "preferred_output", "accepted",
+                   "accept", "response_j", "pos_resp", "positive", "win", "y_w"),
         "rejected": ("dispreferred", "response_rejected", "worse", "rejected_response", "non_preferred_output",
-                     "rejected_messages"),
+                     "rejected_messages", "reject", "response_k", "neg_resp", "negative", "lose", "y_l"),
     }
     optional = {"context": ("input",), **SYSTEM, **BESIDE}
     example = (
@@ -103,6 +106,40 @@ class Preference(Task):
         return self.talk.head_for(family)
 
     # ---- rows ----
+
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """Where a row has several answers and says which is better, that one is chosen; ties are left out."""
+        named = [{both, *self.wanted[both]} for both in BOTH]
+        left, known = Counter[str](), dict[tuple[str, ...], pairwise.Judged | None]()
+        for row, place in reader.rows():
+            there = row.keys() | reader.source.fields.keys()
+            if all(names & there for names in named) or is_two(row.get("output")):
+                yield row, place
+                continue
+            found: Row | None = row
+            try:
+                if (names := tuple(row)) not in known:
+                    known[names] = pairwise.judged(names)
+                if (judged := known[names]) is not None:
+                    found = judged.row(row, place)
+                    say(reader, f"{reader.name}: {judged.note()}")
+                elif (best := pairwise.ranked(row, place)) is not None:
+                    found = best[0]
+                    say(reader, f"{reader.name}: the best and the worst answer of each row are compared, by "
+                                f"{best[1]!r}")
+                elif "label" not in row and (why := pairwise.undecided(names)):
+                    raise DataError(f"{reader.name}: {why}")
+            except DataError as error:
+                reader.spare(error)
+                continue
+            if found is None:
+                left["where no answer is better"] += 1
+            elif found is not row and pairwise.part_early(found):
+                left["whose conversations part before the last answer"] += 1
+            else:
+                yield found, place
+        for what, count in left.items():
+            say(reader, f"{reader.name}: {count:,} rows {what} are left out")
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """A column of conversations or a prompt, and two answers; answers that are conversations need no other."""

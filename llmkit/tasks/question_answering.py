@@ -12,14 +12,16 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.formats.base import Rows
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task
+from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.answers import normalized, scores, segments
+from llmkit.tasks.shared.forms.nested_questions import is_header, is_nested, questions
 from llmkit.tasks.shared.frame import frame_of
 from llmkit.tasks.shared.lists import unwritten
 
@@ -51,8 +53,8 @@ class QuestionAnswering(Task):
     shapes = frozenset({"encoder", "decoder", "encoder-decoder", "permuted"})
     head = "AutoModelForQuestionAnswering"
     wanted = {
-        "question": ("query",),
-        "context": ("passage", "paragraph", "document", "text"),
+        "question": ("query", "query_text"),
+        "context": ("passage", "paragraph", "document", "text", "context_text"),
         "answers": ("answer", "response"),
     }
     answers = ("answers",)
@@ -61,9 +63,25 @@ class QuestionAnswering(Task):
         {"question": "Where is the machine?", "context": "The machine is in a museum.", "answers": "in a museum"},
     )
     verb = "answer"
-    optional = {"id": (), "answer_start": ()}
+    optional = {"id": ("query_id", "qid"), "answer_start": ()}
 
     # ---- rows ----
+
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """A row a question: those of an article, or of a text with its questions (CMRC 2018), one after the other."""
+        nested = 0
+        for row, place in reader.rows():
+            if is_header(row):
+                continue
+            try:
+                found = list(questions(row, place))
+            except DataError as error:
+                reader.spare(error)
+                continue
+            nested += len(found) if is_nested(row) else 0
+            yield from ((one, place) for one in found)
+        if nested:
+            say(reader, f"{reader.name}: {nested:,} questions are nested in their texts; each is a row")
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
         """Rows whose answers have the place where they are; what is odd is told among the reader's notes."""

@@ -22,7 +22,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.lists import from_cell, unwritten
-from llmkit.tasks.shared.tagged import conll
+from llmkit.tasks.shared.tagged import conll, slashed
 from llmkit.tasks.shared.tagged.conll import CELL, word_table
 from llmkit.tasks.shared.tagged.spans import Spans, untagged
 from llmkit.tasks.shared.tagged.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
@@ -55,6 +55,7 @@ class Tagging(Task):
         "tags": ("ner_tags", "ner_tag", "tag", "pos_tags", "chunk_tags", "labels", "label", "ner", "pos"),
     }
     answers = ("tags",)
+    tables = False
     example = (
         {"tokens": ["Ada", "Lovelace", "lived", "in", "London", "."],
          "tags": ["B-PERSON", "I-PERSON", "O", "O", "B-PLACE", "O"]},
@@ -69,7 +70,8 @@ class Tagging(Task):
 
         A text file has a word and its tag on each line, first and last of its columns, and a blank line between two
         sentences (`llmkit.tasks.shared.tagged.conll`). To be predicted, a .txt without tags in its first sentence is
-        text, a sentence a line.
+        text, a sentence a line. Where tags stand behind a slash, a line is a sentence
+        (`llmkit.tasks.shared.tagged.slashed`).
         """
         texts = [path for path in reader.files if format_of(path) == "text" and reader.source.target is None]
         if not texts:
@@ -80,11 +82,12 @@ class Tagging(Task):
             one, aside = replace(reader, files=(path,)), replace(reader, bad={})
             if path not in texts:
                 rows = self._named(one, super().stream(one, answered))
+            elif slashed.is_slashed(path, aside):
+                rows = map(_row, slashed.sentences(path, one, answered, reader.notes))
             elif not answered and suffix_of(path) in (".txt", "") and not conll.is_tagged(path, aside):
                 rows = super().stream(replace(one, asked="line"), answered)
             else:
-                rows = (({"tokens": found.words, **({} if found.tags is None else {"tags": found.tags})}, found.place)
-                        for found in conll.sentences(path, one, conll.look(path, aside), answered, reader.notes))
+                rows = map(_row, conll.sentences(path, one, conll.look(path, aside), answered, reader.notes))
             for row in rows:
                 empty = False
                 yield row
@@ -318,6 +321,11 @@ def tag_names(reader: Reader) -> list[str] | None:
             inner = features[name].get("feature", {})
             return list(inner["names"]) if isinstance(inner.get("names"), list) else None
     return None
+
+
+def _row(found: conll.Sentence) -> tuple[Row, Place]:
+    """The row of a sentence of a file."""
+    return {"tokens": found.words, **({} if found.tags is None else {"tags": found.tags})}, found.place
 
 
 def _cut(text: str, column: str, tagged: bool, place: Place) -> Any:

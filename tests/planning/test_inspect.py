@@ -93,3 +93,22 @@ def test_every_objective_has_a_page_and_a_recipe() -> None:
     for name in registry.names("objectives"):
         assert (ROOT / "docs" / "objectives" / f"{name}.md").is_file()
         assert name in shown
+
+
+def test_it_says_which_columns_were_read_and_which_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    from llmkit.cli import main
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("评论;编号;标签;店\n" + "".join(f"好 {i};{i};{i % 2};a\n" for i in range(8)))
+    asked = {**tiny("bert", rows, tmp_path / "run"), "task": {"name": "classification"}}
+    asked.pop("objective")
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(asked, allow_unicode=True))
+    assert main(["inspect", str(tmp_path / "r.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sources"] == [
+        {"source": str(rows), "used": {"text": "评论", "label": "标签"}, "unused": ["编号", "店"]}]
+    assert main(["inspect", str(tmp_path / "r.yaml")]) == 0
+    out, err = capsys.readouterr()
+    assert f"{rows}: text from '评论', label from '标签'; not used: '编号', '店'" in out
+    assert "semicolons stand between the cells" in err

@@ -12,8 +12,10 @@ from llmkit.data.formats.base import FileReader, Rows
 from llmkit.system.errors import DataError
 
 
-def array(path: Path, reader: FileReader) -> Rows:
+def array(path: Path, reader: FileReader, before: int = 0) -> Rows:
     """The objects of a top-level array, decoded one by one from a window over the file.
+
+    before   characters before the array, where it is a list in one object; what follows the list is passed over
 
     Where bad rows are left out, it is gone on behind one that can't be decoded, if that place is found.
     """
@@ -22,6 +24,9 @@ def array(path: Path, reader: FileReader) -> Rows:
     keys: set[str] = set()
     with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
         window = JsonWindow(file)
+        if before:
+            window.refill()
+            window.move(before)
         while True:
             window.pass_spaces()
             if window.at == len(window.text):
@@ -31,6 +36,8 @@ def array(path: Path, reader: FileReader) -> Rows:
                     raise DataError(f"{path}:{window.line}: bad JSON: the array breaks off, `]` is missing.")
                 continue
             place, char = Place(str(path), window.line), window.text[window.at]
+            if awaited == "end" and before:
+                return
             if awaited == "end":
                 raise DataError(f"{place}: bad JSON: {char!r} after the end of the array.")
             if awaited == "[" or (awaited in ("first", ",") and char == "]"):

@@ -31,6 +31,12 @@ def delimiter_of(lines: Sequence[str], usual: str, words: Collection[str], whole
     return max(others, key=lambda mark: (others[mark][2], others[mark][1], others[mark][0], mark), default=usual)
 
 
+def width_of(lines: Sequence[str], mark: str) -> tuple[int, float]:
+    """(cells of the first row, share of rows that have as many) where a mark stands between cells."""
+    width, even, _ = _cut(lines, mark, mark, (), True)
+    return width, even
+
+
 def _cut(
     lines: Sequence[str], mark: str, usual: str, words: Collection[str], whole: bool,
 ) -> tuple[int, float, bool]:

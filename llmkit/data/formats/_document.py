@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, FIELD_WORDS
 from llmkit.data.files import CHUNK, LONGEST_DOCUMENT, Place
-from llmkit.data.formats import _squad
 from llmkit.data.formats._objects import checked, no_key_twice
 from llmkit.data.formats.base import FileReader, Rows
+from llmkit.data.formats.shared import squad as _squad
 from llmkit.system.errors import DataError
 
 Form: TypeAlias = Literal["squad", "stream", "list", "split", "columns", "rows"]
@@ -28,6 +28,10 @@ LISTS = (*PLAIN, "examples", "items", "records", "train", "dataset", "samples", 
 """Names of a list of rows, where no field of a row stands beside it."""
 WORDS = frozenset(name for field in ("tokens", "tags") for name in (field, *ALIASES[field]))
 """Fields of one row that are lists of words."""
+_OPENING = re.compile(
+    r'\s*\{\s*(?:"(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\w]+|\[[^\[\]{}]*\]|\{[^{}]*\})\s*,\s*)*'
+    r'"(?P<name>(?:[^"\\]|\\.)*)"\s*:\s*(?=\[\s*\{)')
+"""An object up to a list of objects in it, behind values that are plain."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _BLANK = "\ufeff \t\r\n"
 
@@ -74,6 +78,33 @@ def head(path: Path, reader: FileReader) -> str:
     return ""
 
 
+def broken(path: Path, reader: FileReader) -> int:
+    """Where in a file its rows begin that stand in a list of one object which is no JSON; 0 where it isn't so.
+
+    {"version": 1, "data": [{"text": "a"}, {"text" "b"}]}  ->  24, for rows are read from there on, one by one
+    """
+    begin = head(path, reader)
+    opening = _OPENING.match(begin)
+    if opening is None or opening["name"].strip().casefold() not in LISTS or _reads(path, reader):
+        return 0
+    with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
+        first = file.read(CHUNK).removeprefix("\ufeff")
+    return first.find(begin[: opening.end()]) + opening.end()
+
+
+def _reads(path: Path, reader: FileReader) -> bool:
+    """Whether a file is JSON, one value or one a line."""
+    with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
+        text = file.read(LONGEST_DOCUMENT + 1).removeprefix("\ufeff")
+    try:
+        json.loads(text)
+    except RecursionError:
+        return True  # it is told elsewhere
+    except ValueError as error:
+        return "Extra data" in str(error)
+    return True
+
+
 def opened(path: Path, reader: FileReader) -> Document | None:
     """The object that a file is and that holds rows; None where it is rows, an object a line."""
     with decoded(path, reader.source.encoding, reader.label, reader.spares) as file:
@@ -87,7 +118,7 @@ def opened(path: Path, reader: FileReader) -> Document | None:
     try:
         held = json.loads(text, object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError) as error:
-        if _squad.opens(text.lstrip()) and ("given twice" not in str(error) or '"paragraphs"' in text):
+        if _squad.opens(text.lstrip()) and '"paragraphs"' in text and not reader.spares:
             return Document(str(path), text, {}, "squad")  # it tells what is wrong
         if "given twice" in str(error) and "\n" in text.strip():  # of one line, its reader tells it
             raise DataError(f"{path}: bad JSON: {error}.") from error

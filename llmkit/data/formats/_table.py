@@ -9,9 +9,9 @@ from typing import ClassVar, TypeAlias
 
 from llmkit.data.fields import FIELD_WORDS, pasted
 from llmkit.data.files import Place
-from llmkit.data.formats import _header
 from llmkit.data.formats._delimiter import MARKS, delimiter_of
 from llmkit.data.formats.base import FileReader, Format, Rows, lines
+from llmkit.data.formats.shared import header as _header
 from llmkit.system.errors import DataError
 
 Cells: TypeAlias = Iterator[tuple[int, list[str]]]

@@ -27,6 +27,8 @@ class JsonLines(Format):
             document = _document.opened(path, reader)
             if document is not None:
                 return document.rows(reader)
+            if before := _document.broken(path, reader):
+                return array(path, reader, before)
         return _by_line(path, reader, hint)
 
     def look(self, path: Path, reader: FileReader) -> str | None:

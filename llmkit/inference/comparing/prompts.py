@@ -118,10 +118,10 @@ class Prompts:
     def rows(self) -> tuple[list[Row], list[Row], list[str]]:
         """(rows that examples are drawn from, rows that are asked about, fingerprints of where they are from)."""
         data = self.request.data
-        readers = [open_source(source, data.document) for source in data.train]
+        readers = [open_source(source, data.document, tables=True) for source in data.train]
         read = [self.task.read(reader) for reader in readers]
         if isinstance(data.validation, list):
-            others = [open_source(source, data.document) for source in data.validation]
+            others = [open_source(source, data.document, tables=True) for source in data.validation]
             held = [self.task.read(reader) for reader in others]
             readers += others
         else:

@@ -69,6 +69,8 @@ def read(row: Mapping[str, Any], columns: Mapping[str, Any], place: Place) -> di
         names = ("chosen",) if liked(row["label"], str(columns["label"]), place) else ("rejected",)
         row[names[0]] = row["response"]
     said = {name: answer(row[name], str(columns.get(name, "messages")), place) for name in names}
+    if messages and messages[-1]["role"] == "assistant" and all(asked for asked, _ in said.values()):
+        messages = None  # UltraFeedback: the chosen conversation once more
     before = messages or earlier(row, columns, place)
     if not before:
         before, *others = (one for one, _ in said.values())

@@ -54,7 +54,7 @@ def test_a_new_format_is_one_new_file(tmp_path: Path) -> None:
 
 
 def test_the_formats_are_the_files_of_their_folder() -> None:
-    assert list(formats()) == ["jsonl", "json", "csv", "tsv", "parquet", "parallel", "text"]
+    assert list(formats()) == ["jsonl", "json", "csv", "tsv", "parquet", "fasttext", "parallel", "table", "text"]
 
 
 @pytest.mark.parametrize(("name", "kind"), [

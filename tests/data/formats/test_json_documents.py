@@ -95,3 +95,25 @@ def test_a_first_line_that_is_bad_is_left_out_where_rows_may_be() -> None:
     reader = opened("r.jsonl", '["b"]\n{"text": "a"\n{"text": "c"}\n', spares=True)
     assert [row for row, _ in reader.rows()] == [{"text": "c"}]
     assert len(reader.bad) == 2
+
+
+BROKEN = ('{"version": 1, "tags": ["x"], "data": [\n {"text": "a", "n": 1},\n {"text": "bad" "n": 2},\n'
+          ' {"text": "b", "n": 2},\n 7,\n {"text": "c", "n": 3}\n], "end": null}\n')
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
+def test_a_list_in_an_object_is_read_on_behind_a_broken_row(name: str) -> None:
+    reader = opened(name, BROKEN, spares=True)
+    assert [(row["text"], place.line) for row, place in reader.rows()] == [("a", 2), ("b", 4), ("c", 6)]
+    assert list(reader.bad) == [
+        f"{name}:3: bad JSON: Expecting ',' delimiter. It is element 2 of the array.",
+        f"{name}:5: a row must be an object {{…}}, not a number (7)."]
+    with pytest.raises(DataError, match=rf"{name}:3: bad JSON: Expecting ',' delimiter"):
+        list(opened(name, BROKEN).rows())
+
+
+def test_articles_are_read_on_behind_a_broken_one() -> None:
+    good = '{"paragraphs": [{"context": "Ada wrote.", "qas": [{"question": "Who?", "answers": ["Ada"]}]}]}'
+    reader = opened("r.json", f'{{"data": [{good},\n{{"paragraphs" []}},\n{good}]}}', spares=True)
+    assert [place.line for _, place in reader.rows()] == [1, 3]
+    assert list(reader.bad) == ["r.json:2: bad JSON: Expecting ':' delimiter. It is element 2 of the array."]

@@ -10,6 +10,7 @@ from typing import Any
 from llmkit.data.fields import CHINESE
 from llmkit.data.sources import Place
 from llmkit.system.errors import DataError
+from llmkit.tasks.shared.forms.label_studio import annotated
 from llmkit.tasks.shared.lists import unwritten
 from llmkit.tasks.shared.tagged.tags import OUTSIDE
 from llmkit.tasks.shared.tagged.words import WORD
@@ -126,10 +127,10 @@ def _of_label_studio(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
     {"data": {"text": …}, "annotations": [{"result": [{"value": {"start": 0, …}}]}]}  ->  {"text": …, "result": […]}
     """
-    data, several = row.get("data"), row.get("annotations", row.get("completions"))
-    if not isinstance(data, Mapping) or not isinstance(several, list):
+    found = annotated(row)
+    if found is None:
         return row
-    kept = [one for one in several if isinstance(one, Mapping) and not one.get("was_cancelled")]
+    data, kept = found
     result = kept[0].get("result", []) if kept else []
     rest = {name: value for name, value in row.items() if name not in ("data", "annotations", "completions")}
     return {**rest, **data, "result": [one for one in result if not isinstance(one, Mapping) or "value" in one]}
