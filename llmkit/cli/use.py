@@ -172,8 +172,8 @@ def export(
         help="A run, a folder, a hub id, or a catalogue name.")],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
     format_: Annotated[str, typer.Option(
-        "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime) or gguf (llama.cpp).",
-    )] = "safetensors",
+        "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime), gguf (llama.cpp) or word2vec "
+        "(the embeddings alone, for gensim).")] = "safetensors",
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32, bfloat16, float16, for gguf also q8_0; else as it is.")] = None,
     push_to_hub: Annotated[str | None, typer.Option(
