@@ -90,15 +90,21 @@ def tagged(base: Path | None, seed: int, train: Path, test: Path, folder: Path, 
                       "warmup_steps": 0.1, "save_steps": 1000, "metric_for_best_model": None}})
 
 
+def said(run: Path) -> dict[str, Any]:
+    """The summary of a run that is complete; empty of any other."""
+    path = run / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return summary if summary.get("status") == "completed" else {}
+
+
 def table(folder: Path) -> str:
     """What is there, as Markdown."""
     lines = ["| hidden together | masked-LM loss, its own masks | F1 of entities, by seed |", "|---|---|---|"]
     for way in ("random weights", *WAYS):
         name = "random" if way == "random weights" else way.replace(" ", "-")
-        figures = [json.loads(path.read_text())["evaluation"]["f1"]
-                   for seed in SEEDS if (path := folder / "tags" / f"{name}-{seed}" / "summary.json").is_file()]
-        own = folder / name / "summary.json"
-        loss = f"{json.loads(own.read_text())['train_loss']:.3f}" if own.is_file() else ""
+        runs = [said(folder / "tags" / f"{name}-{seed}") for seed in SEEDS]
+        figures = [run["evaluation"]["f1"] for run in runs if run]
+        loss = f"{own['train_loss']:.3f}" if (own := said(folder / name)) else ""
         lines.append(f"| {way} | {loss} | {', '.join(f'{one:.3f}' for one in figures)} |")
     return "\n".join(lines)
 
