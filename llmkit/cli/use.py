@@ -125,8 +125,9 @@ def said(
 
 def inspect(
     recipe: Annotated[str | None, typer.Argument(
-        metavar="[RECIPE]", autocompletion=completion.recipes,
-        help="A path or a packaged name; the task's own example where none is given.")] = None,
+        metavar="[RECIPE|RUN]", autocompletion=completion.recipes,
+        help="A path or a packaged name; the task's own example where none is given. Of a run's folder with a soft "
+        "prompt, the words that this is nearest to.")] = None,
     task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     row: Annotated[list[int], typer.Option("--row", metavar="N", help="Which row, from 0; repeatable.")] = [0],  # noqa: B006
     times: Annotated[int, typer.Option(
@@ -138,6 +139,8 @@ def inspect(
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
+    from pathlib import Path
+
     from llmkit import recipe as recipes
     from llmkit.planning import inspect as inspection
     from llmkit.system import report
@@ -148,6 +151,12 @@ def inspect(
     if not any((recipe, task, model, data)):
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
+    if recipe is not None and Path(recipe).expanduser().is_dir():
+        if any((task, model, data, validation, set_)):
+            raise RequestError(f"{recipe}: is a folder, of which the words of its soft prompt are shown; options say "
+                               "which rows of a recipe are, so name one.")
+        show_prompt(recipe, json_)
+        return
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
     found = inspection.inspect(request, row, times, experts)
@@ -193,14 +202,31 @@ def columns(source: Mapping[str, Any]) -> str:
     return f"{', '.join(read)}; {f'not used: {rest}' if rest else 'all columns are used'}"
 
 
+def show_prompt(run: str, as_document: bool) -> None:
+    """Print the words that each virtual token of a run's soft prompt is nearest to."""
+    from llmkit.planning.soft_words import near_words, spelled
+
+    found = near_words(run)
+    if as_document:
+        print(as_json(found))
+        return
+    terminal.out(f"{found['model']}: {len(found['virtual_tokens'])} virtual tokens, and the nearest words of each "
+                 "(cosine, distance)")
+    for one in found["virtual_tokens"]:
+        words = "   ".join(f"{visible(spelled(word))} ({word['cosine']:.2f}, {word['distance']:.3g})"
+                           for word in one["nearest"])
+        terminal.out(f"{one['position']:>4}  {one['side']}  {words}")
+    terminal.err(f"note: {found['note']}")
+
+
 def export(
     model: Annotated[str, typer.Argument(
         metavar="RUN|MODEL", autocompletion=completion.models,
         help="A run, a folder, a hub id, or a catalogue name.")],
     to: Annotated[str, typer.Option("--to", metavar="DIR", help="A new folder.")],
     format_: Annotated[str, typer.Option(
-        "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime) or gguf (llama.cpp).",
-    )] = "safetensors",
+        "--format", metavar="NAME", help="safetensors (transformers), onnx (onnxruntime), gguf (llama.cpp) or word2vec "
+        "(the embeddings alone, for gensim).")] = "safetensors",
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32, bfloat16, float16, for gguf also q8_0; else as it is.")] = None,
     push_to_hub: Annotated[str | None, typer.Option(

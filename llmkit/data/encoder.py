@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.tokenizer_files import rows_for
-from llmkit.data.words import bare, encode_words
+from llmkit.data.words import Phrases, bare, encode_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,14 +49,21 @@ LAST_WIDE = re.compile(f"[{WIDE}](?=[^{WIDE}]*$)")
 class Encoder:
     """Encodes texts without special tokens, truncation or padding; remembers the words that it has seen.
 
-    With `plain`, control tokens that are written in them are text.
+    With `plain`, control tokens that are written in them are text. With `marks`, words are marked, and `phrases` are
+    words.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None, plain: bool = False) -> None:
-        self.tokenizer, self.marks = tokenizer, marks
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, marks: str | None = None, plain: bool = False,
+        phrases: Phrases | None = None,
+    ) -> None:
+        self.tokenizer, self.marks, self.phrases = tokenizer, marks, phrases
+        self.seen: Counter[str] = Counter()
+        """How often each phrase was there."""
         self.controls = controls(tokenizer) if plain else {}
         self.dtype = np.dtype(np.uint16 if rows_for(tokenizer) <= 2**16 and marks is None else np.uint32)
-        self.split = None if marks == "jieba" else splitter(tokenizer)  # jieba's words reach across spaces
+        across = marks == "jieba" or phrases is not None  # jieba's words, and phrases, reach across spaces
+        self.split = None if across else splitter(tokenizer)
         self._forget()
 
     def __call__(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
@@ -112,7 +119,8 @@ class Encoder:
 
     def _whole(self, texts: list[str]) -> tuple[Ids, NDArray[np.int64]]:
         found: Sequence[Sequence[int] | Ids] = (
-            encode(self.tokenizer, texts) if self.marks is None else encode_words(self.tokenizer, texts, self.marks))
+            encode(self.tokenizer, texts) if self.marks is None
+            else encode_words(self.tokenizer, texts, self.marks, self.phrases, self.seen))
         sizes = np.fromiter(map(len, found), np.int64, len(found))
         return np.fromiter(chain.from_iterable(found), self.dtype, int(sizes.sum())), sizes
 

@@ -23,7 +23,7 @@ from llmkit.data.encoder import encode as encode
 from llmkit.data.mapped import mapped, portable
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
-from llmkit.data.words import bare, check
+from llmkit.data.words import Phrases, bare, check
 from llmkit.system import cache
 from llmkit.system.errors import DataError, PlaceError
 
@@ -100,21 +100,26 @@ class Marked(Reader):
     """Who says what a word is, `tokenizer` or `jieba`: ids are uint32, and a high bit marks the first of a word."""
     sentences: str | None = None
     """What a sentence is: auto, lines or punctuation; each is tokenized by itself."""
+    phrases: Phrases | None = None
+    """What is a word besides."""
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the source's fingerprint and of what is marked in it."""
         who = f"jieba {version('jieba')}" if self.words == "jieba" else self.words
-        return hashlib.sha256(f"{super().fingerprint()} {who} {self.sentences}".encode()).hexdigest()
+        besides = "" if self.phrases is None else f" {self.phrases.digest}"
+        return hashlib.sha256(f"{super().fingerprint()} {who} {self.sentences}{besides}".encode()).hexdigest()
 
 
-def marked(readers: Sequence[Reader], words: str | None = None, sentences: str | None = None) -> list[Reader]:
+def marked(
+    readers: Sequence[Reader], words: str | None = None, sentences: str | None = None, phrases: Phrases | None = None,
+) -> list[Reader]:
     """The sources, read with marks of words or sentences; RequestError where what finds words is missing."""
     if words is not None:
         check(words)
     out: list[Reader] = []
     for reader in readers:
         made = Marked(reader.source, reader.label)
-        vars(made).update(vars(reader), words=words, sentences=sentences)
+        vars(made).update(vars(reader), words=words, sentences=sentences, phrases=phrases)
         out.append(made)
     return out
 
@@ -141,7 +146,7 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = F
         else:  # likewise
             for start in range(0, len(documents.ids), STRETCH):
                 written.see_ids(documents.ids[start : start + STRETCH])
-        for said in (unknown.note(), written.note()):
+        for said in (unknown.note(), written.note(), found_phrases(reader, about)):
             note = f"{reader.name}: {said}"
             reader.notes += [note] if said and note not in reader.notes else []
         return documents
@@ -151,6 +156,16 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = F
                              "allow more (ulimit -n), or name many files by one pattern: corpora/*.txt.") from error
         why = " ".join(str(error).split())[:200]
         raise PlaceError(f"{folder}: these cached tokens are damaged ({why}); delete the folder.") from error
+
+
+def found_phrases(reader: Reader, about: dict[str, Any]) -> str:
+    """How many of a dictionary's phrases are in a source, in words; nothing where none were looked for."""
+    phrases = reader.phrases if isinstance(reader, Marked) else None
+    if phrases is None:
+        return ""
+    different, times = about["phrases"]
+    return (f"{different:,} of the {len(phrases.known):,} phrases of {phrases.path} are there, {times:,} times; each "
+            "is hidden as a whole")
 
 
 def _read(folder: Path, reader: Reader) -> Documents:
@@ -177,7 +192,8 @@ def _array(path: Path) -> NDArray[Any]:
 
 def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> None:
     words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
-    encoder, unknown, written = Encoder(tokenizer, words, plain), Unknown(tokenizer), Written(tokenizer, plain)
+    phrases = reader.phrases if isinstance(reader, Marked) else None
+    encoder, unknown, written = Encoder(tokenizer, words, plain, phrases), Unknown(tokenizer), Written(tokenizer, plain)
     offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
     with (folder / "ids.bin").open("wb") as out:
         for texts in _batches(reader):
@@ -205,6 +221,8 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, pla
         np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
     about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1],
                              "unknown": [unknown.count, unknown.examples], "controls": written.counts}
+    if phrases is not None:
+        about["phrases"] = [len(encoder.seen), encoder.seen.total()]
     if reader.spares:
         about["bad"] = list(reader.bad)
     (folder / "about.json").write_text(json.dumps(about))

@@ -30,8 +30,9 @@ def export(
 ) -> dict[str, Any]:
     """Write a run, a folder, a hub id or a catalogue model to the folder `to`, with its tokenizer and a model card.
 
-    An adapter is merged into its base, in 32 bits. `format` is safetensors (for transformers), onnx (for onnxruntime)
-    or gguf (for llama.cpp); `dtype` float32, bfloat16 or float16, for gguf also q8_0; None is what the model is in.
+    An adapter is merged into its base, in 32 bits. `format` is safetensors (for transformers), onnx (for onnxruntime),
+    gguf (for llama.cpp) or word2vec (the embeddings alone, for gensim); `dtype` float32, bfloat16 or float16, for gguf
+    also q8_0; None is what the model is in.
     `push_to_hub` is the id under which the hub gets the folder once it is whole, for few eyes where it is `private`.
     Returns {"folder", "format", "class", "dtype", "merged": the adapter's type in peft, or None, "base", "from", …}.
     RequestError where an adapter can't be merged or a format can't hold the model, PlaceError where the folder holds

@@ -52,9 +52,15 @@ class Base:
 
     @cached_property
     def below(self) -> Base:
-        """The whole model that its adapter stands on; RequestError where that can't be had."""
+        """The whole model that its adapter stands on; RequestError where that can't be had.
+
+        One that trained with the adapter lies in its folder, and goes wherever that goes.
+        """
         try:
-            found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""), self._revision)
+            if (self.folder / layout.BASE / layout.CONFIG).is_file():
+                found = Base.open(self.folder / layout.BASE)
+            else:
+                found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""), self._revision)
         except RequestError as error:
             raise RequestError(f"{self.folder / layout.ADAPTER}: base_model_name_or_path: {error}") from error
         if found.is_adapter:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmkit.models import layout
 from llmkit.models.base import Base
 from llmkit.models.opening import Opened, open_model
 from llmkit.system.errors import RequestError
@@ -23,6 +24,11 @@ def merge(model: str | Path | Base) -> Opened:
 
     base = Base.open(model)
     name = base.folder if isinstance(model, Base) else model
+    if "num_virtual_tokens" in base.adapter and (base.folder / layout.BASE).is_dir():
+        raise RequestError(
+            f"{name}: virtual tokens can't be merged into weights, and the model trained with them. Give away its "
+            f"folder ({base.folder}), which holds both, and open it with llmkit; {base.folder / layout.BASE} is the "
+            "model without its prompt.")
     if "num_virtual_tokens" in base.adapter:
         raise RequestError(
             f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({base.folder}) with "

@@ -17,11 +17,11 @@ from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, marked
-from llmkit.data.words import WORD, bare, chinese
+from llmkit.data.words import WORD, Phrases, bare, chinese, read_phrases
 from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
 from llmkit.recipe import Positive, Share
 from llmkit.recipe.registry import OPTIONS
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,6 +50,11 @@ class MaskedLM(Objective):
     segmenter: Literal["auto", "tokenizer", "jieba"] = "auto"
     """Who says what a word is: the tokenizer, for scripts with spaces; jieba for Chinese (llmkit[chinese]); auto: jieba
     where it is installed and the text is Chinese."""
+    phrases: str | None = None
+    """A file of phrases and names, UTF-8, one a line: each is hidden as a whole, the longest first, beside whole words
+    (Sun et al. 2019, ERNIE §3.2)."""
+    phrases_sha256: str | None = None
+    """The hash of that file, which is filled in: a run goes on with the same phrases only."""
     spans: bool = False
     """Hide runs of whole words, each masked, replaced or kept as one (Joshi et al. 2020, SpanBERT §3.1)."""
     span_probability: Share = 0.2
@@ -67,19 +72,37 @@ class MaskedLM(Objective):
         if min(shares) < 0 or sum(shares) > 1:
             raise ValueError("mask_replace_prob and random_replace_prob are shares of one whole")
         if self.segmenter == "jieba" and self.words is None:
-            raise ValueError(f"segmenter: {self.segmenter} finds words, and has a part in whole_word or spans only")
+            raise ValueError(f"segmenter: {self.segmenter} finds words, and has a part in phrases, whole_word "
+                             "or spans only")
+        if self.phrases_sha256 is not None and self.phrases is None:
+            raise ValueError("phrases_sha256: is the hash of a file of phrases, and there is none")
 
     @property
     def words(self) -> str | None:
         """Who marks where words start; None where tokens are hidden one by one."""
-        if not (self.whole_word or self.spans):
+        if not (self.whole_word or self.spans or self.phrases is not None):
             return None
         return "tokenizer" if self.segmenter == "auto" else self.segmenter
 
+    def dictionary(self) -> Phrases | None:
+        """The phrases of the file; DataError where it can't be read, or isn't the one that the recipe means."""
+        if self.phrases is None:
+            return None
+        found = read_phrases(self.phrases)
+        if self.phrases_sha256 not in (None, found.digest):
+            raise DataError(f"objective.phrases: {self.phrases} has changed since the run read it; put back what it "
+                            "was.")
+        return found
+
     def suited(self, train: Sequence[Reader]) -> Self:
-        """With the segmenter that the text asks for."""
-        if self.segmenter != "auto":
-            return self
+        """With the segmenter that the text asks for, and the hash of the phrases."""
+        if self.phrases is not None:
+            hashed = replace(self, phrases_sha256=read_phrases(self.phrases).digest)
+            return hashed if self.segmenter != "auto" else hashed.segmented(train)
+        return self if self.segmenter != "auto" else self.segmented(train)
+
+    def segmented(self, train: Sequence[Reader]) -> Self:
+        """With a segmenter in the place of auto."""
         chosen, why = chosen_segmenter(train) if self.words is not None else ("tokenizer", "")
         if why:
             log.log(logging.INFO if chosen == "jieba" else logging.WARNING, "objective.segmenter %s: %s", chosen, why)
@@ -88,8 +111,10 @@ class MaskedLM(Objective):
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Read, tokenize, hold out and lay out; words are marked once, with the tokens."""
         if self.words is not None:
-            train = marked(train, self.words)
-            validation = marked(validation, self.words) if isinstance(validation, Sequence) else validation
+            phrases = self.dictionary()
+            train = marked(train, self.words, phrases=phrases)
+            if isinstance(validation, Sequence):
+                validation = marked(validation, self.words, phrases=phrases)
         return super().prepare(train, validation, setup)
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:

@@ -54,7 +54,8 @@ class MaskedLMNextSentence(MaskedLM):
         """Sentences to rows; held out are whole documents, of a single one its last sentences."""
         token(setup.tokenizer, "mask", "masked_lm_next_sentence")
         return prepare_pairs(
-            self, train, validation, setup, self.sentences, others=self.pairs == "next", words=self.words)
+            self, train, validation, setup, self.sentences, others=self.pairs == "next", words=self.words,
+            phrases=self.dictionary())
 
     def draw_pair(
         self, rows: Rows, row: int, rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase,

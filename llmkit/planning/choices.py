@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmkit import recipe
 from llmkit.backbones.base import Family
 from llmkit.backbones.kernels.privates import has_avx512_bf16, onednn_multiplies_bf16
+from llmkit.recipe import registry
 from llmkit.system import machine
 from llmkit.system.errors import RequestError
 
@@ -197,8 +198,17 @@ def usual_rate(request: recipe.Recipe) -> float:
 
 def usual_here(request: recipe.Recipe) -> float:
     """The method's usual rate, in the optimizer's measure; from scratch, ten times what pretrained weights bear."""
-    rate = request.tuning.learning_rate
-    rate = 10 * rate if request.backbone.pretrained is None and not request.tuning.adapter else rate
+    return in_measure(request, request.tuning.learning_rate, not request.tuning.adapter)
+
+
+def model_rate(request: recipe.Recipe) -> float:
+    """The usual rate of a whole model, be it beside an adapter that trains at another one."""
+    return in_measure(request, registry.find("tuning", "full")().learning_rate, True)
+
+
+def in_measure(request: recipe.Recipe, rate: float, model: bool) -> float:
+    """A usual rate as the recipe's optimizer takes it, where it is of a model's own weights also from scratch."""
+    rate = 10 * rate if request.backbone.pretrained is None and model else rate
     return rate * recipe.with_optimizer(request)[0].rule.factor
 
 

@@ -303,7 +303,7 @@ def _training(
     micro, precision, compiled = plan.micro_batch_size, plan.precision, plan.compile
     if micro == "auto":
         micro, chosen["micro_batch_size"] = choices.micro_batch_size(
-            share, length, size, request.tuning.adapter, machine.memory_each())
+            share, length, size, not request.tuning.trains_model, machine.memory_each())
     elif share % micro:
         raise RequestError(f"training.micro_batch_size: {micro} does not divide the {share} rows of each process "
                            f"(global_batch_size {plan.global_batch_size}, {processes} processes).")

@@ -224,6 +224,7 @@ LEARNING: dict[str, Promise] = {
 }
 METHOD: dict[str, Promise] = {
     "check": ANY, "check_parts": ANY, "after_step": ANY, "restore": ANY, "save": ANY,
+    "trains_model": ANY,
     "virtual_tokens": Promise("a number of positions", a(SupportsIndex)),
     "unquantized": Promise("a text", a(str)),
     "packs": ANY,

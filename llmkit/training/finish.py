@@ -58,11 +58,14 @@ def publish(session: Session) -> None:
 
     def write(folder: Path) -> None:
         session.recipe.tuning.save(tuned, folder)
-        if session.settled.base is not None and (commit := session.settled.base.commit) is not None:
+        below = folder / layout.BASE  # there where a model trained under its adapter
+        base = session.settled.base
+        if base is not None and (commit := base.commit) is not None and not below.is_dir():
             pin(folder, commit)
-        tuned.config.save_pretrained(folder)  # an adapter's too: it knows the labels
-        ends.leave(tuned, folder)
-        tokenizer.save_pretrained(folder)
+        for place in (folder, below) if below.is_dir() else (folder,):
+            tuned.config.save_pretrained(place)  # an adapter's too: it knows the labels
+            ends.leave(tuned, place)
+            tokenizer.save_pretrained(place)
         session.objective.describe(folder, session.setup)
         if session.stop.by is not None:
             session.halt(session.stop.by)

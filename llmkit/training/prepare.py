@@ -22,7 +22,7 @@ from llmkit.models.quantizing import numbers_in
 from llmkit.models.run import Run
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning import quantized
-from llmkit.planning.choices import usual_here
+from llmkit.planning.choices import model_rate, usual_here
 from llmkit.planning.network import Network, network
 from llmkit.planning.settle import Settled, with_prompt
 from llmkit.planning.unheeded import unheeded
@@ -139,7 +139,10 @@ def learn(
     if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)
         refer_all(accelerator, untuned, sets, setup, recipe.training, order, steps)
-    base = base_of(net, tokenizer, run, accelerator.is_main_process) if tuning.adapter else net.base
+    if tuning.adapter and tuning.trains_model:  # its base isn't there before the run's end
+        base: str | None = str((run.folder / layout.MODEL / layout.BASE).resolve())
+    else:
+        base = base_of(net, tokenizer, run, accelerator.is_main_process) if tuning.adapter else net.base
     if recipe.training.gradient_checkpointing:
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -150,7 +153,8 @@ def learn(
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
         packed=recipe.data.packing == "documents" or recipe.learning.masks, steps=steps,
-        epoch=order.epoch_rows / recipe.training.global_batch_size, tokenizer=tokenizer)
+        epoch=order.epoch_rows / recipe.training.global_batch_size, tokenizer=tokenizer,
+        learning_rate=recipe.training.learning_rate or 0.0, model_learning_rate=model_rate(recipe))
     tuned = tuning.apply(net.model, setting)
     if recipe.training.compile:
         compile_layers(net.model, settled.family)
@@ -316,5 +320,7 @@ def moved(settled: Settled, learner: Learner) -> str:
     rate, usual = recipe.training.learning_rate or 0.0, usual_here(recipe)
     how = recipe.rule.describe(learned(learner, recipe.training, recipe.tuning))
     far = f"; its usual rate here is {usual:g}" if not usual / FAR < rate < usual * FAR else ""
+    if recipe.tuning.adapter and recipe.tuning.trains_model:
+        far += f"; the model's own weights at {rate * min(learner.rates.values(), default=1.0):g}"
     return (f"optimizer {registry.name_of(recipe.rule)}{f' ({how})' if how else ''}, learning rate {rate:g}"
             f"{f': {settled.moved_by}' if settled.moved_by else ''}{far}")

@@ -48,6 +48,10 @@ class Setting:
     """Steps that a pass over the training rows takes."""
     tokenizer: PreTrainedTokenizerBase | None = None
     """The run's: some methods start from words."""
+    learning_rate: float = 0.0
+    """The run's."""
+    model_learning_rate: float = 0.0
+    """The usual one of the whole model, with the run's optimizer and from where it starts."""
 
 
 class Tuning:
@@ -70,6 +74,11 @@ class Tuning:
         """People's own are looked at as they are called."""
         super().__init_subclass__()
         watch(cls, METHOD)
+
+    @property
+    def trains_model(self) -> bool:
+        """Whether weights of the model itself train: an adapter's may too, and are then saved with it."""
+        return not self.adapter
 
     @property
     def virtual_tokens(self) -> int:

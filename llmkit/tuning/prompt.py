@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
+from llmkit.models.layout import BASE
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 from llmkit.tuning.base import TASK_TYPES, Setting, Tuning
+from llmkit.tuning.shared import parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmkit.tuning.shared.near_words import WordEmbeddings
 
 HOLE, SOFT = "{text}", "<soft>"
 """What a template has for the text, and for a virtual token that stands for no word."""
@@ -29,7 +34,10 @@ class Prompt(Tuning):
     An encoder reads them behind its [CLS], an encoder-decoder in its encoder. They can't be merged into the model: they
     aren't a change to its weights but tokens of its input.
 
-    The rate is high, as in the paper (0.3 for Adafactor).
+    The rate is high, as in the paper (0.3 for Adafactor). With train_model the model trains too, at a rate of its own
+    (Liu et al. 2023, "Pre-train, Prompt, and Predict", §7.2.5), and is saved beside the prompt. A prompt may be kept
+    near words, by a penalty or in each step; the words that come out of it aren't always ones that a person would
+    read (Khashabi et al. 2022, "Prompt Waywardness").
     """
 
     learning_rate = 1e-1
@@ -42,6 +50,21 @@ class Prompt(Tuning):
     """That text."""
     template: str | None = None
     """Words around {text}, one virtual token each that starts from the word; <soft> is one that stands for no word."""
+    train_model: bool = False
+    """Whether the model trains with its prompt; both are saved."""
+    model_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """The model's rate, where it trains; else the usual one of full. The prompt has training.learning_rate."""
+    nearest: Literal["free", "project"] = "free"
+    """What the model reads: the prompt as it is, or of each virtual token the nearest word of the vocabulary, while the
+    gradient moves the prompt itself (PEZ; Wen et al. 2023)."""
+    near_words: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a penalty, the mean squared distance of the virtual tokens to their nearest words; it is added to each
+    step's loss, not to the figures."""
+
+    @property
+    def trains_model(self) -> bool:
+        """As the recipe says."""
+        return self.train_model
 
     @property
     def virtual_tokens(self) -> int:
@@ -57,6 +80,9 @@ class Prompt(Tuning):
         if self.prompt_tuning_init != "text" and self.prompt_tuning_init_text is not None:
             raise RequestError("tuning.prompt_tuning_init_text: the prompt starts from it only with "
                                "prompt_tuning_init: text.")
+        if self.model_learning_rate is not None and not self.train_model:
+            raise RequestError(f"tuning.model_learning_rate: {self.model_learning_rate:g} is the rate of a model that "
+                               "trains with its prompt; say train_model: true, or leave it out.")
         if self.template is None:
             return
         if self.num_virtual_tokens is not None:
@@ -80,10 +106,12 @@ class Prompt(Tuning):
     def describe(self) -> str:
         """`20 virtual tokens`."""
         start = "a template" if self.template is not None else self.prompt_tuning_init
-        return f"{self.virtual_tokens} virtual tokens, from {start}"
+        near = ", read as the nearest words" if self.nearest == "project" else ""
+        near += f", drawn to words by {self.near_words:g}" if self.near_words else ""
+        return f"{self.virtual_tokens} virtual tokens, from {start}{near}"
 
     def apply(self, model: PreTrainedModel, setting: Setting) -> PreTrainedModel:
-        """The model with a prompt; only this and the parts that are new train."""
+        """The model with a prompt; this and the parts that are new train, and the model where it is told to."""
         from llmkit.tuning.shared import soft_prompt as soft
 
         shape, tokenizer = setting.family.shape, setting.tokenizer
@@ -91,10 +119,41 @@ class Prompt(Tuning):
         task = None if setting.head == "AutoModelForMaskedLM" else TASK_TYPES.get(setting.head, "FEATURE_EXTRACTION")
         plain = soft.PLAIN_SHAPES.get(str(task)) == shape and not after and soft.takes_embeddings(model, shape)
         rows = self.start(model, shape, [*before, *after], tokenizer)
-        soft.attach(model, soft.SoftPromptAdapter(
-            shape=shape, before=len(before), after=len(after), closed=closes(tokenizer), new=setting.new, plain=plain,
-            task_type=task, base=setting.base), self.rows(rows))
+        soft.attach(
+            model, soft.SoftPromptAdapter(
+                shape=shape, before=len(before), after=len(after), closed=closes(tokenizer),
+                new=() if self.train_model else setting.new, plain=plain, task_type=task, base=setting.base),
+            self.rows(rows), words=self.vocabulary(model, shape, tokenizer), projects=self.nearest == "project",
+            train_model=self.train_model)
         return model
+
+    def vocabulary(
+        self, model: PreTrainedModel, shape: str, tokenizer: PreTrainedTokenizerBase | None,
+    ) -> WordEmbeddings | None:
+        """The words that the prompt is kept near to; None where it is free."""
+        from llmkit.tuning.shared import soft_prompt as soft
+        from llmkit.tuning.shared.near_words import table_of
+
+        if self.nearest == "free" and not self.near_words:
+            return None
+        return table_of(soft.parts(model, shape)[0].get_input_embeddings(), tokenizer)
+
+    def penalty(self, model: PreTrainedModel) -> Tensor | None:
+        """near_words times the mean squared distance to the nearest words."""
+        from llmkit.tuning.shared.near_words import strayed
+
+        if not self.near_words:
+            return None
+        prompt: Any = model.soft_prompt
+        return self.near_words * strayed(prompt.rows(), prompt.words)
+
+    def rates(self, model: PreTrainedModel, setting: Setting) -> Mapping[str, float]:
+        """What the model's rate is of the prompt's."""
+        if not self.train_model or not setting.learning_rate:
+            return {}
+        factor = (self.model_learning_rate or setting.model_learning_rate) / setting.learning_rate
+        return {name: factor for name, _ in model.named_parameters()
+                if not parts.within(name, ("soft_prompt", *setting.new))}
 
     def rows(self, start: Tensor) -> nn.Module:
         """What trains: a table that starts from these rows."""
@@ -107,6 +166,8 @@ class Prompt(Tuning):
         from llmkit.tuning.shared import soft_prompt as soft
 
         soft.save(model, folder)
+        if self.train_model:
+            soft.save_model(model, folder / BASE)
 
     def start(
         self, model: PreTrainedModel, shape: str, tokens: list[str], tokenizer: PreTrainedTokenizerBase | None

@@ -631,4 +631,4 @@ def test_the_command_prints_one_document(text: Path, tmp_path: Path, capsys: pyt
 def test_a_format_is_a_file_of_the_folder_formats() -> None:
     from llmkit.exporting import FORMATS
 
-    assert FORMATS == ("safetensors", "onnx", "gguf")
+    assert FORMATS == ("word2vec", "safetensors", "onnx", "gguf")

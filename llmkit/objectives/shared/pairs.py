@@ -14,6 +14,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Documents, Ids, entropy, marked, tokenize, total
+from llmkit.data.words import Phrases
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
 from llmkit.system.errors import DataError, RequestError
 
@@ -181,7 +182,7 @@ def framed(a: Ids, b: Ids, tokenizer: PreTrainedTokenizerBase) -> Features:
 
 def prepare_pairs(
     objective: Objective, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup,
-    sentences: str, others: bool, words: str | None = None,
+    sentences: str, others: bool, words: str | None = None, phrases: Phrases | None = None,
 ) -> Sets:
     """Rows of sentences to learn from and to hold out; `others` where a row needs a second document."""
     for role in ("cls", "sep"):
@@ -190,7 +191,7 @@ def prepare_pairs(
     if room < 2:
         raise RequestError(f"data.max_length: {setup.max_length} leaves no room for two segments between [CLS] and "
                            "two [SEP]; it takes 5.")
-    learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(train, words, sentences)]
+    learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(train, words, sentences, phrases)]
     held: list[Documents] = []
     if isinstance(validation, float):
         parts = [documents.split(validation, setup.seed) for documents in learned]
@@ -199,7 +200,8 @@ def prepare_pairs(
             raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
                             "documents leaves one side empty; give validation sources of its own, or a larger share.")
     elif validation:
-        held = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(validation, words, sentences)]
+        held = [tokenize(reader, setup.tokenizer, setup.plain)
+                for reader in marked(validation, words, sentences, phrases)]
     notes, sets = [], []
     for part, what in ((learned, "data.train"), (held, "data.validation")):
         rows = [Rows(documents, room) for documents in part]

@@ -123,7 +123,8 @@ def about(settled: Settled) -> dict[str, Any]:
     recipe, training = settled.recipe, settled.recipe.training
     parameters = settled.size.parameters
     backbone = recipe.backbone.pretrained or f"{recipe.backbone.family}-{recipe.backbone.size or 'default'}"
-    trained = 4 * parameters if recipe.tuning.whole else 0
+    every = trains_all(recipe)
+    trained = 4 * parameters if every else 0
     return {
         "recipe": recipe.name, "learning": registry.name_of(recipe.learning), "tuning": registry.name_of(recipe.tuning),
         "backbone": str(backbone), "output_dir": str(recipe.folder),
@@ -134,7 +135,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "precision": training.precision, "compile": training.compile, "chosen": dict(settled.chosen),
         "processes": world(), "threads": torch.get_num_threads(),
         "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "parameters": parameters, "trainable_parameters": parameters if recipe.tuning.whole else None,
+        "parameters": parameters, "trainable_parameters": parameters if every else None,
         "active_parameters": parameters - settled.idle,
         "data": None, "length": None, "speed": None, "time": None, "disk": None,
         "memory": {"weights": settled.size.weights, "gradients": trained,
@@ -156,9 +157,14 @@ def about_teacher(session: Session) -> list[str]:
             f"{size(sum(one.nbytes for one in held))} beside the student's{once}"]
 
 
+def trains_all(recipe: Recipe) -> bool:
+    """Whether all weights of the model train, be it under an adapter."""
+    return recipe.tuning.whole or (recipe.tuning.adapter and recipe.tuning.trains_model)
+
+
 def least_memory(settled: Settled) -> int:
     """Bytes without which this machine's processes can't make a step of one row each."""
-    whole = settled.recipe.tuning.whole
+    whole = trains_all(settled.recipe)
     row = settled.size.row(settled.recipe.data.max_length or 0)
     return machine.sharing() * (row + (settled.size.state if whole else settled.size.weights))
 
@@ -352,12 +358,13 @@ def on_disk(session: Session, away: Path, folder: Path, cached: set[Path], steps
         small.mkdir()
         session.setup.tokenizer.save_pretrained(small)
         words = bytes_of(small)
-        if tuning.adapter:
+        if not tuning.trains_model:
             tuning.save(tuned, small)
         tuned.config.save_pretrained(small)
         ends.leave(tuned, small)
         session.objective.describe(small, session.setup)
-        model = bytes_of(small) + (0 if tuning.adapter else stored(tuned))
+        model = bytes_of(small) + (stored(tuned) if tuning.trains_model else 0)
+        model += words if tuning.trains_model and tuning.adapter else 0  # a tokenizer beside each
         others = sum(stored(network) + words for network in session.objective.others(session.learner.model).values())
         others += bytes_of(away / "base")
     lines = times(steps, plan.logging_steps) * LINE

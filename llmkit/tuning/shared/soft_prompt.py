@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning.shared.files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
+from llmkit.tuning.shared.near_words import WordEmbeddings, projected
 
 OWN_TYPE = "LLMKIT_PROMPT"
 """The `peft_type` of adapters that plain peft can't reproduce, so that it refuses them."""
@@ -146,9 +147,12 @@ class PromptEncoder(nn.Module):
 class SoftPrompt(nn.Module):
     """The prompt of a model, and what puts it between the tokens of each batch."""
 
-    def __init__(self, rows: nn.Module, adapter: SoftPromptAdapter, empty: int) -> None:
+    def __init__(
+        self, rows: nn.Module, adapter: SoftPromptAdapter, empty: int, words: WordEmbeddings | None = None,
+        projects: bool = False,
+    ) -> None:
         super().__init__()
-        self.rows, self.adapter = rows, adapter
+        self.rows, self.adapter, self.words, self.projects = rows, adapter, words, projects
         self.empty = empty
         """The id at a virtual token's place: any but padding, which RoBERTa doesn't count."""
         self.layout: PromptLayout | None = None
@@ -160,6 +164,11 @@ class SoftPrompt(nn.Module):
     def tokens(self) -> int:
         """Virtual tokens, before and behind the text."""
         return self.adapter.before + self.adapter.after
+
+    def read(self) -> Tensor:
+        """The prompt as the model reads it, (virtual, width): what trains, or the words nearest to that."""
+        rows: Tensor = self.rows()
+        return projected(rows, self.words) if self.projects and self.words is not None else rows
 
     def lay_out(self, batch: int, length: int, mask: Tensor | None, device: torch.device) -> PromptLayout:
         """Where everything stands, which follows from the padding mask (batch, length) alone.
@@ -207,7 +216,7 @@ class SoftPrompt(nn.Module):
         else:
             room = embeds.new_zeros(batch, length + self.tokens, embeds.shape[2])
             index = layout.places[:, :, None].expand_as(embeds)
-            given["inputs_embeds"] = layout.fill(room.scatter(1, index, embeds), self.rows())
+            given["inputs_embeds"] = layout.fill(room.scatter(1, index, embeds), self.read())
         if mask is not None:
             given["attention_mask"] = self.longer(mask, first=True)
         if positions is not None:
@@ -243,8 +252,8 @@ class SoftPrompt(nn.Module):
             return embedded
         self.awaited = False
         if self.adapter.shape == "permuted":  # XLNet reads with the length first
-            return self.layout.fill(embedded.transpose(0, 1), self.rows()).transpose(0, 1)
-        return self.layout.fill(embedded, self.rows())
+            return self.layout.fill(embedded.transpose(0, 1), self.read()).transpose(0, 1)
+        return self.layout.fill(embedded, self.read())
 
     def after_body(self, body: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Cut the prompt from what a body returns."""
@@ -306,10 +315,18 @@ def takes_embeddings(model: PreTrainedModel, shape: str) -> bool:
     return torch.equal(a["last_hidden_state"], b["last_hidden_state"])
 
 
-def attach(model: PreTrainedModel, adapter: SoftPromptAdapter, rows: nn.Module) -> None:
-    """Put a prompt into a model; it and the parts that are new are all that trains."""
-    model.requires_grad_(False)
-    prompt = SoftPrompt(rows.to(model.device), adapter, empty=int(model.config.get_text_config().pad_token_id == 0))
+def attach(
+    model: PreTrainedModel, adapter: SoftPromptAdapter, rows: nn.Module, *, words: WordEmbeddings | None = None,
+    projects: bool = False, train_model: bool = False,
+) -> None:
+    """Put a prompt into a model; it and the parts that are new are all that trains, unless `train_model`.
+
+    `projects`: whether the model reads the `words` nearest to the rows instead of these.
+    """
+    if not train_model:
+        model.requires_grad_(False)
+    empty = int(model.config.get_text_config().pad_token_id == 0)
+    prompt = SoftPrompt(rows.to(model.device), adapter, empty, words, projects)
     body, decoder = parts(model, adapter.shape)
     body.register_forward_pre_hook(prompt.before_body, with_kwargs=True)
     body.get_input_embeddings().register_forward_hook(prompt.at_embedding)
@@ -330,7 +347,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     config: dict[str, Any] = {
         "peft_type": OWN_TYPE, "task_type": adapter.task_type, "base_model_name_or_path": adapter.base,
         "num_virtual_tokens": prompt.tokens, "modules_to_save": list(adapter.new) or None, "inference_mode": True}
-    rows = prompt.rows().detach()
+    rows = prompt.read().detach()
     tensors = {
         f"base_model.{name}.{key}": tensor
         for name in adapter.new for key, tensor in model.get_submodule(name).state_dict().items()}
@@ -348,6 +365,12 @@ def save(model: PreTrainedModel, folder: Path) -> None:
         placed = {"shape": adapter.shape, "before": adapter.before, "after": adapter.after, "closed": adapter.closed}
         (folder / CONFIG).write_text(json.dumps({**config, "placed": placed}, indent=2) + "\n", encoding="utf-8")
     save_file({key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write the model without its prompt, as transformers reads it."""
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("soft_prompt.")}
+    model.save_pretrained(folder, state_dict=weights)
 
 
 def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
