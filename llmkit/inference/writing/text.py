@@ -21,14 +21,16 @@ class WrittenText:
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
         send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
         chance: np.random.Generator | None = None, top: int | None = None, prompt: Sequence[int] = (),
+        quotes: bool = False,
     ) -> None:
         """`send` gets its pieces; `how` and `chance` choose its tokens.
 
         top      so many of the likeliest tokens are known at each place, beside the one that was chosen; None: neither
         prompt   the ids before it, for what looks at tokens that were there already
+        quotes   these may come again, without a penalty
         """
         self.tokenizer, self.stop, self.ends, self.room, self.send = tokenizer, stop, ends, room, send
-        self.how, self.chance, self.top, self.prompt = how, chance, top, prompt
+        self.how, self.chance, self.top, self.prompt, self.quotes = how, chance, top, prompt, quotes
         self.ids: list[int] = []
         self.last = -1
         """The token that came last, be it one that ends the text."""

@@ -71,7 +71,8 @@ def step(
     for how, rows in alike.items():
         for row in rows if how.repetition_penalty != 1 else ():
             scores = logits.clone() if scores is logits else scores
-            seen = torch.tensor([*texts[row].prompt, *texts[row].ids], dtype=torch.long, device=logits.device)
+            before = () if texts[row].quotes else texts[row].prompt
+            seen = torch.tensor([*before, *texts[row].ids], dtype=torch.long, device=logits.device)
             scores[row] = penalized(logits[row], seen, how.repetition_penalty)
     scores = scores if process is None else process(scores)
     for how, rows in alike.items():

@@ -195,7 +195,7 @@ class Writer:
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
-        ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None,
+        ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None, quotes: bool = False,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -207,6 +207,7 @@ class Writer:
         ends      tokens that end the texts of each prompt, beside those that the model knows
         memory    of one prompt and one text, what was read before: as in a conversation, where each prompt has the last
                   one in it; beams and assistants read all again
+        quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
 
         RequestError where a prompt is longer than the context.
         """
@@ -232,7 +233,7 @@ class Writer:
             WrittenText(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
                  chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
-                 top=options.logprobs or 0)
+                 top=options.logprobs or 0, quotes=quotes)
             for i in range(len(prompts)) for which in range(count)]
         with quiet(), torch.inference_mode():
             if searched or self.assistant is not None:
