@@ -1,6 +1,6 @@
 """Does ranking by words beside meaning find more? Recall and MRR of each and of both, on questions in SQuAD's form.
 
-    python benchmarks/search_mixed.py xquad.en.json cmrc2018_trial.json
+    python benchmarks/search_mixed.py xquad.en.json cmrc2018_trial.json builtin:docstring-summaries
 
 Each paragraph is a document, each question a query, and right is the question's own paragraph; a file that is named is
 searched by itself. Paragraphs are ranked by the best of their passages.
@@ -14,21 +14,22 @@ from pathlib import Path
 
 import numpy as np
 
+DOCSTRINGS = "builtin:docstring-summaries"
+
 
 def asked(path: Path) -> tuple[list[str], list[str], list[int]]:
-    """(paragraphs, questions, which paragraph is each question's) of a file in SQuAD's form, or CMRC 2018's."""
-    paragraphs: list[str] = []
-    questions, right = [], []
-    told = json.loads(path.read_text(encoding="utf-8"))
-    for article in told["data"] if isinstance(told, dict) else told:
-        for one in article.get("paragraphs", [article]):
-            text = one.get("context") or one["context_text"]
-            if text not in paragraphs:
-                paragraphs.append(text)
-            for qa in one["qas"]:
-                questions.append(qa.get("question") or qa["query_text"])
-                right.append(paragraphs.index(text))
-    return paragraphs, questions, right
+    """(paragraphs, questions, which paragraph is each question's) of a file in SQuAD's form; or of the docstrings."""
+    pairs = []
+    if str(path) == DOCSTRINGS:
+        from llmkit.data import builtin
+
+        pairs = [(row["text"], row["summary"]) for row, _ in builtin.rows(DOCSTRINGS.partition(":")[2])]
+    else:
+        for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
+            pairs += [(one["context"], qa["question"]) for one in article["paragraphs"] for qa in one["qas"]]
+    pairs = [(text, question) for text, question in pairs if question.strip()]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for text, _ in pairs))}
+    return list(numbers), [question for _, question in pairs], [numbers[text] for text, _ in pairs]
 
 
 def figures(found: Sequence[Sequence[int]], right: Sequence[int]) -> tuple[float, float, float]:
@@ -55,7 +56,8 @@ def main() -> None:
         paragraphs, questions, right = asked(path)
         some = np.random.default_rng(0).permutation(len(questions))[: given.queries]
         questions, right = [questions[i] for i in some], [right[i] for i in some]
-        place = Path(tempfile.gettempdir()) / f"llmkit-mixed-{path.stem}.jsonl"  # the index is kept by its path
+        stem = path.stem.replace(":", "-")
+        place = Path(tempfile.gettempdir()) / f"llmkit-mixed-{stem}.jsonl"  # the index is kept by its path
         place.write_text("".join(json.dumps({"text": text}) + "\n" for text in paragraphs), encoding="utf-8")
         mixed = Searcher.open(place, given.model, mix=True)
         words, mixed.words = mixed.words, None

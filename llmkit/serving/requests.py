@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from llmkit.data.encoder import CUT, controls, uncontrolled
@@ -120,13 +121,18 @@ def _checked(
         raise too_long(f"the prompt's {len(ids):,} tokens are {len(ids) - limits.prompt_tokens:,} more than "
                        f"the {limits.prompt_tokens:,} that this server takes (--max-prompt-tokens).")
     room, cut = _room(model, limits, len(ids), most)
-    options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops, logprobs=logprobs)
+    schema = request.form if isinstance(request, ChatRequest) else None
+    options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops,
+                       logprobs=logprobs, json_schema=schema)
     config, ends, stop = model.writer.settings(options)
     if config.do_sample and (off := request.off(model.ids)):
         options = replace(options, **off)
         config, ends, stop = model.writer.settings(options)
     rules = model.writer.rules(config, len(ids), room) if isinstance(model.engine, Engine) else None
-    wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules)
+    if options.json_schema is not None:
+        model.writer.constraint(options, ends)  # what the tokenizer can't do is told now
+    wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules,
+                partial(model.writer.constraint, options, frozenset(ends)))
     seed = secrets.randbits(62) if options.seed is None else options.seed
     return TextRequest(model, ids, wish, seed, count, begun, (*notes, *cut))
 

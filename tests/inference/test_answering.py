@@ -36,7 +36,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "a.txt").write_text("the cat saw the moon .\na dog chased a hat .\nthe old king loved a hat .\n")
+    lines = ["the cat saw the moon .", "a dog chased a hat .", "the old king loved a hat ."]
+    (tmp_path / "here" / "a.txt").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,15 @@ def test_passages_that_do_not_fit_are_left_out_and_counted_in_tokens(
     assert asking.read(writer, "who?", hits[:2], 100).notes == ()
 
 
-def test_a_passage_that_is_too_long_is_cut_and_none_is_refused(tmp_path: Path, letters: PreTrainedTokenizerFast) -> None:
+def test_a_passage_that_is_too_long_is_cut_and_none_is_refused(
+    tmp_path: Path, letters: PreTrainedTokenizerFast,
+) -> None:
     writer = Writer.open(llama(tmp_path / "m", letters, 600))
     asked = asking.read(writer, "who?", [Hit(0.9, "a.md", 1, "x" * 400), Hit(0.8, "b.md", 1, "y")], 100)
     kept = len(asked.read[0].text)
     assert len(asked.ids) == 500 and asked.read[0].text == "x" * kept
     assert asked.notes[0].startswith(f"1 of 2 passages are left out and the nearest is cut to {kept} of its 400 char")
-    with pytest.raises(RequestError, match="a context of 600 tokens, of which 500 are for the prompt: .* no passage"):
+    with pytest.raises(RequestError, match=r"a context of 600 tokens, of which 500 are for the prompt: .* no passage"):
         asking.read(writer, "who" * 100, [Hit(0.9, "a.md", 1, "x" * 400)], 100)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import httpx2
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -91,8 +92,18 @@ def test_what_is_wrong_is_said_in_openais_form(server):
             ({"n": 5}, "n: 5 is more than the 4 texts that this server writes at once.", "n"),
             ({"frequency_penalty": 1.0}, "frequency_penalty isn't served; repetition_penalty (above 1: less of the "
              "same) is.", "frequency_penalty"),
-            ({"response_format": {"type": "json_object"}}, "response_format: only text is served; ask for JSON in "
-             "words, or give a tool.", "response_format"),
+            ({"response_format": {"type": "json_objct"}}, "response_format.type: 'json_objct' is none of text, "
+             "json_object, json_schema. Did you mean 'json_object'?", "response_format.type"),
+            ({"response_format": {"type": "json_schema"}}, "response_format.json_schema is missing; it must be an "
+             "object.", "response_format.json_schema"),
+            ({"response_format": form({"properties": {"a": {"type": "strin"}}})}, "response_format.json_schema.schema."
+             "properties.a.type: 'strin' is not valid under any of the given schemas.",
+             "response_format.json_schema.schema.properties.a.type"),
+            ({"response_format": form({"items": {"not": {}}})}, "response_format.json_schema.schema.items: no text can "
+             "be held to that: Unimplemented keys: [\"not\"].", "response_format.json_schema.schema.items"),
+            ({"response_format": {"type": "json_object"}, "tools": [{"type": "function", "function": {"name": "f"}}]},
+             "response_format: JSON goes with no tools, whose calls have a form of their own; leave one of them out.",
+             "response_format"),
             ({"tool_choice": "required"}, "tool_choice: required, but there are no tools.", "tool_choice"),
             ({"text": "a" * 600}, "the prompt's 603 tokens are 92 more than the 511 that the model's context of 512 "
              "takes; shorten the prompt.", None)):
@@ -100,6 +111,41 @@ def test_what_is_wrong_is_said_in_openais_form(server):
             ask(server, **options)
         assert (wrong.value.body["message"], wrong.value.body["param"]) == (said, param)
         assert wrong.value.body["type"] == "invalid_request_error"
+
+
+def form(schema: dict) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+
+
+CITY = {"type": "object", "properties": {"城市": {"enum": ["北京", "上海"]}, "n": {"type": "integer", "maximum": 99,
+        "minimum": 0}}, "required": ["城市", "n"], "additionalProperties": False}
+
+
+def test_answers_are_json_of_their_schemas_while_others_are_written(server):
+    """A random model and one that would say something else; held and free texts in one batch."""
+    def asked(model, **options):
+        return server.client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": "hi"}], max_tokens=60, **options)
+
+    with ThreadPoolExecutor(4) as pool:
+        held = [pool.submit(asked, model, response_format=form(CITY), **how) for model in ("endless", "chatty")
+                for how in ({"temperature": 0}, {"n": 2, "seed": 1, "temperature": 1.5})]
+        free = pool.submit(asked, "chatty", temperature=0, response_format={"type": "text"})
+        for answer in held:
+            for choice in answer.result().choices:
+                jsonschema.validate(json.loads(choice.message.content), CITY)
+                assert choice.finish_reason == "stop"
+        assert free.result().choices[0].message.content == GREETING
+    whole = asked("endless", response_format=form(CITY), temperature=0).choices[0].message.content
+    streamed = asked("endless", response_format=form(CITY), temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == whole
+    cut = server.client.chat.completions.create(
+        model="endless", messages=[{"role": "user", "content": "hi"}], max_tokens=5, response_format=form(CITY))
+    assert (cut.choices[0].finish_reason, len(cut.choices[0].message.content) <= 5) == ("length", True)
+    ended = asked("endless", response_format=form(CITY), temperature=0, stop=["城市"]).choices[0]
+    assert (ended.message.content, ended.finish_reason) == ('{"', "stop")
+    some = asked("endless", response_format={"type": "json_object"}, temperature=0).choices[0]
+    assert some.message.content.startswith("{")
 
 
 def raw(server: Server, path: str = "/v1/chat/completions", body: bytes = b"", **headers: str) -> httpx2.Response:
