@@ -100,7 +100,7 @@ def answer(
     top: Annotated[int | None, typer.Option(
         "--top", "--k", metavar="N", help="Of --in, how many passages are read at most; 4.", min=1)] = None,
     least: Annotated[float | None, typer.Option(
-        "--least", metavar="COSINE", help="Of --in, how near a passage must be for an answer; 0.25.")] = None,
+        "--least", metavar="COSINE", help="Of --in, how near a passage must be for an answer; 0.3.")] = None,
     mix: Mix = False,
     passage_tokens: Annotated[int | None, typer.Option(
         "--passage-tokens", metavar="N", help="Of --in, tokens of a passage at most.")] = None,

@@ -84,8 +84,8 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
 }
 """By kind, and by the letters that `plain` leaves: the name here, and the options that make it so."""
 
-REINFORCED: Final = ("reinforcement learning isn't done here, beyond learning from pairs of answers (`task: preference`: "
-                     "DPO and its kin). Use TRL, which opens the folder of a run: https://huggingface.co/docs/trl")
+REINFORCED: Final = ("reinforcement learning isn't done here, beyond learning from pairs of answers (`task: "
+                     "preference`: DPO and its kin). Use TRL, which opens the folder of a run: https://huggingface.co/docs/trl")
 SEEN: Final = ("only text is read and written here. For images, sound and video use the examples of transformers: "
                "https://huggingface.co/docs/transformers")
 SPLIT: Final = ("batches, weights and optimizers are split over processes here (DDP, FSDP2, DeepSpeed ZeRO), and no "

@@ -222,6 +222,25 @@ class Tool(_Asked):
     function: ToolFunction
 
 
+class SearchWish(_Asked):
+    """How passages are looked for: llmkit's own."""
+
+    top: int = Field(4, ge=1, le=50)
+    least: float = Field(0.3, ge=-1, le=1)
+
+
+class SearchRequest(_Asked):
+    """POST /v1/search: llmkit's own."""
+
+    query: str | Annotated[list[str], Field(min_length=1, max_length=64)]
+    top: int = Field(5, ge=1, le=50)
+
+    @property
+    def queries(self) -> list[str]:
+        """One or several."""
+        return [self.query] if isinstance(self.query, str) else self.query
+
+
 class NamedFunction(_Asked):
     """The name of a function."""
 
@@ -247,6 +266,9 @@ class ChatRequest(_Writing):
     parallel_tool_calls: bool | None = None
     prompting: dict[str, Any] | None = None
     """llmkit's own: a prompt mode, as `{"name": "prefix", "instruction": …}`."""
+    search: Annotated[SearchWish | None, BeforeValidator(
+        lambda given: {} if given is True else None if given is False else given)] = None
+    """llmkit's own: answer by passages of the files that the server searches."""
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
     metadata: Any = None
@@ -280,6 +302,8 @@ class ChatRequest(_Writing):
         if self.form is not None and self.names:
             raise ApiError(400, "response_format: JSON goes with no tools, whose calls have a form of their own; leave "
                            "one of them out.", param="response_format")
+        if self.search is not None and (self.names or self.prompting is not None):
+            raise ApiError(400, "search: goes with no tools and no prompting; leave one of them out.", param="search")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in self.names:
             raise ApiError(400, f"tool_choice: no tool is called {self.tool_choice.function.name!r}."
                            + nearest(self.tool_choice.function.name, self.names), param="tool_choice")

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmkit.data.encoder import CUT, controls, uncontrolled
 from llmkit.inference.writing.options import Options
@@ -18,6 +18,9 @@ from llmkit.serving.jobs import Wish
 from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from llmkit.inference.search import Searcher
 
 CHANCE = ("top_p", "top_k", "min_p")
 """Options that only sampling has a use for."""
@@ -60,17 +63,28 @@ class TextRequest:
     """What every text begins with: it was put in the model's mouth."""
     notes: tuple[str, ...] = ()
     """What was left out of the prompt."""
+    passages: tuple[dict[str, Any], ...] | None = None
+    """What was found for it; None: nothing was looked for."""
 
 
-def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRequest:
-    """A conversation, through the model's template; RequestError where it can't be written."""
+def of_chat(
+    model: WritingModel, request: ChatRequest, limits: Limits, searcher: Searcher | None = None,
+) -> TextRequest:
+    """A conversation, through the model's template, with passages of the server's files where these are asked for.
+
+    RequestError where it can't be written.
+    """
     writer = model.writer
     messages = [message.plain() for message in request.messages]
     offered = [tool.model_dump() for tool in request.tools or []] if request.names else []
     most = request.most
     begun = ""
     notes: list[str] = []
-    if request.prompting is not None:
+    passages = None
+    if request.search is not None:
+        ids, passages, notes = modes.searched(
+            writer, searcher, request.search, messages, min(most or limits.new_tokens, limits.new_tokens))
+    elif request.prompting is not None:
         if offered:
             raise RequestError("prompting: goes with no tools; leave one of them out.")
         wanted = Options(min(most or limits.new_tokens, limits.new_tokens))
@@ -90,7 +104,8 @@ def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRe
         said = harmless(writer.opened.tokenizer, [message["content"] for message in messages])
         ids = writer.ids("\n".join(said))
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return _checked(model, request, limits, ids, most, logprobs, begun, notes)
+    made = _checked(model, request, limits, ids, most, logprobs, begun, notes)
+    return made if passages is None else replace(made, passages=tuple(passages))
 
 
 def of_completion(

@@ -25,8 +25,8 @@ from llmkit.recipe import Source
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.question_answering import QuestionAnswering
 
-NEAR = 0.25
-"""The cosine below which a passage is about something else: of MiniLM, measured (docs/answering.md)."""
+NEAR = 0.3
+"""The cosine below which a passage is likely about something else: of MiniLM, measured (docs/answering.md)."""
 CITED = re.compile(r"[\[【［](\d+(?:\s*[,，、]\s*\d+)*)[\]】］]")
 """How an answer names passages: [1], [1, 2], 【1】."""
 QUESTIONS = ("question", "query", "prompt", "text")

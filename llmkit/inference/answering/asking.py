@@ -6,8 +6,9 @@ passage or for the question, and no control token that is written in them is one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llmkit.data.words import chinese
 from llmkit.inference.indexing import titled
@@ -84,52 +85,59 @@ def prompt(question: str, hits: Sequence[Hit], goes_on: bool = False) -> str:
     return "\n\n".join(parts) + (f"\n{words.answer}" if goes_on else "")
 
 
-def read(writer: Writer, question: str, hits: Sequence[Hit], wanted: int) -> Asked:
+def read(
+    writer: Writer, question: str, hits: Sequence[Hit], wanted: int, before: Sequence[Mapping[str, Any]] = (),
+) -> Asked:
     """A question with as many passages as fit beside an answer of `wanted` tokens, the nearest first.
+
+    `before`: the messages of a conversation that it stands in.
 
     Of the context at most half is kept for the answer. Where not even the nearest passage fits, it is cut.
     RequestError where there is no room for that.
     """
     limit, virtual = positions(writer.opened), writer.opened.virtual_tokens
     if limit is None:
-        return Asked(_ids(writer, question, hits), list(hits))
+        return Asked(_ids(writer, question, hits, before), list(hits))
     room = limit - 1 if writer.reads else limit - virtual - min(wanted, (limit - virtual) // 2)
     for count in range(len(hits), 0, -1):
-        ids = _ids(writer, question, hits[:count])
+        ids = _ids(writer, question, hits[:count], before)
         if len(ids) <= room:
             left = len(hits) - count
             notes = (f"{left} of {len(hits)} passages are left out: {writer.name} has a context of {limit:,} tokens, "
                      f"and the prompt has {len(ids):,}.",) if left else ()
             return Asked(ids, list(hits[:count]), notes)
-    return _cut(writer, question, hits, room, limit)
+    return _cut(writer, question, hits, room, limit, before)
 
 
-def _cut(writer: Writer, question: str, hits: Sequence[Hit], room: int, limit: int) -> Asked:
+def _cut(
+    writer: Writer, question: str, hits: Sequence[Hit], room: int, limit: int, before: Sequence[Mapping[str, Any]],
+) -> Asked:
     """The nearest passage, from its start on as much as fits."""
     text, fits, over = hits[0].text, 0, len(hits[0].text)
     while over - fits > 1:
         middle = (fits + over) // 2
-        if len(_ids(writer, question, [replace(hits[0], text=text[:middle])])) <= room:
+        if len(_ids(writer, question, [replace(hits[0], text=text[:middle])], before)) <= room:
             fits = middle
         else:
             over = middle
     hit = replace(hits[0], text=text[:fits].rstrip())
     if len(hit.text) < min(LEAST_TEXT, len(text)):
-        need = len(_ids(writer, question, [replace(hits[0], text="")]))
+        need = len(_ids(writer, question, [replace(hits[0], text="")], before))
         raise RequestError(f"{writer.name} has a context of {limit:,} tokens, of which {room:,} are for the prompt: "
                            f"the question and the words around it take {need:,}, and no passage fits beside them. Take "
                            "a model with a longer context, a shorter question, or a smaller --max-new-tokens.")
     left = f"{len(hits) - 1} of {len(hits)} passages are left out and " if len(hits) > 1 else ""
-    ids = _ids(writer, question, [hit])
+    ids = _ids(writer, question, [hit], before)
     return Asked(ids, [hit], (f"{left}the nearest is cut to {len(hit.text):,} of its {len(text):,} characters: "
                               f"{writer.name} has a context of {limit:,} tokens, and the prompt has {len(ids):,}.",))
 
 
-def _ids(writer: Writer, question: str, hits: Sequence[Hit]) -> list[int]:
+def _ids(writer: Writer, question: str, hits: Sequence[Hit], before: Sequence[Mapping[str, Any]]) -> list[int]:
     """The tokens of the prompt; whatever anybody wrote in it is text."""
     if writer.chats:
-        return writer.ids(prompt(question, hits))
+        return writer.ids([*before, {"role": "user", "content": prompt(question, hits)}])
     learned = recipe_of(writer.opened.folder)
     own_words = None if learned is None else learned.learning.worded(prompt(question, hits))
     text = own_words or prompt(question, hits, goes_on=not writer.reads)
+    text = "\n".join([*(str(message["content"]) for message in before), text])
     return writer.ids(str(harmless(writer.opened.tokenizer, text)), raw=True)

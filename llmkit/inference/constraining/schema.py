@@ -45,7 +45,7 @@ def checked(given: str | bool | Mapping[str, Any], name: str = "json_schema") ->
             raise RequestError(f"{name}: it isn't JSON: {error}.") from error
     if given is False or not isinstance(given, Mapping | bool):
         raise RequestError(f"{name}: must be an object, as {OBJECT}, not {json.dumps(given)[:60]}.")
-    schema = {} if given is True else dict(given)
+    schema: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     for path, one, depth in _within(schema, name):
         if depth > LEVELS:
             raise RequestError(f"{name}: the schema has more than {LEVELS} levels, at {path[:120]}…; use $ref for what "
