@@ -3,6 +3,7 @@
     llmkit serve smollm2-135m-instruct &
     python examples/agent.py "What is 23 * 17?"
     python examples/agent.py --plain "What is 23 * 17?"         # for the smallest models
+    python examples/agent.py --in faq "How long do refunds take?"    # search files of your own
     python examples/agent.py --smolagents "What is 23 * 17?"    # the same tools in smolagents' loop
 
 What the model asks for and what it gets goes to stderr, its answer to stdout. The exit status is 1 where it gave none.
@@ -75,16 +76,18 @@ def search(input: str) -> str:
     Args:
         input: What to look for, in a few words.
     """
-    hits = docs().search([input], top=2)[0]
+    hits = docs(*FILES).search([input], top=2)[0]
     return "\n".join(f"{hit.title or hit.file}: {' '.join(hit.text.split())[:300]}" for hit in hits)
 
 
 @cache
-def docs() -> Searcher:
-    """The index of Python's documentation: built with the first search, kept for the next program."""
-    return Searcher.open("builtin:python-docs")
+def docs(*files: str) -> Searcher:
+    """The index of these files, or of Python's documentation: built with the first search, and kept."""
+    return Searcher.open(files or "builtin:python-docs")
 
 
+FILES: list[str] = []
+"""What `search` searches; nothing: Python's documentation."""
 TOOLS = {"search": search, "calculator": calculator}
 
 
@@ -185,11 +188,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="one of /v1/models")
     parser.add_argument("--base-url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--api-key", default="none")
+    parser.add_argument("--in", dest="files", metavar="FOLDER|FILE", action="append", default=[],
+                        help="what the tool search searches; Python's documentation where nothing is said")
     parser.add_argument("--turns", type=int, default=6, help="turns at most")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--plain", action="store_true", help="calls as text, for models too small for schemas of tools")
     way.add_argument("--smolagents", action="store_true", help="with smolagents' loop instead of this file's")
     given = parser.parse_args(arguments)
+    FILES[:] = given.files
     if given.smolagents:
         answer: str | None = ask_smolagents(given.question, given.model, given.base_url, given.api_key, given.turns)
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmkit.exporting import export
+    from llmkit.inference.answering.answer import answer
     from llmkit.inference.evaluate import evaluate
     from llmkit.inference.generate import generate
     from llmkit.inference.predict import predict
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from llmkit.training.fit import fit
 
 __all__ = [
-    "Callback", "DataCollator", "LlmkitError", "evaluate", "export", "fit", "generate", "load_recipe", "predict",
-    "score", "search",
+    "Callback", "DataCollator", "LlmkitError", "answer", "evaluate", "export", "fit", "generate", "load_recipe",
+    "predict", "score", "search",
 ]
 
 _PLACES = {"load_recipe": ("recipe", "load"), "fit": ("training.fit", "fit"),
            "generate": ("inference.generate", "generate"), "evaluate": ("inference.evaluate", "evaluate"),
            "export": ("exporting", "export"), "search": ("inference.search", "search"),
-           "score": ("inference.sentences", "score"),
+           "answer": ("inference.answering.answer", "answer"), "score": ("inference.sentences", "score"),
            "Callback": ("training.callbacks", "Callback"),
            "LlmkitError": ("system.errors", "LlmkitError"), "predict": ("inference.predict", "predict"),
            "DataCollator": ("objectives.shared.collator", "DataCollator")}

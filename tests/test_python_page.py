@@ -27,8 +27,8 @@ def test_the_pages_code_runs(
 
 def test_the_public_names_are_those_of_the_page_and_more() -> None:
     """A snapshot: a name that goes breaks somebody's program."""
-    assert llmkit.__all__ == ["Callback", "DataCollator", "LlmkitError", "evaluate", "export", "fit", "generate",
-                              "load_recipe", "predict", "score", "search"]
+    assert llmkit.__all__ == ["Callback", "DataCollator", "LlmkitError", "answer", "evaluate", "export", "fit",
+                              "generate", "load_recipe", "predict", "score", "search"]
     assert dir(llmkit) == sorted(llmkit.__all__)
     page = PAGE.read_text(encoding="utf-8")
     assert all(f"llmkit.{name}" in page or f"`{name}`" in page for name in llmkit.__all__)

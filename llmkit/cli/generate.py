@@ -69,6 +69,9 @@ def generate(
     mode: Annotated[str | None, typer.Option(
         "--prompt", metavar="MODE", autocompletion=completion.modes,
         help="Put PROMPT into another: 'example(k=4, file=examples.jsonl)'.")] = None,
+    json_schema: Annotated[str | None, typer.Option(
+        "--json-schema", metavar="FILE|object", help="Write JSON of the form of a JSON schema, or any object: "
+        "llmkit[json].")] = None,
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
     logprobs: Annotated[int | None, typer.Option(
@@ -97,6 +100,7 @@ def generate(
         max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
         top_k=top_k, min_p=min_p, typical_p=typical_p, num_beams=num_beams, length_penalty=length_penalty,
         repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs,
+        json_schema=None if json_schema is None else _schema(json_schema),
         stop=tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in stop))
     opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype,
                                "mode": None if mode is None else variants.plugin(mode, "prompting", "--prompt")}
@@ -134,6 +138,21 @@ def generate(
         report.table(_holes(result))
     for note in result.notes:
         report.log.info("%s", note)
+
+
+def _schema(given: str) -> str:
+    """The schema of --json-schema: a file's, or that of any object."""
+    from llmkit.inference.constraining.schema import OBJECT, checked
+    from llmkit.system.errors import DataError
+
+    if given == "object":
+        return checked(OBJECT, "--json-schema object")
+    try:
+        text = Path(given).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise DataError(f"--json-schema {given}: {why}; give a file with a JSON schema, or the word object.") from error
+    return checked(text, given)
 
 
 def _examples(mode: Prompting | None) -> list[str]:

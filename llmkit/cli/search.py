@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,10 +14,15 @@ from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible, visible_lines
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from llmkit.inference.search import Hit
 
 MARGIN = " " * 7
 """Before a passage's lines: as wide as a score and the space behind it."""
+
+Mix = Annotated[bool, typer.Option(
+    "--mix", help="Rank by words too (BM25), and fuse both orders: llmkit[search].")]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +46,7 @@ def search(
         "--passage-tokens", metavar="N", help="Tokens of a passage at most; 128, or what the model reads.")] = None,
     approximate: Annotated[bool, typer.Option(
         "--approximate", help="Compare a part of a large index only, by FAISS: llmkit[search].")] = False,
+    mix: Mix = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
@@ -50,7 +56,7 @@ def search(
     report.to_stderr()
     report.quiet_libraries()
     searcher = searching.Searcher.open([*in_, *more], model, passage_tokens=passage_tokens,
-                                       approximate=approximate)
+                                       approximate=approximate, mix=mix)
     if json_:
         found = [{"query": one, "model": model, "results": [hit.as_json() for hit in hits],
                   "indexed": searcher.indexed} for one in _queries(query) for hits in searcher.search([one], top)]
@@ -60,7 +66,7 @@ def search(
         if query == "-":
             terminal.out(f"\n{one}\n")
         for hits in searcher.search([one], top):
-            _show(hits)
+            show(hits)
 
 
 def _queries(query: str) -> Iterator[str]:
@@ -73,17 +79,30 @@ def _queries(query: str) -> Iterator[str]:
     yield from (line.strip() for line in stdin_lines() if line.strip())
 
 
-def _show(hits: list[Hit]) -> None:
+def show(hits: Sequence[Hit]) -> None:
     """Each passage below its score and its place."""
-    from textwrap import dedent
-
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)  # a pipe gets lines as they are
-    for hit in hits:
-        about = visible(f"{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip())
-        console.print(Text(about, style="bold"))
+    console = _console()
+    for line, heads in laid_out(hits):
+        console.print(Text(line, style="bold" if heads else ""))
+
+
+def laid_out(hits: Sequence[Hit], marks: Sequence[str] = ()) -> Iterator[tuple[str, bool]]:
+    """(line, whether it is a passage's first) for stdout; a mark stands before each score, where there are some."""
+    from textwrap import dedent
+
+    from rich.text import Text
+
+    console = _console()
+    for mark, hit in zip(marks or [""] * len(hits), hits, strict=True):
+        yield visible(f"{mark}{hit.score:.3f}  {hit.file}:{hit.line}  {hit.title}".rstrip()), True
         for line in Text(visible_lines(dedent(hit.text))).wrap(console, console.width - len(MARGIN)):
-            console.print(Text(f"{MARGIN}{line.plain.rstrip()}".rstrip()))
-        console.print()
+            yield f"{MARGIN}{line.plain.rstrip()}".rstrip(), False
+        yield "", False
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)  # a pipe gets lines as they are

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.search import Mix
 from llmkit.system import terminal
 
 
@@ -21,6 +22,13 @@ def serve(
         help="Runs, folders, hub ids, catalogue names; name=M gives one another name.")],
     adapter: Annotated[list[str], typer.Option(
         "--adapter", metavar="NAME=FOLDER", help="An adapter over one of the models; repeatable.")] = [],  # noqa: B006
+    in_: Annotated[list[str], typer.Option(
+        "--in", metavar="FOLDER|FILE", help="Files that are searched for passages to answer by; repeatable.",
+    )] = [],  # noqa: B006
+    embedder: Annotated[str | None, typer.Option(
+        "--embedder", metavar="M", autocompletion=completion.models,
+        help="Of --in, the sentence encoder that searches; minilm-l6.")] = None,
+    mix: Mix = False,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", help="0: any that is free.", min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(
@@ -45,10 +53,13 @@ def serve(
     check_alone(models[0], {"--processes": processes, "--tensor-parallel-size": tensor_parallel_size,
                             "--data-parallel-size": data_parallel_size})
     from llmkit.system import report
+    from llmkit.system.errors import RequestError
 
     server.need()
     from llmkit.serving.requests import Limits
 
+    if (embedder is not None or mix) and not in_:
+        raise RequestError(f"{'--mix' if embedder is None else '--embedder'}: is for --in, which searches files.")
     report.to_stderr()
     report.quiet_libraries()
 
@@ -59,5 +70,6 @@ curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '
 "content": "Hello"}}]}}'""")
 
     server.serve(
-        models, adapter, host=host, port=port, key=api_key, ready=ready,
+        models, adapter, host=host, port=port, key=api_key, ready=ready, where=in_,
+        embedder=embedder or "minilm-l6", mix=mix,
         limits=Limits(max_concurrent, queue, max_new_tokens, max_prompt_tokens))

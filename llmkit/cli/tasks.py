@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.search import Mix
 from llmkit.cli.use import Encoding
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
@@ -82,29 +84,112 @@ def translate(
 
 def answer(
     question: Annotated[str, typer.Argument(
-        metavar="QUESTION|FILE", help="A question; or rows with question and context, as .jsonl, .csv, SQuAD's .json; "
-                                      "- reads such rows from stdin.")],
+        metavar="QUESTION|FILE", help="A question; a file of questions for --in; or rows with question and context, as "
+                                      ".jsonl, .csv, SQuAD's .json; - reads stdin.")],
+    more: Annotated[list[str], typer.Argument(
+        metavar="FILE", help="More files, as --in docs/*.md gives them.")] = [],  # noqa: B006
     context: Annotated[str | None, typer.Option(
         "--context", metavar="TEXT|FILE", help="The text that holds the answer; - reads stdin.")] = None,
-    model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None, max_length: MaxLength = None,
+    in_: Annotated[list[str], typer.Option(
+        "--in", metavar="FOLDER|FILE", help="Where to search for passages that hold the answer; repeatable.",
+    )] = [],  # noqa: B006
+    model: Model = None,
+    embedder: Annotated[str | None, typer.Option(
+        "--embedder", metavar="M", autocompletion=completion.models,
+        help="Of --in, the sentence encoder that searches; minilm-l6.")] = None,
+    top: Annotated[int | None, typer.Option(
+        "--top", "--k", metavar="N", help="Of --in, how many passages are read at most; 4.", min=1)] = None,
+    least: Annotated[float | None, typer.Option(
+        "--least", metavar="COSINE", help="Of --in, how near a passage must be for an answer; 0.3.")] = None,
+    mix: Mix = False,
+    passage_tokens: Annotated[int | None, typer.Option(
+        "--passage-tokens", metavar="N", help="Of --in, tokens of a passage at most.")] = None,
+    approximate: Annotated[bool, typer.Option(
+        "--approximate", help="Of --in, compare a part of a large index only: llmkit[search].")] = False,
+    temperature: Annotated[float | None, typer.Option(
+        "--temperature", metavar="T", help="Of --in, above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of --in, for --temperature.")] = None,
+    output: Output = None, max_new_tokens: MaxNewTokens = None, max_length: MaxLength = None,
     batch_size: BatchSize = 16, encoding: Encoding = None,
     json_: Json = False,
 ) -> None:
-    """Answer a question from a text: by a part of the text, or in words of the model's own."""
+    """Answer a question from a text, or from the files of a folder: by a part of a text, or in the model's words."""
     from llmkit.inference import verbs
     from llmkit.system.errors import RequestError
 
+    searching = chosen(embedder=embedder, top=top, least=least, passage_tokens=passage_tokens,
+                       approximate=approximate or None, mix=mix or None, temperature=temperature, seed=seed)
+    if in_:
+        if context is not None:
+            raise RequestError("--context: the answer is to be found in --in; give one of the two.")
+        if encoding is not None:
+            raise RequestError(f"--encoding {encoding}: files that are searched are read as UTF-8; leave it out.")
+        _from_files(question, [*in_, *more], model, searching,
+                    chosen(max_new_tokens=max_new_tokens, max_length=max_length), output, json_, batch_size)
+        return
+    if more:
+        raise RequestError(f"{more[0]}: further files are for --in, which searches them.")
+    if searching:
+        raise RequestError(f"--{next(iter(searching)).replace('_', '-')}: is for --in, which searches for passages.")
     rows: Rows
     if context is not None:
         rows = [{"question": typed(question, "question"), "context": whole(context, encoding)}]
     else:
         rows = given(question, "question")
         if not isinstance(rows, str):
-            raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; or "
-                               "give a file of rows with question and context instead of the question.")
+            raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; "
+                               "search a folder by --in; or give a file of rows with question and context instead of "
+                               "the question.")
     how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size, encoding=encoding)
     read = (question, *([] if context is None else [context]))
     tell(lambda: verbs.answer(rows, model, **how), output, json_, model, read, found)
+
+
+def _from_files(
+    question: str, where: Sequence[str], model: str | None, searching: dict[str, Any], writing: dict[str, Any],
+    output: str | None, json_: bool, batch_size: int,
+) -> None:
+    """Search, answer, and say where the answer stands."""
+    from llmkit.inference import verbs
+    from llmkit.inference.answering import answer as answering
+    from llmkit.inference.writing.options import Options
+    from llmkit.system import report
+
+    def ask() -> Said:
+        report.quiet_libraries()
+        several = question == "-" or is_file(question)
+        if several and question != "-":
+            terminal.err(f"reading the file {question}")
+        asked = answering.questions_in(question) if several else iter([typed(question, "QUESTION")])
+        options = Options(**{name: value for name, value in {**searching, **writing}.items()
+                             if name in ("max_new_tokens", "temperature", "seed")})
+        opening = {name: value for name, value in {**searching, **writing}.items()
+                   if name in ("embedder", "top", "least", "mix", "passage_tokens", "approximate", "max_length")}
+        first = list(islice(asked, 1))  # what is wrong with the file is told before a model is opened
+        asker = answering.Answerer.open(where, model or verbs.WRITER, options=options, **opening)
+        replies = asker.replies(chain(first, asked), batch_size)
+        return verbs.Said(asker.model, (({"question": one.question}, one.as_json()) for one in replies),
+                          asker.notes)
+
+    tell(ask, output, json_, model, (question, *where), rests)
+
+
+def rests(row: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """The answer, and below it the passages that it rests on; `*` stands before those that it names."""
+    from llmkit.cli.search import laid_out
+    from llmkit.inference.search import Hit
+
+    for note in said["notes"]:
+        terminal.err(note)
+    head = said["answer"] if said["answer"] is not None else "no answer: " + (
+        "the passages don't hold it" if said["passages"] else "nothing near enough was found")
+    if said.get("start") is not None:
+        number = next(one["number"] for one in said["passages"] if one["cited"])
+        head += f"\n  score {said['score']:.2f}, characters {said['start']}-{said['end']} of [{number}]"
+    marks = [f"[{one['number']}]{'*' if one['cited'] else ' '} " for one in said["passages"]]
+    hits = [Hit(**{name: value for name, value in one.items() if name not in ("number", "cited")})
+            for one in said["passages"]]
+    return "\n".join([head, "", *(line for line, _ in laid_out(hits, marks))])
 
 
 def classify(

@@ -44,6 +44,7 @@ class Index:
     """Passages with their vectors, mapped into memory: nothing is read but what is asked for."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.vectors: Vectors = np.load(folder / "vectors.npy", mmap_mode="r")
         """(passages, width), of length 1."""
         self.files: NDArray[np.int32] = np.load(folder / "files.npy", mmap_mode="r")

@@ -40,7 +40,7 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
         "seq2seq": "translation", "text2text": "translation", "mt": "translation", "nmt": "translation",
         "machinetranslation": "translation", "sft": "instruction", "chat": "instruction", "it": "instruction",
         "instruct": "instruction", "instructions": "instruction", "supervised": "instruction",
-        "conversation": "instruction", "dialogue": "instruction", "dpo": "preference", "rlhf": "preference",
+        "conversation": "instruction", "dialogue": "instruction", "dpo": "preference",
         "kto": "preference", "orpo": "preference", "ipo": "preference", "simpo": "preference",
         "preferences": "preference", "sts": "similarity", "sentencesimilarity": "similarity",
         "semanticsimilarity": "similarity", "sentenceembedding": "similarity", "sentenceembeddings": "similarity",
@@ -84,9 +84,55 @@ ALIASES: Final[dict[str, dict[str, str]]] = {
 }
 """By kind, and by the letters that `plain` leaves: the name here, and the options that make it so."""
 
+REINFORCED: Final = ("reinforcement learning isn't done here, beyond learning from pairs of answers (`task: "
+                     "preference`: DPO and its kin). Use TRL, which opens the folder of a run: https://huggingface.co/docs/trl")
+SEEN: Final = ("only text is read and written here. For images, sound and video use the examples of transformers: "
+               "https://huggingface.co/docs/transformers")
+SPLIT: Final = ("batches, weights and optimizers are split over processes here (DDP, FSDP2, DeepSpeed ZeRO), and no "
+                "single layer, pipeline or sequence is. For that use Megatron-LM or torchtitan: "
+                "https://github.com/NVIDIA/Megatron-LM, https://github.com/pytorch/torchtitan")
+ELSEWHERE: Final[dict[str, str]] = {
+    **dict.fromkeys((
+        "ppo", "grpo", "rloo", "rlhf", "rlaif", "rlvr", "rl", "reinforce", "reinforcement", "reinforcementlearning",
+        "policygradient", "a2c", "dapo", "gspo", "nashmd", "xpo", "onlinedpo", "gkd", "prm", "reward", "rewardmodel",
+        "rewardmodeling", "rewardmodelling"), REINFORCED),
+    **dict.fromkeys((
+        "imageclassification", "imagetotext", "imagetexttotext", "imagecaptioning", "imagesegmentation",
+        "imagegeneration", "texttoimage", "objectdetection", "visualquestionanswering", "vqa",
+        "documentquestionanswering", "videoclassification", "audioclassification", "automaticspeechrecognition", "asr",
+        "speechrecognition", "speechtotext", "texttospeech", "tts", "ocr", "multimodal", "contrastiveimagetext",
+        "vit", "clip", "siglip", "blip", "blip2", "llava", "whisper", "wav2vec2", "hubert", "qwen2vl", "qwen25vl",
+        "qwen3vl", "stablediffusion", "diffusion"), SEEN),
+    **dict.fromkeys((
+        "megatron", "megatronlm", "tensorparallel", "tensorparallelsize", "tensormodelparallelsize", "tpsize",
+        "pipelineparallel", "pipelineparallelsize", "pipelinemodelparallelsize", "ppsize", "contextparallel",
+        "contextparallelsize", "cpsize", "sequenceparallel", "sequenceparallelsize", "expertparallel",
+        "expertparallelsize", "expertmodelparallelsize", "epsize"), SPLIT),
+}
+"""What others can be asked for and llmkit can't, by the letters that `plain` leaves: why, and where to go."""
+PAGE: Final = "docs/limits.md"
+"""Where all of that is said."""
+
+
+def elsewhere(name: str) -> str:
+    """Where to go for what isn't done here; empty for any other name.
+
+    >>> elsewhere("GRPO")[:40]
+    " Reinforcement learning isn't done here,"
+    """
+    words = plain(name)
+    cut = (words.removesuffix(ending) for ending in ENDINGS if words.endswith(ending))
+    said = next((ELSEWHERE[one] for one in (words, *cut) if one in ELSEWHERE), None)
+    return "" if said is None else f" {said[0].upper()}{said[1:]} ({PAGE})."
+
 
 def near(kind: str, name: str, names: Iterable[str]) -> str:
-    """` Did you mean 'prefix'?` of `Prefix-tuning`, `P-tuning v2` and `prefx`; or else what there is."""
+    """` Did you mean 'prefix'?` of `Prefix-tuning`, `P-tuning v2` and `prefx`; or else what there is.
+
+    Of what isn't done here, where to go.
+    """
+    if away := elsewhere(name):
+        return away
     names, aliases = list(names), ALIASES[kind]
     known = {*map(plain, names), *(alias for alias, leads in aliases.items() if leads.partition(" ")[0] in names)}
     wanted = plain(name)

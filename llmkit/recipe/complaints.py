@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from llmkit.recipe.aliases import elsewhere
 from llmkit.recipe.fields import Training
 from llmkit.recipe.reading import Keys, Tree
 from llmkit.system.errors import nearest
@@ -37,7 +38,7 @@ def explain(error: ValidationError, cls: type[Any], tree: Tree, path: Keys, plug
         last = {"lr": "learning_rate"}.get(str(spelled[-1]), str(spelled[-1]))
         if plugin and last in {f.name for f in fields(Training)} and last not in known:
             return f"{where}: no such field{of}; it is training.{last}."
-        return f"{where}: no such field{of}.{nearest(str(spelled[-1]), known)}"
+        return f"{where}: no such field{of}.{elsewhere(str(spelled[-1])) or nearest(str(spelled[-1]), known)}"
     if kind in ("missing", "missing_argument"):
         return f"{where}: this field is needed."
     shown = json.dumps(node, ensure_ascii=False, default=str)[:80]

@@ -58,7 +58,9 @@ class ChatAnswer(Answer):
     def __init__(self, name: str, text: TextRequest, names: Sequence[str]) -> None:
         super().__init__(name, text.count)
         self.names = names
-        self.notes = {"notes": list(text.notes)} if text.notes else {}
+        self.notes: dict[str, Any] = {"notes": list(text.notes)} if text.notes else {}
+        if text.passages is not None:
+            self.notes["passages"] = list(text.passages)
         self.asks = text.wish.options.logprobs is not None
         self.holding = [tools.Holding() for _ in range(text.count)] if names else []
         self.texts = [text.begun] * text.count

@@ -15,7 +15,7 @@ from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
 from llmkit.serving.jobs import NOT_FINITE
 from llmkit.serving.network.guard import knows
-from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, parse
+from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest, parse
 from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
 from llmkit.serving.served import EmbeddingModel, Served, find
 from llmkit.serving.worker import QueueFull, Worker
@@ -23,6 +23,7 @@ from llmkit.system.errors import NumberError
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
+    from llmkit.inference.search import Searcher
     from llmkit.serving.metrics import Metrics
 
 FAR = 64
@@ -38,7 +39,9 @@ class Api:
 
     def __init__(
         self, served: Mapping[str, Served], worker: Worker, limits: Limits, metrics: Metrics, key: str | None = None,
+        searcher: Searcher | None = None,
     ) -> None:
+        self.searcher = searcher
         self.served, self.worker, self.limits, self.metrics, self.key = served, worker, limits, metrics, key
         self.reader = ThreadPoolExecutor(1, "reader")  # long prompts are split into tokens beside the event loop
 
@@ -68,7 +71,7 @@ class Api:
         request = parse(ChatRequest, await self._body(http))
         request.refuse()
         model = self._model(request.model, "text")
-        text = await self._read(lambda: of_chat(model, request, self.limits))
+        text = await self._read(lambda: of_chat(model, request, self.limits, self.searcher))
         answer = ChatAnswer(model.name, text, request.names)
         return await self._answer(http, [text], answer, request.stream, _with_usage(request))
 
@@ -85,6 +88,17 @@ class Api:
                            param="prompt")
         answer = CompletionAnswer(model.name, texts, request)
         return await self._answer(http, texts, answer, request.stream, _with_usage(request))
+
+    async def search(self, http: Request) -> Response:
+        """POST /v1/search: the passages of the server's files that are closest to a query, or to several."""
+        request = parse(SearchRequest, await self._body(http))
+        searcher = self.searcher
+        if searcher is None:
+            raise ApiError(404, "this server searches no files; start it with llmkit serve … --in FOLDER.")
+        found = await self._read(lambda: searcher.search(request.queries, request.top))
+        data = [{"query": query, "results": [hit.as_json() for hit in hits]}
+                for query, hits in zip(request.queries, found, strict=True)]
+        return JSONResponse({"object": "list", "data": data})
 
     async def embed(self, http: Request) -> Response:
         """POST /v1/embeddings."""

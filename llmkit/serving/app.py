@@ -24,14 +24,15 @@ from llmkit.system.errors import LlmkitError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from llmkit.inference.search import Searcher
     from llmkit.serving.metrics import Metrics
 
 def build(
     served: Mapping[str, Served], worker: Worker, limits: Limits, metrics: Metrics, key: str | None,
-    hosts: frozenset[str] | None,
+    hosts: frozenset[str] | None, searcher: Searcher | None = None,
 ) -> ASGIApp:
-    """The server's application. `hosts`: the names that it may be asked as; None: any."""
-    api = Api(served, worker, limits, metrics, key)
+    """The server's application. `hosts`: the names that it may be asked as; None: any. `searcher`: of its files."""
+    api = Api(served, worker, limits, metrics, key, searcher)
 
     async def wrong(request: Request, error: Exception) -> Response:
         return failed(told(error))
@@ -47,7 +48,7 @@ def build(
     api_routes = [  # mounted, so that another method is told so and doesn't look for a file of the page
         Route("/models", api.models), Route("/models/{name:path}", api.models),
         Route("/chat/completions", api.chat, methods=["POST"]), Route("/completions", api.complete, methods=["POST"]),
-        Route("/embeddings", api.embed, methods=["POST"])]
+        Route("/embeddings", api.embed, methods=["POST"]), Route("/search", api.search, methods=["POST"])]
     routes = [Mount("/v1", routes=api_routes), Route("/health", api.health), Route("/metrics", api.figures)]
     page = files("llmkit.serving") / "page"
     if page.is_dir():

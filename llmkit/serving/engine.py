@@ -33,7 +33,7 @@ from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
 from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece, Wish
 from llmkit.serving.table import StateTable
-from llmkit.system.errors import NumberError
+from llmkit.system.errors import LlmkitError, NumberError, RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +65,8 @@ class Row:
         self.job, self.number = job, number
         self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
-            chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt)
+            chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt,
+            constraint=wish.form())
         self.failed = False
         self._piece, self._tokens = "", 0
 
@@ -231,18 +232,31 @@ class Engine:
 
 
 def _choose(logits: Tensor, rows: list[Row]) -> None:
-    """One token more of each row, from its logits (rows, vocabulary), float32; an error where they aren't finite."""
-    finite = logits.isfinite().all(-1).tolist()
-    whole = [at for at, fine in enumerate(finite) if fine]
+    """One token more of each row, from its logits (rows, vocabulary), float32; an error where it can have none."""
+    wrong = [_wrong(row, finite, logits.shape[1])
+             for row, finite in zip(rows, logits.isfinite().all(-1).tolist(), strict=True)]
+    whole = [at for at, error in enumerate(wrong) if error is None]
     if whole:
         these = [rows[at] for at in whole]
         process = partial(_ruled, these) if any(row.rules for row in these) else None
         step(logits if len(whole) == len(rows) else logits[whole], [row.text for row in these], process)
-    for row, fine in zip(rows, finite, strict=True):
-        if fine:
+    for row, error in zip(rows, wrong, strict=True):
+        if error is None:
             row.tell()
         else:
-            row.fail(NumberError(NOT_FINITE))
+            row.fail(error)
+
+
+def _wrong(row: Row, finite: bool, size: int) -> LlmkitError | None:
+    """Why a row can't go on: its numbers, or a form that no token goes on with."""
+    if not finite:
+        return NumberError(NOT_FINITE)
+    try:
+        if row.text.constraint is not None:
+            row.text.constraint.allowed(size)
+    except RequestError as error:
+        return error
+    return None
 
 
 def _ruled(rows: list[Row], scores: Tensor) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmkit.inference.writing.completion import Scored
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing
+
+if TYPE_CHECKING:
+    from llmkit.inference.constraining.constraint import Constraint
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Wish:
     """Strings that do."""
     rules: Callable[[], Any] | None = None
     """Makes what else the model's own settings do to a text's scores; None: nothing."""
+    form: Callable[[], Constraint | None] = lambda: None
+    """Makes the form that a text must have; None: any."""
 
 
 @dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Prompt modes in a request: `"prompting": {"name": "prefix", "instruction": …}` goes around what was asked last."""
+"""What goes around what was asked last: a prompt mode (`"prompting"`), or passages that were found (`"search"`)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmkit import recipe
+from llmkit.inference.answering import asking
 from llmkit.inference.writing.reading import harmless
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from llmkit.inference.search import Searcher
     from llmkit.inference.writing.options import Options
     from llmkit.inference.writing.writer import Writer
     from llmkit.prompting.base import Prompting
+    from llmkit.serving.protocol import SearchWish
 
 HERE_ALONE = {"file": "a client's files aren't here; give examples: [{text: …, answer: …}]",
               "encoder": "the server opens no models for a request"}
@@ -76,3 +79,31 @@ def put(
     if told[0]["role"] == "system":
         return [told[0], *before, *told[1:]], notes
     return [*before, *told], notes
+
+
+def searched(
+    writer: Writer, searcher: Searcher | None, wish: SearchWish, messages: Sequence[Mapping[str, Any]], most: int,
+) -> tuple[list[int], list[dict[str, Any]], list[str]]:
+    """(the prompt's tokens, the passages in it, what to say of them) of a conversation that is answered by passages.
+
+    Where nothing near enough is found, the conversation stays as it is, and that is said. RequestError where the server
+    searches no files.
+    """
+    if searcher is None:
+        raise RequestError("search: this server searches no files; start it with llmkit serve … --in FOLDER.")
+    if messages[-1]["role"] != "user":
+        raise RequestError("search: is for the last message, which must be the user's.")
+    *before, last = messages
+    question = str(last["content"])
+    if not question.strip():
+        raise RequestError("search: the last message is empty.")
+    found = searcher.search([question], wish.top)[0]
+    hits = [hit for hit in found if hit.score >= wish.least]
+    if not hits:
+        said = harmless(writer.opened.tokenizer, [str(message["content"]) for message in messages])
+        ids = writer.ids(messages) if writer.chats else writer.ids("\n".join(said))
+        return ids, [], [f"search: nothing near enough was found: the nearest passage has the cosine "
+                         f"{max(hit.score for hit in found):.2f}, and least is {wish.least:g}; no passage was read."]
+    asked = asking.read(writer, question, hits, most, before)
+    passages = [{"number": number, **hit.as_json()} for number, hit in enumerate(asked.read, 1)]
+    return asked.ids, passages, list(asked.notes)

@@ -6,18 +6,21 @@ can't change a text (`user`, `metadata`, `store` …).
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from llmkit.inference.constraining.schema import OBJECT, checked
 from llmkit.models.tools import parsed
-from llmkit.system.errors import LlmkitError, NumberError, nearest
+from llmkit.system.errors import LlmkitError, NumberError, RequestError, nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 TEXTS = ("text", "input_text", "output_text")
@@ -219,6 +222,25 @@ class Tool(_Asked):
     function: ToolFunction
 
 
+class SearchWish(_Asked):
+    """How passages are looked for: llmkit's own."""
+
+    top: int = Field(4, ge=1, le=50)
+    least: float = Field(0.3, ge=-1, le=1)
+
+
+class SearchRequest(_Asked):
+    """POST /v1/search: llmkit's own."""
+
+    query: str | Annotated[list[str], Field(min_length=1, max_length=64)]
+    top: int = Field(5, ge=1, le=50)
+
+    @property
+    def queries(self) -> list[str]:
+        """One or several."""
+        return [self.query] if isinstance(self.query, str) else self.query
+
+
 class NamedFunction(_Asked):
     """The name of a function."""
 
@@ -244,6 +266,9 @@ class ChatRequest(_Writing):
     parallel_tool_calls: bool | None = None
     prompting: dict[str, Any] | None = None
     """llmkit's own: a prompt mode, as `{"name": "prefix", "instruction": …}`."""
+    search: Annotated[SearchWish | None, BeforeValidator(
+        lambda given: {} if given is True else None if given is False else given)] = None
+    """llmkit's own: answer by passages of the files that the server searches."""
     response_format: dict[str, Any] | None = None
     modalities: list[str] | None = None
     metadata: Any = None
@@ -257,6 +282,11 @@ class ChatRequest(_Writing):
     def most(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @cached_property
+    def form(self) -> str | None:
+        """The schema that the answer is held to, as JSON; None: any text. ApiError where it isn't one."""
+        return None if self.response_format is None else schema_of(self.response_format)
+
     @property
     def names(self) -> list[str]:
         """What may be called."""
@@ -269,9 +299,11 @@ class ChatRequest(_Writing):
                            param="modalities")
         for i, message in enumerate(self.messages):
             self._refuse_all_but_text(i, message)
-        if self.response_format and self.response_format.get("type") != "text":
-            raise ApiError(400, "response_format: only text is served; ask for JSON in words, or give a tool.",
-                           param="response_format")
+        if self.form is not None and self.names:
+            raise ApiError(400, "response_format: JSON goes with no tools, whose calls have a form of their own; leave "
+                           "one of them out.", param="response_format")
+        if self.search is not None and (self.names or self.prompting is not None):
+            raise ApiError(400, "search: goes with no tools and no prompting; leave one of them out.", param="search")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in self.names:
             raise ApiError(400, f"tool_choice: no tool is called {self.tool_choice.function.name!r}."
                            + nearest(self.tool_choice.function.name, self.names), param="tool_choice")
@@ -296,6 +328,32 @@ class ChatRequest(_Writing):
             if part.type in TEXTS and part.text is None:
                 raise ApiError(400, f"{where}.text is missing.", param=f"{where}.text",
                                code="missing_required_parameter")
+
+
+def schema_of(response_format: Mapping[str, Any]) -> str | None:
+    """The schema of `{"type": "json_object"}` or `{"type": "json_schema", "json_schema": {"schema": {…}}}`, as JSON.
+
+    None of `{"type": "text"}`. ApiError with the path of what is wrong with it.
+    """
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    where, given = "response_format", json.loads(OBJECT)
+    if kind == "json_schema":
+        for name in ("json_schema", "schema"):
+            inside = response_format if name == "json_schema" else given
+            where, given = f"{where}.{name}", inside.get(name)
+            if not isinstance(given, dict):
+                raise ApiError(400, f"{where} is missing; it must be an object.", param=where,
+                               code="missing_required_parameter")
+    elif kind != "json_object":
+        kinds = ("text", "json_object", "json_schema")
+        raise ApiError(400, f"response_format.type: {str(kind)[:80]!r} is none of {', '.join(kinds)}."
+                       f"{nearest(str(kind)[:80], kinds)}", param="response_format.type")
+    try:
+        return checked(given, where)
+    except RequestError as error:
+        raise ApiError(400, str(error), param=str(error).partition(": ")[0]) from error
 
 
 class CompletionRequest(_Writing):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from llmkit.data.encoder import CUT, controls, uncontrolled
 from llmkit.inference.writing.options import Options
@@ -17,6 +18,9 @@ from llmkit.serving.jobs import Wish
 from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from llmkit.inference.search import Searcher
 
 CHANCE = ("top_p", "top_k", "min_p")
 """Options that only sampling has a use for."""
@@ -59,17 +63,28 @@ class TextRequest:
     """What every text begins with: it was put in the model's mouth."""
     notes: tuple[str, ...] = ()
     """What was left out of the prompt."""
+    passages: tuple[dict[str, Any], ...] | None = None
+    """What was found for it; None: nothing was looked for."""
 
 
-def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRequest:
-    """A conversation, through the model's template; RequestError where it can't be written."""
+def of_chat(
+    model: WritingModel, request: ChatRequest, limits: Limits, searcher: Searcher | None = None,
+) -> TextRequest:
+    """A conversation, through the model's template, with passages of the server's files where these are asked for.
+
+    RequestError where it can't be written.
+    """
     writer = model.writer
     messages = [message.plain() for message in request.messages]
     offered = [tool.model_dump() for tool in request.tools or []] if request.names else []
     most = request.most
     begun = ""
     notes: list[str] = []
-    if request.prompting is not None:
+    passages = None
+    if request.search is not None:
+        ids, passages, notes = modes.searched(
+            writer, searcher, request.search, messages, min(most or limits.new_tokens, limits.new_tokens))
+    elif request.prompting is not None:
         if offered:
             raise RequestError("prompting: goes with no tools; leave one of them out.")
         wanted = Options(min(most or limits.new_tokens, limits.new_tokens))
@@ -89,7 +104,8 @@ def of_chat(model: WritingModel, request: ChatRequest, limits: Limits) -> TextRe
         said = harmless(writer.opened.tokenizer, [message["content"] for message in messages])
         ids = writer.ids("\n".join(said))
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return _checked(model, request, limits, ids, most, logprobs, begun, notes)
+    made = _checked(model, request, limits, ids, most, logprobs, begun, notes)
+    return made if passages is None else replace(made, passages=tuple(passages))
 
 
 def of_completion(
@@ -120,13 +136,18 @@ def _checked(
         raise too_long(f"the prompt's {len(ids):,} tokens are {len(ids) - limits.prompt_tokens:,} more than "
                        f"the {limits.prompt_tokens:,} that this server takes (--max-prompt-tokens).")
     room, cut = _room(model, limits, len(ids), most)
-    options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops, logprobs=logprobs)
+    schema = request.form if isinstance(request, ChatRequest) else None
+    options = _options(request, max_new_tokens=room, num_return_sequences=count, stop=request.stops,
+                       logprobs=logprobs, json_schema=schema)
     config, ends, stop = model.writer.settings(options)
     if config.do_sample and (off := request.off(model.ids)):
         options = replace(options, **off)
         config, ends, stop = model.writer.settings(options)
     rules = model.writer.rules(config, len(ids), room) if isinstance(model.engine, Engine) else None
-    wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules)
+    if options.json_schema is not None:
+        model.writer.constraint(options, ends)  # what the tokenizer can't do is told now
+    wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules,
+                partial(model.writer.constraint, options, frozenset(ends)))
     seed = secrets.randbits(62) if options.seed is None else options.seed
     return TextRequest(model, ids, wish, seed, count, begun, (*notes, *cut))
 

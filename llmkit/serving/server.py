@@ -29,12 +29,16 @@ GRACE = 5.0
 def serve(
     given: Sequence[str], adapters: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000,
     key: str | None = None, limits: Limits | None = None, ready: Callable[[str], None] | None = None,
+    where: Sequence[str] = (), embedder: str = "minilm-l6", mix: bool = False,
 ) -> None:
     """Serve models until SIGTERM or SIGINT. `ready` gets the address once it can be asked.
+
+    where   files and folders that are searched by `embedder`, and with `mix` by words, too, for who asks for passages
 
     RequestError where the request is wrong, PlaceError where the port can't be had.
     """
     need()
+    from llmkit.inference.search import Searcher
     from llmkit.serving import app, requests, served
     from llmkit.serving.metrics import Metrics
     from llmkit.serving.network.guard import check_key
@@ -48,12 +52,13 @@ def serve(
     folders = served.named(given)
     under = served.adapters(adapters, folders)
     with bound(host, port) as listener:
+        searcher = Searcher.open(where, embedder, mix=mix) if where else None
         models = served.open_all(folders, under)
         metrics = Metrics()
         engines = [one.engine for one in models.values() if isinstance(one, served.WritingModel)]
         worker = Worker(engines, limits.places, limits.queue, metrics)
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
-        application = app.build(models, worker, limits, metrics, key, names)
+        application = app.build(models, worker, limits, metrics, key, names, searcher)
         worker.start()
         asyncio.run(_run(application, listener, worker, limits, ready))
 

@@ -7,8 +7,8 @@ import pytest
 
 from llmkit import recipe
 from llmkit.recipe import registry
-from llmkit.recipe.aliases import ALIASES
-from llmkit.system.errors import RequestError, nearest
+from llmkit.recipe.aliases import ALIASES, ELSEWHERE, PAGE
+from llmkit.system.errors import RequestError, nearest, plain
 
 
 @pytest.mark.parametrize(("kind", "name", "meant"), [
@@ -42,6 +42,38 @@ def test_every_alias_leads_to_a_plug_in_that_is_there(kind: str) -> None:
     names = registry.names(kind)
     assert {leads.partition(" ")[0] for leads in ALIASES[kind].values()} <= set(names)
     assert not set(ALIASES[kind]) & set(names)  # what is a name already needs no other
+
+
+@pytest.mark.parametrize(("settings", "field", "goes"), [
+    ("objective={name: ppo}", "no objective is called 'ppo'. Reinforcement learning isn't done here,", "/docs/trl ("),
+    ("objective={name: GRPO}", "no objective is called 'GRPO'. Reinforcement", "`task: preference`: DPO and its kin"),
+    ("objective={name: rlhf}", "no objective is called 'rlhf'. Reinforcement", "/docs/trl ("),
+    ("objective={name: image-to-text}", "'image-to-text'. Only text is read", "/docs/transformers ("),
+    ("backbone.family=whisper", "no backbone family is called 'whisper'. Only text", "/docs/transformers ("),
+    ("backbone.family=qwen2.5-vl", "'qwen2.5-vl'. Only text is read", "/docs/transformers ("),
+    ("training.tensor_parallel_size=2", "tensor_parallel_size: no such field. Batches,", "/NVIDIA/Megatron-LM, "),
+    ("training.pipeline_parallel_size=2", "no such field. Batches, weights and optimizers are split", "torchtitan ("),
+])
+def test_what_is_not_done_here_leads_to_who_does_it(settings: str, field: str, goes: str) -> None:
+    with pytest.raises(RequestError) as error:
+        recipe.load("bert_mlm", [settings])
+    assert field in str(error.value) and goes in str(error.value)
+    assert f"({PAGE})." in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rlhf", "reward model", "image_classification", "ASR", "visual question answering"])
+def test_a_task_that_is_not_done_here_leads_to_who_does_it(name: str) -> None:
+    with pytest.raises(RequestError, match=r"no task is called .* Use TRL|no task is called .* Only text is read"):
+        registry.find("tasks", name)
+
+
+def test_the_page_of_limits_has_every_place_to_go() -> None:
+    page = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
+    for said in set(ELSEWHERE.values()):
+        for address in (word.rstrip(",") for word in said.split() if word.startswith("https://")):
+            assert address in page
+    taken = {name for kind in registry.KINDS for name in (*ALIASES[kind], *map(plain, registry.names(kind)))}
+    assert not taken & set(ELSEWHERE)
 
 
 def test_the_nearest_name_is_found_whatever_its_case_and_hyphens() -> None:

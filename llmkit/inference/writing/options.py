@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmkit.inference.constraining.schema import checked
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Options:
     """The same seed gives the same text; none: another one each time."""
     logprobs: int | None = None
     """Tell of each token how likely it was, and of so many that were the likeliest there."""
+    json_schema: str | Mapping[str, Any] | None = None
+    """A JSON schema, as JSON or as an object: the text is JSON of this form, if it comes to its end."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
@@ -68,6 +71,10 @@ class Options:
             raise RequestError(f"seed: {self.seed} must be 0 or more, and below 2**63.")
         if self.logprobs is not None and not 0 <= self.logprobs <= 100:
             raise RequestError(f"logprobs: {self.logprobs} must be between 0 and 100.")
+        if self.json_schema is not None:
+            if self.num_beams > 1:
+                raise RequestError("json_schema: goes with no beams; leave num_beams out.")
+            object.__setattr__(self, "json_schema", checked(self.json_schema))
         if "" in self.stop:
             raise RequestError("stop: an empty string would end every text before it starts.")
         if self.do_sample is False and self._chance():
@@ -118,5 +125,7 @@ class Options:
 
 def check_assisted(options: Options) -> None:
     """RequestError where options have no use for an assistant."""
+    if options.json_schema is not None:
+        raise RequestError("json_schema: an assistant's guesses aren't held to a form; leave out one of the two.")
     if options.num_beams > 1:
         raise RequestError("num_beams: an assistant guesses for one text at a time; leave out one of the two.")

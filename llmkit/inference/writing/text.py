@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+    from llmkit.inference.constraining.constraint import Constraint
+
 
 class WrittenText:
     """One text while it is written: knows what ends it, and hands on its characters once they are whole."""
@@ -21,14 +23,18 @@ class WrittenText:
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
         send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
         chance: np.random.Generator | None = None, top: int | None = None, prompt: Sequence[int] = (),
+        quotes: bool = False, constraint: Constraint | None = None,
     ) -> None:
         """`send` gets its pieces; `how` and `chance` choose its tokens.
 
         top      so many of the likeliest tokens are known at each place, beside the one that was chosen; None: neither
         prompt   the ids before it, for what looks at tokens that were there already
+        quotes   these may come again, without a penalty
+        constraint   the form that it must have
         """
         self.tokenizer, self.stop, self.ends, self.room, self.send = tokenizer, stop, ends, room, send
-        self.how, self.chance, self.top, self.prompt = how, chance, top, prompt
+        self.how, self.chance, self.top, self.prompt, self.quotes = how, chance, top, prompt, quotes
+        self.constraint = constraint
         self.ids: list[int] = []
         self.last = -1
         """The token that came last, be it one that ends the text."""
@@ -48,6 +54,8 @@ class WrittenText:
             self.close("stop")
             return
         self.ids.append(token)
+        if self.constraint is not None:
+            self.constraint.take(token)
         if logprob is not None:
             self.logprobs.append(logprob)
             self.likeliest.append(list(likeliest))
@@ -55,6 +63,8 @@ class WrittenText:
         if self.pieces is not None and self.pieces.stopped:
             text = decoded(self.tokenizer, self.ids)  # bytes that are no character may read otherwise all together
             self.cut = min((text.find(stop) for stop in self.stop if stop in text), default=self.pieces.told)
+            self.close("stop", piece)
+        elif self.constraint is not None and self.constraint.whole:
             self.close("stop", piece)
         elif len(self.ids) >= self.room:
             self.close("length", piece)

@@ -71,9 +71,11 @@ def step(
     for how, rows in alike.items():
         for row in rows if how.repetition_penalty != 1 else ():
             scores = logits.clone() if scores is logits else scores
-            seen = torch.tensor([*texts[row].prompt, *texts[row].ids], dtype=torch.long, device=logits.device)
+            before = () if texts[row].quotes else texts[row].prompt
+            seen = torch.tensor([*before, *texts[row].ids], dtype=torch.long, device=logits.device)
             scores[row] = penalized(logits[row], seen, how.repetition_penalty)
     scores = scores if process is None else process(scores)
+    scores = _formed(scores, logits, texts)
     for how, rows in alike.items():
         these = scores if len(alike) == 1 else scores[rows]
         tokens[rows] = choose(these, how, [chance for row in rows if (chance := texts[row].chance) is not None])
@@ -89,6 +91,23 @@ def step(
     for row, text in enumerate(texts):
         logprob, best = known.get(row, (None, []))
         text.add(chosen[row], logprob, best[: text.top])
+
+
+def _formed(scores: Tensor, logits: Tensor, texts: Sequence[WrittenText]) -> Tensor:
+    """Scores (rows, vocabulary) without the tokens that a text's form doesn't allow.
+
+    Where other rules leave none of those that it allows, these rules don't count.
+    """
+    held = [(row, text.constraint) for row, text in enumerate(texts) if text.constraint is not None]
+    if not held:
+        return scores
+    scores = scores.clone()
+    for row, constraint in held:
+        hidden = ~constraint.allowed(scores.shape[1]).to(scores.device)
+        scores[row] = scores[row].masked_fill(hidden, float("-inf"))
+        if not scores[row].isfinite().any():
+            scores[row] = logits[row].masked_fill(hidden, float("-inf"))
+    return scores
 
 
 def steps(

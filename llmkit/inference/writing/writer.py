@@ -14,7 +14,7 @@ from llmkit.backbones.kernels import privates
 from llmkit.data.encoder import Unknown, Written
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
-from llmkit.inference.writing.context import base_of, defaults, ends_of, listed, positions
+from llmkit.inference.writing.context import base_of, defaults, ends_of, ids_of, listed, positions
 from llmkit.inference.writing.memory import PrefixMemory, pairs_of
 from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
@@ -27,10 +27,12 @@ from llmkit.system.errors import RequestError
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
+    from llguidance import LLTokenizer
     from torch import Tensor
     from transformers import GenerationConfig
 
     from llmkit.backbones.kernels.packed_decoder import Decoder
+    from llmkit.inference.constraining.constraint import Constraint
     from llmkit.models import Opened
 
 
@@ -179,6 +181,20 @@ class Writer:
         stop = tuple(dict.fromkeys([*options.stop, *listed(own.stop_strings)]))
         return options.config(own, ends, self._pad(ends)), ends, stop
 
+    @cached_property
+    def bytewise(self) -> LLTokenizer:
+        """The tokens as bytes, for texts that must have a form; made once, for it takes up to seconds."""
+        from llmkit.inference.constraining.tokens import readable
+
+        return readable(self.opened.tokenizer, ids_of(self.opened))
+
+    def constraint(self, options: Options, ends: Collection[int]) -> Constraint | None:
+        """The form that a text must have, to be made anew for each; None: any. RequestError where it can't be held."""
+        from llmkit.inference.constraining.constraint import Constraint
+
+        schema = options.json_schema
+        return None if schema is None else Constraint(self.bytewise, str(schema), frozenset(ends))
+
     def rules(self, config: GenerationConfig, prompt: int, room: int) -> Callable[[], Any] | None:
         """What a generation config does to scores beside sampling and a repetition penalty: no n-gram twice, no bad
         words, a least length …, of a text of at most `room` tokens behind a prompt of so many. None: nothing.
@@ -195,7 +211,7 @@ class Writer:
     def write(
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
-        ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None,
+        ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None, quotes: bool = False,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -207,6 +223,7 @@ class Writer:
         ends      tokens that end the texts of each prompt, beside those that the model knows
         memory    of one prompt and one text, what was read before: as in a conversation, where each prompt has the last
                   one in it; beams and assistants read all again
+        quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
 
         RequestError where a prompt is longer than the context.
         """
@@ -232,7 +249,7 @@ class Writer:
             WrittenText(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
                  chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
-                 top=options.logprobs or 0)
+                 top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known))
             for i in range(len(prompts)) for which in range(count)]
         with quiet(), torch.inference_mode():
             if searched or self.assistant is not None:
