@@ -21,6 +21,8 @@ class Entry:
     member: str = ""
     """Path inside the wheel: a GGUF file, or the folder that `files` are in."""
     files: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("English",)
+    """What it was trained on."""
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -47,7 +49,8 @@ CATALOGUE: dict[str, Entry] = {
         Entry("distilbert-base-uncased", "distilbert/distilbert-base-uncased", "apache-2.0",
               "encoder, 67 M parameters, English"),
         Entry("roberta-base", "FacebookAI/roberta-base", "mit", "encoder, 125 M parameters, English"),
-        Entry("t5-small", "google-t5/t5-small", "apache-2.0", "encoder-decoder, 60 M parameters, trained on tasks"),
+        Entry("t5-small", "google-t5/t5-small", "apache-2.0", "encoder-decoder, 60 M parameters, trained on tasks",
+              languages=("English", "French", "German", "Romanian")),
     )
 }
 """Short names to where a model lives."""
