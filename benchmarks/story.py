@@ -115,7 +115,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         lines.append(f"| {row['decoding']} | {row['length']} | {row['stories']} of {row['texts']} | "
-                     f"{row['acts']:.1f} | {row['ended']} of {row['texts']} | {row['distinct']:.2f} | {row['words']:.0f} |")
+                     f"{row['acts']:.1f} | {row['ended']} of {row['texts']} | {row['distinct']:.2f} | "
+                     f"{row['words']:.0f} |")
     return "\n".join(lines)
 
 

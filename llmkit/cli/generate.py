@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from llmkit.prompting.base import Prompting
 
 
+ENDS = frozenset(".!?。！？…।؟۔\"'”’」』)）*`")
+"""What may stand at the end of a text that ends with a sentence, or with code."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(generate)
@@ -39,7 +43,7 @@ def generate(
     )] = "-",
     batch_size: Annotated[int, typer.Option(
         "--batch-size", metavar="N", help="Prompts of --input at once.", min=1)] = 16,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 300,
     num_return_sequences: Annotated[int, typer.Option(
         "--num-return-sequences", metavar="N", help="How many texts.")] = 1,
     temperature: Annotated[float | None, typer.Option(
@@ -152,7 +156,7 @@ def _cut(result: Result, shown: Sequence[str], most: int) -> str | None:
     which = "the text was" if len(result.completions) == 1 else f"{len(cut)} of {len(shown)} texts were"
     if any(len(text) < len(completion.text.rstrip()) for completion, text in cut):
         left = ", and a sentence that isn't whole is left out (--json keeps it)"
-    elif text.rstrip()[-1:].isalnum():
+    elif text.rstrip()[-1:] not in ENDS:
         left = ", within a sentence"
     else:
         left = ""

@@ -96,8 +96,9 @@ def generate(
     it stands. An encoder-decoder reads the prompt in its encoder, and fills its sentinels (`<extra_id_0>`) where it has
     some. A masked language model fills its masks. `stream` gets the text piece by piece, where one text without beams
     or holes is asked for, else whole texts at the end; with `whole_sentences`, nothing behind the last whole sentence
-    of one that `max_new_tokens` cuts (`Completion.whole`). `mode` puts the prompt, a text, into another. RequestError: the
-    model writes no text, the prompt is longer than its context, or has no mask where one is needed.
+    of one that `max_new_tokens` cuts (`Completion.whole`). `mode` puts the prompt, a text, into another.
+
+    RequestError: the model writes no text, the prompt is longer than its context, or has no mask where one is needed.
     """
     if mode is not None:
         mode.check(Kit(None))

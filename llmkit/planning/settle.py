@@ -13,7 +13,7 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
-from llmkit.planning import choices
+from llmkit.planning import choices, known_sets
 from llmkit.planning.choices import Size
 from llmkit.prompting.base import Around, Kit
 from llmkit.recipe import Recipe, registry
@@ -72,7 +72,10 @@ def settle(
     """
     request, moved_by = recipe.with_optimizer(prompted(request))
     request.rule.check()
-    train, validation = _sources(request.data, memory or {})  # a missing file is told before a model is downloaded
+    train = _opened(request.data, request.data.train, memory or {})  # a missing file is told before a download
+    request = known_sets.suited(request, train)
+    held = request.data.validation
+    validation = _opened(request.data, held, memory or {}) if isinstance(held, list) else held
     base = _base(request.backbone)
     name, family = _family(request, base)
     config = _config(family, request.backbone, base)
@@ -99,17 +102,17 @@ def settle(
 # ---- what there is to learn from ----
 
 
-def _sources(
-    data: recipe.Data, memory: Mapping[str, Reader],
-) -> tuple[list[Reader], list[Reader] | float | None]:
-    spares, held = data.on_bad_row == "skip", data.validation
+def _opened(
+    data: recipe.Data, sources: Sequence[recipe.Source], memory: Mapping[str, Reader],
+) -> list[Reader]:
+    spares = data.on_bad_row == "skip"
 
     def opened(source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares)
         return open_source(source, data.document, spares)
 
-    return list(map(opened, data.train)), list(map(opened, held)) if isinstance(held, list) else held
+    return list(map(opened, sources))
 
 
 def _document(data: recipe.Data, train: Sequence[Reader]) -> Any:
