@@ -10,6 +10,7 @@ acts     in three sentences or more the cat, or who it is called, stands among t
 ends     its last whole sentence is the end of what is shown, and it has five sentences at least
 no loop  nine of ten runs of four words stand in it once, and no sentence comes twice
 
+`--questions` asks eight simple questions instead, and counts the right answers: chance that suits a story costs facts.
 `--lengths` are limits on its tokens: a text of 500 tokens is looked at as if it had been cut at each of them.
 """
 
@@ -22,6 +23,12 @@ from dataclasses import dataclass
 from typing import Any
 
 MODEL = "smollm2-135m-instruct"
+QUESTIONS = {
+    "What is the capital of France?": ("paris",), "What is the capital of Japan?": ("tokyo",),
+    "What colour is the sky?": ("blue",), "What is the largest ocean?": ("pacific",),
+    "Who wrote Hamlet?": ("shakespeare",), "What is the opposite of hot?": ("cold",),
+    "How many days are in a week?": ("seven", "7"), "What animal says meow?": ("cat",)}
+"""What makes good stories may make wrong answers: a word that a right one has."""
 PROMPT = "Tell me a story about a cat"
 DECODINGS: tuple[dict[str, float], ...] = (
     {"repetition_penalty": 1.2},
@@ -84,8 +91,10 @@ def score(text: str) -> Score:
                  re.search(r"[.!?][\"'”’*)]*\s*$", text) is not None)
 
 
-def written(decoding: dict[str, float], count: int, length: int, seed: int = 0) -> list[Any]:
-    """So many texts for the prompt, each with a chance of its own."""
+def written(
+    decoding: dict[str, float], count: int, length: int, seed: int = 0, prompts: Sequence[str] = (PROMPT,),
+) -> list[Any]:
+    """So many texts for each prompt, each with a chance of its own."""
     from llmkit.inference.generate import Options, Writer
 
     writer = Writer.open(MODEL)
@@ -95,7 +104,20 @@ def written(decoding: dict[str, float], count: int, length: int, seed: int = 0) 
     for name, usual in (("repetition_penalty", 1.0),) if decoding else ():
         setattr(writer.opened.model.generation_config, name, usual)
     options = Options(max_new_tokens=length, seed=seed, **decoding)  # type: ignore[arg-type]
-    return [one for one, in writer.write([writer.ids(PROMPT)] * count, options)]
+    return [one for one, in writer.write([writer.ids(prompt) for prompt in prompts for _ in range(count)], options)]
+
+
+def right_answers(decoding: dict[str, float], count: int) -> str:
+    """A line of Markdown: how many answers are right."""
+    texts = written(decoding, count, 24, prompts=list(QUESTIONS))
+    each = len(texts) // len(QUESTIONS)
+    words = [answer for answer in QUESTIONS.values() for _ in range(each)]
+    right = sum(any(word in text.text.lower() for word in some) for text, some in zip(texts, words, strict=True))
+    return f"| {called(decoding)} | {right} of {len(texts)} |"
+
+
+def called(decoding: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in decoding.items()) or "the model's own"
 
 
 def shown(completion: Any, length: int, tokenizer: Any) -> tuple[str, bool]:
@@ -134,7 +156,7 @@ def measured(decoding: dict[str, float], texts: Sequence[Any], lengths: Sequence
         seen = [shown(one, length, tokenizer) for one in texts]
         scores = [score(text) for text, _ in seen]
         rows.append({
-            "decoding": ", ".join(f"{name} {value:g}" for name, value in decoding.items()) or "the model's own",
+            "decoding": called(decoding),
             "length": length, "texts": len(texts), "stories": sum(one.story for one in scores),
             "acts": statistics.mean(one.acts for one in scores), "ended": sum(ended for _, ended in seen),
             "distinct": statistics.mean(one.distinct for one in scores),
@@ -149,7 +171,12 @@ def main() -> None:
     options.add_argument("--only", type=int, nargs="+", help="numbers of decodings, from 0")
     options.add_argument("--seeds", type=int, help="write by the model's own decoding, one text a seed, and show them")
     options.add_argument("--json", action="store_true", help="print the texts too, a line each, before the table")
+    options.add_argument("--questions", action="store_true", help="answers to questions, not stories")
     given = options.parse_args()
+    if given.questions:
+        for decoding in ({}, *DECODINGS):
+            print(right_answers(decoding, 5), flush=True)
+        return
     rows: list[dict[str, Any]] = []
     if given.seeds is not None:
         texts = [written({}, 1, max(given.lengths), seed)[0] for seed in range(given.seeds)]

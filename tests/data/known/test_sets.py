@@ -42,7 +42,8 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # a row as the hub h
          "target": {"span1_text": "猫", "span1_index": 0, "span2_text": "它", "span2_index": 4}},
         {"text": "_猫_饿了，[它]叫。", "label": "true"}),
     "clue/clue:c3": (
-        {"id": 1, "context": ["甲：猫呢？", "乙：在家。"], "question": "猫在哪儿？", "choice": ["家", "街"], "answer": "家"},
+        {"id": 1, "context": ["甲：猫呢？", "乙：在家。"], "question": "猫在哪儿？", "choice": ["家", "街"],
+         "answer": "家"},
         {"question": "猫在哪儿？", "choices": ["家", "街"], "answer": 0, "context": "甲：猫呢？\n乙：在家。"}),
     "clue:cmrc2018": (QA, {**ASKED, "answers": [{"text": "猫", "answer_start": 0}]}),
     "clue:drcd": (QA, {**ASKED, "answers": [{"text": "猫", "answer_start": 0}]}),
