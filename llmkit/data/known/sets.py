@@ -138,6 +138,7 @@ def by_columns(name: str, columns: Collection[str]) -> KnownSet | None:
     known = {**GLUE, **CLUE}.get(name.lower())
     if known is None:
         return None
-    made_of = {keywords: {"abst", "keyword"}, coreference: {"text", "target"}, right_choice: {"context", "choice"}}
+    made_of: dict[Callable[[Row], dict[str, Any]], set[str]] = {
+        keywords: {"abst", "keyword"}, coreference: {"text", "target"}, right_choice: {"context", "choice"}}
     wanted = {*known.fields.values(), *(made_of[known.make] if known.make is not None else ())}
     return known if wanted - {"id", "label"} <= set(columns) else None
