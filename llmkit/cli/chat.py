@@ -70,10 +70,12 @@ def chat(
         "--json", help="Without a terminal: print the conversation at its end, as one JSON document.")] = False,
 ) -> None:
     """Talk with a model. In a terminal, /help says what can be typed; through a pipe, each line is said in turn."""
-    from llmkit.inference.writing import chat as chatting
     from llmkit.system import report
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit.inference.writing import chat as chatting
+
     report.quiet_libraries()
     options = replace(chatting.USUAL, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     person = sys.stdin.isatty() and sys.stdout.isatty() and not json_

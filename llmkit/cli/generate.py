@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from llmkit.prompting.base import Prompting
 
 
+ENDS = frozenset(".!?。！？…।؟۔\"'”’」』)）*`")
+"""What may stand at the end of a text that ends with a sentence, or with code."""
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(generate)
@@ -39,7 +43,7 @@ def generate(
     )] = "-",
     batch_size: Annotated[int, typer.Option(
         "--batch-size", metavar="N", help="Prompts of --input at once.", min=1)] = 16,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Most tokens to write.")] = 300,
     num_return_sequences: Annotated[int, typer.Option(
         "--num-return-sequences", metavar="N", help="How many texts.")] = 1,
     temperature: Annotated[float | None, typer.Option(
@@ -79,9 +83,7 @@ def generate(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Write a text with a model: a story, an answer, a continuation; or fill the holes of one."""
-    from llmkit.inference import generate as generation
-    from llmkit.inference.comparing import inline as variants
-    from llmkit.models.run import spare
+    from llmkit.inference.writing.options import Options
     from llmkit.system import report
     from llmkit.system.errors import RequestError
 
@@ -96,12 +98,17 @@ def generate(
     if input_ is not None and json_ and output == "-":
         raise RequestError("--json: the answers to --input are lines of JSON already; leave it out, or name a file for "
                            "them by -o.")
-    options = generation.Options(
+    options = Options(
         max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
         top_k=top_k, min_p=min_p, typical_p=typical_p, num_beams=num_beams, length_penalty=length_penalty,
         repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs,
         json_schema=None if json_schema is None else _schema(json_schema),
         stop=tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in stop))
+    report.opening(model)
+    from llmkit.inference import generate as generation
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.models.run import spare
+
     opening: dict[str, Any] = {"system": system, "raw": raw, "assistant": assistant, "dtype": dtype,
                                "mode": None if mode is None else variants.plugin(mode, "prompting", "--prompt")}
     if input_ is not None:
@@ -124,15 +131,18 @@ def generate(
     given = "".join(stdin_lines()) if prompt == "-" else typed(prompt, "PROMPT")
     result = generation.generate(
         given, model, options, stream=show if alone and not json_ else None,
-        **opening)
+        whole_sentences=json_schema is None, **opening)
     if json_:
         print(as_json(result.as_json()))
         return
+    shown = ["".join(streamed)] if alone and streamed else [
+        completion.text if result.fills or json_schema else completion.whole for completion in result.completions]
     if not alone or not streamed:
-        terminal.out("\n\n".join(completion.text if len(result.completions) == 1 else f"[{i}] {completion.text}"
-                                 for i, completion in enumerate(result.completions, 1)))
+        terminal.out("\n\n".join(text if len(shown) == 1 else f"[{i}] {text}" for i, text in enumerate(shown, 1)))
     elif not streamed[-1].endswith("\n"):
         terminal.out(pieces.end())
+    if (told := _cut(result, shown, max_new_tokens)) and not result.fills:
+        report.log.info("%s", told)
     if result.fills:
         terminal.out()
         report.table(_holes(result))
@@ -153,6 +163,25 @@ def _schema(given: str) -> str:
         why = "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"--json-schema {given}: {why}; give a file with a JSON schema, or the word object.") from error
     return checked(text, given)
+
+
+def _cut(result: Result, shown: Sequence[str], most: int) -> str | None:
+    """What to say where the limit cut texts: what isn't shown of them, and how to have more; None where it cut none."""
+    cut = [(completion, text) for completion, text in zip(result.completions, shown, strict=True)
+           if completion.finish_reason == "length"]
+    if not cut:
+        return None
+    first, text = cut[0]
+    which = "the text was" if len(result.completions) == 1 else f"{len(cut)} of {len(shown)} texts were"
+    if any(len(text) < len(completion.text.rstrip()) for completion, text in cut):
+        left = ", and a sentence that isn't whole is left out (--json keeps it)"
+    elif text.rstrip()[-1:] not in ENDS:
+        left = ", within a sentence"
+    else:
+        left = ""
+    more = f"--max-new-tokens {2 * most} lets the model write more" if first.tokens >= most else \
+        "the model's context is full: a shorter prompt leaves it more"
+    return f"{which} cut at {first.tokens:,} tokens{left}; {more}"
 
 
 def _examples(mode: Prompting | None) -> list[str]:

@@ -1,10 +1,14 @@
-"""Data sets of the hub: `hub:org/name` or `hub:org/name:config`, loaded by `datasets`."""
+"""Data sets that `datasets` loads: `hub:org/name`, `hub:org/name:config`, `hub:org/name:config:split`, and folders."""
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from llmkit.data.files import Place
+from llmkit.data.files import Place, digest
+from llmkit.data.known import folders, sets
+from llmkit.data.known.sets import KnownSet
 from llmkit.recipe import Source
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import DataError, RequestError
@@ -19,6 +23,8 @@ class HubRows:
     """What the recipe said; errors name rows of it."""
     dataset: Any
     """A `datasets.Dataset`."""
+    files: tuple[Path, ...] = ()
+    """The files that it is of, where it is a folder here."""
 
     def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
         """Each row with its number from 1."""
@@ -26,12 +32,59 @@ class HubRows:
             yield row, Place(self.label, number)
 
     def fingerprint(self) -> str:
-        """The one that `datasets` keeps of it."""
-        return str(self.dataset._fingerprint)
+        """The one that `datasets` keeps of it; of a folder, one of what is in its files, wherever it is."""
+        if not self.files:
+            return str(self.dataset._fingerprint)
+        return hashlib.sha256("".join(map(digest, self.files)).encode()).hexdigest()
 
     def features(self) -> dict[str, Any]:
         """What it says of its columns: types, and the names of numbered classes."""
         return dict(self.dataset.features.to_dict())
+
+
+@dataclass(frozen=True)
+class KnownRows(HubRows):
+    """A data set of GLUE or CLUE, by our names of its fields."""
+
+    kind: ClassVar[str] = "known"
+    known: KnownSet = field(default_factory=lambda: KnownSet({}))
+    """What there is to know of it."""
+
+    def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
+        """Each row with its number from 1."""
+        for row, place in super().rows(spare):
+            yield self.known.row(row), place
+
+    def features(self) -> dict[str, Any]:
+        """The names of its classes."""
+        return {"label": {"_type": "ClassLabel", "names": list(self.known.labels)}} if self.known.labels else {}
+
+
+def split_of(source: Source, named: str | None) -> str:
+    """The split that is meant: the one behind the name, else the recipe's. RequestError where these are two."""
+    if named and source.split not in ("train", named):
+        raise RequestError(f"{source.source}: names the split {named!r}, and `split` says {source.split!r}; leave out "
+                           "one of the two.")
+    return named or source.split
+
+
+def load_folder(source: Source) -> HubRows | None:
+    """Load a folder that `datasets` laid out, or its split: `glue/sst2`, `glue/sst2:validation`; None for any other.
+
+    Raises RequestError for a split that it hasn't, DataError where it can't be read.
+    """
+    path, named = folders.parted(source.source)
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or not folders.splits_of(folder):
+        return None
+    dataset, files = folders.load(folder, split_of(source, named), source.source)
+    config = str(dataset.info.config_name or "")
+    known = None
+    for name in (folder.resolve().name, config) if not source.fields else ():
+        known = known or sets.by_columns(name, dataset.column_names)
+    if known is None:
+        return HubRows(source.source, dataset, files)
+    return KnownRows(source.source, dataset, files, known)
 
 
 def load(source: Source) -> HubRows:
@@ -40,9 +93,11 @@ def load(source: Source) -> HubRows:
     Raises RequestError where no id is given, DataError where it can't be loaded or the hub is forbidden.
     """
     label = source.source
-    name, _, config = label.removeprefix("hub:").partition(":")
+    name, _, rest = label.removeprefix("hub:").partition(":")
+    config, _, named = rest.partition(":")
     if not name:
         raise RequestError(f"{label!r}: write hub:<id> or hub:<id>:<config>.")
+    split, known = split_of(source, named), sets.on_hub(name, config) if not source.fields else None
     forbidden = list(filter(switched_on, ("LLMKIT_OFFLINE", "HF_HUB_OFFLINE")))
     if forbidden == ["LLMKIT_OFFLINE"]:  # datasets obeys only the hub's own switch, and still has its cache then
         raise DataError(f"{label}: LLMKIT_OFFLINE forbids the hub; set HF_HUB_OFFLINE=1 too to read its cache.")
@@ -50,10 +105,11 @@ def load(source: Source) -> HubRows:
     import datasets
 
     try:
-        return HubRows(label, datasets.load_dataset(name, config or None, split=source.split))
+        dataset = datasets.load_dataset(name, config or None, split=split)
+        return HubRows(label, dataset) if known is None else KnownRows(label, dataset, known=known)
     except ConnectionError as error:
         why = f"{' and '.join(forbidden)} is set and it isn't in the cache" if forbidden else "the hub can't be reached"
         raise DataError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{label}: split {source.split!r} can't be loaded from the hub: {reason}") from error
+        raise DataError(f"{label}: split {split!r} can't be loaded from the hub: {reason}") from error

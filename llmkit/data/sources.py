@@ -264,7 +264,8 @@ def open_source(
     `way_out` is added to an error about a row. `tables`: a text file that is a table is read as one, where nothing is
     said of its documents; with `fields`, always.
 
-    `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`. The extension
+    `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`, a folder as
+    `datasets` lays it out (`glue/sst2`, or one split of it, `glue/sst2:validation`). The extension
     says the format, text for any that is unknown; .gz, .xz, .bz2, .zst or .lz4 may follow.
     Raises DataError where nothing is found, RequestError for an unknown encoding, built-in name or use of fields, and
     for `memory:`, rows that only the program that has them can give (`llmkit.data.memory.memory_reader`).
@@ -285,6 +286,8 @@ def open_source(
     if label.startswith("memory:"):
         raise RequestError(f"{label} are rows that a program gave; run it again from Python: llmkit.fit(recipe, "
                            "train=rows), or validation=rows.")
+    if (folder := hub.load_folder(source)) is not None:
+        return Reader(source, label, origin=folder, spares=spares, way_out=way_out)
     reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out)
     if (tables and document == "auto") or source.fields not in ({}, {"text": "text"}):
         reader.forms |= {path: form for path in reader.files if format_of(path) == "text"

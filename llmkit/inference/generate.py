@@ -87,6 +87,7 @@ def generate(
     assistant: str | None = None,
     dtype: str | None = None,
     mode: Prompting | None = None,
+    whole_sentences: bool = False,
 ) -> Result:
     """Let a model answer or go on with a prompt, or fill its holes.
 
@@ -94,15 +95,17 @@ def generate(
     A tokenizer with a chat template makes a conversation of it, with `system` before; `raw` goes on with the text as
     it stands. An encoder-decoder reads the prompt in its encoder, and fills its sentinels (`<extra_id_0>`) where it has
     some. A masked language model fills its masks. `stream` gets the text piece by piece, where one text without beams
-    or holes is asked for, else whole texts at the end. `mode` puts the prompt, a text, into another. RequestError: the
-    model writes no text, the prompt is longer than its context, or has no mask where one is needed.
+    or holes is asked for, else whole texts at the end; with `whole_sentences`, nothing behind the last whole sentence
+    of one that `max_new_tokens` cuts (`Completion.whole`). `mode` puts the prompt, a text, into another.
+
+    RequestError: the model writes no text, the prompt is longer than its context, or has no mask where one is needed.
     """
     if mode is not None:
         mode.check(Kit(None))
     tool = open_tool(model, options, assistant=assistant, dtype=dtype, system=system)
     kit = None if mode is None else kit_of(tool, options, raw)
     row = ask(tool, prompt, options, system=system, raw=raw, mode=mode, kit=kit)
-    result, = answer(tool, [row], options, stream=stream)
+    result, = answer(tool, [row], options, stream=stream, whole_sentences=whole_sentences)
     return result
 
 
@@ -194,9 +197,9 @@ def put_in(tool: Writer | Filler, made: Made) -> tuple[Prompt, bool]:
 
 def answer(
     tool: Writer | Filler, rows: Sequence[ReadPrompt], options: Options, *,
-    stream: Callable[[str], None] | None = None,
+    stream: Callable[[str], None] | None = None, whole_sentences: bool = False,
 ) -> list[Result]:
-    """What a model makes of some prompts, all together; `stream` is for a single one."""
+    """What a model makes of some prompts, all together; `stream`, in whole sentences or not, is for a single one."""
     if isinstance(tool, Filler):
         filled = tool.fill([one.ids for one in rows], options.num_return_sequences, options.top_k or filling.SHOWN)
         several = ("Each mask's table is of that mask alone, with the others standing; the text is filled jointly, the "
@@ -210,7 +213,7 @@ def answer(
     written = tool.write(
         [one.ids for one in rows], options, numbers=[one.number for one in rows],
         stream=(lambda _, piece: stream(piece)) if live and stream is not None else None,
-        ends=[filling.behind(some, tokenizer) for some in holes])
+        ends=[filling.behind(some, tokenizer) for some in holes], whole_sentences=whole_sentences)
     results = []
     for one, some, completions in zip(rows, holes, written, strict=True):
         fills: tuple[Fill, ...] = ()
@@ -219,7 +222,7 @@ def answer(
         results.append(Result(one.prompt, tool.name, completions, one.notes, fills, one.read))
     if stream is not None and not live:
         for completion in results[0].completions:
-            stream(completion.text + "\n")
+            stream((completion.whole if whole_sentences and not any(holes) else completion.text) + "\n")
     return results
 
 

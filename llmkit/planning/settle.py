@@ -13,7 +13,7 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
-from llmkit.planning import attention, choices, quantized
+from llmkit.planning import attention, choices, known_sets, quantized
 from llmkit.planning.choices import Size
 from llmkit.planning.cutting import fewer
 from llmkit.planning.teaching import teacher_of
@@ -81,8 +81,11 @@ def settle(
 
     request, moved_by = recipe.with_optimizer(prompted(request))
     request.rule.check()
-    # a missing file is told before a model is downloaded
-    train, validation = _sources(request.data, memory or {}, reads_tables(request.learning))
+    tables = reads_tables(request.learning)
+    train = _opened(request.data, request.data.train, memory or {}, tables)  # a missing file is told before a download
+    request = known_sets.suited(request, train)
+    held = request.data.validation
+    validation = _opened(request.data, held, memory or {}, tables) if isinstance(held, list) else held
     base = _base(request.backbone)
     quantized.check_base(request, base)
     name, family = _family(request, base)
@@ -122,17 +125,17 @@ def settle(
 # ---- what there is to learn from ----
 
 
-def _sources(
-    data: recipe.Data, memory: Mapping[str, Reader], tables: bool,
-) -> tuple[list[Reader], list[Reader] | float | None]:
-    spares, held = data.on_bad_row == "skip", data.validation
+def _opened(
+    data: recipe.Data, sources: Sequence[recipe.Source], memory: Mapping[str, Reader], tables: bool,
+) -> list[Reader]:
+    spares = data.on_bad_row == "skip"
 
     def opened(source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares)
         return open_source(source, data.document, spares, tables=tables)
 
-    return list(map(opened, data.train)), list(map(opened, held)) if isinstance(held, list) else held
+    return list(map(opened, sources))
 
 
 def reads_tables(learning: Learning) -> bool:

@@ -74,6 +74,11 @@ class _Terminal(io.TextIOBase):
         return self.stream.encoding
 
 
+def opening(model: str) -> None:
+    """Say that a model is being opened, before the libraries are imported that it needs: that alone takes seconds."""
+    log.info("opening %s …", model)
+
+
 def quiet_libraries() -> None:
     """No progress bars and advice from the libraries: what matters, llmkit says itself."""
     import warnings

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data.encoder import text_of
+from llmkit.data.sentences import whole_until
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,10 +50,21 @@ class Completion:
     ids: tuple[int, ...] = ()
     """The tokens of the text."""
 
+    @property
+    def whole(self) -> str:
+        """The text up to its last whole sentence, where the limit on its tokens cut it; else all of it."""
+        return self.text[: whole_until(self.text)] if self.finish_reason == "length" else self.text
+
     def as_json(self) -> dict[str, Any]:
-        """`{"text": …, "tokens": …, "finish_reason": …, "score": …}`, and `logprobs` where they were asked for."""
+        """`{"text": …, "tokens": …, "finish_reason": …, "score": …}`, and `logprobs` where they were asked for.
+
+        Where the limit cut a sentence, `"cut": true` too, and `whole_until`: its last whole sentence ends behind so
+        many characters.
+        """
         told: dict[str, Any] = {
             "text": self.text, "tokens": self.tokens, "finish_reason": self.finish_reason, "score": self.score}
+        if (whole := len(self.whole)) < len(self.text.rstrip()):
+            told |= {"cut": True, "whole_until": whole}
         if self.logprobs is not None:
             told["logprobs"] = [one.as_json() for one in self.logprobs]
         return told

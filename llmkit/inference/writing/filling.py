@@ -17,6 +17,7 @@ from llmkit.inference.writing.completion import Completion, decoded
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.reading import padded
+from llmkit.models.languages import UnreadScript
 from llmkit.objectives.span_corruption import sentinel_name, sentinels
 from llmkit.system.errors import RequestError
 from llmkit.system.finite import check_scores
@@ -101,12 +102,19 @@ class Filler:
                                "the model's context takes; shorten the prompt.")
         self.unknown.see(ids, text)
         self.unknown.warn(self.name)
+        if not self.unknown.said:
+            self.script.warn(prompt)
         return ids
 
     @cached_property
     def unknown(self) -> Unknown:
         """What the tokenizer didn't know of all texts; said once."""
         return Unknown(self.opened.tokenizer)
+
+    @cached_property
+    def script(self) -> UnreadScript:
+        """Whether the model knows what prompts are written in; said once."""
+        return UnreadScript(self.name, self.opened.folder, self.opened.tokenizer)
 
     def fill(
         self, prompts: Sequence[Sequence[int]], count: int = 1, top: int = SHOWN,

@@ -23,7 +23,7 @@ class Options:
     taken each time.
     """
 
-    max_new_tokens: int = 200
+    max_new_tokens: int = 300
     """Tokens written at most."""
     num_return_sequences: int = 1
     """Texts written for the prompt."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmkit.data.encoder import certain
+from llmkit.data.sentences import sentence_ends, whole_until
 from llmkit.inference.writing.completion import decoded
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ UNFINISHED = "\ufffd"
 """What a character of several tokens decodes to until the last of them is there."""
 LATER = 8
 """Tokens, and characters, after which a token no longer changes how those before it read."""
+NEAR = 80
+"""Tokens before the limit on a text from which on its last sentence is held back: few are longer."""
 
 
 class Pieces:
@@ -100,6 +103,32 @@ class Pieces:
     def _width(self, token: int) -> int:
         """Characters of the tokens from those that are settled up to another."""
         return len(decoded(self.tokenizer, self._ids[self._settled : token]))
+
+
+class UnfinishedSentence:
+    """Holds back, near the limit on a text, a sentence that may not come to its end; what was told stays.
+
+    Up to `NEAR` tokens before the limit all is told at once. A sentence that had begun before then, and is still not
+    whole at the limit, has been told in part.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.told = 0
+        """Characters that were told."""
+
+    def add(self, piece: str, left: int) -> str:
+        """What of the text can be told, now that a piece came and so many tokens are left."""
+        self.text += piece
+        return self._tell(len(self.text) if left > NEAR else max(sentence_ends(self.text, last=False), default=0))
+
+    def end(self, cut: bool) -> str:
+        """What is still to be told: whole sentences where the limit cut it, all where it ended otherwise."""
+        return self._tell(whole_until(self.text) if cut else len(self.text))
+
+    def _tell(self, until: int) -> str:
+        start, self.told = self.told, max(self.told, until)
+        return self.text[start : self.told]
 
 
 def cleans(tokenizer: PreTrainedTokenizerBase) -> bool:

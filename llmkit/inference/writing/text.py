@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from llmkit.inference.writing.completion import Completion, decoded, scored
-from llmkit.inference.writing.pieces import Pieces
+from llmkit.inference.writing.pieces import Pieces, UnfinishedSentence
 from llmkit.inference.writing.sampling import Choosing
 
 if TYPE_CHECKING:
@@ -23,10 +23,11 @@ class WrittenText:
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
         send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
         chance: np.random.Generator | None = None, top: int | None = None, prompt: Sequence[int] = (),
-        quotes: bool = False, constraint: Constraint | None = None,
+        quotes: bool = False, constraint: Constraint | None = None, whole_sentences: bool = False,
     ) -> None:
         """`send` gets its pieces; `how` and `chance` choose its tokens.
 
+        whole_sentences  `send` gets nothing behind the last whole sentence of a text that its room cuts
         top      so many of the likeliest tokens are known at each place, beside the one that was chosen; None: neither
         prompt   the ids before it, for what looks at tokens that were there already
         quotes   these may come again, without a penalty
@@ -46,6 +47,7 @@ class WrittenText:
         """Characters before a stop string."""
         self.pieces = Pieces(tokenizer, stop) if stop or send is not None else None
         """Where nobody looks at a text before its end, it is decoded there, at once."""
+        self.holding = UnfinishedSentence() if whole_sentences and send is not None else None
 
     def add(self, token: int, logprob: float | None = None, likeliest: Sequence[tuple[int, float]] = ()) -> None:
         """The next token."""
@@ -76,7 +78,12 @@ class WrittenText:
         self.reason = self.reason or reason
         self._hand_on(piece + ("" if self.pieces is None else self.pieces.end()))
 
+        if self.holding is not None and self.send is not None and (rest := self.holding.end(self.reason == "length")):
+            self.send(rest)
+
     def _hand_on(self, piece: str) -> None:
+        if self.holding is not None:
+            piece = self.holding.add(piece, self.room - len(self.ids))
         if piece and self.send is not None:
             self.send(piece)
 

@@ -23,6 +23,7 @@ from llmkit.inference.writing.sampling import Choosing, others
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.inference.writing.turn_ends import learned_ends
+from llmkit.models.languages import UnreadScript
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
 
@@ -100,6 +101,11 @@ class Writer:
         return Unknown(self.opened.tokenizer)
 
     @cached_property
+    def script(self) -> UnreadScript:
+        """Whether the model knows what prompts are written in; said once."""
+        return UnreadScript(self.name, self.opened.folder, self.opened.tokenizer)
+
+    @cached_property
     def written(self) -> Written:
         """The control tokens that somebody wrote in a message; said once."""
         return Written(self.opened.tokenizer, plain=True)
@@ -144,6 +150,8 @@ class Writer:
             ids = starts[:1]
         self.unknown.see(ids, prompt)
         self.unknown.warn(self.name)
+        if not self.unknown.said:
+            self.script.warn(prompt)
         return ids
 
     def _tell_of_controls(self, said: Any) -> None:
@@ -212,6 +220,7 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
         ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None, quotes: bool = False,
+        whole_sentences: bool = False,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -224,6 +233,7 @@ class Writer:
         memory    of one prompt and one text, what was read before: as in a conversation, where each prompt has the last
                   one in it; beams and assistants read all again
         quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
+        whole_sentences  `stream` gets nothing behind the last whole sentence of a text that the limit cuts
 
         RequestError where a prompt is longer than the context.
         """
@@ -249,7 +259,8 @@ class Writer:
             WrittenText(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
                  chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
-                 top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known))
+                 top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known),
+                 whole_sentences=whole_sentences)
             for i in range(len(prompts)) for which in range(count)]
         with quiet(), torch.inference_mode():
             if searched or self.assistant is not None:

@@ -171,8 +171,8 @@ def minus_one(answers: Sequence[Any], known: Collection[str]) -> list[str]:
 
 
 def class_names(reader: Reader) -> dict[str, list[str]]:
-    """The names of classes by column, of the rows of a program: {"label": ["negative", "positive"]}."""
-    if reader.origin is None or reader.origin.kind != "memory" or not reader.names_classes:
+    """The names of classes by column, of a program's rows or a known set's: {"label": ["negative", "positive"]}."""
+    if reader.origin is None or reader.origin.kind not in ("memory", "known") or not reader.names_classes:
         return {}
     found = {column: _classes(feature) for column, feature in (reader.origin.features() or {}).items()}
     return {column: names for column, names in found.items() if names}

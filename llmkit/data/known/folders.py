@@ -1,0 +1,78 @@
+"""Folders as `datasets` lays them out: saved by save_to_disk, or files that are called by their split."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from llmkit.system.errors import DataError, RequestError
+
+FILE = re.compile(r"(?P<split>[A-Za-z]\w*?)(?:-\d{5}-of-\d{5})?\.(?P<kind>parquet|jsonl|json|csv)")
+"""train-00000-of-00002.parquet, dev.json"""
+KINDS = {"parquet": "parquet", "jsonl": "json", "json": "json", "csv": "csv"}
+SPLITS = ("train", "validation", "dev", "val", "valid", "test")
+ALIKE = {"validation": ("dev", "val", "valid"), "dev": ("validation",)}
+"""What else a split is called."""
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
+
+
+def parted(label: str) -> tuple[str, str | None]:
+    """A path and the split that stands behind it: ("glue/sst2", "validation") of "glue/sst2:validation"."""
+    path, colon, split = label.rpartition(":")
+    there = colon and re.fullmatch(r"\w+", split) and not Path(label).expanduser().exists()
+    return (path, split) if there and Path(path).expanduser().is_dir() else (label, None)
+
+
+def splits_of(folder: Path) -> dict[str, list[Path]]:
+    """The splits that a folder has, and the folder or files of each; none where it isn't of such a layout."""
+    if (folder / SAVED_SPLITS).is_file():
+        try:
+            names = json.loads((folder / SAVED_SPLITS).read_text(encoding="utf-8"))["splits"]
+            return {str(name): [folder / str(name)] for name in names}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"{folder / SAVED_SPLITS}: can't be read: {error}.") from error
+    if (folder / SAVED).is_file():
+        return {"train": [folder]}
+    for place in (folder, folder / "data"):
+        found: dict[str, list[Path]] = {}
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            match = FILE.fullmatch(path.name)
+            if match and path.is_file() and match["split"].lower().split("_")[0] in SPLITS:
+                found.setdefault(match["split"], []).append(path)
+        if found:
+            return found
+    return {}
+
+
+def load(folder: Path, split: str, label: str) -> tuple[Any, tuple[Path, ...]]:
+    """(a split of a folder as a `datasets.Dataset`, the files that it is of); no code of it is run.
+
+    RequestError for a split that it hasn't, DataError where it can't be read.
+    """
+    splits = splits_of(folder)
+    name = next((name for name in (split, *ALIKE.get(split, ())) if name in splits), None)
+    if name is None:
+        raise RequestError(f"{label}: has no split {split!r}, only {', '.join(splits)}; write {folder}:<split>.")
+    places = splits[name]
+    import datasets
+
+    bars = datasets.utils.are_progress_bars_disabled()
+    datasets.utils.disable_progress_bars()
+    try:
+        if places[0].is_dir():
+            return datasets.load_from_disk(str(places[0])), tuple(sorted(places[0].glob("*.arrow")))
+        kinds = {KINDS[path.suffix[1:]] for path in places}
+        if len(kinds) > 1:
+            raise DataError(f"{label}: the split {name} has files of several kinds: {', '.join(sorted(kinds))}.")
+        made = datasets.load_dataset(kinds.pop(), data_files={name: list(map(str, places))}, split=name)
+        return made, tuple(places)
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"{places[0]}: the split {name} can't be read: {reason}") from error
+    finally:
+        if not bars:
+            datasets.utils.enable_progress_bars()
