@@ -1,0 +1,1 @@
+"""A GPU that isn't there, for tests: README of the idea in docs/gpus.md."""
