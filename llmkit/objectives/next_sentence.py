@@ -19,6 +19,7 @@ from llmkit.objectives.shared.pairs import (
     framed,
     judge_pairs,
     next_pair,
+    pairs_loss,
     prepare_pairs,
     told,
 )
@@ -70,7 +71,7 @@ class NextSentence(Objective):
 
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """Cross-entropy of the labels."""
-        return self.judge(model, batch, family)[0]
+        return pairs_loss(model, batch, family, self.head_for(family))
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and (predicted, true) labels."""

@@ -266,17 +266,29 @@ def count_rows(labels: Tensor) -> Tensor:
     return torch.tensor(len(labels), device=labels.device)
 
 
+def pair_logits(model: nn.Module, batch: Batch, family: type[Family], head: str) -> Tensor:
+    """The logits (rows, 2) of the pairs; no token's logits exist, where the model has such a head."""
+    import torch
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    nowhere = torch.zeros(0, dtype=torch.long, device=inputs["input_ids"].device)
+    with only_at(model, family.heads[head], nowhere) if head == "AutoModelForPreTraining" else nullcontext():
+        return relation(family.outputs(model, inputs))
+
+
+def pairs_loss(model: nn.Module, batch: Batch, family: type[Family], head: str) -> Sums:
+    """Cross-entropy of the pairs' labels."""
+    from torch.nn.functional import cross_entropy
+
+    return {"loss": cross_entropy(pair_logits(model, batch, family, head), batch["labels"], reduction="sum")}
+
+
 def judge_pairs(
     model: nn.Module, batch: Batch, family: type[Family], head: str,
 ) -> tuple[Sums, list[tuple[Any, Any]]]:
-    """The loss of the pairs, and (predicted, true) labels; no token's logits exist, where the model has such a head."""
-    import torch
+    """The loss of the pairs, and (predicted, true) labels."""
     from torch.nn.functional import cross_entropy
 
-    inputs = dict(batch)
-    labels = inputs.pop("labels")
-    nowhere = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    with only_at(model, family.heads[head], nowhere) if head == "AutoModelForPreTraining" else nullcontext():
-        logits = relation(family.outputs(model, inputs))
+    logits, labels = pair_logits(model, batch, family, head), batch["labels"]
     pairs = list(zip(logits.argmax(-1).tolist(), labels.tolist(), strict=True))
     return {"loss": cross_entropy(logits, labels, reduction="sum")}, pairs
