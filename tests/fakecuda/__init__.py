@@ -1,1 +1,1 @@
-"""A GPU that isn't there, for tests: README of the idea in docs/gpus.md."""
+"""A GPU that isn't there, for tests: torch believes in it, and a CPU does its work."""
