@@ -320,17 +320,6 @@ def made_there(make: Callable[..., Any]) -> Callable[..., Any]:
     return making
 
 
-def swapping(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """A module that is moved keeps its parameters, as where a tensor's data can change its device."""
-    def with_swaps(*args: Any, **options: Any) -> Any:
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            return apply(*args, **options)
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(False)
-    return with_swaps
-
-
 def card(name: str = "Pretend A100", gigabytes: float = 80, major: int = 8, minor: int = 0) -> Any:
     """A GPU's properties, as torch.cuda gives them."""
     return types.SimpleNamespace(name=name, total_memory=int(gigabytes * 10**9), major=major, minor=minor,
@@ -355,7 +344,7 @@ def install() -> None:
     torch.tensor, torch.as_tensor = made_there(torch.tensor), made_there(torch.as_tensor)
     torch.inference_mode = torch.no_grad  # type: ignore[misc,assignment]  # such tensors can't be inference tensors
     torch.nn.functional.scaled_dot_product_attention = written_out(torch.nn.functional.scaled_dot_product_attention)
-    torch.nn.Module._apply = swapping(torch.nn.Module._apply)  # type: ignore[method-assign]
+    torch.__future__.set_swap_module_params_on_conversion(True)  # a module that is moved keeps its parameters
 
 
 @contextmanager

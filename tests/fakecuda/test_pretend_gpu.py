@@ -65,7 +65,7 @@ def test_each_family_and_each_objective_trains_and_seldom_waits(
     assert said["device"] == "cuda" and math.isfinite(said["loss"])
     looks = sum(count for _, place, count in waits if "transformers/masking_utils.py" in place)
     assert looks <= MASKS * MICRO_BATCHES, waits
-    assert sum(count for _, _, count in waits) - looks <= 1 + CACHES.get(objective, 0), waits
+    assert sum(count for _, _, count in waits) - looks <= 3 + CACHES.get(objective, 0), waits
 
 
 @pytest.fixture(scope="session")
