@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix reliability chaos fuzz slow bench bench-full docs release clean
+.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ check: setup  ## ruff and mypy --strict
 
 matrix: setup  ## every family x objective or task x method; `make test` runs cells that cover every pair
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
+
+pretend-gpu: setup  ## what the matrix covers on a GPU that isn't there, in fp32, bf16 and fp16; needs a C++ compiler
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m pretend_gpu tests/fakecuda
 
 reliability: setup  ## faults, bad input and kills through the command line, in less than 30 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m reliability tests/reliability

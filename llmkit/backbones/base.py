@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+WRITE = ("decoder", "encoder-decoder")
+"""Shapes whose models can keep keys and values for the next token."""
+
+
 class Family:
     """A family of models. Everything here is about names; the models are transformers' own."""
 
@@ -153,6 +157,8 @@ class Family:
         prefix = inputs.pop("prefix", None)
         if documents is None and prefix is not None:  # padding is a document of its own
             documents = inputs.get("attention_mask", torch.ones_like(prefix)) - 1
+        if documents is None and cls.shape in WRITE and torch.is_grad_enabled():
+            return model(**inputs, use_cache=False)  # which nobody reads, and which keeps each layer's keys and values
         if documents is None:
             return model(**inputs)
         if attention_of(model) == "eager":

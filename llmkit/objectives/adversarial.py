@@ -24,6 +24,7 @@ from llmkit.objectives.causal_lm import CausalLM
 from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
 from llmkit.recipe import Positive, registry
 from llmkit.recipe.registry import OPTIONS
+from llmkit.system.devices import on_host, sent
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Adversarial(Objective):
 
     def asked(self, batch: Batch) -> tuple[str, ...]:
         """The heads that a batch is for: one in a training step, all in an evaluation."""
-        return (self.phase(int(batch["step"])),) if "step" in batch else self.heads
+        return (self.phase(int(on_host(batch["step"]))),) if "step" in batch else self.heads
 
     def verdict(self, evaluations: Sequence[Mapping[str, float]]) -> str | None:
         """Collapse: samples that consist of fewer and fewer pairs of tokens."""
@@ -241,7 +242,7 @@ class Adversarial(Objective):
         """A continuation of each row's first token, by the row's own noise and without dropout: see `unroll`."""
         generator: nn.Module = model.generator  # type: ignore[assignment]
         words = generator.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        noise = islice(gumbel(batch["seed"][:, 0].tolist(), words), self.sample_length)
+        noise = islice(gumbel(on_host(batch["seed"])[:, 0].tolist(), words), self.sample_length)
         with still(generator):
             ids, slopes = unroll(generator, batch["input_ids"][:, :1], noise, self.temperature)
         return ids, until(ids, model.end), slopes  # type: ignore[arg-type]
@@ -346,7 +347,7 @@ def straight_through(logits: Tensor, noise: Tensor, temperature: float) -> tuple
     The token is that of the Gumbel-max trick, an honest sample. Its one-hot vector plus the slope, which is 0, has the
     gradient of softmax((logits + noise) / temperature) (Jang et al. 2017, §2.2).
     """
-    noisy = logits.float() + noise.to(logits.device, logits.float().dtype)
+    noisy = logits.float() + sent(noise, logits.device).float()
     soft = (noisy / temperature).softmax(-1)
     return noisy.argmax(-1), soft - soft.detach()
 

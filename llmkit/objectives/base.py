@@ -22,9 +22,11 @@ from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.watching import lacking, required, watch
+from llmkit.system.devices import on_host, sent
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
@@ -363,20 +365,45 @@ def guesses(
     from llmkit.backbones.kernels import shortcuts
     from llmkit.backbones.kernels.chunked_loss import Linear, Logits
 
-    wanted = labels != -100
+    wanted = chosen(labels)
     few = shortcuts.on("target_heads")
     last = plain_last(model, family) if shortcuts.on("chunked_loss") else None
     with only_at(model, family.heads[head], wanted) if few else nullcontext():
         if last is None:
             outputs = family.outputs(model, inputs)
             logits = outputs["prediction_logits" if "prediction_logits" in outputs else "logits"]
-            return Logits(logits if few else logits[wanted], labels[wanted]), outputs
+            return Logits(logits if few else at(logits, wanted), at(labels, wanted)), outputs
         with called_with(last) as seen:
             outputs = family.outputs(model, inputs)
-    hidden, bias = seen[0] if few else seen[0][wanted], last.bias
+    hidden, bias = seen[0] if few else at(seen[0], wanted), last.bias
     if family.logits_bias is not None:
         bias = getattr(model, family.logits_bias)[0]
-    return Linear(hidden, last.weight, bias, labels[wanted]), outputs
+    return Linear(hidden, last.weight, bias, at(labels, wanted)), outputs
+
+
+def chosen(labels: Tensor) -> Tensor:
+    """Which positions of labels (batch, length) are targets, for `at`."""
+    return marked(on_host(labels) != -100, labels.device)
+
+
+def marked(mask: Tensor, device: torch.device) -> Tensor:
+    """A mask of the host (batch, length) for `at`, on a device.
+
+    On a CPU the mask itself; elsewhere the numbers of its places, which a device could tell only while the host waits.
+    """
+    return mask if device.type == "cpu" else sent(mask.flatten().nonzero()[:, 0], device)
+
+
+def rows_of_targets(labels: Tensor) -> Tensor:
+    """Which row each target of labels (batch, length) is of, (targets,)."""
+    return sent((on_host(labels) != -100).nonzero()[:, 0], labels.device)
+
+
+def at(values: Tensor, wanted: Tensor) -> Tensor:
+    """What stands at wanted positions, as `marked` has them: (batch, length, …) -> (targets, …)"""
+    if wanted.dim() == 2:
+        return values[wanted]
+    return values.flatten(0, 1).index_select(0, wanted)
 
 
 def plain_last(model: nn.Module, family: type[Family]) -> nn.Linear | None:
@@ -412,7 +439,7 @@ def only_at(model: nn.Module, head: str, wanted: Tensor) -> Iterator[None]:
     """
 
     def choose(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0][wanted], *inputs[1:])
+        return (at(inputs[0], wanted), *inputs[1:])
 
     module = part(model, head)
     hook = module.register_forward_pre_hook(choose)
@@ -428,7 +455,7 @@ def seen_by(model: nn.Module, head: str, wanted: Tensor) -> Iterator[list[Tensor
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(inputs[0][wanted])
+        kept.append(at(inputs[0], wanted))
         return (inputs[0][:, :0], *inputs[1:])
 
     hook = part(model, head).register_forward_pre_hook(keep)

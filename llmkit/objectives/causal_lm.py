@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, part, seen_by, vocabulary
+from llmkit.objectives.base import Objective, Sums, at, chosen, part, seen_by, vocabulary
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
+from llmkit.system.devices import on_host, sent
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -115,12 +117,12 @@ class CausalLM(Objective):
             return super().loss(model, batch, family)
         inputs = dict(batch)
         labels, negatives = inputs.pop("labels"), inputs.pop("negatives")
-        wanted = labels != -100
+        wanted = chosen(labels)
         name = family.heads[self.head]
         with seen_by(model, name, wanted) as hidden:
             family.outputs(model, inputs)
-        rows = wanted.nonzero()[:, 0]
-        return {"loss": sampled_softmax(hidden[0], part(model, name), labels[wanted], negatives, rows)}
+        counts = (on_host(labels) != -100).sum(1).tolist()
+        return {"loss": sampled_softmax(hidden[0], part(model, name), at(labels, wanted), negatives, counts)}
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """By the whole vocabulary, however it was trained."""
@@ -137,10 +139,12 @@ def log_uniform(count: int, words: int, rng: np.random.Generator) -> NDArray[np.
     return drawn.clip(0, words - 1)
 
 
-def sampled_softmax(hidden: Tensor, head: nn.Module, labels: Tensor, negatives: Tensor, rows: Tensor) -> Tensor:
+def sampled_softmax(
+    hidden: Tensor, head: nn.Module, labels: Tensor, negatives: Tensor, counts: Sequence[int],
+) -> Tensor:
     """Cross-entropy of targets against sampled tokens, summed (Bengio & Senécal 2008; Jean et al. 2015).
 
-    hidden (targets, width), labels (targets,), negatives (rows, N), rows (targets,): which row each target is of. The
+    hidden (targets, width), labels (targets,), negatives (rows, N), counts: how many targets each row has. The
     logit of a sampled token is corrected by the log of how often it is expected in the sample, N q(k): together they
     estimate what all other tokens add to the softmax's sum, and approach it as N grows. A sampled token that is the
     target is left out.
@@ -156,8 +160,8 @@ def sampled_softmax(hidden: Tensor, head: nn.Module, labels: Tensor, negatives: 
         return torch.log(count * (torch.log1p(1 / (ids.double() + 1)) / np.log(words + 1))).float()
 
     own = (hidden * embedding(labels, table)).sum(-1).float()
-    counts = torch.bincount(rows, minlength=len(negatives)).tolist()  # targets stand row by row
-    parts = torch.split(hidden, counts)
+    parts = torch.split(hidden, list(counts))  # targets stand row by row
+    rows = sent(torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)), hidden.device)
     others = torch.cat([some @ table[sample].T for some, sample in zip(parts, negatives, strict=True)]).float()
     if bias is not None:
         own, others = own + bias[labels], others + bias[negatives][rows]

@@ -16,10 +16,11 @@ from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
-from llmkit.objectives.base import Objective, Sums, guesses, perplexity
+from llmkit.objectives.base import Objective, Sums, at, chosen, guesses, marked, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS
+from llmkit.system.devices import on_host, sent
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -132,14 +133,18 @@ class ReplacedToken(Objective):
         self, model: nn.Module, batch: Batch, family: type[Family], count: bool = False,
     ) -> tuple[Sums, list[int]]:
         """The losses, and with `count` the counts that metrics are made from."""
+        import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         inputs = dict(batch)
         labels, seed = inputs.pop("labels"), inputs.pop("seed")
-        wanted, known = labels != -100, real(batch)
+        wanted = chosen(labels)
+        known = marked(real({name: on_host(value) for name, value in inputs.items()}), labels.device)
+        counted = (on_host(labels) != -100).sum(1)
         guess, _ = guesses(model.generator, inputs, labels, family, "AutoModelForMaskedLM")  # type: ignore[arg-type]
         drawn = guess.labels.clone()
-        noise = numbers(wanted.sum(1), seed, 1 if self.sampling == "multinomial" else guess.words)
+        noise = numbers(counted, on_host(seed), 1 if self.sampling == "multinomial" else guess.words)
+        noise = sent(noise, labels.device)
 
         right = []
 
@@ -149,20 +154,22 @@ class ReplacedToken(Objective):
                 right.append(int((chances.argmax(-1) == guess.labels[rows]).sum()))
 
         told = guess.loss(watch=draw)
-        original = inputs["input_ids"].where(~wanted, labels)
+        original = inputs["input_ids"].where(labels == -100, labels)
         replaced = original.clone()
-        replaced[wanted] = drawn
-        made_up = (replaced != original)[known]
+        if wanted.dim() == 2:
+            replaced[wanted] = drawn
+        else:
+            replaced.view(-1)[wanted] = drawn
+        made_up = at(replaced != original, known)
         doubt = family.outputs(model.discriminator, {**inputs, "input_ids": replaced}).logits  # type: ignore[arg-type]
-        doubt = doubt.float().reshape(known.shape)[known]
-        found = binary_cross_entropy_with_logits(doubt, made_up.float(), reduction="sum")
-        sums = {"generator": told, "discriminator": found}
+        doubt = at(doubt.float().reshape(labels.shape), known)
+        told_apart = binary_cross_entropy_with_logits(doubt, made_up.float(), reduction="sum")
+        sums = {"generator": told, "discriminator": told_apart}
         if not count:
             return sums, []
         said = doubt > 0
-        counts = [sum(right), wanted.sum(), (said & made_up).sum(), said.sum(),
-                  made_up.sum(), (said == made_up).sum(), known.sum()]
-        return sums, [int(one) for one in counts]
+        found = torch.stack([(said & made_up).sum(), said.sum(), made_up.sum(), (said == made_up).sum()]).tolist()
+        return sums, [sum(right), int(counted.sum()), *found, len(doubt)]
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, and a batch's counts as one pair."""

@@ -33,6 +33,7 @@ from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
 from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece, Wish
 from llmkit.serving.table import StateTable
+from llmkit.system.devices import sent
 from llmkit.system.errors import LlmkitError, NumberError, RequestError
 
 if TYPE_CHECKING:
@@ -185,14 +186,15 @@ class Engine:
         self.rows.pop()
 
     def _read(self, reading: PromptReading, part: list[int]) -> Tensor:
-        """Let the model read a part of a prompt; the logits behind its last token (vocabulary)."""
+        """Let the model read a part of a prompt; the logits behind its last token (vocabulary), on the host."""
         if self.decoder is not None and isinstance(reading.cache, States):
             reading.done += len(part)
             return self.decoder.read([reading.job.prompt[: reading.done]], reading.cache)[0].float()
         few = {"logits_to_keep": 1} if self.keeps else {}
-        out = self.model(input_ids=torch.tensor([part]), past_key_values=reading.cache, use_cache=True, **few)
+        ids = sent([part], self.model.device)
+        out = self.model(input_ids=ids, past_key_values=reading.cache, use_cache=True, **few)
         reading.done += len(part)
-        logits: Tensor = out.logits[0, -1].float()
+        logits: Tensor = out.logits[0, -1].float().cpu()
         return logits
 
     def _join(self, reading: PromptReading, logits: Tensor) -> None:
@@ -215,19 +217,19 @@ class Engine:
         return count
 
     def _forward(self, tokens: list[int]) -> Tensor:
-        """The logits (rows, vocabulary) behind one more token of each row."""
+        """The logits (rows, vocabulary) behind one more token of each row, on the host: tokens are chosen there."""
         table = self.table
         table.begin_step()
         if self.decoder is not None:
             return self.decoder.step(tokens, table.states()).float()
         places = table.places - self.virtual  # (rows): how many tokens stand before this one
-        hidden = torch.arange(table.width - self.virtual) > places[:, None]  # (rows, keys)
+        hidden = torch.arange(table.width - self.virtual, device=places.device) > places[:, None]  # (rows, keys)
         dtype = self.model.dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)
         out = self.model(
-            input_ids=torch.tensor(tokens)[:, None], position_ids=places[:, None], attention_mask=mask[:, None, None],
-            past_key_values=table, use_cache=True)
-        logits: Tensor = out.logits[:, -1].float()
+            input_ids=sent(tokens, places.device)[:, None], position_ids=places[:, None],
+            attention_mask=mask[:, None, None], past_key_values=table, use_cache=True)
+        logits: Tensor = out.logits[:, -1].float().cpu()
         return logits
 
 
@@ -301,7 +303,7 @@ def suits(opened: Opened) -> bool:
             engine.table.join(reading.cache, 1)
         together = engine._forward([11 % size, 12 % size])
         alone = torch.stack([
-            model(input_ids=torch.tensor([[*prompt, last % size]])).logits[0, -1].float()
+            model(input_ids=sent([[*prompt, last % size]], model.device)).logits[0, -1].float().cpu()
             for prompt, last in ((one, 11), (other, 12))])
     off = (together - alone).abs().max() / alone.std()
     return bool(off < (1e-3 if model.dtype == torch.float32 else 0.1))

@@ -11,6 +11,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from llmkit.backbones.kernels.packed_decoder import States
 from llmkit.inference.writing.memory import pairs_of
+from llmkit.system.devices import sent
 
 ROOM = 128
 """Places that a table's rows get at a time."""
@@ -98,7 +99,8 @@ class StateTable(Cache):
         """Make room for one more token in every row."""
         self.width = max(self.filled) + 1
         self._reserve(len(self.filled), self.width)
-        self.rows, self.places = torch.arange(len(self.filled)), torch.tensor(self.filled)
+        device = self.parts[0].keys.device
+        self.rows, self.places = torch.arange(len(self.filled), device=device), sent(self.filled, device)
         self.filled = [length + 1 for length in self.filled]
 
     def states(self) -> States:

@@ -17,7 +17,7 @@ from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.models import ends
-from llmkit.objectives.base import Judged, Setup, Sums
+from llmkit.objectives.base import Judged, Setup, Sums, rows_of_targets
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Prediction, Row, Task, say
@@ -273,11 +273,11 @@ class Preference(Task):
         import torch
 
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("reference", "liked")}
-        wanted = batch["labels"] != -100
+        labels = batch["labels"]
         each = -self.at_targets(model, inputs, family).each()
-        whole = torch.zeros(len(wanted), device=each.device).index_add(0, wanted.nonzero()[:, 0], each)
+        whole = torch.zeros(len(labels), device=each.device).index_add(0, rows_of_targets(labels), each)
         if self.loss_type in ("ipo", "orpo"):
-            whole = whole / wanted.sum(1)
+            whole = whole / (labels != -100).sum(1)
         return whole.view(2, -1)
 
     def ratios(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:

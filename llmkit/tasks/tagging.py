@@ -17,8 +17,9 @@ from llmkit.data.files import suffix_of
 from llmkit.data.formats import format_of
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
-from llmkit.objectives.base import Responses, Sets, Setup, Sums
+from llmkit.objectives.base import Responses, Sets, Setup, Sums, at, chosen
 from llmkit.recipe.registry import OPTIONS
+from llmkit.system.devices import on_host
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.lists import from_cell, unwritten
@@ -259,8 +260,9 @@ class Tagging(Task):
         """The loss, and each word's likeliest tag."""
         from torch.nn.functional import cross_entropy
 
-        logits, wanted = self.logits(model, batch, family), batch["labels"] != -100
-        return ({"loss": cross_entropy(logits[wanted], batch["labels"][wanted], reduction="sum")},
+        logits, labels = self.logits(model, batch, family), batch["labels"]
+        wanted = chosen(labels)
+        return ({"loss": cross_entropy(at(logits, wanted), at(labels, wanted), reduction="sum")},
                 likeliest(logits, batch["words"]))
 
     def plain(self, prediction: Prediction, row: Row, setup: Setup) -> tuple[Any, Any]:
@@ -345,6 +347,6 @@ def _cut(text: str, column: str, tagged: bool, place: Place) -> Any:
 
 def likeliest(logits: Tensor, words: Tensor) -> list[list[tuple[int, float]]]:
     """(tag, probability) of the best tag at each marked position of each row."""
-    chances, numbers = logits.softmax(-1).max(-1)
+    chances, numbers = (best.cpu() for best in logits.softmax(-1).max(-1))
     return [list(zip(number[mark].tolist(), chance[mark].tolist(), strict=True))
-            for number, chance, mark in zip(numbers, chances, words > 0, strict=True)]
+            for number, chance, mark in zip(numbers, chances, on_host(words) > 0, strict=True)]

@@ -17,6 +17,7 @@ from llmkit.backbones.shared.routers import FIGURES, Load
 from llmkit.data.batches import Batch, Drawn, Order, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
+from llmkit.system.devices import moved
 from llmkit.system.errors import DataError
 from llmkit.system.finite import check_all
 from llmkit.system.signals import Stopping
@@ -108,7 +109,8 @@ def visited(
     for rows, batch in zip(keys, batches, strict=True):
         if stop is not None and stop.by is not None:
             break
-        yield [row for _, row in rows], {name: part.to(accelerator.device) for name, part in batch.items()}
+        with moved([batch], accelerator.device) as (there,):
+            yield [row for _, row in rows], there
     learner.train(was)
 
 

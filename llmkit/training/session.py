@@ -112,9 +112,10 @@ class Session:
         return ", ".join(map(str, numbers[:16])) + (" …" if len(numbers) > 16 else "")
 
     def everywhere(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes."""
-        alone = self.accelerator.num_processes == 1
-        summed: torch.Tensor = value if alone else self.accelerator.reduce(value, "sum")
+        """The sum of a tensor over all processes; alone, a process has no need of its device for it."""
+        if self.accelerator.num_processes == 1:
+            return value
+        summed: torch.Tensor = self.accelerator.reduce(value.to(self.accelerator.device), "sum")
         return summed
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ from llmkit.backbones.shared.routers import Load
 from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import signals
+from llmkit.system.devices import moved
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
 from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
@@ -48,25 +49,30 @@ class Stepper:
         self.session, self.journal = session, journal
 
     def batches(self) -> Iterator[Batch]:
-        """The micro-batches of this process, from the current step on."""
+        """The micro-batches of this process, from the current step on; they are in the host's memory."""
         session = self.session
         recipe, accelerator, sets = session.recipe, session.accelerator, session.sets.train
         micro = Micro(session.order, recipe.training.global_batch_size, session.micro_batch_size,
                       accelerator.process_index, accelerator.num_processes, session.state.step, lengths(sets))
         loader = load(Drawn(sets, recipe.seed), micro, Collator(session.objective, session.setup.tokenizer),
                       recipe.training.dataloader_num_workers, pin=accelerator.device.type == "cuda")
-        for batch in as_told(loader):
-            yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        return as_told(loader)
 
     def step(self, batches: Iterator[Batch]) -> None:
         """One optimizer step.
 
         The loss is divided once, by the targets of all micro-batches on all processes: splitting changes nothing.
+        What is counted is counted before it is on the device, which the host waits for once a step: for loss and norm.
         """
-        session, journal = self.session, self.journal
-        plan, state, accelerator = session.recipe.training, session.state, session.accelerator
-        parts, room = self.taken(batches), self.reserved()
+        parts = self.taken(batches)
         totals, tokens = self.agree(parts)
+        with moved(parts, self.session.accelerator.device) as there:
+            self.learn(there, totals, tokens)
+
+    def learn(self, parts: Sequence[Batch], totals: Mapping[str, float], tokens: float) -> None:
+        """The step's losses, their gradients, and the optimizer's part."""
+        session, journal, room = self.session, self.journal, self.reserved()
+        plan, state, accelerator = session.recipe.training, session.state, session.accelerator
         self.reseed()
         for group in session.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * session.factor(state) * session.objective.pace(state.step)
@@ -77,8 +83,9 @@ class Stepper:
         journal.add("tokens", tokens)
         state.tokens += int(tokens)
         self.let_wait()
-        norm = session.spread.clip(session.learner.trained.values(), plan.max_grad_norm or math.inf)
-        loss = float(session.everywhere(torch.stack([*sums.values()]).sum()))
+        clipped = session.spread.clip(session.learner.trained.values(), plan.max_grad_norm or math.inf)
+        summed = session.everywhere(torch.stack([*sums.values()]).sum())
+        norm, loss = torch.stack([torch.as_tensor(one).to(summed) for one in (clipped, summed)]).tolist()
         if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
             self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
             return
@@ -163,8 +170,7 @@ class Stepper:
         main = session.accelerator.is_main_process
         mine = [*(sum(float(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
                 session.state.seconds if main else 0.0, *session.stop.flags()]
-        shared = torch.tensor(mine, dtype=torch.float64, device=session.accelerator.device)
-        found = session.accelerator.reduce(shared, "sum").tolist()
+        found = session.everywhere(torch.tensor(mine, dtype=torch.float64)).tolist()
         totals, (tokens, session.state.agreed, *flags) = found[:len(heads)], found[len(heads):]
         session.asked_to_stop = signals.heard(flags)
         if not any(totals):

@@ -127,7 +127,7 @@ def test_a_sampled_softmax_is_what_it_is_by_hand():
     head = torch.nn.Linear(2, 4, bias=False)
     head.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
     hidden = torch.tensor([[1.0, 2.0]])
-    loss = sampled_softmax(hidden, head, torch.tensor([1]), torch.tensor([[0, 1, 3]]), torch.tensor([0]))
+    loss = sampled_softmax(hidden, head, torch.tensor([1]), torch.tensor([[0, 1, 3]]), [1])
     q = [math.log((k + 2) / (k + 1)) / math.log(5) for k in range(4)]
     logits = {0: 1.0, 1: 2.0, 3: 2.0}
     parts = {k: math.exp(value) / (3 * q[k]) for k, value in logits.items()}  # the sampled 1 is the target
@@ -141,7 +141,7 @@ def test_what_sampled_tokens_stand_for_is_on_average_the_sum_over_all_others():
     negatives = torch.from_numpy(log_uniform(12_000, 12, np.random.default_rng(0))).reshape(-1, 1, 12)
     with torch.no_grad():
         weights = head(hidden)[0].exp()
-        sums = [sampled_softmax(hidden, head, torch.tensor([label]), some, torch.tensor([0])).exp() - 1
+        sums = [sampled_softmax(hidden, head, torch.tensor([label]), some, [1]).exp() - 1
                 for some in negatives]
     expected = (weights.sum() - weights[label]) / weights[label]
     assert torch.stack(sums).mean().item() == pytest.approx(expected.item(), rel=0.05)
@@ -156,7 +156,7 @@ def test_a_sampled_softmax_comes_near_the_full_one():
     errors = []
     for count in (20, 20_000):
         negatives = torch.from_numpy(log_uniform(count, 40, np.random.default_rng(1)))[None]
-        loss = sampled_softmax(hidden, head, labels, negatives, torch.zeros(30, dtype=torch.long))
+        loss = sampled_softmax(hidden, head, labels, negatives, [30])
         (found,) = torch.autograd.grad(loss, hidden)
         errors.append((found - wanted).norm() / wanted.norm())
     assert loss.item() == pytest.approx(full.item(), rel=0.02)

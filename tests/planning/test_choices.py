@@ -268,6 +268,32 @@ def test_on_a_gpu_compiling_needs_more_than_the_card(
             choices.check_compiled(True, registry.find("backbones", "bert"))
 
 
+@pytest.mark.parametrize(("name", "memory", "compiler", "precision", "rows", "compiled"), [
+    ("A100", 85, True, "bf16", 32, True), ("H100", 85, True, "bf16", 32, True),
+    ("RTX 3060", 12.6, True, "bf16", 4, True), ("T4", 15.8, True, "fp16", 4, True),
+    ("P100", 17, True, "fp32", 4, False), ("A100", 85, False, "bf16", 32, False), ("MPS", 16, True, "fp32", 4, False)])
+def test_what_a_card_decides(
+    name: str, memory: float, compiler: bool, precision: str, rows: int, compiled: bool,
+    card: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """BERT-large, 340 million weights: 5.4 GB of state, rows of 512 tokens with 0.77 GB of activations each.
+
+    At once are 16,384 tokens on a GPU, 4,096 on a CPU, where half of what the state leaves has room for them.
+    """
+    bert = registry.find("backbones", "bert")
+    if name == "MPS":  # llmkit trains on the CPU there
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        monkeypatch.setattr(choices, "cpu_multiplies_bf16", lambda: False)
+    else:
+        card(name)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(choices, "find_spec", lambda package: object())
+    monkeypatch.setattr(choices.shutil, "which", lambda program: f"/usr/bin/{program}" if compiler else None)
+    large = a_model(340_000_000, 1_500_000)
+    assert choices.precision(1024, bert)[0] == precision
+    assert choices.micro_batch_size(256, 512, large, False, int(memory * GB))[0] == rows
+    assert choices.compiled(recipes.Training(max_steps=5_000), bert)[0] is compiled
+
+
 def test_on_a_gpu_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     bert = registry.find("backbones", "bert")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -131,14 +131,14 @@ def prefill(model: Any, ids: Tensor, config: Any, inputs: dict[str, Any]) -> Any
 
 
 def processors(model: Any, config: Any, length: int) -> Any:
-    """What a model's `generate` does to scores behind a prompt of so many tokens, by a generation config.
+    """What a model's `generate` does to scores behind a prompt of so many tokens, by a generation config, on the host.
 
     Seen in transformers 5.23.
     """
     config = copy.deepcopy(config)
-    model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device=model.device)
+    model._prepare_special_tokens(config, kwargs_has_attention_mask=True, device="cpu")
     config.max_length = length + config.max_new_tokens
-    return model._get_logits_processor(config, input_ids_seq_length=length, device=model.device, model_kwargs={})
+    return model._get_logits_processor(config, input_ids_seq_length=length, device="cpu", model_kwargs={})
 
 
 def carried(model: Any, outputs: Any, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.backbones.kernels.privates import attention_of
+from llmkit.system.devices import on_host, sent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,22 +44,23 @@ class Group:
 
 
 class TokenPlaces:
-    """Where the tokens of a batch stand in its padded rows: the longest row first."""
+    """Where the tokens of a batch stand in its padded rows: the longest row first. The host finds them."""
 
-    def __init__(self, mask: Tensor, heads: int) -> None:
+    def __init__(self, mask: Tensor, heads: int, device: torch.device | str = "cpu") -> None:
         self.rows, self.longest = mask.shape
-        ends = (mask * torch.arange(1, self.longest + 1, device=mask.device)).amax(1)  # padding may be on any side
-        self.order = ends.argsort(descending=True, stable=True)
+        ends = (mask * torch.arange(1, self.longest + 1)).amax(1)  # padding may be on any side
+        order = ends.argsort(descending=True, stable=True)
+        self.order = sent(order, device)
         """(rows,): the rows in the order that the layers see them."""
-        held, lengths = mask[self.order].bool(), ends[self.order].tolist()
+        held, lengths = mask[order].bool(), ends[order].tolist()
         row, column = held.nonzero().unbind(1)
-        self.places = self.order[row] * self.longest + column
+        self.places = sent(order[row] * self.longest + column, device)
         """(tokens,): row x longest + column, in that order."""
-        begins = grouped(lengths, ALIKE if mask.device.type == "cpu" else 0.0, SAVED / heads)
+        begins = grouped(lengths, ALIKE if str(device) == "cpu" else 0.0, SAVED / heads)
         edges = [0, *(i for i, more in enumerate(begins) if more), self.rows]
         self.groups = [
             Group(first, last - first, lengths[first],
-                  held[first:last, : lengths[first]].flatten().nonzero()[:, 0])
+                  sent(held[first:last, : lengths[first]].flatten().nonzero()[:, 0], device))
             for first, last in itertools.pairwise(edges)]
         self.sizes = [len(group.places) for group in self.groups]
 
@@ -148,9 +150,10 @@ class Unpadding:
             return  # ModernBERT takes a mask for each kind of layer, where documents are kept apart
         if any(map(given.get, whole)) or given.get("past_key_values") is not None:
             return
-        tokens = mask.sum(1)
+        here = on_host(mask)
+        tokens = here.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
-            self.layout = TokenPlaces(mask, self.heads)
+            self.layout = TokenPlaces(here, self.heads, mask.device)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """After the body."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llmkit.backbones.kernels import privates
 from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of, others, penalized
+from llmkit.system.devices import sent
 from llmkit.system.finite import check_scores
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def steps(
     """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
 
     It differs from transformers' own in that each row draws from a chance of its own, that log probabilities are the
-    raw ones, and that a row that has ended is no longer computed. `forward` stands in for the model's own.
+    raw ones, and that a row that has ended is no longer computed. `forward` stands in for the model's own. Tokens are
+    chosen on the host, which waits for a device's logits once a step.
     """
     import torch
 
@@ -128,27 +130,27 @@ def steps(
 
     def process(scores: Tensor) -> Tensor:
         if len(rows) == len(texts):
-            return processors(ids, scores)  # type: ignore[no-any-return]
+            return processors(ids, scores.to(ids.device)).cpu()  # type: ignore[no-any-return]
         every = scores.new_zeros(len(texts), scores.shape[1])  # these know every row from the start
         every[rows] = scores
-        return processors(ids, every)[rows]  # type: ignore[no-any-return]
+        return processors(ids, every.to(ids.device)).cpu()[rows]  # type: ignore[no-any-return]
 
     logits = forward.read(ids)
     while True:
-        written = ids.new_full((len(texts), 1), generation_config.pad_token_id)
-        logits = logits.float()
+        written = [generation_config.pad_token_id] * len(texts)
+        logits = logits.float().cpu()
         check_scores(logits, "writing")
         step(logits, [texts[row] for row in rows], process if processors else None)
         for row in rows:
-            written[row, 0] = texts[row].last
-        ids = torch.cat([ids, written], 1)
+            written[row] = texts[row].last
+        ids = torch.cat([ids, sent(written, ids.device, ids.dtype)[:, None]], 1)
         going = [i for i, row in enumerate(rows) if not texts[row].reason]
         if not going or (stopped is not None and stopped()):
             break
         if len(going) < len(rows):
-            forward.keep(torch.tensor(going, device=ids.device), len(rows))
+            forward.keep(sent(going, ids.device), len(rows))
             rows = [rows[i] for i in going]
-        logits = forward.step(ids[rows])
+        logits = forward.step(ids if len(rows) == len(texts) else ids[sent(rows, ids.device)])
     for row in rows:
         texts[row].close("stopped")
     return ids
@@ -156,6 +158,7 @@ def steps(
 
 def _know_prompts(texts: Sequence[WrittenText], ids: Tensor, mask: Tensor | None) -> None:
     """Tell each text the ids before it, (rows, length), without padding."""
+    ids, mask = ids.cpu(), None if mask is None else mask.cpu()
     for row, text in enumerate(texts):
         text.prompt = (ids[row] if mask is None else ids[row][mask[row].bool()]).tolist()
 

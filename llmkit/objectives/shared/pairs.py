@@ -282,7 +282,7 @@ def relations(model: nn.Module, batch: Batch, family: type[Family], head: str) -
     import torch
 
     inputs = {name: part for name, part in batch.items() if name != "labels"}
-    nowhere = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    nowhere = torch.zeros(0, dtype=torch.long, device=inputs["input_ids"].device)
     with only_at(model, family.heads[head], nowhere) if head == "AutoModelForPreTraining" else nullcontext():
         return relation(family.outputs(model, inputs))
 

@@ -25,8 +25,8 @@ class Spread(Protocol):
     def apart(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """While the block runs, gradients stay with their process: of all micro-batches of a step but the last."""
 
-    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
-        """Scale gradients down to the global norm `most`; the norm before that, over all processes."""
+    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> Tensor | float:
+        """Scale gradients down to the global norm `most`; the norm before that, over all processes, not read yet."""
 
     def judging(self) -> AbstractContextManager[Any]:
         """What evaluations run in: no graph, in the numbers of the recipe."""

@@ -40,9 +40,10 @@ class DataParallel:
         context: AbstractContextManager[Any] = self.accelerator.no_sync(wrapped)
         return context
 
-    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
+    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> Tensor:
         """Every process has the whole gradient: each clips its own copy."""
-        return float(self.accelerator.clip_grad_norm_(parameters, most))
+        norm: Tensor = self.accelerator.clip_grad_norm_(parameters, most)
+        return norm
 
     @contextmanager
     def judging(self) -> Iterator[None]:

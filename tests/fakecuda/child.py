@@ -1,0 +1,161 @@
+"""Does what a test asks on the pretend GPU, in a process of its own: a line of JSON in, a line of JSON out.
+
+    {"do": "train", "recipe": {…}}  ->  {"said": {"loss": 5.2}, "waits": [["read a number", "training/step.py:98", 1]]}
+    or, where that raises:          ->  {"raised": "RuntimeError: … (training/step.py:98)"}
+
+The first argument is the device's library.
+"""
+# ruff: noqa: E402
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fakecuda import device
+
+device.install()  # before anything of llmkit is imported, which binds what this changes
+
+import logging
+
+import llmkit
+from llmkit import recipe as recipes
+from llmkit.training.fit import fit
+from llmkit.training.step import Stepper
+
+logging.disable(logging.WARNING)
+
+
+# ---- what can be asked ----
+
+
+def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), **_: Any) -> Any:
+    """A run, with its evaluations, its checkpoints and its model; waits are those of a step, without its log."""
+    usual, seen = Stepper.step, []
+
+    def step(self: Stepper, batches: Any) -> None:
+        if self.session.state.step not in watched:
+            return usual(self, batches)
+        with device.WAITS.recorded() as counts:
+            usual(self, batches)
+        seen.append(dict(counts))
+        return None
+
+    Stepper.step = step  # type: ignore[method-assign]
+    try:
+        summary = fit(recipes.load(recipe))
+    finally:
+        Stepper.step = usual  # type: ignore[method-assign]
+    totals: dict[tuple[str, str], int] = {}
+    for counts in seen:
+        for wait, count in counts.items():
+            totals[wait] = totals.get(wait, 0) + count
+    waits = [[*wait, count / len(seen)] for wait, count in totals.items()]
+    return {"loss": summary["train_loss"], "evaluation": summary.get("evaluation"), "device": summary["device"]}, waits
+
+
+def evaluate(model: str, data: str, **options: Any) -> Any:
+    return llmkit.evaluate(model, data, **options)["metrics"]
+
+
+def predict(model: str, data: str, **options: Any) -> Any:
+    return [str(one) for one in llmkit.predict(model, data, **options)]
+
+
+def generate(model: str, prompt: str = "the cat", **options: Any) -> Any:
+    from llmkit.inference.generate import Options
+
+    found = llmkit.generate(prompt, model, Options(**options))
+    return [[one.text, one.tokens] for one in found.completions]
+
+
+def score(model: str, texts: list[str], **options: Any) -> Any:
+    return [found.logprob for found in llmkit.score(model, texts, **options)]
+
+
+def search(model: str, where: str, query: str = "a dog") -> Any:
+    return [[hit.text, hit.score] for hit in llmkit.search(query, where, model)]
+
+
+def serve(model: str, texts: int = 1, **settings: Any) -> Any:
+    """The engine that a server would have, and the texts that it writes together."""
+    from llmkit.inference.writing.options import Options
+    from llmkit.inference.writing.sampling import Choosing
+    from llmkit.serving.jobs import Job, Piece, Wish
+    from llmkit.serving.served import named, open_all
+
+    served: Any = next(iter(open_all(named([model]), {}).values()))
+    if served.kind == "embedding":
+        return {"engine": "none", "width": len(served.embedder.embed(["the cat saw"])[0])}
+    heard: list[str] = [""] * texts
+    failed: list[Any] = []
+
+    def hear(text: int, event: Any) -> None:
+        if isinstance(event, Piece):
+            heard[text] += event.text
+        elif event.error is not None:
+            failed.append(event.error)
+
+    for number in range(texts):
+        wish = Wish(Options(max_new_tokens=6), Choosing(**settings), frozenset())
+        ids = served.writer.ids("the cat saw" if number % 2 else "a dog")
+        served.engine.admit(Job(ids, wish, number, 1, lambda _, event, text=number: hear(text, event)))
+    while served.engine.busy:
+        served.engine.turn()
+    if failed:
+        raise failed[0]
+    return {"engine": type(served.engine).__name__, "texts": heard}
+
+
+def run(code: str) -> None:
+    """An expression with torch in it."""
+    import torch
+
+    eval(code, {"torch": torch})
+
+
+WORK: dict[str, Callable[..., Any]] = {
+    one.__name__: one for one in (train, evaluate, predict, generate, score, search, serve, run)}
+
+
+# ---- asked and answered ----
+
+
+def answered(asked: dict[str, Any]) -> dict[str, Any]:
+    """What one line of JSON says of the other."""
+    work = WORK[asked.pop("do")]
+    try:
+        with device.pretending():
+            if work is train:
+                said, waits = work(**asked)
+            else:
+                with device.WAITS.recorded() as counts:
+                    said = work(**asked)
+                waits = [[*wait, count] for wait, count in counts.items()]
+    except Exception as error:
+        return {"raised": f"{type(error).__name__}: {error} ({place(error)})"}
+    return {"said": said, "waits": waits}
+
+
+def place(error: BaseException) -> str:
+    """Llmkit's line that an error came through last, and the last one of all."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if not frame.filename.startswith((device.HERE, device.TORCH))]
+    ours = [frame for frame in frames if "/llmkit/" in frame.filename and "site-packages" not in frame.filename]
+    return " <- ".join(f"{Path(frame.filename).parent.name}/{Path(frame.filename).name}:{frame.lineno}"
+                       for frame in (*ours[-1:], *frames[-1:]))
+
+
+def main() -> None:
+    """Answer until there is nothing more to read; what libraries print goes to the other stream."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        out.write(json.dumps(answered(json.loads(line)), default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()

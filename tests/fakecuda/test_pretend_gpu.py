@@ -1,0 +1,219 @@
+"""Families, objectives and tasks on a GPU that isn't there: where CUDA would raise, so does it."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAMILIES, OBJECTIVE, random_encoder, stories, tiny
+from test_matrix import OPTIONS, cells, covering, rows_for, why_not
+
+from fakecuda.asking import Pretend
+from fakecuda.build import build, lacking
+from llmkit import recipe
+from llmkit.recipe import registry
+from llmkit.training.fit import fit
+
+pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
+
+
+@pytest.fixture(scope="session")
+def pretend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pretend]:
+    """A process with the pretend GPU, of which each worker of the tests has one."""
+    kept = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.mktemp("pretend")
+    there = Pretend(build(kept.mkdir("fakecuda") if kept is not None else folder), folder)
+    yield there
+    there.close()
+
+
+MICRO_BATCHES = 2
+CACHES = {"adversarial": 8}
+"""Waits of a step with which transformers' caches of a written text begin."""
+MASKS = 3
+"""How often at most transformers looks at a micro-batch's masks: those of encoder, decoder and what is between them."""
+
+
+def shortest() -> list[tuple[str, str]]:
+    """(family, objective) pairs in which each family and each objective stands, few of them."""
+    pairs = [(family, name) for family in FAMILIES for name in registry.names("objectives")
+             if recipe.fits(registry.find("objectives", name)(), FAMILIES[family])]
+    left, out = {word for pair in pairs for word in pair}, []
+    while left:
+        best = max(pairs, key=lambda pair: len(left & {*pair}))
+        out.append(best)
+        left -= {*best}
+    return out
+
+
+def short_run(family: str, name: str, text: Path, folder: Path, **training: Any) -> dict[str, Any]:
+    """The recipe of four steps of two micro-batches each, an evaluation before and after, a checkpoint and a model."""
+    tree = tiny(family, text, folder, **{"precision": "bf16", "micro_batch_size": 4, "logging_steps": 2, **training})
+    tree["objective"] = {"name": name, **OPTIONS.get(name, {})}
+    tree["data"]["validation"] = 0.2
+    return tree
+
+
+# ---- what `make test` runs ----
+
+
+@pytest.mark.parametrize(("family", "objective"), shortest(), ids=["-".join(pair) for pair in shortest()])
+def test_each_family_and_each_objective_trains_and_seldom_waits(
+    family: str, objective: str, pretend: Pretend, text: Path, tmp_path: Path) -> None:
+    said, waits = pretend.ask("train", recipe=short_run(family, objective, text, tmp_path / "run"))
+    assert said["device"] == "cuda" and math.isfinite(said["loss"])
+    looks = sum(count for _, place, count in waits if "transformers/masking_utils.py" in place)
+    assert looks <= MASKS * MICRO_BATCHES, waits
+    assert sum(count for _, _, count in waits) - looks <= 3 + CACHES.get(objective, 0), waits
+
+
+@pytest.fixture(scope="session")
+def trained(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model of a family, trained a step on the CPU."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp("trained") / family
+            fit(recipe.load(tiny(family, text, made[family], max_steps=1)))
+        return made[family]
+
+    return make
+
+
+@pytest.mark.parametrize(("settings", "texts"), [
+    ({}, 1), ({}, 3), ({"sample": True, "top_p": 0.9, "repetition_penalty": 1.1}, 3)])
+def test_a_decoder_is_served_with_two_waits_a_token(
+    settings: dict[str, Any], texts: int, pretend: Pretend, trained: Any) -> None:
+    """It says what it says on a CPU; the host waits for the logits, and nothing of ours waits beside it."""
+    said, waits = pretend.ask("serve", model=trained("gpt2"), texts=texts, **settings)
+    assert said["engine"] == "Engine"
+    steps = [wait for wait in waits if wait[0] == "copy to host" and "<-" not in wait[1] and "engine.py" in wait[1]]
+    ours = [wait for wait in waits if "serving/" in wait[1] and "<-" not in wait[1]]
+    assert ours == steps, ours
+    # 6 tokens: a step for each but the first; the prompts once; two readings and one step of the trial before
+    assert sum(wait[2] for wait in steps) <= 6 + texts + 5, steps
+
+
+def test_generate_waits_once_a_token(pretend: Pretend, trained: Any) -> None:
+    said, waits = pretend.ask("generate", model=trained("gpt2"), max_new_tokens=6)
+    (tokens,) = [tokens for _, tokens in said]
+    ours = [wait for wait in waits if "token_loop.py" in wait[1] and "<-" not in wait[1]]
+    assert sum(wait[2] for wait in ours) <= tokens + 2, ours  # and the prompt with its mask, once
+
+
+# ---- what CUDA refuses, the pretend GPU refuses ----
+
+
+@pytest.mark.parametrize(("code", "raises"), [
+    ("torch.ones(2, device='cuda') + torch.ones(2)", "at least two devices"),
+    ("torch.ones(2, device='cuda') + torch.tensor(1.0)", ""),
+    ("torch.ones(2, device='cuda').numpy()", "can't convert cuda:0"),
+    ("torch.rand(2, generator=torch.Generator(), device='cuda')", "Expected a 'cuda' device type for generator"),
+    ("torch.ones(2)[torch.tensor([0], device='cuda')]", "indices should be either on cpu"),
+    ("torch.ones(2, device='cuda')[torch.tensor([0])]", ""),
+    ("torch.nn.functional.embedding(torch.tensor([1]), torch.ones(2, 2, device='cuda'))", "at least two devices"),
+])
+def test_what_cuda_refuses_is_refused(code: str, raises: str, pretend: Pretend) -> None:
+    if not raises:
+        pretend.ask("run", code=code)
+        return
+    with pytest.raises(AssertionError, match=raises):
+        pretend.ask("run", code=code)
+
+
+@pytest.mark.parametrize(("code", "kinds"), [
+    ("float(torch.ones(1, device='cuda'))", ["read a number"]),
+    ("torch.ones(3, device='cuda').tolist()", ["copy to host"]),
+    ("torch.tensor([1], device='cuda')", ["copy from host"]),
+    ("torch.tensor([1]).to('cuda', non_blocking=True)", []),
+    ("torch.ones(3, device='cuda').nonzero()", ["a shape by values (nonzero)"]),
+    ("torch.ones(3, device='cuda')[torch.ones(3, device='cuda') > 0]", ["a shape by values (boolean index)"]),
+    ("(torch.ones(3, device='cuda') * 2).sum()", []),
+])
+def test_what_the_host_waits_for_is_counted(code: str, kinds: list[str], pretend: Pretend) -> None:
+    assert [kind for kind, _, _ in pretend.ask("run", code=code)[1]] == kinds
+
+
+# ---- what `make pretend-gpu` runs ----
+
+
+CELLS = [cell for cell in covering(cells()) if why_not(cell[0], cell[2], cell[3]) is None]
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("family", "kind", "learning", "method"), CELLS, ids=["-".join(cell) for cell in CELLS])
+def test_a_cell_trains_in_each_precision(
+    family: str, kind: str, learning: str, method: str, precision: str, pretend: Pretend, trained: Any,
+    request: pytest.FixtureRequest, tmp_path: Path,
+) -> None:
+    if precision == "fp16" and FAMILIES[family].model_type in ("t5", "umt5"):
+        pytest.skip("its activations overflow in fp16: it is refused")
+    data = request.getfixturevalue("text") if kind == "objectives" else rows_for(learning, request, tmp_path)
+    said, _ = pretend.ask("train", recipe={
+        "backbone": {"pretrained": str(trained(family))}, "tuning": {"method": method},
+        "data": {"train": str(data), "validation": [str(data)], "max_length": 40 if kind == "tasks" else 32,
+                 "packing": "none"},
+        "objective" if kind == "objectives" else "task": {"name": learning, **OPTIONS.get(learning, {})},
+        "training": {"max_steps": 4, "save_steps": 4, "global_batch_size": 8, "learning_rate": 1e-3,
+                     "precision": precision},
+        "output_dir": str(tmp_path / "run")})
+    assert said["device"] == "cuda" and math.isfinite(said["loss"])
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize(("family", "objective"), [
+    (family, OBJECTIVE[family]) for family in FAMILIES if FAMILIES[family].model_type != "xlnet"])
+def test_fp32_learns_what_it_learns_on_a_cpu(
+    family: str, objective: str, pretend: Pretend, text: Path, tmp_path: Path) -> None:
+    said, _ = pretend.ask("train", recipe=short_run(family, objective, text, tmp_path / "gpu", precision="fp32"))
+    here = fit(recipe.load(short_run(family, objective, text, tmp_path / "cpu", precision="fp32")))
+    assert said["loss"] == pytest.approx(here["train_loss"], rel=1e-3)
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize("family", [
+    name for name, family in FAMILIES.items() if family.shape in ("decoder", "encoder-decoder")])
+def test_each_writer_writes_and_is_served(family: str, pretend: Pretend, trained: Any) -> None:
+    for beams in (1, 2):
+        said, _ = pretend.ask("generate", model=trained(family), max_new_tokens=6, num_beams=beams)
+        assert len(said) == 1
+    said, _ = pretend.ask("serve", model=trained(family), texts=2)
+    assert len(said["texts"]) == 2
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize("family", [*FAMILIES])
+def test_each_family_is_evaluated(family: str, pretend: Pretend, trained: Any, text: Path) -> None:
+    said, _ = pretend.ask("evaluate", model=trained(family), data=text)
+    assert math.isfinite(said["loss"])
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_texts_are_scored(family: str, pretend: Pretend, trained: Any) -> None:
+    said, _ = pretend.ask("score", model=trained(family), texts=["the cat saw the moon .", "a dog"])
+    assert all(value < 0 for value in said)
+
+
+@pytest.mark.pretend_gpu
+def test_texts_are_searched(pretend: Pretend, text: Path, tmp_path: Path) -> None:
+    model = random_encoder(tmp_path / "encoder", stories(40))
+    assert len(pretend.ask("search", model=model, where=text)[0]) == 5
+
+
+@pytest.mark.pretend_gpu
+@pytest.mark.parametrize(("family", "task"), [
+    ("bert", "classification"), ("bert", "tagging"), ("bert", "question_answering"), ("bert", "similarity"),
+    ("bert", "multiple_choice"), ("gpt2", "instruction"), ("t5", "translation"), ("t5", "summarization")])
+def test_each_task_is_predicted(
+    family: str, task: str, pretend: Pretend, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    data = rows_for(task, request, tmp_path)
+    tree = tiny(family, data, tmp_path / "run", max_steps=1)
+    del tree["objective"]
+    tree["data"]["max_length"] = 40
+    fit(recipe.load(tree | {"task": {"name": task}}))
+    said, _ = pretend.ask("predict", model=tmp_path / "run", data=data)
+    assert said
