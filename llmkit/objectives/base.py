@@ -20,9 +20,9 @@ from llmkit.data.rows import Layout, SegmentRows, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
+from llmkit.objectives.shared.places import at, chosen
 from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.watching import lacking, required, watch
-from llmkit.system.devices import on_host, sent
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -379,31 +379,6 @@ def guesses(
     if family.logits_bias is not None:
         bias = getattr(model, family.logits_bias)[0]
     return Linear(hidden, last.weight, bias, at(labels, wanted)), outputs
-
-
-def chosen(labels: Tensor) -> Tensor:
-    """Which positions of labels (batch, length) are targets, for `at`."""
-    return marked(on_host(labels) != -100, labels.device)
-
-
-def marked(mask: Tensor, device: torch.device) -> Tensor:
-    """A mask of the host (batch, length) for `at`, on a device.
-
-    On a CPU the mask itself; elsewhere the numbers of its places, which a device could tell only while the host waits.
-    """
-    return mask if device.type == "cpu" else sent(mask.flatten().nonzero()[:, 0], device)
-
-
-def rows_of_targets(labels: Tensor) -> Tensor:
-    """Which row each target of labels (batch, length) is of, (targets,)."""
-    return sent((on_host(labels) != -100).nonzero()[:, 0], labels.device)
-
-
-def at(values: Tensor, wanted: Tensor) -> Tensor:
-    """What stands at wanted positions, as `marked` has them: (batch, length, …) -> (targets, …)"""
-    if wanted.dim() == 2:
-        return values[wanted]
-    return values.flatten(0, 1).index_select(0, wanted)
 
 
 def plain_last(model: nn.Module, family: type[Family]) -> nn.Linear | None:

@@ -13,7 +13,8 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, at, chosen, part, seen_by, vocabulary
+from llmkit.objectives.base import Objective, Sums, part, seen_by, vocabulary
+from llmkit.objectives.shared.places import at, chosen
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host, sent

@@ -16,7 +16,8 @@ from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
-from llmkit.objectives.base import Objective, Sums, at, chosen, guesses, marked, perplexity
+from llmkit.objectives.base import Objective, Sums, guesses, perplexity
+from llmkit.objectives.shared.places import at, chosen, marked
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS

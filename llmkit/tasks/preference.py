@@ -17,7 +17,8 @@ from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.models import ends
-from llmkit.objectives.base import Judged, Setup, Sums, rows_of_targets
+from llmkit.objectives.base import Judged, Setup, Sums
+from llmkit.objectives.shared.places import rows_of_targets
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError
 from llmkit.tasks.base import Prediction, Row, Task, say

@@ -17,7 +17,8 @@ from llmkit.data.files import suffix_of
 from llmkit.data.formats import format_of
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
-from llmkit.objectives.base import Responses, Sets, Setup, Sums, at, chosen
+from llmkit.objectives.base import Responses, Sets, Setup, Sums
+from llmkit.objectives.shared.places import at, chosen
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host
 from llmkit.system.errors import DataError, RequestError, nearest
