@@ -26,7 +26,6 @@ from llmkit.recipe.watching import lacking, required, watch
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 

@@ -17,8 +17,8 @@ from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
 from llmkit.objectives.base import Objective, Sums, guesses, perplexity
-from llmkit.objectives.shared.places import at, chosen, marked
 from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.objectives.shared.places import at, chosen, marked
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host, sent
