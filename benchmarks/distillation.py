@@ -5,7 +5,8 @@
 
 Which part of Python's library is a docstring from? The teacher is minilm-l6 (22.7 M parameters), fine-tuned on a few
 rows of each label; the students have two layers of width 128 and random weights. A seed draws as many rows for its
-students, the first those of the teacher. Every run is a folder: stop it whenever you like, the same command goes on.
+students, the first those of the teacher; where their labels are unseen, more rows, in as many steps. Every run is a
+folder: stop it whenever you like, the same command goes on.
 """
 
 import argparse
@@ -18,31 +19,38 @@ STUDENTS: dict[str, dict[str, Any] | None] = {
     "student alone": None,
     "student taught": {"temperature": 2.0, "alpha": 0.9},
     "student taught, labels unseen": {"temperature": 2.0, "alpha": 1.0},
+    "student taught, more rows, labels unseen": {"temperature": 2.0, "alpha": 1.0},
 }
 TEACHER = "teacher"
+MORE = 8
+"""Times as many rows where there are more of them, and passes that are fewer by as much."""
 
 
-def recipe(folder: Path, name: str, shots: int, epochs: int, seed: int) -> dict[str, Any]:
+def recipe(folder: Path, name: str, shots: int, epochs: int, seed: int, held: int) -> dict[str, Any]:
     """What all runs have in common: the rows, the held-out ones, and how long."""
     return {
         "name": name.replace(" ", "-").replace(",", ""), "seed": seed,
-        "data": {"train": "builtin:docstring-topics", "shots": shots, "validation": 200, "max_length": 48},
+        "data": {"train": "builtin:docstring-topics", "shots": shots, "validation": held, "max_length": 48},
         "task": "classification",
         "training": {"num_train_epochs": epochs, "global_batch_size": 16, "warmup_steps": 0.1, "precision": "fp32"},
         "output_dir": str(folder / f"{name.replace(' ', '-').replace(',', '')}-{seed}")}
 
 
-def teaching(folder: Path, shots: int) -> dict[str, Any]:
+def teaching(folder: Path, shots: int, held: int) -> dict[str, Any]:
     """The teacher's recipe."""
-    made = {**recipe(folder, TEACHER, shots, 3, 1), "backbone": {"pretrained": "minilm-l6"}}
+    made = {**recipe(folder, TEACHER, shots, 3, 1, held), "backbone": {"pretrained": "minilm-l6"}}
     made["training"] |= {"learning_rate": 3e-4}
     return made
 
 
-def learning(folder: Path, student: str, shots: int, epochs: int, seed: int) -> dict[str, Any]:
+def learning(
+    folder: Path, student: str, shots: int, epochs: int, seed: int, held: int,
+) -> dict[str, Any]:
     """A student's recipe: only the teacher differs."""
     teacher = str(folder / f"{TEACHER}-1")
-    made = {**recipe(folder, student, shots, epochs, seed), "backbone": {"family": "bert", "size": "tiny"},
+    if "more rows" in student:
+        shots, epochs = shots * MORE, max(1, epochs // MORE)
+    made = {**recipe(folder, student, shots, epochs, seed, held), "backbone": {"family": "bert", "size": "tiny"},
             "tokenizer": {"pretrained": teacher}}
     made["training"] |= {"learning_rate": 5e-4}
     return made if STUDENTS[student] is None else {**made, "teacher": {"model": teacher, **(STUDENTS[student] or {})}}
@@ -70,18 +78,19 @@ def table(folder: Path, seeds: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/distillation"))
+    parser.add_argument("--validation", type=int, default=1000, help="rows that are held out")
     parser.add_argument("--shots", type=int, default=32, help="rows a label")
-    parser.add_argument("--epochs", type=int, default=20, help="of a student")
+    parser.add_argument("--epochs", type=int, default=24, help="of a student")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--table", action="store_true", help="print the table and train nothing")
     given = parser.parse_args()
     if not given.table:
         from llmkit.training.fit import fit
 
-        fit(teaching(given.folder, given.shots))
+        fit(teaching(given.folder, given.shots, given.validation))
         for seed in given.seeds:
             for student in STUDENTS:
-                fit(learning(given.folder, student, given.shots, given.epochs, seed))
+                fit(learning(given.folder, student, given.shots, given.epochs, seed, given.validation))
     print(table(given.folder, given.seeds))
 
 

@@ -170,6 +170,7 @@ def checked(
     request = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
     recipes.check_processes(request.training, processes, "--processes")
     trackers.check(request.training.report_to)
+    launch.check_gpus(processes)
     if request.output_dir is None and (request.task is not None if tuned is None else tuned):
         task = registry.name_of(request.learning)
         name = request.name if request.name.endswith(task) else f"{request.name}-{task}"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.models import templates
+from llmkit.models.chatting import templates
 from llmkit.recipe.promises import MODE
 from llmkit.recipe.seams import PromptMode
 from llmkit.recipe.watching import lacking, watch

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llmkit.inference.constraining.schema import OBJECT, checked
-from llmkit.models.tools import parsed
+from llmkit.models.chatting.tools import parsed
 from llmkit.system.errors import LlmkitError, NumberError, RequestError, nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

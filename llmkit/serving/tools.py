@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmkit.inference.writing.pieces import begun
-from llmkit.models.tools import CLOSE, OPEN, known, parsed, written_out
+from llmkit.models.chatting.tools import CLOSE, OPEN, known, parsed, written_out
 
 FENCE = "```"
 __all__ = ["CLOSE", "OPEN", "Call", "Holding", "beginning", "calls", "known", "parsed", "written_out"]

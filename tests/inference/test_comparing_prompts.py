@@ -44,7 +44,7 @@ def test_each_line_of_a_text_is_a_prompt_and_the_order_is_kept(gpt2, tmp_path, c
     assert all(one["completions"][0]["score"] < 0 for one in made)
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("35 prompts, ")
+    assert said.err.startswith(f"opening {gpt2} …\n35 prompts, ")
 
 
 def test_a_row_has_a_prompt_messages_or_a_text(gpt2, tmp_path):
@@ -80,7 +80,7 @@ def test_a_pipe_is_read_as_lines_or_rows_and_stdout_takes_the_answers(gpt2, caps
         assert main(["generate", "--model", gpt2, "--input", "-", "--max-new-tokens", "2"]) == 0
         said = capsys.readouterr()
         assert [json.loads(line)["prompt"] for line in said.out.splitlines()] == ["the cat", "by sea"]
-        assert said.err == ""
+        assert said.err == f"opening {gpt2} …\n"
 
 
 def test_json_tells_of_the_whole_file(gpt2, tmp_path, capsys):

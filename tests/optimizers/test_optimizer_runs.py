@@ -163,13 +163,14 @@ def test_muon_moves_the_matrices_of_layers_alone() -> None:
 
     from llmkit.backbones.bert import Bert
     from llmkit.backbones.gpt2 import GPT2
+    from llmkit.objectives.causal_lm import CausalLM
     from llmkit.recipe import Training
     from llmkit.training.learner import Learner
     from llmkit.training.optimizer import learned
     from llmkit.tuning.full import Full
 
     def hidden(model: Any, family: Any) -> set[str]:
-        found = learned(Learner(model, None, family), Training(learning_rate=1.0), Full())  # type: ignore[arg-type]
+        found = learned(Learner(model, CausalLM(), family), Training(learning_rate=1.0), Full())
         return {one.name.removeprefix("model.") for one in found if one.hidden}
 
     small = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=8))
@@ -190,6 +191,7 @@ def test_groups_are_those_that_0_1_0_made_and_a_new_head_has_its_rate() -> None:
     from llmkit.backbones.bert import Bert
     from llmkit.optimizers.base import groups
     from llmkit.recipe import Training
+    from llmkit.tasks.classification import Classification
     from llmkit.training.learner import Learner
     from llmkit.training.optimizer import learned
     from llmkit.tuning.full import Full
@@ -197,7 +199,7 @@ def test_groups_are_those_that_0_1_0_made_and_a_new_head_has_its_rate() -> None:
     model = BertForSequenceClassification(BertConfig(
         num_hidden_layers=1, hidden_size=8, num_attention_heads=2, intermediate_size=16, vocab_size=20,
         max_position_embeddings=8))
-    learner = Learner(model, None, Bert, ("classifier",))  # type: ignore[arg-type]
+    learner = Learner(model, Classification(), Bert, ("classifier",))
     learner.rates = {"model.bert.embeddings.word_embeddings.weight": 0.5}
     plan = Training(learning_rate=0.1, head_learning_rate=0.2, weight_decay=0.3)
     found = learned(learner, plan, Full())

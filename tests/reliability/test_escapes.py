@@ -145,7 +145,8 @@ def test_an_answer_that_is_written_in_pieces_is_shown(
         return generation.Result(prompt, model, [Completion("".join(PIECES), 5, "length")])
 
     monkeypatch.setattr(generation, "generate", generate)
-    assert said(capsys, "generate", "x") == (0, WHOLE, "")
+    status, out, told = said(capsys, "generate", "x")
+    assert (status, out) == (0, WHOLE) and not steers(told)
     status, out, _ = said(capsys, "generate", "x", "--json")
     assert status == 0 and not steers(out) and json.loads(out)["completions"][0]["text"] == "".join(PIECES)
 

@@ -94,9 +94,9 @@ def test_processes_wait_for_each_other_as_long_as_is_said(
 
 def test_more_processes_than_gpus_are_refused(gpus: Callable[[int], None]) -> None:
     gpus(2)
-    launch.check(2)
+    launch.check_gpus(2)
     with pytest.raises(RequestError, match="--processes 3: this machine has 2 GPUs, and each process needs its own"):
-        launch.check(3)
+        launch.check_gpus(3)
     gpus(0)
     launch.check(3)
 

@@ -21,7 +21,8 @@ from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Provenance
-from llmkit.models import Opened, templates
+from llmkit.models import Opened
+from llmkit.models.chatting import templates
 from llmkit.models.families import file_for
 from llmkit.models.pooling import Pooling
 from llmkit.recipe import registry

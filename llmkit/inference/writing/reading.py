@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data.encoder import CUT, controls, encode_uncontrolled, texts_in, uncontrolled
-from llmkit.models import templates
+from llmkit.models.chatting import templates
 from llmkit.system.errors import RequestError
 from llmkit.tasks.shared.tagged.words import around
 

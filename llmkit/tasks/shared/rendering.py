@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data.sources import Place
-from llmkit.models import templates
-from llmkit.models.tools import known, written_out
+from llmkit.models.chatting import templates
+from llmkit.models.chatting.tools import known, written_out
 from llmkit.system.errors import DataError
 from llmkit.tasks.shared.conversation import THOUGHTS, Message
 

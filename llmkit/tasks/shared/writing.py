@@ -17,7 +17,8 @@ from llmkit.data.encoder import controls, encode_uncontrolled, text_of, uncontro
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
-from llmkit.models import ends, templates
+from llmkit.models import ends
+from llmkit.models.chatting import templates
 from llmkit.models.ends import ends_of
 from llmkit.objectives.base import Judged, Responses, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive

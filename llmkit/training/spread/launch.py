@@ -150,6 +150,10 @@ def check(processes: int) -> None:
         raise RequestError(f"--processes {processes}: at least 1.")
     if processes > 1 and sys.platform == "win32":
         raise RequestError(f"--processes {processes}: several are started on Linux, macOS and WSL2 only.")
+
+
+def check_gpus(processes: int) -> None:
+    """Raise RequestError where there are GPUs and not one for each process; torch is asked, which takes its time."""
     if processes > 1 and 0 < (gpus := gpus_here()) < processes:
         raise RequestError(f"--processes {processes}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, and each "
                            f"process needs its own; --processes {gpus}, or CUDA_VISIBLE_DEVICES= to train on CPUs.")
