@@ -32,7 +32,8 @@ def inspect(
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
     "pass", "fields": {name: [values]}, "shown": {name: words}}], "sources": [{"source", "used": {field: column},
-    "unused": [column]}]}; with `experts` also "experts", as `routed` gives it, for which the model is made.
+    "unused": [column]}]}; with data.augment also "swapped", as `example_of` gives it; with `experts` also "experts", as
+    `routed` gives it, for which the model is made.
     RequestError for a row that isn't there, and for experts that the model hasn't.
     """
     settled = settle(request)
@@ -57,7 +58,22 @@ def inspect(
             "notes": [*(note for reader in settled.readers for note in reader.notes), *sets.notes], "drawn": out,
             "sources": [{"source": reader.name, "used": dict(reader.used), "unused": list(reader.unused)}
                         for reader in settled.readers if reader.used],
+            **({} if (swapped := example_of(settled)) is None else {"swapped": swapped}),
             **({"experts": routed(settled, setup, sets)} if experts else {})}
+
+
+def example_of(settled: Settled) -> dict[str, str] | None:
+    """The first training text whose words are swapped, before and after; empty where none is, None where none should.
+
+    Returns {"source", "before", "after"}.
+    """
+    for reader in settled.train:
+        if reader.swaps is None:
+            return None
+        for text in settled.recipe.learning.texts(reader):
+            if (other := reader.swaps(text)) != text:
+                return {"source": reader.name, "before": text, "after": other}
+    return {}
 
 
 def routed(settled: Settled, setup: Setup, sets: Sets) -> dict[str, Any]:
