@@ -39,17 +39,17 @@ class Tally:
     """Rows with such words that can't be swapped rightly."""
 
     def told(self, what: str, why: str = "") -> Told:
-        """`builtin:gender: 12 of 100 documents have such words, and 12 are seen also with these swapped`."""
+        """`builtin:gender: 12 of 100 documents have such words; seen also with these swapped: 12`."""
         if not self.with_words:
             said = f"{self.swap}: none of the {self.rows:,} {what} has a word of it; nothing is swapped"
             return [said], {"augment": asdict(self)}
-        how = "are seen also with these swapped" if self.mode == "both" else (
-            "of these, drawn by the seed, are seen with these swapped instead")
-        said = f"{self.swap}: {self.with_words:,} of {self.rows:,} {what} have such words, and {self.swapped:,} {how}"
+        how = "seen also with these swapped" if self.mode == "both" else (
+            "seen with these swapped instead, drawn by the seed")
+        said = f"{self.swap}: {self.with_words:,} of {self.rows:,} {what} have such words; {how}: {self.swapped:,}"
         if self.held_out:
-            said += f"; {self.held_out:,} swapped ones are left out, for the same text is held out"
+            said += f"; not seen swapped, for that text is held out: {self.held_out:,}"
         if self.as_they_are:
-            said += f"; {self.as_they_are:,} are seen as they are only: {why}"
+            said += f"; seen as they are only: {self.as_they_are:,}, for {why or 'the task says so'}"
         return [said], {"augment": asdict(self)}
 
 

@@ -10,8 +10,8 @@ hers -> his
 himself, herself
 man, woman
 men, women
-mr, ms
-mrs -> mr
+Mr, Ms
+Mrs -> Mr
 boy, girl
 boys, girls
 boyfriend, girlfriend
