@@ -118,7 +118,7 @@ class Source:
 class Augment:
     """Training rows with words swapped for their counterparts, he for she (Lu et al. 2018, Zmigrod et al. 2019)."""
 
-    swap: str
+    swap: Annotated[str, Field(min_length=1)]
     """Pairs of words: a UTF-8 file, a pair a line with a tab or a comma between the two, or builtin:gender."""
     mode: Literal["both", "replace"] = "both"
     """both: a row that has such words is seen as it is, and once more with these swapped (Lu et al. 2018); replace:

@@ -182,8 +182,8 @@ def test_replace_swaps_half_and_keeps_their_number(documents):
     assert {text.replace("she", "he") for text in texts(tokenizer, made)} == set(lines)
     assert 70 < first["she"] < 130
     assert texts(tokenizer, made) != texts(tokenizer, other)
-    assert notes[0].endswith(": 200 of 201 documents have such words; seen with these swapped instead, drawn by the seed: "
-                             f"{first['she']}")
+    assert notes[0].endswith(": 200 of 201 documents have such words; seen with these swapped instead, drawn by the "
+                             f"seed: {first['she']}")
 
 
 def test_a_single_document_cant_be_cut_where_its_rest_would_be_seen_swapped(documents):

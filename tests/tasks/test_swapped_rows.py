@@ -163,6 +163,17 @@ def test_so_many_rows_a_label_are_counted_before_they_are_swapped(told):
     assert "12 training rows" in notes
 
 
+def test_inspect_shows_a_row_that_can_be_swapped(tmp_path, swaps):
+    path = tmp_path / "tags.jsonl"
+    path.write_text("".join(json.dumps({"tokens": words, "tags": ["A", "B"]}) + "\n"
+                            for words in (["grand", "father"], ["he", "ran"], ["a", "cat"])))
+    tree = tiny("bert", path, tmp_path / "run")
+    tree.pop("objective")
+    tree["task"] = {"name": "tagging"}
+    tree["data"]["augment"] = {"swap": swaps.path}
+    assert inspect(recipes.load(tree))["swapped"] == {"source": str(path), "before": "he ran", "after": "she ran"}
+
+
 def test_replaced_rows_keep_their_number(told):
     found = inspect(recipes.load(told("replace")))
     assert found["rows"] == 30
