@@ -172,12 +172,24 @@ def inspect(
         terminal.out(visible(f"{source['source']}: {columns(source)}"))
     for note in found["notes"]:
         terminal.err(note)
+    if swapped := found.get("swapped"):
+        terminal.out(f"\nswapped, the first text of {visible(swapped['source'])}:")
+        for side in around_change(swapped["before"], swapped["after"]):
+            terminal.out(f"  {visible(side)}")
     for one in found["drawn"]:
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
     if experts:
         show_experts(found["experts"])
+
+
+def around_change(before: str, after: str, most: int = 160) -> tuple[str, str]:
+    """Two texts in a line each, from a little before where they part, with at most so many characters."""
+    first = next((i for i, (one, other) in enumerate(zip(before, after)) if one != other), min(len(before), len(after)))
+    start = max(0, first - most // 4)
+    return tuple(f"{'…' if start else ''}{' '.join(text[start : start + most].split())}"  # type: ignore[return-value]
+                 f"{'…' if len(text) > start + most else ''}" for text in (before, after))
 
 
 def show_experts(found: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.table import form_of
 from llmkit.data.formats.text import usual_document
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.recipe import Source
 from llmkit.system import cache
 from llmkit.system.errors import DataError, RequestError, nearest
@@ -79,6 +80,8 @@ class Reader:
     """What is wrong with each row that was left out, in the order of the file."""
     known: dict[Path, str] = field(default_factory=dict)
     """The digests of the files that the fingerprint is of, once that was asked for: what is read must be of them."""
+    swaps: Swaps | None = None
+    """The words that are swapped in what is learned from it; None where it is seen as it is."""
 
     def form(self, path: Path) -> str:
         """The format of a file of this source."""
@@ -137,6 +140,11 @@ class Reader:
         return str(self.files[0]) if len(self.files) == 1 else self.label
 
     def fingerprint(self) -> str:
+        """SHA-256 (hex) of the content and of the words that are swapped in it: what is made of it is kept by that."""
+        said = self.content()
+        return said if self.swaps is None else hashlib.sha256(f"{said} {self.swaps.digest}".encode()).hexdigest()
+
+    def content(self) -> str:
         """SHA-256 (hex) of the content and of all that changes what is read from it; not of paths or times.
 
         From the first time on the files must stay what they are: where they are read to their end, Changed is raised if

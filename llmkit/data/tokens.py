@@ -23,9 +23,10 @@ from llmkit.data.encoder import encode as encode
 from llmkit.data.mapped import mapped, portable
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Reader
+from llmkit.data.swapping.pairs import with_swapped
 from llmkit.data.words import Phrases, bare, check
 from llmkit.system import cache
-from llmkit.system.errors import DataError, PlaceError
+from llmkit.system.errors import DataError, PlaceError, RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +51,8 @@ class Documents:
     """A hash of each document's text."""
     sentences: NDArray[np.int64] | None = None
     """Where sentences start in `ids`, of all documents that these were taken from; None where nobody asked."""
+    own: NDArray[np.uint64] | None = None
+    """Where words are swapped, a hash of each document's own text: of a swapped one, `digests` has its original's."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -67,16 +70,38 @@ class Documents:
 
     def split(self, share: float, seed: int) -> tuple[Documents, Documents]:
         """(training, validation): documents drawn by a hash of seed and content; of a single document, its end."""
+        if self.swapped.any():
+            return self._split_swapped(share, seed)
         if len(self) == 1:
             cut = self.starts + (self.lengths * (1 - share)).astype(np.int64)
             if self.sentences is not None:  # not within a sentence
                 cut = np.append(self.sentences, self.stops)[np.searchsorted(self.sentences, cut)].clip(max=self.stops)
             return replace(self, stops=cut), replace(self, starts=cut)
-        held = _mix(self.digests ^ _mix(np.array([seed], dtype=np.uint64))) < np.uint64(int(share * 2**64))
-        return self._where(~held), self._where(held)
+        held = self.drawn(seed) < np.uint64(int(share * 2**64))
+        return self.where(~held), self.where(held)
 
-    def _where(self, chosen: NDArray[np.bool_]) -> Documents:
-        return replace(self, starts=self.starts[chosen], stops=self.stops[chosen], digests=self.digests[chosen])
+    def _split_swapped(self, share: float, seed: int) -> tuple[Documents, Documents]:
+        """Swapped documents are on the side of their originals, and none is held out."""
+        if (~self.swapped).sum() == 1:
+            raise RequestError("data.validation: of a single document its end is held out, and with data.augment the "
+                               "rest would be seen swapped; give validation sources of its own, or cut the text into "
+                               "documents (data.document: paragraph).")
+        held = self.drawn(seed) < np.uint64(int(share * 2**64))
+        return self.where(~held), self.where(held & ~self.swapped)
+
+    @property
+    def swapped(self) -> NDArray[np.bool_]:
+        """Which documents are others with their words swapped."""
+        return np.zeros(len(self), np.bool_) if self.own is None else self.own != self.digests
+
+    def drawn(self, seed: int) -> NDArray[np.uint64]:
+        """A number for each document, evenly drawn from all of 64 bits by the seed and its text."""
+        return _mix(self.digests ^ _mix(np.array([seed], dtype=np.uint64)))
+
+    def where(self, chosen: NDArray[Any]) -> Documents:
+        """Some of the documents: those that are true, or those with these numbers, in their order."""
+        return replace(self, starts=self.starts[chosen], stops=self.stops[chosen], digests=self.digests[chosen],
+                       own=None if self.own is None else self.own[chosen])
 
     def entropy(self, most: int = 10_000_000) -> float:
         """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
@@ -182,7 +207,8 @@ def _read(folder: Path, reader: Reader) -> Documents:
     starts = _array(path) if path.is_file() else None
     if len(ids) != about["tokens"] or offsets[-1] != about["tokens"]:
         raise ValueError(f"{len(ids):,} ids, where {about['tokens']:,} are said to be")
-    return Documents(ids, offsets[:-1], offsets[1:], digests, starts)
+    path = folder / "own.npy"
+    return Documents(ids, offsets[:-1], offsets[1:], digests, starts, _array(path) if path.is_file() else None)
 
 
 def _array(path: Path) -> NDArray[Any]:
@@ -195,8 +221,9 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, pla
     phrases = reader.phrases if isinstance(reader, Marked) else None
     encoder, unknown, written = Encoder(tokenizer, words, plain, phrases), Unknown(tokenizer), Written(tokenizer, plain)
     offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
+    own = bytearray()
     with (folder / "ids.bin").open("wb") as out:
-        for texts in _batches(reader):
+        for texts, originals in _batches(reader):
             parts = [(i, part) for i, text in enumerate(texts)
                      for part in ([text] if way is None else sentences(text, way))]
             pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
@@ -213,10 +240,12 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, pla
             lengths = np.bincount(of, sizes, len(texts)).astype(np.int64)
             offsets.frombytes((offsets[-1] + np.cumsum(lengths)).tobytes())
             ids.tofile(out)
-            for text in texts:
-                digests += hashlib.blake2b(text.encode(), digest_size=8).digest()
+            digests += _digests(originals)
+            own += b"" if reader.swaps is None else _digests(texts)
     np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
     np.save(folder / "digests.npy", np.frombuffer(digests, np.uint64))
+    if reader.swaps is not None:
+        np.save(folder / "own.npy", np.frombuffer(own, np.uint64))
     if way is not None:
         np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
     about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1],
@@ -228,18 +257,25 @@ def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, pla
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def _batches(reader: Reader, size: int = 1_000_000) -> Iterator[list[str]]:
-    """Documents in groups of about `size` characters."""
-    texts: list[str] = []
+def _batches(reader: Reader, size: int = 1_000_000) -> Iterator[tuple[list[str], list[str]]]:
+    """Documents in groups of about `size` characters, each beside what it was before its words were swapped."""
+    texts, originals = list[str](), list[str]()
     held = 0
-    for text, _ in reader.documents():
-        texts.append(text)
-        held += len(text)
+    for original, _ in reader.documents():
+        for text in with_swapped([original], reader.swaps):
+            texts.append(text)
+            originals.append(original)
+            held += len(text)
         if held >= size:
-            yield texts
-            texts, held = [], 0
+            yield texts, originals
+            texts, originals, held = [], [], 0
     if texts:
-        yield texts
+        yield texts, originals
+
+
+def _digests(texts: Sequence[str]) -> bytes:
+    """Eight bytes of hash a text."""
+    return b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
 
 
 def shortened(

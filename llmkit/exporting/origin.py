@@ -15,7 +15,7 @@ from llmkit.models import CATALOGUE, layout
 from llmkit.models.files import read_json
 from llmkit.models.run import Run, recipe_beside
 
-NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics", "phrases")
+NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics", "phrases", "swap")
 """Fields of a recipe whose value may be a path."""
 
 

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe
 from llmkit.data.memory import IN_MEMORY, Given, memory_reader
-from llmkit.data.sources import Reader, open_source
+from llmkit.data.sources import Place, Reader, open_source
+from llmkit.data.swapping.doubling import doubled_rows
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
 from llmkit.models import Base, Opened
 from llmkit.models.families import family_for, family_named, file_for
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
-from llmkit.planning.settle import reads_tables, with_prompt
+from llmkit.planning.settle import reads_tables, swapping, with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
@@ -397,10 +398,13 @@ def learned_rows(task: Task, learned: recipe.Recipe) -> list[Row]:
         return []
     parts = [task.read(open_source(source, spares=data.on_bad_row == "skip", tables=task.tables))
              for source in data.train]
+    held: list[list[tuple[Row, Place]]] = []
     if isinstance(data.validation, int | float):
-        parts, _ = split(parts, data.validation, learned.seed, task.together)
+        parts, held = split(parts, data.validation, learned.seed, task.together)
     if data.shots is not None:
         parts, _ = few_shots(parts, data.shots, learned.seed, task.labels_of)
+    swapped = swapping([open_source(source, tables=task.tables) for source in data.train], data.augment)
+    parts, *_ = doubled_rows(parts, held, swapped, learned.seed, task.swapped, task.together, task.unswapped)
     return [row for part in parts for row, _ in part]
 
 

@@ -18,6 +18,7 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, SegmentRows, arrange
 from llmkit.data.sources import Reader
+from llmkit.data.swapping.doubling import doubled_documents
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.objectives.shared.places import at, chosen
@@ -221,6 +222,7 @@ class Objective:
                                 "give validation sources of its own, or a larger share.")
         else:
             held = [tokenize(reader, setup.tokenizer, setup.plain) for reader in validation or []]
+        learned, said, facts = doubled_documents(learned, held, train, setup.seed)
         tokens = total(learned, "data.train")
         held_tokens = total(held, "data.validation") if held else 0
         sets = [[Text(self, arrange(documents, layout, setup.packing), setup) for documents in part]
@@ -230,7 +232,7 @@ class Objective:
                 raise DataError(f"{what}: no document is long enough for {setup.packing!r} rows of {setup.max_length}.")
         notes = [f"{tokens:,} tokens to train on in {sum(map(len, sets[0])):,} rows"
                  + (f", {held_tokens:,} held out in {sum(map(len, sets[1])):,}" if held else "")]
-        return Sets(sets[0], sets[1], notes, {"unigram_entropy": entropy(learned)})
+        return Sets(sets[0], sets[1], [*notes, *said], {"unigram_entropy": entropy(learned), **facts})
 
     def layout(self, tokenizer: PreTrainedTokenizerBase, max_length: int, packing: str) -> Layout:
         """How documents lie in rows; RequestError where the tokenizer lacks what it takes."""

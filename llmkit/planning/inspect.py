@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data.batches import Drawn, Features
+from llmkit.data.sources import Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled, settle, with_prompt
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import Recipe, registry
+from llmkit.recipe.seams import Learning
 from llmkit.system.errors import RequestError
+from llmkit.tasks.base import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +36,8 @@ def inspect(
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
     "pass", "fields": {name: [values]}, "shown": {name: words}}], "sources": [{"source", "used": {field: column},
-    "unused": [column]}]}; with `experts` also "experts", as `routed` gives it, for which the model is made.
+    "unused": [column]}]}; with data.augment also "swapped", as `example_of` gives it; with `experts` also "experts", as
+    `routed` gives it, for which the model is made.
     RequestError for a row that isn't there, and for experts that the model hasn't.
     """
     settled = settle(request)
@@ -57,7 +62,44 @@ def inspect(
             "notes": [*(note for reader in settled.readers for note in reader.notes), *sets.notes], "drawn": out,
             "sources": [{"source": reader.name, "used": dict(reader.used), "unused": list(reader.unused)}
                         for reader in settled.readers if reader.used],
+            **({} if (swapped := example_of(settled)) is None else {"swapped": swapped}),
             **({"experts": routed(settled, setup, sets)} if experts else {})}
+
+
+def example_of(settled: Settled) -> dict[str, str] | None:
+    """The first training text whose words are swapped, before and after; empty where none is, None where none should.
+
+    Returns {"source", "before", "after"}.
+    """
+    for reader in settled.train:
+        if reader.swaps is None:
+            return None
+        for before, after in both_ways(settled.recipe.learning, reader, reader.swaps):
+            if after != before:
+                return {"source": reader.name, "before": before, "after": after}
+    return {}
+
+
+def both_ways(learning: Learning, reader: Reader, swaps: Swaps) -> Iterator[tuple[str, str]]:
+    """Each text of a source before and after its words are swapped, as what is learned swaps them."""
+    if not isinstance(learning, Task):
+        yield from ((text, swaps(text)) for text in learning.texts(reader))
+        return
+    for row, _ in learning.read(reader):
+        other = learning.swapped(row, swaps)
+        if other is not None:
+            yield from zip(passages(row), passages(other), strict=True)
+
+
+def passages(value: Any) -> Iterator[str]:
+    """The texts in a row; a list of words is one: {"tokens": ["he", "ran"], "n": 1}  ->  he ran"""
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+        yield " ".join(value)
+    elif isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from passages(inner)
 
 
 def routed(settled: Settled, setup: Setup, sets: Sets) -> dict[str, Any]:

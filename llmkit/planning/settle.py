@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit import models, recipe
 from llmkit.backbones.base import Family
 from llmkit.data.sources import Reader, open_source
+from llmkit.data.swapping.pairs import read_swaps
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
@@ -83,6 +84,7 @@ def settle(
     request.rule.check()
     tables = reads_tables(request.learning)
     train = _opened(request.data, request.data.train, memory or {}, tables)  # a missing file is told before a download
+    train = swapping(train, request.data.augment)
     request = known_sets.suited(request, train)
     held = request.data.validation
     validation = _opened(request.data, held, memory or {}, tables) if isinstance(held, list) else held
@@ -136,6 +138,14 @@ def _opened(
         return open_source(source, data.document, spares, tables=tables)
 
     return list(map(opened, sources))
+
+
+def swapping(train: Sequence[Reader], block: recipe.Augment | None) -> list[Reader]:
+    """Training sources whose words are swapped as the recipe says; as they are where it says nothing of it."""
+    if block is None:
+        return list(train)
+    swaps = read_swaps(block.swap, block.mode)
+    return [replace(reader, swaps=swaps) for reader in train]
 
 
 def reads_tables(learning: Learning) -> bool:

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from llmkit.data import tokenizer as tokenizers
+from llmkit.data.swapping.pairs import with_swapped
 from llmkit.models.edges import NO_END, give_ends
 from llmkit.models.fetch import resolve_tokenizer
 from llmkit.planning.settle import Settled
@@ -69,6 +70,7 @@ def _trained(settled: Settled, less: int) -> PreTrainedTokenizerBase:
     assert wanted.train.kind is not None
     tokenizer, _ = tokenizers.trained(
         [reader.fingerprint() for reader in settled.train],
-        lambda: (text for reader in settled.train for text in settled.recipe.learning.texts(reader)),
+        lambda: (text for reader in settled.train
+                 for text in with_swapped(settled.recipe.learning.texts(reader), reader.swaps)),
         wanted.train.kind, wanted.train.vocab_size - less, wanted.train.lowercase, settled.family.special)
     return tokenizer

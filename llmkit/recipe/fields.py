@@ -115,6 +115,17 @@ class Source:
 
 
 @dataclass(config=registry.OPTIONS)
+class Augment:
+    """Training rows with words swapped for their counterparts, he for she (Lu et al. 2018, Zmigrod et al. 2019)."""
+
+    swap: Annotated[str, Field(min_length=1)]
+    """Pairs of words: a UTF-8 file, a pair a line with a tab or a comma between the two, or builtin:gender."""
+    mode: Literal["both", "replace"] = "both"
+    """both: a row that has such words is seen as it is, and once more with these swapped (Lu et al. 2018); replace:
+    half of such rows, drawn by the seed, are seen swapped and not as they are (Hall Maudslay et al. 2019)."""
+
+
+@dataclass(config=registry.OPTIONS)
 class Data:
     """What is learned from, and how it is cut into rows."""
 
@@ -136,6 +147,8 @@ class Data:
     control_tokens: Literal["keep", "split"] = "keep"
     """What `[MASK]` or `<|endoftext|>` is that stands in a text: the model's own token, or text like any other. How
     many there are is said. What users say in a conversation is always text."""
+    augment: Augment | None = None
+    """Training rows that are seen also with their words swapped: {swap: builtin:gender}. Validation rows never are."""
 
 
 @dataclass(config=registry.OPTIONS)

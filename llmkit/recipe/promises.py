@@ -210,6 +210,7 @@ LEARNING: dict[str, Promise] = {
     "stream": Promise("rows and where each stands, (row, place)", a_pair, each=True),
     "columns": Promise("a dict from fields to the columns that they stand in", a(Mapping)),
     "check": Promise("the row, a dict", a(Mapping)),
+    "swapped": Promise("a row, a dict, or None", a(Mapping, none=True)),
     "room": Promise("a number of tokens", a(SupportsIndex)),
     "encode": Promise(f"a list with features for each row: {FEATURES}", rows_of_features),
     "refer": Promise("a list with numbers for each row", a_list),

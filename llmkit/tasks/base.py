@@ -11,10 +11,12 @@ import numpy as np
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
-from llmkit.data.encoder import Unknown, Written, as_text, finds_controls
+from llmkit.data.encoder import Unknown, Written, as_text, finds_controls, within
 from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.doubling import doubled_rows
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Judged, Objective, Sets, Setup, Sums
 from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.registry import name_of
@@ -65,6 +67,8 @@ class Task(Objective):
     """Whether its answers are texts that the model writes."""
     varies: ClassVar[bool] = False
     """Whether a row of JSON may have optional fields that the first one lacks."""
+    unswapped: ClassVar[str] = ""
+    """Why some rows can't have their words swapped, where that is so."""
     tables: ClassVar[bool] = True
     """Whether a text file may be a table, with a row on each line."""
     example: ClassVar[Sequence[Row]] = ()
@@ -113,6 +117,9 @@ class Task(Objective):
         if setup.shots is not None:
             learned, said = few_shots(learned, setup.shots, setup.seed, self.labels_of)
             notes.append(said)
+        learned, told, facts = doubled_rows(learned, held, train, setup.seed, self.swapped, self.together,
+                                            self.unswapped)
+        notes += told
         cut: list[int] = []
         sets = [[self.encoded(rows, reader, setup, cut) for rows, reader in zip(part, sources, strict=False)]
                 for part, sources in ((learned, train), (held, readers))]
@@ -133,7 +140,7 @@ class Task(Objective):
             notes += setup.prompt.notes()
         if cut:
             notes.append(cut_short(cut, setup.max_length))
-        return Sets(sets[0], sets[1], notes)
+        return Sets(sets[0], sets[1], notes, facts)
 
     def read(self, reader: Reader) -> list[tuple[Row, Place]]:
         """The rows of a source, each with the fields of this task and nothing else."""
@@ -214,6 +221,14 @@ class Task(Objective):
     def labels_of(self, row: Row) -> Sequence[str]:
         """What a row counts for where so many rows a label are learned from (`data.shots`); none: rows in all."""
         return ()
+
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """A row with the words of a list swapped (`data.augment`), also those that are to be written; labels stay.
+
+        None where it has such words and can't be swapped rightly, for the reason `unswapped`.
+        """
+        kept = () if self.writes else self.answers
+        return {name: value if name in kept else within(value, swaps) for name, value in row.items()}
 
     def together(self, row: Row) -> str:
         """Rows of one such text are held out together: those that are equal, if nothing else is said."""

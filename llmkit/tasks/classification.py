@@ -208,7 +208,7 @@ class Classification(Task):
                              + ("" if self.labels else "; task.labels says what these are called"))
             if self.class_weights is not None and setup.labels is None:
                 notes.append(task.weigh(sets.train, known))
-        return Sets(sets.train, sets.validation, [*sets.notes, *notes], facts)
+        return Sets(sets.train, sets.validation, [*sets.notes, *notes], {**sets.facts, **facts})
 
     def labels_of(self, row: Row) -> Sequence[str]:
         """Its label, or each of its labels; of a number none."""

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Setup
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
@@ -26,6 +27,7 @@ from llmkit.tasks.shared.conversation import (
     exchange,
     history_of,
     said_by_others,
+    swapped_talk,
     told,
     tools_of,
     unread,
@@ -65,6 +67,7 @@ class Instruction(Writing):
     )
     prompted = "prompt"
     verb = "chat"
+    unswapped = "tools are called in them"
     goes_on = True
     varies = True
     optional = {"context": ("input",), **SYSTEM, **BESIDE}
@@ -142,6 +145,11 @@ class Instruction(Writing):
         if silent:
             say(reader, f"{reader.name}: {silent:,} conversations have no answer that is to be learned, and are left "
                         "out")
+
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """What is said and thought; None where tools are called, for what these are given and answer is fixed."""
+        messages = swapped_talk(row["messages"], swaps)
+        return None if messages is None else {**row, "messages": messages}
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What is said."""

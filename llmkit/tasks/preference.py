@@ -16,6 +16,7 @@ from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.fields import find_fields
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.models import ends
 from llmkit.objectives.base import Judged, Setup, Sums
 from llmkit.objectives.shared.places import rows_of_targets
@@ -24,7 +25,7 @@ from llmkit.system.errors import DataError
 from llmkit.tasks.base import Prediction, Row, Task, say
 from llmkit.tasks.instruction import TEMPLATE, Instruction
 from llmkit.tasks.shared import preference_losses as losses
-from llmkit.tasks.shared.conversation import BESIDE, SYSTEM, TALK, are_messages, unwritten
+from llmkit.tasks.shared.conversation import BESIDE, SYSTEM, TALK, are_messages, swapped_talk, unwritten
 from llmkit.tasks.shared.forms import pairwise
 from llmkit.tasks.shared.preferred import BOTH, is_two, read, whole
 
@@ -66,6 +67,7 @@ class Preference(Task):
     goes_on = True
     metric = "reward_accuracy"
     varies = True
+    unswapped = "tools are called in them"
     wanted = {
         "prompt": ("instruction", "question", "query", "input", "text"),
         "chosen": ("preferred", "response_chosen", "better", "chosen_response", "preferred_output", "accepted",
@@ -185,6 +187,18 @@ class Preference(Task):
             yield row, place
         for what, count in odd.items():
             say(reader, f"{reader.name}: {count:,} rows {what}")
+
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """What is said before the answers, and both of these; None where tools are called."""
+        both = [name for name in BOTH if name in row]
+        said = [{"role": "assistant", "content": row[name]} if isinstance(row[name], str) else row[name]
+                for name in both]
+        talk = swapped_talk([*row["messages"], *said], swaps)
+        if talk is None:
+            return None
+        answers = {name: new["content"] if isinstance(row[name], str) else new
+                   for name, new in zip(both, talk[len(row["messages"]):], strict=True)}
+        return {**row, "messages": talk[: len(row["messages"])], **answers}
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """What is said."""

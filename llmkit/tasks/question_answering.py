@@ -15,6 +15,7 @@ from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.formats.base import Rows
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
@@ -126,6 +127,22 @@ class QuestionAnswering(Task):
     def together(self, row: Row) -> str:
         """Questions about one context are all learned from, or all held out."""
         return str(row["context"])
+
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """Question and context, and each answer at the place where it is now; None where one begins or ends in a word.
+
+        [He] ran, 0  ->  [She] ran, 0
+        """
+        spans = list(swaps.spans(row["context"]))
+        context, answers = swaps(row["context"]), []
+        for answer in row.get("answers", ()):
+            start = answer["answer_start"]
+            first, stop = (moved(place, spans) for place in (start, start + len(answer["text"])))
+            if first is None or stop is None:
+                return None
+            answers.append({"text": context[first:stop], "answer_start": first})
+        found = {**row, "question": swaps(row["question"]), "context": context}
+        return {**found, "answers": answers} if "answers" in row else found
 
     def texts(self, reader: Reader) -> Iterator[str]:
         """Questions, and each context once where it comes several times in turn."""
@@ -314,6 +331,20 @@ class QuestionAnswering(Task):
         if any(not row["answers"] for row in held):
             floors["no answer"] = measured([""] * len(held), held)
         return floors
+
+
+def moved(place: int, spans: Sequence[tuple[int, int, str]]) -> int | None:
+    """Where a place of a text is after spans of it were replaced; None where it is within one.
+
+    >>> moved(4, [(0, 2, "she"), (6, 8, "x")]), moved(1, [(0, 2, "she")])
+    (5, None)
+    """
+    further = 0
+    for first, stop, new in spans:
+        if first < place < stop:
+            return None
+        further += len(new) - (stop - first) if stop <= place else 0
+    return place + further
 
 
 def measured(answers: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:

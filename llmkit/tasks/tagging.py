@@ -17,6 +17,7 @@ from llmkit.data.files import suffix_of
 from llmkit.data.formats import format_of
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Responses, Sets, Setup, Sums
 from llmkit.objectives.shared.places import at, chosen
 from llmkit.recipe.registry import OPTIONS
@@ -28,7 +29,7 @@ from llmkit.tasks.shared.tagged import conll, slashed
 from llmkit.tasks.shared.tagged.conll import CELL, word_table
 from llmkit.tasks.shared.tagged.spans import Spans, untagged
 from llmkit.tasks.shared.tagged.tags import MARKS, OUTSIDE, entities, foreign, inside, parts, scheme_of, scores
-from llmkit.tasks.shared.tagged.words import WORD, around, joined, subwords, windows
+from llmkit.tasks.shared.tagged.words import WORD, around, joined, subwords, swapped_words, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,6 +65,7 @@ class Tagging(Task):
         {"tokens": ["Paris", "is", "old", "."], "tags": ["B-PLACE", "O", "O", "O"]},
     )
     verb = "tag"
+    unswapped = "a phrase in them would become one of more or fewer words, and each word has a tag"
 
     # ---- rows ----
 
@@ -154,6 +156,11 @@ class Tagging(Task):
         """The sentences."""
         return (joined(row["tokens"]) for row, _ in self.read(reader))
 
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """Word for word, so that each keeps its tag; None where a phrase would become one of more or fewer words."""
+        words = swapped_words(row["tokens"], swaps)
+        return None if words is None else {**row, "tokens": words}
+
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say which tags there are, and how they mark entities."""
         known = setup.labels or (None if self.labels is None else tuple(self.labels))
@@ -182,7 +189,7 @@ class Tagging(Task):
         if windows > examples:
             notes.append(f"sentences longer than {setup.max_length} tokens are learned in parts: {examples:,} "
                          f"sentences, {windows:,} rows")
-        return Sets(sets.train, sets.validation, [*sets.notes, *notes], {"labels": list(known)})
+        return Sets(sets.train, sets.validation, [*sets.notes, *notes], {**sets.facts, "labels": list(known)})
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """The names of the tags go into the model's config."""

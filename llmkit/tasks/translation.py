@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
 from llmkit.data.sources import Place, Reader
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Sets, Setup
 from llmkit.prompting.shared.template import filled
 from llmkit.recipe.registry import OPTIONS
@@ -52,6 +53,7 @@ class Translation(Writing):
         {"source": "We see the river.", "target": "Wir sehen den Fluss."},
     )
     verb = "translate"
+    unswapped = "only one of their two sides has words of the list"
     long = "source"
     prompted = "source"
 
@@ -99,6 +101,11 @@ class Translation(Writing):
             columns = {name: column for name, column in columns.items() if name != "translation"}
             row = {name: inside.get(column) for name, column in columns.items()}
         return only_texts(super().check(row, columns, place), columns, place)
+
+    def swapped(self, row: Row, swaps: Swaps) -> Row | None:
+        """Both sides; None where only one of them has words of the list, for the other would say something else."""
+        found = {**row, **{name: swaps(row[name]) for name in ("source", "target")}}
+        return None if len({found[name] == row[name] for name in ("source", "target")}) == 2 else found
 
     def prepare(self, train: Sequence[Reader], validation: Sequence[Reader] | float | None, setup: Setup) -> Sets:
         """Also say how BLEU is computed, so that others can compute the same."""

@@ -79,7 +79,8 @@ def ready(
         for reader in settled.readers:
             reader.fingerprint()  # from here on their files must stay as they are
         setup, sets = rows(settled)
-        data = {reader.label: reader.fingerprint() for reader in settled.readers}
+        data = {reader.label: reader.content() for reader in settled.readers}
+        data |= {f"data.augment {reader.swaps.path}": reader.swaps.digest for reader in settled.readers if reader.swaps}
         for reader in settled.readers:
             reader.unchanged()
     below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.builtin import library, python_lines
+from llmkit.data.builtin import jobs, library, python_lines
 from llmkit.data.builtin.python_lines import tagged_lines
 from llmkit.system import cache
 
@@ -210,4 +210,5 @@ SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "docstring-answers": _docstring_answers,
     "python-tokens": _python_tokens,
     "python-to-english": _python_to_english,
+    "jobs": jobs.sentences,
 }

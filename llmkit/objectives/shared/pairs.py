@@ -13,6 +13,7 @@ import numpy as np
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.sources import Reader
+from llmkit.data.swapping.doubling import doubled_documents
 from llmkit.data.tokens import Documents, Ids, entropy, marked, tokenize, total
 from llmkit.data.words import Phrases
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
@@ -202,6 +203,7 @@ def prepare_pairs(
     elif validation:
         held = [tokenize(reader, setup.tokenizer, setup.plain)
                 for reader in marked(validation, words, sentences, phrases)]
+    learned, swapped, facts = doubled_documents(learned, held, train, setup.seed)
     notes, sets = [], []
     for part, what in ((learned, "data.train"), (held, "data.validation")):
         rows = [Rows(documents, room) for documents in part]
@@ -232,7 +234,7 @@ def prepare_pairs(
         if over := sum(some.overfull for some in rows):
             notes.append(f"{what}: {over:,} tokens are beyond rows of {setup.max_length} and are cut off, now at one "
                          "end, now at the other")
-    return Sets(sets[0], sets[1], notes, {"unigram_entropy": entropy(learned)})
+    return Sets(sets[0], sets[1], [*notes, *swapped], {"unigram_entropy": entropy(learned), **facts})
 
 
 def relation(outputs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.data.encoder import controls, uncontrolled
 from llmkit.data.sources import Place
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.system.errors import DataError
 
 if TYPE_CHECKING:
@@ -91,6 +92,17 @@ def heard(message: Mapping[str, Any], where: str) -> Message:
             made["tool_calls"] = calls(called, where)
         made |= unlearned(message, where)
     return made
+
+
+def swapped_talk(messages: Sequence[Message], swaps: Swaps) -> list[Message] | None:
+    """Messages with words swapped in what is said and thought; None where tools are called and some would be swapped.
+
+    What a tool is given and what it answers is fixed, and what is said of it would no longer fit.
+    """
+    said = ("content", "reasoning_content")
+    out = [{**message, **{name: swaps(message[name]) for name in said if name in message}} for message in messages]
+    tools = any(message["role"] == "tool" or "tool_calls" in message for message in messages)
+    return None if tools and out != list(messages) else out
 
 
 def joined(parts: Sequence[Any], where: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from llmkit.data.swapping.pairs import Swaps
 from llmkit.data.tokens import encode
 from llmkit.prompting.shared.template import HAN
 
@@ -26,6 +27,30 @@ def joined(words: Sequence[str]) -> str:
     for word in words:
         text += f" {word}" if text and not CLOSE.search(text[-1] + word[0]) else word
     return text
+
+
+def swapped_words(words: Sequence[str], swaps: Swaps) -> list[str] | None:
+    """So many words, with those of a list swapped; None where a phrase would become one of more or fewer words.
+
+    Mr Smith and his wife  ->  Ms Smith and her husband
+    """
+    text, starts = "", list[int]()
+    for word in words:
+        text = joined([text, word]) if text else word
+        starts.append(len(text) - len(word))
+    out, at = [list[str]() for _ in words], 0
+    done = 0
+    for first, stop, new in swaps.spans(text):
+        while at + 1 < len(words) and starts[at + 1] <= first:
+            out[at].append(text[max(done, starts[at]) : starts[at] + len(words[at])])
+            at += 1
+        if stop > starts[at] + len(words[at]):
+            return None
+        out[at] += [text[max(done, starts[at]) : first], new]
+        done = stop
+    for place in range(at, len(words)):
+        out[place].append(text[max(done, starts[place]) : starts[place] + len(words[place])])
+    return list(map("".join, out))
 
 
 def subwords(words: set[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
