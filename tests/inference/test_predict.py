@@ -115,8 +115,8 @@ def test_what_cannot_be_predicted_is_told_and_leaves_the_output_as_it_was(
 
 
 @pytest.mark.parametrize(("name", "content", "header", "start"), [
-    ("rows.csv", "id;text;label\n7;a cat, \"old\";x\n9;a dog;y\n", "id,text,label,predicted_label,score",
-     ['7,"a cat, ""old""",x,', "9,a dog,y,"]),
+    ("rows.csv", "id;text;label\n7;a cat, \"old\";x\n9;a dog;y\n", "id;text;label;predicted_label;score",
+     ['7;"a cat, ""old""";x;', "9;a dog;y;"]),
     ("rows.jsonl", '{"id": 7, "text": "a\\ncat", "meta": {"n": null}}\n{"text": "a dog", "id": 9, "odd": 1}\n',
      "id,text,meta,label,score", ['7,"a\ncat","{""n"": null}",', "9,a dog,,"]),
     ("rows.txt", "a cat\na dog\n", "text,label,score", ["a cat,", "a dog,"]),
@@ -131,7 +131,8 @@ def test_a_table_of_predictions_keeps_the_columns_of_the_file(
     assert main(["predict", str(runs["labels"]), str(tmp_path / name), "-o", str(out)]) == 0
     first, rest = out.read_text().split("\n", 1)
     said = list(prediction.predict(runs["labels"], tmp_path / name))
-    ends = [f"{one['label']},{json.dumps(one['score'])}\n" for one in said]
+    mark = ";" if ";" in content else ","
+    ends = [f"{one['label']}{mark}{json.dumps(one['score'])}\n" for one in said]
     assert (first, rest) == (header, "".join(map("".join, zip(start, ends, strict=True))))
     told = capsys.readouterr().err
     assert ("the column 'odd' is left out, for the first row has none: 1 rows have it" in told) == ("odd" in content)
@@ -283,9 +284,9 @@ def test_a_bad_row_keeps_its_place_and_its_columns_in_a_table(runs: dict[str, Pa
     command = ["predict", str(runs["labels"]), str(tmp_path / "rows.csv"), "--on-bad-row", "skip", "-o", str(out)]
     assert main(command) == 0
     header, *lines = out.read_text().splitlines()
-    assert header == "id,text,label,score"
-    assert [line.split(",")[:2] for line in lines] == [["1", ""], ["2", "a cat"], ["", ""], ["4", "a hat"]]
-    assert [line.endswith(",,") for line in lines] == [True, False, True, False]
+    assert header == "id;text;label;score"
+    assert [line.split(";")[:2] for line in lines] == [["1", ""], ["2", "a cat"], ["", ""], ["4", "a hat"]]
+    assert [line.endswith(";;") for line in lines] == [True, False, True, False]
 
 
 # ---- files in other encodings ---------------------------------------------------------------------------------------

@@ -53,6 +53,11 @@ def label_like(values: Sequence[Any]) -> bool:
     return 1 < len(set(values)) <= max(2, len(values) // 4)
 
 
+def _counts(values: Sequence[Any]) -> bool:
+    """Whether a column numbers rows: each has a number of its own."""
+    return len(set(values)) == len(values) and all(map(number, values))
+
+
 def says_where_from(values: Sequence[Any]) -> bool:
     """Whether a column says where rows are from: links, dates, or much the same words in each, as a licence has.
 
@@ -118,7 +123,7 @@ def likely(name: str, columns: Mapping[Any, Sequence[Any]], first: bool = False)
     able = {column: values for column, values in columns.items() if fits(name, values)}
     if name in LABELS:
         few = [column for column, values in able.items() if label_like(values)]
-        return next(iter(few), None)
+        return min(few, key=lambda column: _counts(able[column]), default=None)
     if first and able:
         return next((column for column, values in able.items() if not label_like(values)), next(iter(able)))
     return max(able, key=lambda column: text_size(able[column]), default=None)
