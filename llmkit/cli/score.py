@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
-from llmkit.cli.tasks import is_file
-from llmkit.cli.use import Encoding
+from llmkit.cli.tasks import how_read, is_file
+from llmkit.cli.use import Encoding, How
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, typed
 
@@ -41,7 +41,7 @@ def score(
     )] = False,
     output: Annotated[str, typer.Option(
         "--output", "-o", metavar="OUT.jsonl", help="Where the scores of a file's texts or pairs go.")] = "-",
-    encoding: Encoding = None,
+    encoding: Encoding = None, set_: How = [],  # noqa: B006
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say how likely a model finds a text, token by token, or which of two sentences it prefers: grammar, bias."""
@@ -60,6 +60,7 @@ def score(
     if output != "-":  # before a model is opened
         jsonlines.place(output, read)
         spare(output, model)
+    own = how_read(text, set_, encoding, "score")
     if text != "-" and not is_file(text):
         if shared or output != "-":
             raise RequestError(f"{'--shared' if shared else '--output'}: is for a file; there is no file {text!r}, so "
@@ -67,7 +68,8 @@ def score(
         _one(scoring.opened(model, given, floor), typed(text, "TEXT"), json_)
         return
     with said_by_option(), kept(text) as path:
-        reader = open_source(Source(path, encoding=encoding or "utf-8"), "line")
+        source = Source(path, encoding=own.get("encoding", "utf-8"), fields=own.get("fields", {}))
+        reader = open_source(source, "line")
         asked = scoring.opened(model, given, floor)
         found = scoring.pairs_in(reader)
         for note in reader.notes:

@@ -12,7 +12,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.cli.search import Mix
-from llmkit.cli.use import Encoding
+from llmkit.cli.use import Encoding, How, reading
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible
@@ -50,14 +50,14 @@ def register(app: typer.Typer) -> None:
 def summarize(
     text: Text, model: Model = None, output: Output = None, max_new_tokens: MaxNewTokens = None,
     document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16, encoding: Encoding = None,
-    json_: Json = False,
+    set_: How = [], json_: Json = False,  # noqa: B006
 ) -> None:
     """Say a text in few words. A text file is one text, rows of a table are one each."""
     from llmkit.inference import verbs
 
     rows = given(text, "text")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
-                 encoding=encoding)
+                 **how_read(text, set_, encoding, "summarize"))
     tell(lambda: verbs.summarize(rows, model, **how), output, json_, model, (text,),
          lambda row, said: said["text"])
 
@@ -70,14 +70,14 @@ def translate(
         "--from", metavar="LANGUAGE", help="The language of the text, where the model needs it; else en.")] = None,
     output: Output = None, max_new_tokens: MaxNewTokens = None, document: Document = None,
     max_length: MaxLength = None, batch_size: BatchSize = 16, encoding: Encoding = None,
-    json_: Json = False,
+    set_: How = [], json_: Json = False,  # noqa: B006
 ) -> None:
     """Say a text in another language. Of a text file, each line or paragraph."""
     from llmkit.inference import verbs
 
     rows = given(text, "source")
     how = chosen(document=document, max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size,
-                 encoding=encoding)
+                 **how_read(text, set_, encoding, "translate"))
     tell(lambda: verbs.translate(rows, model, to, from_, **how), output, json_, model, (text,),
          lambda row, said: said["text"])
 
@@ -111,7 +111,7 @@ def answer(
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of --in, for --temperature.")] = None,
     output: Output = None, max_new_tokens: MaxNewTokens = None, max_length: MaxLength = None,
     batch_size: BatchSize = 16, encoding: Encoding = None,
-    json_: Json = False,
+    set_: How = [], json_: Json = False,  # noqa: B006
 ) -> None:
     """Answer a question from a text, or from the files of a folder: by a part of a text, or in the model's words."""
     from llmkit.inference import verbs
@@ -124,6 +124,8 @@ def answer(
             raise RequestError("--context: the answer is to be found in --in; give one of the two.")
         if encoding is not None:
             raise RequestError(f"--encoding {encoding}: files that are searched are read as UTF-8; leave it out.")
+        if set_:
+            raise RequestError(f"--set {set_[0]}: files that are searched have no fields of their own; leave it out.")
         _from_files(question, [*in_, *more], model, searching,
                     chosen(max_new_tokens=max_new_tokens, max_length=max_length), output, json_, batch_size)
         return
@@ -133,6 +135,9 @@ def answer(
         raise RequestError(f"--{next(iter(searching)).replace('_', '-')}: is for --in, which searches for passages.")
     rows: Rows
     if context is not None:
+        if set_:
+            raise RequestError(f"--set {set_[0]}: is for a file of rows, and --context is one text; leave it out.")
+        read_as = chosen(encoding=encoding)
         rows = [{"question": typed(question, "question"), "context": whole(context, encoding)}]
     else:
         rows = given(question, "question")
@@ -140,7 +145,8 @@ def answer(
             raise RequestError("--context: where is the answer to be found? Give a text, a file, or - for stdin; "
                                "search a folder by --in; or give a file of rows with question and context instead of "
                                "the question.")
-    how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size, encoding=encoding)
+        read_as = how_read(question, set_, encoding, "answer")
+    how = chosen(max_new_tokens=max_new_tokens, max_length=max_length, batch_size=batch_size, **read_as)
     read = (question, *([] if context is None else [context]))
     tell(lambda: verbs.answer(rows, model, **how), output, json_, model, read, found)
 
@@ -199,26 +205,27 @@ def classify(
     hypothesis: Annotated[str | None, typer.Option(
         "--hypothesis", metavar="TEXT", help="What stands for a label; 'This text is about {label}.'")] = None,
     output: Output = None, document: Document = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
-    encoding: Encoding = None, json_: Json = False,
+    encoding: Encoding = None, set_: How = [], json_: Json = False,  # noqa: B006
 ) -> None:
     """Say which label a text has, by a classifier; or which of --labels is closest to it in meaning."""
     from llmkit.inference import verbs
 
     rows = given(text, "text")
     some = [label.strip() for label in (labels or "").split(",") if label.strip()]
-    how = chosen(document=document, max_length=max_length, batch_size=batch_size, encoding=encoding)
+    how = chosen(document=document, max_length=max_length, batch_size=batch_size,
+                 **how_read(text, set_, encoding, "classify"))
     tell(lambda: verbs.classify(rows, model, some, hypothesis, **how), output, json_, model, (text,), labelled)
 
 
 def tag(
     text: Text, model: Model = None, output: Output = None, max_length: MaxLength = None, batch_size: BatchSize = 16,
-    encoding: Encoding = None, json_: Json = False,
+    encoding: Encoding = None, set_: How = [], json_: Json = False,  # noqa: B006
 ) -> None:
     """Say of each word what it is: names and their kinds, or parts of speech."""
     from llmkit.inference import verbs
 
     rows = given(text, "tokens")
-    how = chosen(max_length=max_length, batch_size=batch_size, encoding=encoding)
+    how = chosen(max_length=max_length, batch_size=batch_size, **how_read(text, set_, encoding, "tag"))
     tell(lambda: verbs.tag(rows, model, **how), output, json_, model, (text,), marked)
 
 
@@ -230,6 +237,25 @@ def given(text: str, field: str) -> Rows:
         return text if text == "-" else [{field: typed(text, field)}]
     terminal.err(f"reading the file {text}")
     return text
+
+
+def how_read(text: str, settings: Sequence[str], encoding: str | None, verb: str) -> dict[str, Any]:
+    """How the rows of a file are read, by the options: {"encoding": "gb18030", "fields": {"text": "review"}}.
+
+    RequestError where there is no file, or where bad rows are to be left out.
+    """
+    from llmkit.system.errors import RequestError
+
+    if settings and text != "-" and not is_file(text):
+        raise RequestError(f"--set {settings[0]}: says how the rows of a file are read; there is no file {text!r}, so "
+                           "that it is taken for a text.")
+    asked = reading(text, settings, "error", encoding)
+    if asked.pop("on_bad_row") != "error":
+        raise RequestError(f"--set data.on_bad_row: {verb} leaves no row out; `llmkit predict` does, by "
+                           "--on-bad-row skip.")
+    if "target" in asked:
+        raise RequestError(f"--set data.train: {verb} reads one file; target is for `llmkit evaluate`.")
+    return chosen(**asked)
 
 
 def whole(text: str, encoding: str | None = None) -> str:

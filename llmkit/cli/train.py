@@ -112,7 +112,9 @@ def tuned(
                 fields["training.learning_rate"] = None  # the example's is its method's
     if data is not None:
         fields["data.train"] = [{"source": data}]
-        fields["data.validation"] = 0.1 if validation is None else None
+        from llmkit.data.known.sets import has_validation
+
+        fields["data.validation"] = 0.1 if validation is None and not has_validation(data) else None
     if validation is not None:
         fields["data.validation"] = [{"source": validation}]
     if model is not None:

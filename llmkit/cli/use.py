@@ -62,7 +62,7 @@ def evaluate(
     from llmkit.system import report
 
     report.to_stderr()
-    asked = said(data, set_, on_bad_row, encoding, target)
+    asked = reading(data, set_, on_bad_row, encoding, target)
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
         model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode, **asked)
@@ -100,7 +100,7 @@ def predict(
 
     report.to_stderr()
     spare(output, model)
-    asked = said(data, set_, on_bad_row, encoding)
+    asked = reading(data, set_, on_bad_row, encoding)
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
                                columns=tabled.is_table(output), **asked)
     count = jsonlines.write(found, output, (data,))
@@ -108,7 +108,7 @@ def predict(
         terminal.err(f"{count:,} predictions: {output}")
 
 
-def said(
+def reading(
     data: str, settings: Sequence[str], on_bad_row: str, encoding: str | None, target: str | None = None,
 ) -> dict[str, Any]:
     """How rows are read, by the options and what `--set data.…` says beside them: on_bad_row, encoding, fields …"""

@@ -150,17 +150,19 @@ def _way_out(
             name, able, first=name in IN_ORDER)
         if column is None and able and not meant:
             what = "is a label" if name in LABELS else "holds text"
+            paste = pasted(reader.source, {name: "COLUMN"}, reader.at)
             return f"No other column {what}: " + ", ".join(
                 f"{column!r} has {shown(next(iter(values), None))}" for column, values in able.items()) + (
-                f". If one is meant all the same: {pasted(reader.source, {name: 'COLUMN'})}.")
+                f". If one is meant all the same: {paste}." if reader.at else ".")
         meant[name] = "COLUMN" if column is None else column
-    if reader.origin is not None and reader.origin.kind == "memory":
-        return "Rename it in the rows: " + ", ".join(f"{column!r} to {name!r}" for name, column in meant.items()) + "."
+    if not reader.at or (reader.origin is not None and reader.origin.kind == "memory"):
+        return f"Rename it in the {'rows' if reader.at else 'file'}: " + ", ".join(
+            f"{column!r} to {name!r}" for name, column in meant.items()) + "."
     numbers = reader.headerless.get(Path(place.file) if place else reader.files[0]) if reader.headerless else None
     if numbers is not None:  # numbers name all columns or none
         meant = {name: numbers.get(str(column), column) for name, column in {**found, **meant}.items()}
         meant = {name: int(column) if str(column).isdecimal() else column for name, column in meant.items()}
-    return f"Name {'it' if len(meant) == 1 else 'them'} in the recipe: {pasted(reader.source, meant)}."
+    return f"Name {'it' if len(meant) == 1 else 'them'} in the recipe: {pasted(reader.source, meant, reader.at)}."
 
 
 def _held(reader: Reader, place: Place | None) -> dict[str | int, list[Any]]:
@@ -180,15 +182,18 @@ def _held(reader: Reader, place: Place | None) -> dict[str | int, list[Any]]:
     return held
 
 
-def pasted(source: Source, fields: Mapping[str, str | int]) -> str:
-    """What says in a command which column holds which field: --set data.train='{source: r.csv, fields: {text: 1}}'."""
+def pasted(source: Source, fields: Mapping[str, str | int], at: str) -> str:
+    """What says in a command which column holds which field: --set data.train='{source: r.csv, fields: {text: 1}}'.
+
+    at   the field of a recipe that names the source: data.train, data.validation, data.train.1
+    """
     about: dict[str, Any] = {"source": source.source}
     about |= {name: value for name, value in (("target", source.target), ("weight", source.weight)) if value}
     about |= {"split": source.split} if source.split != "train" else {}
     about |= {"encoding": source.encoding} if source.encoding != "utf-8" else {}
     about["fields"] = {**source.fields, **fields}
     quoted = _flow(about).replace("'", "'\"'\"'")
-    return f"--set data.train='{quoted}'"
+    return f"--set {at}='{quoted}'"
 
 
 def _flow(value: Any) -> str:

@@ -24,6 +24,8 @@ from llmkit.recipe import Source
 from llmkit.system import cache
 from llmkit.system.errors import DataError, RequestError, nearest
 
+AT = "data.train"
+"""Where it is said how a source is read, if not elsewhere."""
 LARGE = 2**26  # bytes of text from which on it is remembered what a document is in it
 
 
@@ -76,6 +78,8 @@ class Reader:
     """Whether the numbers of a program's rows go by the names that its data set has for them."""
     way_out: str = ""
     """What is added to an error about a row: how such rows are left out."""
+    at: str = AT
+    """Where a recipe, or `--set`, says how it is read: data.validation; "" where nothing can be said of it."""
     bad: dict[str, None] = field(default_factory=dict)
     """What is wrong with each row that was left out, in the order of the file."""
     known: dict[Path, str] = field(default_factory=dict)
@@ -175,6 +179,8 @@ class Reader:
         """An error about the columns of a source as one about a row; raised where its columns are those of all rows."""
         if self.files and not self._ragged(place):
             raise error
+        if not self.spares:
+            return error
         said = str(error)
         return DataError(f"{place}: {said.removeprefix(f'{self.name}: ')}") if str(place) not in said else error
 
@@ -265,12 +271,12 @@ class Reader:
 
 def open_source(
     source: Source, document: Literal["auto", "line", "paragraph", "file"] | str = "auto", spares: bool = False,
-    way_out: str = "", tables: bool = False,
+    way_out: str = "", tables: bool = False, at: str = AT,
 ) -> Reader:
     """Find what a source names; nothing is read but the first rows of a table. `spares`: bad rows are left out.
 
     `way_out` is added to an error about a row. `tables`: a text file that is a table is read as one, where nothing is
-    said of its documents; with `fields`, always.
+    said of its documents; with `fields`, always. `at` is the field of the recipe that names it; "" where none does.
 
     `corpora/**/*.txt`, `~/reviews.csv.gz`, `hub:org/name`, `hub:org/name:config`, `builtin:python-docs`, a folder as
     `datasets` lays it out (`glue/sst2`, or one split of it, `glue/sst2:validation`). The extension
@@ -285,18 +291,18 @@ def open_source(
         if len(files) != 2 or {format_of(path) for path in files} != {"text"} or source.fields:
             raise RequestError(f"{label}: target is for parallel text, a text file on each side, read line by line; of "
                                "a table or JSON, name both columns in fields.")
-        return Reader(source, f"{label}, {source.target}", files, spares=spares, way_out=way_out)
+        return Reader(source, f"{label}, {source.target}", files, spares=spares, way_out=way_out, at=at)
     if label.startswith("builtin:"):
         origin = builtin.named(label.removeprefix("builtin:"))
-        return Reader(source, label, origin=origin, spares=spares, way_out=way_out)
+        return Reader(source, label, origin=origin, spares=spares, way_out=way_out, at=at)
     if label.startswith("hub:"):
-        return Reader(source, label, origin=hub.load(source), spares=spares, way_out=way_out)
+        return Reader(source, label, origin=hub.load(source), spares=spares, way_out=way_out, at=at)
     if label.startswith("memory:"):
         raise RequestError(f"{label} are rows that a program gave; run it again from Python: llmkit.fit(recipe, "
                            "train=rows), or validation=rows.")
     if (folder := hub.load_folder(source)) is not None:
-        return Reader(source, label, origin=folder, spares=spares, way_out=way_out)
-    reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out)
+        return Reader(source, label, origin=folder, spares=spares, way_out=way_out, at=at)
+    reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out, at=at)
     if (tables and document == "auto") or source.fields not in ({}, {"text": "text"}):
         reader.forms |= {path: form for path in reader.files if format_of(path) == "text"
                          and (form := form_of(path, replace(reader, spares=False))) != "text"}

@@ -234,7 +234,7 @@ def prompts(path: str) -> Iterator[tuple[Prompt, Place]]:
 
     DataError, with file and line, where a row has none, or it isn't what such a field holds.
     """
-    for row, place in open_source(Source(path), "line").rows():
+    for row, place in open_source(Source(path), "line", at="").rows():
         name = next((name for name in ("prompt", "messages", "text") if name in row), None)
         if name is None:
             raise DataError(f"{place}: a row needs a field prompt, messages or text; this one has "

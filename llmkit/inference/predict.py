@@ -64,7 +64,7 @@ def predict(
 def beside(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, document: str = "auto", usual_length: int = 512,
-    dtype: str = "float32", encoding: str | None = None,
+    dtype: str = "float32", encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
 ) -> Iterator[tuple[Row, Prediction]]:
     """One prediction for each row, beside it: the fields that the task reads of a file's row.
 
@@ -72,7 +72,7 @@ def beside(
     """
     only_of_files(encoding, data)
     for row, said in _each(model, data, task, max_length, batch_size, document, usual_length, dtype,
-                           encoding=encoding):
+                           encoding=encoding, fields=fields):
         if said is not None:
             yield row, said
 
@@ -113,7 +113,10 @@ def opened(
         yield memory_reader(data, ROWS, spares=spares, way_out=way_out)
         return
     with jsonlines.kept(str(data)) as path:
-        yield source(path)
+        reader = source(path)
+        if path != str(data):  # the file is ours: what is said of it is said of stdin
+            reader.notes[:] = [note.replace(path, "stdin") for note in reader.notes]
+        yield reader
 
 
 def as_given(

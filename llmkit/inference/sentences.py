@@ -175,7 +175,7 @@ def opened(model: Model, given: str = "", floor: str | None = None) -> Sentences
         raise RequestError(f"{name_of(model)}: its tokenizer has no mask token, so that no token can be hidden.")
     if floor is None:
         return Sentences(scorer, given)
-    texts = (text for text, _ in open_source(Source(floor)).documents())
+    texts = (text for text, _ in open_source(Source(floor), at="").documents())
     return Sentences(scorer, given, Ngrams(texts, scorer.tokenizer))
 
 

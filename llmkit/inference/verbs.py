@@ -7,7 +7,7 @@ encoder compares a text with the names of labels; that a model wasn't trained fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -73,8 +73,9 @@ def summarize(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
     """A summary of each text, rows of {"text"}: {"text": …}.
 
     By a run of summarization; by a model that writes, which is told to; by SmolLM2 where none is named. `how` is what
-    every verb takes: `max_length`, `batch_size`, `document` (what a row is in a text file: here the whole file), and
-    where text is written `max_new_tokens`.
+    every verb takes: `max_length`, `batch_size`, `document` (what a row is in a text file: here the whole file),
+    `encoding`, `fields` (which column of a file each field is: {"text": "review"}), and where text is written
+    `max_new_tokens`.
     """
     name = str(model or WRITER)
     prefix = _prefixes(name).get("summarization")
@@ -156,6 +157,7 @@ def classify(
 def compare(
     texts: Rows, model: str, labels: Sequence[str], hypothesis: str = HYPOTHESIS, *, max_length: int | None = None,
     document: str = "auto", batch_size: int = 16, encoding: str | None = None,
+    fields: Mapping[str, str | int] | None = None,
 ) -> Said:
     """Which label is closest to each text in meaning; the encoder makes its own batches."""
     if len(set(labels)) < 2 or len(set(labels)) < len(labels):
@@ -168,8 +170,13 @@ def compare(
     embedder = Embedder.open(model)
     if max_length is not None:
         embedder = replace(embedder, max_length=min(max_length, embedder.max_length))
+
+    def source(path: str) -> Reader:
+        own = Source(path, encoding=encoding or "utf-8", fields=dict(fields or {}))
+        return open_source(own, document, tables=True)
+
     note = f"{model} compares the text with each label by meaning; {_train(Classification)} trains a classifier."
-    return Said(model, _compared(texts, embedder, labels, hypothesis, document, encoding), (note,))
+    return Said(model, _compared(texts, embedder, labels, hypothesis, source), (note,))
 
 
 def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
@@ -185,6 +192,7 @@ def tag(texts: Rows, model: str | Path | None = None, **how: Any) -> Said:
 def _said(
     texts: Rows, model: str, task: Answering, notes: tuple[str, ...], *, max_length: int | None = None,
     batch_size: int = 16, document: str = "auto", max_new_tokens: int | None = None, encoding: str | None = None,
+    fields: Mapping[str, str | int] | None = None,
 ) -> Said:
     dtype = "float32"
     if task.writes:
@@ -192,7 +200,7 @@ def _said(
         task = task if max_new_tokens is None else task.limited(max_new_tokens)
     return Said(model, prediction.beside(
         model, texts, task=task, max_length=max_length, batch_size=batch_size, document=document,
-        usual_length=USUAL_LENGTH, dtype=dtype, encoding=encoding), notes)
+        usual_length=USUAL_LENGTH, dtype=dtype, encoding=encoding, fields=fields), notes)
 
 
 def _is_for(model: str, usual: type[Task]) -> bool:
@@ -240,13 +248,10 @@ def _writing(
 
 
 def _compared(
-    texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, document: str, encoding: str | None,
+    texts: Rows, embedder: Embedder, labels: Sequence[str], hypothesis: str, source: Callable[[str], Reader],
 ) -> Iterator[tuple[Row, Prediction]]:
     """Each text beside the label whose sentence has the highest cosine with it."""
     sentences = unit(embedder.embed([hypothesis.replace("{label}", label) for label in labels]))
-    def source(path: str) -> Reader:
-        return open_source(Source(path, encoding=encoding or "utf-8"), document, tables=True)
-
     with said_by_option(), prediction.opened(texts, source) as reader:
         stream = Classification().stream(reader, answered=False)
         while chunk := [row for row, _ in islice(stream, prediction.CHUNK)]:

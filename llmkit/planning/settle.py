@@ -83,11 +83,12 @@ def settle(
     request, moved_by = recipe.with_optimizer(prompted(request))
     request.rule.check()
     tables = reads_tables(request.learning)
-    train = _opened(request.data, request.data.train, memory or {}, tables)  # a missing file is told before a download
+    train = _opened(request.data, request.data.train, memory or {}, tables, "data.train")  # told before a download
     train = swapping(train, request.data.augment)
     request = known_sets.suited(request, train)
-    held = request.data.validation
-    validation = _opened(request.data, held, memory or {}, tables) if isinstance(held, list) else held
+    validation: Any = request.data.validation
+    if isinstance(validation, list):
+        validation = _opened(request.data, validation, memory or {}, tables, "data.validation")
     base = _base(request.backbone)
     quantized.check_base(request, base)
     name, family = _family(request, base)
@@ -128,16 +129,17 @@ def settle(
 
 
 def _opened(
-    data: recipe.Data, sources: Sequence[recipe.Source], memory: Mapping[str, Reader], tables: bool,
+    data: recipe.Data, sources: Sequence[recipe.Source], memory: Mapping[str, Reader], tables: bool, at: str,
 ) -> list[Reader]:
     spares = data.on_bad_row == "skip"
 
-    def opened(source: recipe.Source) -> Reader:
+    def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares)
-        return open_source(source, data.document, spares, tables=tables)
+        return open_source(source, data.document, spares, tables=tables,
+                           at=f"{at}.{number}" if len(sources) > 1 else at)
 
-    return list(map(opened, sources))
+    return [opened(number, source) for number, source in enumerate(sources)]
 
 
 def swapping(train: Sequence[Reader], block: recipe.Augment | None) -> list[Reader]:

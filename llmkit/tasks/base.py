@@ -160,7 +160,7 @@ class Task(Objective):
                 fields = {name: row.get(column) for name, column in columns.items()}  # type: ignore[arg-type]
                 checked = self.check(fields, columns, place)
             except DataError as error:
-                if reader.spares and not columns:
+                if not columns:
                     error = reader.of_one_row(error, place)
                 if answered and (said := self.unanswered(row, columns, reader)):
                     raise NoLabelsError(f"{error} {said}") from error

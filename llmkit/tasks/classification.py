@@ -26,6 +26,7 @@ from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Floors, Prediction, Row, Task, say_guessed
 from llmkit.tasks.shared.figures import FLOOR_ROWS, as_seen, by_words, of_numbers, of_several
 from llmkit.tasks.shared.forms import label_studio
+from llmkit.tasks.shared.forms.nested_fields import flat
 from llmkit.tasks.shared.forms.two_texts import two_texts
 from llmkit.tasks.shared.labels import (
     answer,
@@ -80,9 +81,9 @@ class Classification(Task):
     head = "AutoModelForSequenceClassification"
     wanted = {
         "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "body", "title",
-                 "text_a"),
+                 "text_a", "fact"),
         "label": ("labels", "class", "category", "sentiment", "target", "topic", "score", "is_duplicate", "gold_label",
-                  "rating", "stars", "answer", "quality"),
+                  "rating", "stars", "answer", "quality", "accusation", "meta.accusation"),
     }
     answers = ("label",)
     example = (
@@ -109,7 +110,7 @@ class Classification(Task):
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
         """Numbers of classes go by the names that a program's data set has; an export of Label Studio is made flat."""
         names = class_names(reader) if answered and self.labels is None and self.problem != "regression" else {}
-        return ((named(row, names), place) for row, place in label_studio.rows(reader, answered))
+        return ((named(flat(row), names), place) for row, place in label_studio.rows(reader, answered))
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from llmkit.data.fields import find_fields
+from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Setup
@@ -33,6 +34,7 @@ from llmkit.tasks.shared.conversation import (
     unread,
     unwritten,
 )
+from llmkit.tasks.shared.forms import dialogues, threads
 from llmkit.tasks.shared.rendering import Said, fitted, is_learned, plain, views
 from llmkit.tasks.shared.writing import Writing, begins
 
@@ -82,10 +84,14 @@ class Instruction(Writing):
 
     # ---- rows ----
 
+    def unfolded(self, reader: Reader, answered: bool) -> Rows:
+        """A conversation a row; of trees of messages (OpenAssistant), one of each."""
+        return threads.conversations(reader.rows(), reader.notes, reader.name)
+
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """A column of conversations, where there is one; Alpaca's `input` belongs to its `instruction`, if to any."""
         talk = find_fields(list(row), {}, {**TALK, **SYSTEM, **BESIDE}, reader)
-        if "messages" in talk and isinstance(unwritten(row[talk["messages"]]), list):
+        if "messages" in talk and dialogues.is_talk(unwritten(row[talk["messages"]])):
             return talk
         columns = super().columns(row, reader, answered)
         if columns.get("context") == columns["prompt"]:
@@ -96,6 +102,7 @@ class Instruction(Writing):
         """A conversation: {"messages": [{"role": "user", "content": …}, …]}, whatever it was in the file."""
         own = {name: row.pop(name, None) for name in BESIDE}
         said = before = history_of(own["history"], str(columns.get("history")), place)
+        odd = dialogues.odd(unwritten(row.get("messages")))
         if "messages" in row:
             said = [*before, *conversation(row["messages"], str(columns["messages"]), place)]
         elif are_messages(row["prompt"]):  # TRL: both sides are messages
@@ -110,7 +117,7 @@ class Instruction(Writing):
             raise DataError(f"{place}: the field {columns['system']!r} is no text: {row['system']!r}.")
         tools = tools_of(own["tools"], str(columns.get("tools")), place)
         talk = told(said, row.get("system"))
-        odd = [f"have {name!r} in a message, which isn't read" for name in sorted(unread(row))]
+        odd += [f"have {name!r} in a message, which isn't read" for name in sorted(unread(row))]
         if row.get("system") and talk[0]["content"] != row["system"]:
             odd.append("have a system prompt in a column and another in their messages, which counts")
         return {"messages": talk, **({"tools": tools} if tools else {}), **({"odd": odd} if odd else {})}

@@ -22,6 +22,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.answers import normalized, scores, segments
+from llmkit.tasks.shared.forms.documents import has_documents, with_context
 from llmkit.tasks.shared.forms.nested_questions import is_header, is_nested, questions
 from llmkit.tasks.shared.frame import frame_of
 from llmkit.tasks.shared.lists import unwritten
@@ -70,7 +71,7 @@ class QuestionAnswering(Task):
 
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
         """A row a question: those of an article, or of a text with its questions (CMRC 2018), one after the other."""
-        nested = 0
+        nested, chosen, unfound = 0, 0, 0
         for row, place in reader.rows():
             if is_header(row):
                 continue
@@ -80,7 +81,18 @@ class QuestionAnswering(Task):
                 reader.spare(error)
                 continue
             nested += len(found) if is_nested(row) else 0
-            yield from ((one, place) for one in found)
+            for one in found:
+                several = has_documents(one)
+                read = with_context(one, answered) if several else one
+                chosen += several
+                unfound += read is None
+                if read is not None:
+                    yield read, place
+        if chosen:
+            why = "no answer of theirs stands in a paragraph letter for letter"
+            say(reader, f"{reader.name}: {chosen:,} questions have several documents; the context is "
+                        + ("the paragraph of a chosen one that has the answer" if answered else "all that was chosen")
+                        + (f"; {unfound:,} are left out, for {why}" if unfound else ""))
         if nested:
             say(reader, f"{reader.name}: {nested:,} questions are nested in their texts; each is a row")
 

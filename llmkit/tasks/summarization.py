@@ -33,7 +33,7 @@ class Summarization(Writing):
     best model is kept."""
 
     wanted = {
-        "text": ("document", "article", "dialogue", "source", "content", "body", "input", "maintext"),
+        "text": ("document", "article", "dialogue", "source", "content", "body", "input", "maintext", "abst"),
         "summary": ("highlights", "abstract", "target", "output", "title", "headline", "tldr"),
     }
     answers = ("summary",)

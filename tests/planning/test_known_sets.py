@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llmkit import recipe
+from llmkit.cli.train import tuned
 from llmkit.planning import known_sets
 from llmkit.planning.settle import settle
 from llmkit.tasks.shared import named_metrics
@@ -42,6 +43,14 @@ def test_cola_is_measured_on_its_split_by_matthews_correlation(glue: Path, caplo
         f"{glue}/cola: measured on its split validation",
         f"training.metrics: matthews, as the authors of {glue}/cola measure it"]
     assert settled(f"{glue}/sst2").training.metrics == []
+
+
+def test_finetune_data_holds_nothing_out_of_a_set_with_a_split_of_its_own(glue: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    for data, held in ((f"{glue}/cola", None), (f"{glue}/mnli:train", None), ("hub:nyu-mll/glue:sst2", None),
+                       ("hub:some/one", 0.1), (str(tmp_path), 0.1), (str(tmp_path / "rows.csv"), 0.1)):
+        _, _, fields = tuned("classification", {}, None, None, None, data, None)
+        assert fields["data.validation"] == held, data
 
 
 def test_what_the_recipe_says_of_either_stays(glue: Path) -> None:

@@ -28,6 +28,9 @@ LISTS = (*PLAIN, "examples", "items", "records", "train", "dataset", "samples", 
 """Names of a list of rows, where no field of a row stands beside it."""
 WORDS = frozenset(name for field in ("tokens", "tags") for name in (field, *ALIASES[field]))
 """Fields of one row that are lists of words."""
+TALK = frozenset({"messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "utterances",
+                  "对话"})
+"""Fields of one row that are lists of what is said."""
 _OPENING = re.compile(
     r'\s*\{\s*(?:"(?:[^"\\]|\\.)*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-+.\w]+|\[[^\[\]{}]*\]|\{[^{}]*\})\s*,\s*)*'
     r'"(?P<name>(?:[^"\\]|\\.)*)"\s*:\s*(?=\[\s*\{)')
@@ -184,7 +187,10 @@ def _objects(value: Any) -> bool:
 def _are_columns(held: Mapping[str, list[Any]]) -> bool:
     """Whether lists of one length are columns: not where they are the words of one row, or the turns of one."""
     words = any(name.strip().casefold() in WORDS and not isinstance(value[0], list) for name, value in held.items())
-    return not words and not all(map(_objects, held.values()))
+    talk = any(name.strip().casefold() in TALK and isinstance(value[0], str | dict) for name, value in held.items())
+    beside = [value for name, value in held.items() if name.strip().casefold() not in TALK]
+    numbers = all(isinstance(one, int | float) for value in beside for one in value)  # DailyDialog: an act for each
+    return not words and not all(map(_objects, held.values())) and not (talk and numbers)
 
 
 def _named(held: Mapping[str, Mapping[str, Any]]) -> tuple[Form, str] | None:

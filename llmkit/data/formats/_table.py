@@ -76,8 +76,8 @@ class TextTable(Format):
         if found is not None:
             reader.headerless[path] = found
             notes.append(f"{path} has no header: its first row is data, {_read(found, len(rows[0]))}.")
-            if found:
-                notes.append(f"{pasted(reader.source, found)} says otherwise.")
+            if found and reader.at:
+                notes.append(f"{pasted(reader.source, found, reader.at)} says otherwise.")
         return " ".join(notes) or None
 
     def _of_one_width(self, path: Path, reader: FileReader) -> Cells:

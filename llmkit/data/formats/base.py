@@ -27,6 +27,8 @@ class FileReader(Protocol):
     """What was concluded from the data and should be said once."""
     spares: bool
     """Whether a bad row is left out and noted, where it is an error otherwise."""
+    at: str
+    """Where a recipe, or `--set`, says how it is read; "" where nothing can be said of it."""
     headerless: dict[Path, dict[str, int]]
     """Tables whose first row is data: which column holds which field, as far as that is clear."""
     delimiters: dict[Path, str]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from llmkit.data.known import folders
 from llmkit.system.errors import RequestError, nearest
 
 Row = Mapping[str, Any]
@@ -142,3 +144,15 @@ def by_columns(name: str, columns: Collection[str]) -> KnownSet | None:
         keywords: {"abst", "keyword"}, coreference: {"text", "target"}, right_choice: {"context", "choice"}}
     wanted = {*known.fields.values(), *(made_of[known.make] if known.make is not None else ())}
     return known if wanted - {"id", "label"} <= set(columns) else None
+
+
+def has_validation(label: str) -> bool:
+    """Whether a source is a known set with a validation split of its own: hub:nyu-mll/glue:sst2, a folder glue/sst2."""
+    if label.startswith("hub:"):
+        name, _, rest = label.removeprefix("hub:").partition(":")
+        return rest.partition(":")[0] in IDS.get(name.lower(), {})
+    path, _ = folders.parted(label)
+    folder = Path(path).expanduser()
+    known = {**GLUE, **CLUE}.get(folder.resolve().name.lower()) if folder.is_dir() else None
+    splits = {} if known is None else folders.splits_of(folder)
+    return known is not None and any(name in splits for name in (known.validation, *folders.ALIKE["validation"]))

@@ -85,7 +85,7 @@ def listed(places: Sequence[str]) -> Listing:
     listing, seen = Listing(), set[Path]()
     for number, place in enumerate(places):
         if place.startswith(SCHEMES):
-            reader = open_source(Source(place))
+            reader = open_source(Source(place), at="")
             listing.sources.append(Listed(place, number, "", reader.fingerprint(), reader))
             continue
         path = Path(place).expanduser()
@@ -138,7 +138,7 @@ def _cells(row: Mapping[str, Any]) -> str:
 def _opened(shown: str, path: Path, number: int, inside: str) -> Listed | str:
     """A file to search; a string says why it can't be. DataError where it has rows that can't be read."""
     if format_of(path) != "text" or path.suffix.lower() == ".gz":
-        reader = open_source(Source(shown))
+        reader = open_source(Source(shown), at="")
         rows = Listed(shown, number, inside, reader.fingerprint(), reader)
         return "without a row that has a text" if next(rows.documents(), None) is None else rows
     try:

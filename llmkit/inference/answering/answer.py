@@ -204,7 +204,7 @@ def questions_in(path: str) -> Iterator[str]:
 
 
 def _questions(file: str) -> Iterator[str]:
-    for row, place in open_source(Source(file), "line").rows():
+    for row, place in open_source(Source(file), "line", at="").rows():
         name = next((name for name in QUESTIONS if name in row), None)
         if name is None:
             raise DataError(f"{place}: a row needs a field {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}; this one "

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmkit import models
 from llmkit import recipe as recipes
-from llmkit.data.sources import open_source
+from llmkit.data.sources import Reader, open_source
 from llmkit.inference import labelling as prompted
 from llmkit.inference.comparing.inline import Variant
 from llmkit.inference.comparing.sheet import Sheet, of_seeds, spread
@@ -115,13 +115,18 @@ class Prompts:
                 self.outcomes.append(outcome)
             self.write()
 
+    def opened(self, sources: Sequence[recipes.Source], at: str) -> list[Reader]:
+        """The sources that a field of the recipe names."""
+        return [open_source(source, self.request.data.document, tables=True,
+                            at=f"{at}.{number}" if len(sources) > 1 else at) for number, source in enumerate(sources)]
+
     def rows(self) -> tuple[list[Row], list[Row], list[str]]:
         """(rows that examples are drawn from, rows that are asked about, fingerprints of where they are from)."""
         data = self.request.data
-        readers = [open_source(source, data.document, tables=True) for source in data.train]
+        readers = self.opened(data.train, "data.train")
         read = [self.task.read(reader) for reader in readers]
         if isinstance(data.validation, list):
-            others = [open_source(source, data.document, tables=True) for source in data.validation]
+            others = self.opened(data.validation, "data.validation")
             held = [self.task.read(reader) for reader in others]
             readers += others
         else:

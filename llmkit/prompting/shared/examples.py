@@ -249,7 +249,7 @@ def draw(pool: Sequence[Shot], count: int, how: Drawing, seed: int) -> list[Shot
 
 def read(file: str, fields: Mapping[str, str | int]) -> list[Shot]:
     """The examples of a file; DataError, with file and line, where a row is none."""
-    reader = open_source(Source(file, fields=dict(fields)), tables=True)
+    reader = open_source(Source(file, fields=dict(fields)), tables=True, at="")
     columns: dict[str, Any] = {}
     out: list[Shot] = []
     for row, place in reader.rows():

@@ -10,6 +10,7 @@ from llmkit.data.encoder import controls, uncontrolled
 from llmkit.data.sources import Place
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.system.errors import DataError
+from llmkit.tasks.shared.forms import dialogues
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,10 +24,11 @@ ROLES = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "ipython": "tool", "tool_response": "tool",
     "function_call": "call", "tool_call": "call",
+    "moss": "assistant", "用户": "user", "用戶": "user", "助手": "assistant", "系统": "system", "系統": "system",
 }
 """Who speaks, by what data sets call them, in letters of any case; a call is the assistant's, its content JSON."""
-TALK = {"messages": ("conversations", "conversation", "dialog", "turns")}
-SYSTEM = {"system": ("system_prompt",)}
+TALK = {"messages": ("conversations", "conversation", "dialog", "dialogue", "turns", "chat", "utterances", "对话")}
+SYSTEM = {"system": ("system_prompt", "meta_instruction")}
 BESIDE = {"history": (), "tools": ("functions",)}
 """What was said before a prompt, and what the assistant could call."""
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -44,7 +46,7 @@ def role_of(name: Any) -> str | None:
 
 def conversation(messages: Any, column: str, place: Place) -> list[Message]:
     """[{"from": "human", "value": "Hi"}] -> [{"role": "user", "content": "Hi"}]; anything else is a DataError."""
-    messages = unwritten(messages)
+    messages, _ = dialogues.spoken(unwritten(messages))
     if not isinstance(messages, list) or not messages:
         raise DataError(f"{place}: the field {column!r} must be a list of messages, not {messages!r}.")
     out: list[Message] = []
@@ -192,11 +194,13 @@ def are_messages(value: Any) -> bool:
 
 def unread(row: Mapping[str, Any]) -> set[str]:
     """Names in messages that nothing is made of; one without a value isn't meant."""
-    fields = [unwritten(row.get(field)) for field in ("messages", "prompt", "response", "chosen", "rejected")]
+    fields = [dialogues.spoken(unwritten(row.get(field)))[0]
+              for field in ("messages", "prompt", "response", "chosen", "rejected")]
     return {str(name) for messages in fields if isinstance(messages, list)
             for message in messages if isinstance(message, dict)
             for name, value in message.items()
-            if name not in READ and role_of(name) is None and value not in (None, "", [], {})}
+            if name not in READ and not str(name).endswith("_id") and role_of(name) is None
+            and value not in (None, "", [], {})}
 
 
 def exchange(row: Mapping[str, Any]) -> list[Message]:

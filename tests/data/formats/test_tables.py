@@ -120,6 +120,13 @@ NEWS = '"1","Head","Body of the text"\n"2","Two","Another body text"\n"1","Tri",
        '"2","Last","Here is one more of them"\n'
 
 
+COLA = "".join(f"{book}\t{label}\t{'' if label else '*'}\t{text}\n" for book, label, text in (
+    ("gj04", 0, "The man left early."), ("gj04", 1, "We saw a dog in town."), ("gj04", 1, "He gave it up."),
+    ("bc01", 1, "Nobody knows them."), ("bc01", 0, "She knows how sing."), ("bc01", 1, "They made her laugh."),
+    ("bc01", 1, "It was there."), ("gj04", 0, "Us left.")))
+"""The book, whether it is good English, a star where its author says it isn't, and the sentence."""
+
+
 @pytest.mark.parametrize(("name", "content", "first", "paste"), [
     ("r.csv", NEWS, {"text": "Body of the text", "label": "1", "1": "Head"}, "{text: 2, label: 0}"),
     ("r.tsv", "7\tA good film\tpositive\n8\tA bad film\tnegative\n9\tVery good\tpositive\n4\tNo, thanks\tnegative\n",
@@ -130,6 +137,25 @@ NEWS = '"1","Head","Body of the text"\n"2","Two","Another body text"\n"1","Tri",
      {"text": "This is a first sentence that is long."}, "{text: 0}"),
     ("r.tsv", "g\t0\t*\tThe man left early.\ng\t1\t\tThe cat left.\ng\t0\t*\tThe dog left.\ng\t1\t\tNo one left.\n",
      {"text": "The man left early.", "label": "0", "0": "g", "2": "*"}, "{text: 3, label: 1}"),
+    ("r.tsv", COLA, {"text": "The man left early.", "label": "0", "0": "gj04", "2": "*"}, "{text: 3, label: 1}"),
+    ("r.tsv", "A man looks at a uniform\tHe sleeps\tcontradiction\nTwo men smile at the cats\tThey sit\tneutral\n",
+     {"text": "A man looks at a uniform", "text_pair": "He sleeps", "label": "contradiction"},
+     "{text: 0, text_pair: 1, label: 2}"),
+    ("r.tsv", "A man looks at a uniform\tThe man is asleep on it\tA\n"
+              "Two men smile at the cats\tThey are on the floor\tB\n"
+              "Some men play a game\tSome men play a sport\tA\nOne sits on a box\tHe waits for the train\tB\n",
+     {"text": "A man looks at a uniform", "text_pair": "The man is asleep on it", "label": "A"},
+     "{text: 0, text_pair: 1, label: 2}"),
+    ("r.tsv", "a good film\tpositive\na bad film\tnegative\n", {"text": "a good film", "label": "positive"},
+     "{text: 0, label: 1}"),
+    ("r.csv", "train-1,In Paris he met her.,He met her in Paris.,1\ntrain-2,He saw us at noon.,At ten he saw us.,0\n"
+              "train-3,It rains in May.,In May it rains.,1\ntrain-4,We left for Rome.,For Rome we left.,1\n",
+     {"text": "In Paris he met her.", "text_pair": "He met her in Paris.", "label": "1", "0": "train-1"},
+     "{text: 1, text_pair: 2, label: 3}"),
+    ("r.tsv", "1\t7\t8\tWhen is it?\tHow late is it?\t1\n2\t9\t10\tWho are you?\tWhere are you?\t0\n"
+              "3\t11\t12\tWhat is a dog?\tWhat is a cat?\t0\n4\t13\t14\tWhy me?\tWhy is it me?\t1\n",
+     {"text": "When is it?", "text_pair": "How late is it?", "label": "1", "0": "1", "1": "7", "2": "8"},
+     "{text: 3, text_pair: 4, label: 5}"),
 ])
 def test_a_first_row_of_data_is_read_and_a_line_to_paste_says_otherwise(
     name: str, content: str, first: dict[str, str], paste: str,
@@ -143,6 +169,7 @@ def test_a_first_row_of_data_is_read_and_a_line_to_paste_says_otherwise(
 @pytest.mark.parametrize("content", [
     "kind,words,n\npos,good film,1\nneg,bad film,2\npos,more,3\n", "0,1\ngood film,pos\nbad film,neg\nmore,pos\n",
     "id,How did you like our service in the last week?\n1,It was good and fast and people were kind.\n2,Bad.\n3,Ok\n",
+    "text,positive\na film,yes\na book,no\n", "How good is the food,How good is the service\nfine,bad\nbad,bad\n",
     "target,word\na,b\na,c\n", "ticket,remark\n1,It broke.\n2,It works.\n3,It fell.\n",
 ])
 def test_names_make_a_header(content: str) -> None:

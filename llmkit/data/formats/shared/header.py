@@ -1,10 +1,13 @@
 """Whether the first row of a table is a header, and what its columns hold where it isn't."""
 
+import re
 from collections.abc import Collection, Sequence
 
-from llmkit.data.formats._columns import kinds, number
+from llmkit.data.formats._columns import class_names, kinds, number
 
 Table = Sequence[Sequence[str]]
+_SENTENCE = re.compile(r"(\S+\s+){3}\S|[\u3400-\u9fff].{4,}[\u3400-\u9fff]")
+"""Four words, or six Chinese characters."""
 
 
 def headerless(rows: Table, words: Collection[str]) -> dict[str, int] | None:
@@ -17,6 +20,8 @@ def headerless(rows: Table, words: Collection[str]) -> dict[str, int] | None:
     pos  very good
     """
     first, below = rows[0], list(zip(*rows[1:], strict=True))
+    if below and _says_classes(first, below):
+        return kinds({i: [first[i], *column] for i, column in enumerate(below)})
     if not below or any(cell.strip().casefold() in words and cell not in below[i] for i, cell in enumerate(first)):
         return None
     if len(first) == 2:
@@ -26,9 +31,23 @@ def headerless(rows: Table, words: Collection[str]) -> dict[str, int] | None:
             return {"text": 1 - short, "label": short}
     if [cell.strip() for cell in first if cell.strip()] == [str(i) for i in range(sum(map(bool, first)))]:
         return None  # as pandas calls columns that have no names
-    if not any(_is_data(cell, column, len(first)) for cell, column in zip(first, below, strict=True)):
+    if not _sentences(first, below) and not any(
+            _is_data(cell, column, len(first)) for cell, column in zip(first, below, strict=True)):
         return None
     return kinds({i: [first[i], *column] for i, column in enumerate(below)})
+
+
+def _says_classes(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a first cell is the name of a class, as all below it are: neutral above entailment, contradiction."""
+    return len(first) > 1 and any(class_names([cell, *column]) for cell, column in zip(first, below, strict=True))
+
+
+def _sentences(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether two first cells are of several words, and as long as what stands below them."""
+    long = [cell for cell, column in zip(first, below, strict=True)
+            if _SENTENCE.search(cell) and not cell.rstrip().endswith((":", "："))
+            and 2 * sorted(map(len, column))[len(column) // 2] >= len(cell)]
+    return len(set(long)) > 1
 
 
 def _is_data(cell: str, below: Sequence[str], width: int) -> bool:
