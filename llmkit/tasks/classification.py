@@ -110,7 +110,14 @@ class Classification(Task):
     def unfolded(self, reader: Reader, answered: bool) -> Rows:
         """Numbers of classes go by the names that a program's data set has; an export of Label Studio is made flat."""
         names = class_names(reader) if answered and self.labels is None and self.problem != "regression" else {}
-        return ((named(flat(row), names), place) for row, place in label_studio.rows(reader, answered))
+        rows = label_studio.rows(reader, answered)
+        return ((named(flat(row, self._inside(row, reader)), names), place) for row, place in rows)
+
+    def _inside(self, row: Mapping[Any, Any], reader: Reader) -> set[Any]:
+        """The names that may stand in an object of a row: those that are given, and those of what it lacks itself."""
+        return {*reader.source.fields.values(), *(
+            name for field, others in self.wanted.items() if not {field, *others} & set(row)
+            for name in (field, *others))}
 
     def columns(self, row: Mapping[Any, Any], reader: Reader, answered: bool = True) -> dict[str, str | int]:
         """Two columns that are known as a pair, as QNLI's question and sentence, are both read."""
