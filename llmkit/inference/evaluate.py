@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe
+from llmkit.data.known.sets import usual_split
 from llmkit.data.memory import IN_MEMORY, Given, memory_reader
 from llmkit.data.sources import Place, Reader, open_source
 from llmkit.data.swapping.doubling import doubled_rows
@@ -185,13 +186,16 @@ class Ready:
         """
         spares, way_out = (False, "") if on_bad_row is None else (leaves_out(on_bad_row), WAY_OUT)
         beside, tables = None if target is None else str(target), reads_tables(self.learner.objective)
+        if (split := usual_split(data)) is not None:
+            log.info("%s: its split %s", data, split)
+        split = split or "train"
         if self.learned is None:
-            own = Source(data, beside, fields=dict(fields or {}), encoding=encoding or "utf-8")
+            own = Source(data, beside, fields=dict(fields or {}), encoding=encoding or "utf-8", split=split)
             return open_source(own, document, spares, way_out, tables=tables)
         first = self.learned.data.train[0]
         same = Path(data).suffix in {Path(source.source).suffix for source in self.learned.data.train}
         names = dict(fields) if fields is not None else first.fields if same else {}
-        own = Source(data, beside, fields=names, encoding=encoding or first.encoding)
+        own = Source(data, beside, fields=names, encoding=encoding or first.encoding, split=split)
         return open_source(own, document, spares, way_out, tables=tables)
 
 

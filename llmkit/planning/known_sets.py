@@ -10,6 +10,7 @@ from pathlib import Path
 from llmkit import recipe
 from llmkit.data.hub import KnownRows
 from llmkit.data.known import folders
+from llmkit.data.known.sets import has_validation
 from llmkit.data.sources import Reader
 
 log = logging.getLogger("llmkit")
@@ -21,7 +22,10 @@ def suited(request: recipe.Recipe, train: Sequence[Reader]) -> recipe.Recipe:
     if request.task is None or not isinstance(origin, KnownRows):
         return request
     known, source, data, training = origin.known, request.data.train[0], request.data, request.training
-    if data.validation is None:
+    if data.validation is None and not has_validation(source.source):
+        log.info("%s: has no split %s to be measured on; data.validation may be a share of its rows",
+                 bare(source.source), known.validation)
+    elif data.validation is None:
         held = replace(source, weight=None, split=known.validation, source=bare(source.source))
         data = replace(data, validation=[held])
         log.info("%s: measured on its split %s", bare(source.source), known.validation)

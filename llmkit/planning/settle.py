@@ -199,8 +199,8 @@ def _base(spec: recipe.Backbone) -> Base | None:
     if base.commit is not None:
         log.info("backbone.pretrained %s: commit %s", spec.pretrained, base.commit)
     if base.is_adapter:
-        raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; "
-                           "name the model that it was trained on.")
+        raise RequestError(f"backbone.pretrained: {spec.pretrained} holds an adapter, not a model; name the model "
+                           f"that it was trained on, which is {base.below.folder}.")
     base.check_weights()
     return base
 

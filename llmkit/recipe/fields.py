@@ -253,7 +253,7 @@ class Teacher:
     """A run's folder, a folder, a hub id, or a name from `llmkit models list`: a model that knows what is learned."""
     revision: str | None = None
     """Of a hub's model: a branch, a tag or a commit."""
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
     """What the logits of both are divided by before they are compared; the loss is multiplied by its square."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The share of the loss against the teacher's answers; the rest is the loss against the labels."""

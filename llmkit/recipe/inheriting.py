@@ -13,6 +13,9 @@ OWN = ("name", "output_dir")
 """What a recipe doesn't take from its base: two recipes would write into one folder."""
 WHOLE = (("data", "train"), ("data", "validation"))
 """Fields that are taken as they stand, for a mapping there is one of a list."""
+NAMED = {**{block: (key,) for block, (_, key) in BLOCKS.items()}, "backbone": ("pretrained", "family"),
+         "tokenizer": ("pretrained", "train"), "teacher": ("model",)}
+"""Blocks that stand for something by its name: what a name alone means, and the other fields that say which it is."""
 DEEPEST_BASE = 20
 """Recipes that stand on one another."""
 
@@ -20,8 +23,9 @@ DEEPEST_BASE = 20
 def inherited(tree: Tree, path: Path | None, find: Callable[[str, Path], tuple[Path, Tree]]) -> Tree:
     """A recipe with what it says over what its base says, and that over its own base.
 
-    Mappings merge by field. Lists, data's sources, and blocks that name another plug-in are replaced whole; so is a
-    length by another, an objective by a task, and anything by null. A recipe without a name has its file's.
+    Mappings merge by field. Lists, data's sources, and blocks that name another plug-in, family, model or way to a
+    tokenizer are replaced whole; so is a length by another, and an objective by a task, which packs its rows its own
+    way. Null takes a mapping away, and is a value elsewhere. A recipe without a name has its file's.
 
         base: {training: {max_steps: 480, seed: 1}}   over it: {training: {num_train_epochs: 3}}
         ->    {training: {num_train_epochs: 3, seed: 1}}
@@ -63,8 +67,9 @@ def _over(base: Tree, tree: Tree, own: bool) -> Tree:
     """What one recipe says over another, whose tree it goes into."""
     root, origin = base.root, base.origin
     for one, other in (("task", "objective"), ("objective", "task")):
-        if tree.root.get(one) is not None and tree.root.get(other) is None:
+        if tree.root.get(one) is not None and tree.root.get(other) is None and root.get(other) is not None:
             _drop(root, origin, (other,))
+            _drop(root, origin, ("data", "packing"))  # what the one can, the other may not
     training = tree.root.get("training")
     if isinstance(training, dict) and any(training.get(name) is not None for name in LENGTHS):
         for name in LENGTHS:
@@ -83,15 +88,18 @@ def _put(root: dict[str, Any], origin: dict[Keys, str], tree: Tree, path: Keys, 
         node = node[key]
     last = path[-1]
     below = node.get(last)
-    if len(path) == 1 and last in BLOCKS:
-        key = BLOCKS[str(last)][1]
-        below, value = ({key: given} if isinstance(given, str) else given for given in (below, value))
-        if isinstance(below, dict) and isinstance(value, dict) and value.get(key, below.get(key)) != below.get(key):
+    if len(path) == 1 and last in NAMED:
+        short, *names = NAMED[str(last)]
+        below, value = ({short: given} if isinstance(given, str) else given for given in (below, value))
+        if isinstance(below, dict) and isinstance(value, dict) and any(
+                name in value and value[name] != below.get(name) for name in (short, *names)):
             below = None
     if isinstance(below, dict) and isinstance(value, dict) and path not in WHOLE:
         node[last] = below
         for key, given in value.items():
             _put(root, origin, tree, (*path, key), given)
+    elif value is None and isinstance(below, dict):
+        _drop(root, origin, path)
     else:
         _drop(root, origin, path)
         node[last] = value

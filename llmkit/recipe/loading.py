@@ -15,7 +15,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.checking import check
 from llmkit.recipe.complaints import explain
 from llmkit.recipe.fields import BLOCKS, LENGTHS, Data, Recipe
-from llmkit.recipe.inheriting import inherited
+from llmkit.recipe.inheriting import NAMED, inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.recipe.watching import Told, foreign
 from llmkit.system.errors import RequestError, nearest
@@ -106,8 +106,8 @@ def put(tree: Tree, path: Sequence[str], value: Any, origin: str) -> None:
         if node.get(key) is None:
             node[key] = {}
             tree.origin[below] = origin
-        elif isinstance(node[key], str) and below in {(block,) for block in BLOCKS}:
-            node[key] = {BLOCKS[key][1]: node[key]}
+        elif isinstance(node[key], str) and below in {(block,) for block in NAMED}:
+            node[key] = {NAMED[key][0]: node[key]}
         node = node[key]
         if not isinstance(node, dict | list):
             raise RequestError(f"{origin}: {'.'.join(below)} is {node!r}, it has no fields.")

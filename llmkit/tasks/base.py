@@ -436,6 +436,8 @@ def split(
 ) -> tuple[list[list[tuple[Row, Place]]], list[list[tuple[Row, Place]]]]:
     """(training, validation) of each source: a share is drawn by the seed, a whole number of rows is always the same.
 
+    Where chance would leave a side without rows, the share is that number of rows, 1 at least.
+
     DataError where one side would be empty.
     """
     if isinstance(validation, int):
@@ -443,6 +445,9 @@ def split(
     else:
         parts = [hold_out(rows, validation, seed, key) for rows in sources]
         learned, held = [part[0] for part in parts], [part[1] for part in parts]
+        rows = sum(map(len, sources))
+        if rows > 1 and not (any(learned) and any(held)):  # of few rows, chance gives a share to nobody
+            learned, held = set_apart(sources, min(rows - 1, max(1, round(validation * rows))), key)
     if not any(learned) or not any(held):
         what = f"{validation:,}" if isinstance(validation, int) else f"a share of {validation}"
         raise DataError(f"data.validation: {what} of {sum(map(len, sources))} rows leaves one side empty; give "

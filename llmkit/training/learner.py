@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
@@ -72,12 +73,18 @@ class Learner(nn.Module):
 
         `predict` and `refer` are asked of tasks only.
         """
-        if self.routers is None or way in ("predict", "refer"):
+        with nullcontext() if way in ("predict", "refer") else self.hearing(batch):
             return self._said(batch, way)
+
+    @contextmanager
+    def hearing(self, batch: Batch) -> Iterator[None]:
+        """While the model goes through a batch: what its routers do with it becomes `load`."""
+        if self.routers is None:
+            yield
+            return
         with self.routers.hear(batch) as heard:
-            said = self._said(batch, way)
+            yield
         self.load = self.routers.load(heard)
-        return said
 
     def _said(self, batch: Batch, way: Way) -> Said:
         objective, given = self.objective, (self.model, batch, self.family)

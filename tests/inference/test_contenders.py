@@ -47,6 +47,17 @@ def test_folders_are_named_by_what_differs():
     assert (point.slug, point.settings) == ("learning_rate-1e-3", ["training.learning_rate=1e-3"])
 
 
+def test_another_model_keeps_what_the_recipe_says_beside_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("backbone: {pretrained: one, layers: [0, 2]}\ndata: {train: a.csv}\ntask: classification\n")
+    _, other = contenders(methods("full"), ["one", "two"], {})
+    found = other.recipe(path, [], None, {}).backbone
+    assert (found.pretrained, found.layers) == ("two", [0, 2])
+    path.write_text("backbone: {family: bert, size: tiny}\ndata: {train: a.csv}\ntask: classification\n")
+    found = other.recipe(path, [], None, {}).backbone
+    assert (found.pretrained, found.family, found.size, found.config) == ("two", None, None, {})
+
+
 def test_two_that_would_share_a_folder_are_refused():
     with pytest.raises(RequestError, match="here/bert, there/bert: these would share a folder"):
         contenders(methods("full"), ["there/bert", "here/bert"], {})

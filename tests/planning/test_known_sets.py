@@ -7,6 +7,7 @@ import pytest
 
 from llmkit import recipe
 from llmkit.cli.train import tuned
+from llmkit.data.known.sets import usual_split
 from llmkit.planning import known_sets
 from llmkit.planning.settle import settle
 from llmkit.tasks.shared import named_metrics
@@ -56,6 +57,32 @@ def test_finetune_data_holds_nothing_out_of_a_set_with_a_split_of_its_own(glue: 
 def test_what_the_recipe_says_of_either_stays(glue: Path) -> None:
     made = settled(f"{glue}/cola", data={"validation": 0.5}, training={"metrics": ["f1_positive"]})
     assert (made.data.validation, made.training.metrics) == (0.5, ["f1_positive"])
+
+
+def test_a_set_without_a_split_to_measure_on_is_learned_from_and_that_is_said(
+    glue: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "llmkit")
+    (glue / "sst2" / "validation-00000-of-00001.parquet").rename(glue / "sst2" / "kept.parquet")
+    try:
+        for label in (f"{glue}/sst2", f"{glue}/sst2:train"):
+            assert settled(label).data.validation is None
+    finally:
+        (glue / "sst2" / "kept.parquet").rename(glue / "sst2" / "validation-00000-of-00001.parquet")
+    assert f"{glue}/sst2: has no split validation to be measured on; data.validation may be a share" in caplog.text
+
+
+@pytest.mark.parametrize(("label", "split"), [
+    ("cola", "validation"), ("mnli", "validation_matched"), ("cola:train", None), ("mnli:validation_mismatched", None)])
+def test_a_set_alone_is_measured_on_its_own_split(glue: Path, label: str, split: str | None) -> None:
+    assert usual_split(f"{glue}/{label}") == split
+
+
+@pytest.mark.parametrize(("label", "split"), [
+    ("hub:nyu-mll/glue:sst2", "validation"), ("hub:nyu-mll/glue:sst2:train", None), ("hub:some/one", None),
+    ("hub:some/one:two", None), ("rows.csv", None), ("builtin:python-docs", None), ("-", None)])
+def test_the_usual_split_of_other_sources(label: str, split: str | None) -> None:
+    assert usual_split(label) == split
 
 
 def test_mnli_is_measured_on_matched_text_and_says_where_the_other_is(

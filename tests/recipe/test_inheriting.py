@@ -78,10 +78,42 @@ def test_a_length_takes_the_place_of_the_bases(load, length: str) -> None:
     assert (training.max_steps, getattr(training, name), training.learning_rate) == (None, float(value), 0.01)
 
 
-def test_null_takes_away_what_the_base_says(load) -> None:
-    found = load("data: {max_length: null}\nbackbone: {size: null}")
-    assert (found.data.max_length, found.backbone.size) == (recipes.load({
-        **BASE, "data": {"train": "a.txt"}}).data.max_length, None)
+def test_null_takes_a_mapping_away_and_is_a_value_elsewhere(load) -> None:
+    found = load("training: {max_grad_norm: null}\nbackbone: {size: null, config: null}\ntuning: null")
+    assert (found.training.max_grad_norm, found.backbone.size, found.backbone.config) == (None, None, {})
+
+
+def test_a_task_does_not_pack_as_the_bases_objective_did(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: bert_mlm\ntask: classification\ndata: {train: rows.csv}\n")
+    assert (recipes.load("bert_mlm").data.packing, recipes.load(tmp_path / "mine.yaml").data.packing) == (
+        "blocks", "auto")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("backbone: {family: gpt2, size: mini}", {"family": "gpt2", "size": "mini"}),
+    ("backbone: {pretrained: runs/x}", {"pretrained": "runs/x"}), ("backbone: runs/x", {"pretrained": "runs/x"}),
+    ("backbone: {family: bert, size: mini}", {"family": "bert", "size": "mini", "config": {"hidden_size": 32}})])
+def test_another_family_or_model_takes_the_place_of_the_whole_backbone(load, text, expected) -> None:
+    objective = "\nobjective: causal_lm" if "gpt2" in text else ""
+    found = load(text + objective).backbone
+    usual = {"family": None, "size": None, "pretrained": None, "config": {}}
+    assert {name: getattr(found, name) for name in usual} == {**usual, **expected}
+
+
+def test_another_tokenizer_takes_the_place_of_the_bases(load) -> None:
+    assert load("tokenizer: runs/x").tokenizer.train is None
+    assert load("tokenizer: {train: {vocab_size: 90}}").tokenizer.train.vocab_size == 90
+
+
+def test_a_teacher_by_its_name_alone_is_merged_and_set(load, tmp_path: Path) -> None:
+    load("teacher: runs/large\nname: middle\n")
+    (tmp_path / "kept" / "top.yaml").write_text("base: above.yaml\nteacher: {temperature: 3}\n")
+    found = recipes.load(tmp_path / "kept" / "top.yaml")
+    assert (found.teacher.model, found.teacher.temperature) == ("runs/large", 3.0)
+    found = recipes.load(tmp_path / "kept" / "above.yaml", ["teacher.alpha=0.9"])
+    assert (found.teacher.model, found.teacher.alpha) == ("runs/large", 0.9)
+    with pytest.raises(RequestError, match=r"teacher\.temperature"):
+        recipes.load(tmp_path / "kept" / "above.yaml", ["teacher.temperature=1e-30"])
 
 
 def test_the_command_line_goes_over_both(load) -> None:

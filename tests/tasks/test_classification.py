@@ -12,7 +12,7 @@ from llmkit.data.sources import open_source
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError, RequestError
-from llmkit.tasks.base import hold_out
+from llmkit.tasks.base import hold_out, split
 from llmkit.tasks.classification import Classification
 
 
@@ -189,9 +189,20 @@ def test_equal_rows_go_to_the_same_side():
     assert 400 <= len(held) <= 600
 
 
-def test_a_share_that_leaves_one_side_empty_is_refused(write, wordpiece):
-    with pytest.raises(DataError, match=r"data\.validation: a share of 0.0001 of 4 rows leaves one side empty"):
-        Classification().prepare([write(rows("a", "b", "a", "b"))], 0.0001, setup(wordpiece))
+@pytest.mark.parametrize("share", [0.0001, 0.1, 0.9999])
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_of_few_rows_a_share_is_one_row_at_least(share, count):
+    given = [({"text": f"t{i}"}, None) for i in range(count)]
+    learned, held = split([given], share, 42)
+    assert len(learned[0]) >= 1 and len(held[0]) >= 1 and len(learned[0]) + len(held[0]) == count
+    assert split([given], share, 42) == (learned, held)
+    if share == 0.0001:
+        assert len(held[0]) == 1
+
+
+def test_a_share_that_leaves_one_side_empty_is_refused():
+    with pytest.raises(DataError, match=r"data\.validation: a share of 0.1 of 4 rows leaves one side empty"):
+        split([[({"text": "all the same"}, None)] * 4], 0.1, 42)
 
 
 def test_a_small_source_beside_a_large_one_may_stay_whole(write, wordpiece):

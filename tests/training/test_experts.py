@@ -155,3 +155,25 @@ def test_a_token_chooses_no_more_experts_than_there_are(text: Path, tmp_path: Pa
     tree["backbone"]["config"]["num_experts_per_tok"] = 9
     with pytest.raises(RequestError, match="num_experts_per_tok: a token can't go through 9 of 4 experts"):
         settle(recipes.load(tree))
+
+
+@pytest.mark.parametrize("micro", [8, 4])
+def test_a_student_with_experts_balances_as_it_would_alone(micro: int, whole: Path, text: Path, tmp_path: Path) -> None:
+    tree = tree_of(text, tmp_path / "run", max_steps=2, micro_batch_size=micro)
+    tree["data"]["validation"] = 0.2
+    tree |= {"tokenizer": {"pretrained": str(whole)}, "teacher": {"model": str(whole), "alpha": 0}}
+    fit(recipes.load(tree))
+    for kind in ("train", "evaluate"):
+        for alone, taught in zip(events(whole, kind), events(tmp_path / "run", kind), strict=True):
+            for name in ("loss", *FIGURES):
+                assert taught[name] == pytest.approx(alone[name], rel=1e-5), (kind, name)
+
+
+def test_what_a_teacher_says_and_an_even_load_are_learned_together(whole: Path, text: Path, tmp_path: Path) -> None:
+    figures = {}
+    for coefficient in (0.0, 50.0):
+        tree = tree_of(text, tmp_path / str(coefficient), coefficient, max_steps=3)
+        fit(recipes.load({**tree, "tokenizer": {"pretrained": str(whole)}, "teacher": str(whole)}))
+        figures[coefficient] = events(tmp_path / str(coefficient))
+    first, last = ([figures[weight][at]["soft_loss"] for weight in (0.0, 50.0)] for at in (0, -1))
+    assert first[0] == first[1] and last[0] != last[1]

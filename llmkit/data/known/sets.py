@@ -148,11 +148,23 @@ def by_columns(name: str, columns: Collection[str]) -> KnownSet | None:
 
 def has_validation(label: str) -> bool:
     """Whether a source is a known set with a validation split of its own: hub:nyu-mll/glue:sst2, a folder glue/sst2."""
+    return _validation(label) is not None
+
+
+def usual_split(label: str) -> str | None:
+    """The split that a known set is measured on, where a source names the set alone; None of all others."""
+    named = label.count(":") > 2 if label.startswith("hub:") else folders.parted(label)[1]
+    return None if named else _validation(label)
+
+
+def _validation(label: str) -> str | None:
     if label.startswith("hub:"):
         name, _, rest = label.removeprefix("hub:").partition(":")
-        return rest.partition(":")[0] in IDS.get(name.lower(), {})
+        known = IDS.get(name.lower(), {}).get(rest.partition(":")[0])
+        return None if known is None else known.validation
     path, _ = folders.parted(label)
     folder = Path(path).expanduser()
     known = {**GLUE, **CLUE}.get(folder.resolve().name.lower()) if folder.is_dir() else None
     splits = {} if known is None else folders.splits_of(folder)
-    return known is not None and any(name in splits for name in (known.validation, *folders.ALIKE["validation"]))
+    there = known is not None and any(name in splits for name in (known.validation, *folders.ALIKE["validation"]))
+    return known.validation if known is not None and there else None

@@ -50,7 +50,8 @@ class Contender:
         """The recipe at `path` with this method, this model and this point; a wrong field of the grid is named so."""
         more = {f"tuning.{key}": value for key, value in self.method.options.items()}
         if self.model is not None:
-            more |= {"backbone": {"pretrained": self.model}, "tokenizer": None}
+            more |= {"backbone.pretrained": self.model, "backbone.family": None, "backbone.size": None,
+                     "backbone.config": {}, "tokenizer": None}
         try:
             return recipes.load(path, [*settings, *self.settings], method=self.method.name, task=task,
                                 fields={**fields, **more})

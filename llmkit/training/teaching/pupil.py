@@ -74,7 +74,8 @@ class Pupil(Learner):
         if way not in ("loss", "judge"):
             return super().forward(without_kept(batch), way)
         plain, objective, outcomes = without_kept(batch), self.lesson.objective.objective, None
-        with seen(self.lesson.stacks) if self.lesson.stacks is not None else nullcontext() as states:
+        with self.hearing(plain), seen(self.lesson.stacks) if self.lesson.stacks is not None else (
+                nullcontext()) as states:
             said = objective.respond(self.model, plain, self.family)
         own = objective.scored(said, plain, self.training)
         if way == "judge":

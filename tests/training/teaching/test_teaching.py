@@ -286,7 +286,7 @@ def test_what_has_no_answers_is_refused_with_the_reason(learning: Any, why: str)
 
 
 @pytest.mark.parametrize(("fields", "why"), [
-    ({"temperature": 0}, "teacher.temperature: 0 should be greater than 0"),
+    ({"temperature": 0}, "teacher.temperature: 0 should be greater than or equal to 0.01"),
     ({"alpha": 1.5}, "teacher.alpha: 1.5 should be less than or equal to 1"),
     ({"temprature": 1}, "teacher.temprature: no such field.*temperature"),
     ({"hidden": {"layers": "all"}}, "teacher.hidden.layers"), ({"hidden": {"layers": {}}}, "layers names none"),
