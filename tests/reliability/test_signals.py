@@ -248,7 +248,7 @@ def test_a_signal_while_the_model_is_written_leaves_none(
 
 
 @pytest.mark.parametrize(("processes", "kept"), cases(
-    ("S06-terminal", 1, False), ("S06-terminal-2", 2, False), ("S06-nohup", 1, True), quick=("S06-terminal",)))
+    ("S06-terminal", 1, False), ("S06-terminal-2", 2, False), ("S06-nohup", 1, True)))
 def test_a_closed_terminal_ends_the_run_in_order_but_with_nohup(
     processes: int, kept: bool, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:

@@ -12,6 +12,7 @@ from llmkit.backbones.electra import Electra
 from llmkit.backbones.gpt2 import GPT2
 from llmkit.backbones.llama import Llama
 from llmkit.backbones.modernbert import ModernBert
+from llmkit.objectives.causal_lm import CausalLM
 from llmkit.recipe import Training
 from llmkit.recipe.registry import find
 from llmkit.system.errors import RequestError
@@ -69,7 +70,7 @@ def test_vectors_of_named_feed_forward_layers_are_as_long_as_what_these_read() -
 def test_its_vectors_do_not_decay() -> None:
     method = IA3()
     model = method.apply(gpt2(), Setting(GPT2, "AutoModelForCausalLM"))
-    learner = Learner(model, None, GPT2)  # type: ignore[arg-type]
+    learner = Learner(model, CausalLM(), GPT2)
     found = learned(learner, Training(weight_decay=0.1, learning_rate=1.0), method)
     assert {one.weight_decay for one in found} == {0.0}
 
