@@ -13,15 +13,15 @@ TESTS = Path(__file__).parents[1]
 class Pretend:
     """A process with the pretend GPU: it starts when it is first asked, and keeps what it has imported."""
 
-    def __init__(self, library: Path, folder: Path) -> None:
-        self.library, self.folder = library, folder
+    def __init__(self, device: Path, folder: Path) -> None:
+        self.device, self.folder = device, folder
         self.child: subprocess.Popen[str] | None = None
 
     def start(self) -> "subprocess.Popen[str]":
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
         with (self.folder / "said.txt").open("w") as said:
             return subprocess.Popen(
-                [sys.executable, "-m", "fakecuda.child", str(self.library)], env=environment, cwd=self.folder,
+                [sys.executable, "-m", "fakecuda.child", str(self.device)], env=environment, cwd=self.folder,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
 
     def ask(self, do: str, **asked: Any) -> tuple[Any, list[tuple[str, str, float]]]:
