@@ -24,7 +24,7 @@ demo: setup  ## the main job on real text: pretrain, fine-tune, generate (under 
 	$(RUN) finetune --method prefix
 	$(RUN) generate "Tell me a story about a cat"
 
-test: setup  ## the tests, in less than 10 minutes, without a network
+test: setup  ## the tests, without a network: about a quarter of an hour on 2 cores
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: setup  ## ruff and mypy --strict
