@@ -449,6 +449,9 @@ def split(
         if rows > 1 and not (any(learned) and any(held)):  # of few rows, chance gives a share to nobody
             learned, held = set_apart(sources, min(rows - 1, max(1, round(validation * rows))), key)
     if not any(learned) or not any(held):
+        if len({key(row) for part in sources for row, _ in part}) == 1:
+            raise DataError(f"data.validation: all {sum(map(len, sources))} rows are equal, and equal rows stay on one "
+                            "side; give validation sources of its own.")
         what = f"{validation:,}" if isinstance(validation, int) else f"a share of {validation}"
         raise DataError(f"data.validation: {what} of {sum(map(len, sources))} rows leaves one side empty; give "
                         "validation sources of its own, or "

@@ -201,7 +201,7 @@ def test_of_few_rows_a_share_is_one_row_at_least(share, count):
 
 
 def test_a_share_that_leaves_one_side_empty_is_refused():
-    with pytest.raises(DataError, match=r"data\.validation: a share of 0.1 of 4 rows leaves one side empty"):
+    with pytest.raises(DataError, match=r"data\.validation: all 4 rows are equal, and equal rows stay on one side"):
         split([[({"text": "all the same"}, None)] * 4], 0.1, 42)
 
 
