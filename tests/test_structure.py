@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "llmkit"
-FLOORS = ["system", "recipe", "data", "backbones", "models", "objectives tuning prompting optimizers", "tasks",
+FLOORS = ["system", "recipe", "data figures", "backbones", "models", "objectives tuning prompting optimizers", "tasks",
           "planning", "training", "inference", "exporting", "serving", "cli"]
 """The folders, from the ground up: a folder imports from those below it; of those of one floor, none from another."""
 FLOOR = {folder: i for i, folders in enumerate(FLOORS) for folder in folders.split()}
@@ -55,7 +55,7 @@ def test_the_root_holds_the_folders_and_four_files() -> None:
     """recipes/ and constraints.txt are put there by the wheel; a folder more is a decision: say it in FLOORS."""
     there = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
     assert there - {"recipes", "constraints.txt"} == {*FLOOR, *FILES}
-    assert len(there) <= 20
+    assert len(there) <= 21
 
 
 @pytest.mark.parametrize("path", MODULES, ids=named)

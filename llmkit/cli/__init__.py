@@ -14,21 +14,9 @@ from typing import Any
 import typer
 from typer.main import get_command
 
-from llmkit.cli import (
-    catalogue,
-    chat,
-    compare,
-    doctor,
-    generate,
-    plan,
-    prompts,
-    score,
-    search,
-    serve,
-    tasks,
-    train,
-    use,
-)
+from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
+from llmkit.cli.looking import compare, prompts
+from llmkit.cli.preparing import doctor, plan
 from llmkit.system import machine, terminal
 from llmkit.system.environment import forget_leftovers, is_first, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room

@@ -10,7 +10,7 @@ from short import losses, short_of_memory
 
 from llmkit import recipe as recipes
 from llmkit.cli import main
-from llmkit.cli.plan import words
+from llmkit.cli.preparing.plan import words
 from llmkit.system import machine
 from llmkit.system.errors import LlmkitError
 from llmkit.training.fit import fit

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmkit.figures import paper
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import PlaceError
 
@@ -75,13 +76,9 @@ class Sheet:
 
     def plot(self, path: Path) -> None:
         """The metric of each with its spread, and against what it costs; the best floor as a line."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
         rows = [row for row in self.rows if row["runs"]]
         field, axis, scale = self.cost
-        figure = Figure(figsize=(11, 0.6 + 0.45 * max(6, len(rows))), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = paper.sheet(11, 0.6 + 0.45 * max(6, len(rows)))
         left, right = figure.subplots(1, 2)
         places = range(len(rows) - 1, -1, -1)
         # names that are too long to stand in the plot have a number there
@@ -109,7 +106,7 @@ class Sheet:
             right.annotate(f"floor: {what}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
                            color="gray", va="bottom")
         figure.suptitle(self.title)
-        figure.savefig(path, dpi=120)
+        paper.save(figure, path)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion, train
-from llmkit.cli.compare import carry_out
+from llmkit.cli.looking.compare import carry_out
 from llmkit.cli.train import Held, Model, Rows, Task
 
 

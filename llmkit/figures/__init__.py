@@ -1,0 +1,1 @@
+"""Pictures: what every one of them is drawn on."""

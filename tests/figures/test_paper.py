@@ -1,0 +1,26 @@
+"""What pictures are drawn on."""
+
+from pathlib import Path
+
+import pytest
+
+from llmkit.figures import paper
+from llmkit.system.errors import PlaceError
+
+
+def test_letters_without_a_font_are_known() -> None:
+    assert paper.undrawable(["loss", "Größe 1"]) == ""
+    assert paper.undrawable(["a\U000e0001b"]) == "\U000e0001"
+
+
+@pytest.mark.parametrize(("name", "begins"), [("loss.png", b"\x89PNG"), ("loss.svg", b"<?xml")])
+def test_a_sheet_becomes_a_file_of_its_kind(tmp_path: Path, name: str, begins: bytes) -> None:
+    figure = paper.sheet(2, 1, paper.DARK)
+    figure.subplots().plot([1, 2])
+    paper.save(figure, tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(PlaceError, match=r"nowhere.*No such file"):
+        paper.save(paper.sheet(1, 1), tmp_path / "nowhere" / "loss.png")
