@@ -17,6 +17,8 @@ from llmkit.system.terminal import visible, visible_lines
 
 log = logging.getLogger("llmkit")
 
+MOST_SOURCES = 20
+"""Names of files in a model card."""
 PLACE = re.compile(r"(?<![\w:./…*-])(?:~|[A-Z]:)?/(?:[^\s/`'\",|]+/)+")
 """The folders of an absolute path."""
 
@@ -180,6 +182,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
 
 
+def _sources(names: Sequence[str]) -> str:
+    """The first of them, for a card is read by people; the recipe beside it has all."""
+    more = len(names) - MOST_SOURCES
+    return ", ".join(map(code, names[:MOST_SOURCES])) + (f", and {more:,} more" if more > 0 else "")
+
+
 def facts(summary: Mapping[str, Any]) -> list[str]:
     """Lines of a model card: what a run was, what it learned from, and its figures beside their floors."""
     about, figures, before = summary["recipe"], summary["evaluation"], summary.get("evaluation_before") or {}
@@ -189,7 +197,7 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
         f"{about['kind']} {code(about['learning'])}, tuning {code(about['tuning'])}.", "",
         f"- parameters: {summary['parameters']:,}, of which {summary['trainable_parameters']:,} were trained",
         f"- steps: {summary['steps']:,}; tokens: {summary['tokens']:,}; status: {summary['status']}",
-        f"- data: {', '.join(map(code, about['data']))}", ""]
+        f"- data: {_sources(about['data'])}", ""]
     if not figures:
         return lines
     columns = [before, figures, *floors.values()]

@@ -20,6 +20,12 @@ def test_a_card_without_an_evaluation_has_no_table():
         "- steps: 2,000; tokens: 5,000,000; status: completed", "- data: `corpora/*.txt`", ""]
 
 
+def test_a_card_of_many_sources_names_the_first_and_counts_the_rest():
+    names = [f"{i}.txt" for i in range(10_000)]
+    line = report.facts({**SUMMARY, "recipe": {**SUMMARY["recipe"], "data": names}})[4]
+    assert line == "- data: " + ", ".join(f"`{i}.txt`" for i in range(20)) + ", and 9,980 more"
+
+
 def test_figures_stand_beside_those_of_before_and_the_floors():
     summary = {**SUMMARY, "evaluation": {"loss": 0.5, "accuracy": 0.75}, "evaluation_before": {"loss": 0.69314718},
                "floors": {"most frequent label": {"accuracy": 0.5}}}

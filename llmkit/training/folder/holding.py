@@ -115,6 +115,9 @@ def _within_process(folder: Path) -> Iterator[None]:
         if mark.exists() and isinstance(error.__cause__, FileExistsError):
             raise PlaceError(f"{folder}: in use by another run of this program (process {os.getpid()}); "
                              "choose another --output-dir, or wait.") from error
+        if isinstance(error.__cause__, PermissionError):
+            raise PlaceError(f"{folder}: {error.__cause__.strerror}: a run writes in its folder, and this one is "
+                             "somebody else's; choose another --output-dir.") from error
         raise
     try:
         yield
