@@ -25,8 +25,6 @@ from llmkit.system.streams import show_what_can_be
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
-PASSWORD = re.compile(r"://[^/\s@]+@")
-"""A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
 FOR_SHELLS = ("--install-completion", "--show-completion")
@@ -148,7 +146,7 @@ def _fail(message: str, status: int, debug: bool) -> int:
 
         terminal.err(traceback.format_exc(), end="")
     if is_first() or status not in (75, 130):
-        said = terminal.visible(PASSWORD.sub("://…@", " ".join(message.split())))
+        said = terminal.visible(terminal.without_passwords(" ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"

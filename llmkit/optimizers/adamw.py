@@ -23,6 +23,11 @@ class AdamW(Optimizer):
     eps: Epsilon = 1e-8
     """Added to the root of the mean square."""
 
+    @property
+    def shards(self) -> bool:
+        """Each number moves by its own gradient."""
+        return True
+
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
         import torch

@@ -34,6 +34,11 @@ class AdamWRMS(Optimizer):
         """2e-2 from scratch."""
         return 40.0
 
+    @property
+    def shards(self) -> bool:
+        """The size of a tensor is asked of all its parts."""
+        return True
+
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """torch.optim.AdamW, told each tensor's rate before each step."""
         from llmkit.optimizers.shared.scaled import ScaledAdamW

@@ -56,6 +56,11 @@ class Optimizer:
         """Whether an average of its steps is what is evaluated, and left in model/."""
         return False
 
+    @property
+    def shards(self) -> bool:
+        """Whether it moves tensors whose parts lie on several processes (DTensors), as it moves whole ones."""
+        return False
+
     def check(self) -> None:
         """Raise RequestError, before anything is loaded, where it can't work here: a library is missing …"""
 

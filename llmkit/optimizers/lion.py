@@ -31,6 +31,11 @@ class Lion(Optimizer):
         """The running mean."""
         return 1.0
 
+    @property
+    def shards(self) -> bool:
+        """Each number moves by its own gradient."""
+        return True
+
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """Algorithm 2 of the paper."""
         from llmkit.optimizers.shared.signs import SignMomentum

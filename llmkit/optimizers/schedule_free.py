@@ -38,6 +38,11 @@ class ScheduleFree(Optimizer):
         """They are what is learned."""
         return True
 
+    @property
+    def shards(self) -> bool:
+        """Each number moves by its own gradient."""
+        return True
+
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """Algorithm 1 of the paper."""
         from llmkit.optimizers.shared.averaging import AveragedAdamW

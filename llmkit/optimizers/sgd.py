@@ -37,6 +37,11 @@ class SGD(Optimizer):
         """The momentum."""
         return 1.0 if self.momentum else 0.0
 
+    @property
+    def shards(self) -> bool:
+        """Each number moves by its own gradient."""
+        return True
+
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
         import torch

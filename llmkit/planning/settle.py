@@ -14,7 +14,7 @@ from llmkit.data.swapping.pairs import read_swaps
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
-from llmkit.planning import attention, choices, known_sets, quantized
+from llmkit.planning import attention, choices, known_sets, quantized, sharding
 from llmkit.planning.choices import Size
 from llmkit.planning.cutting import fewer
 from llmkit.planning.teaching import teacher_of
@@ -120,6 +120,7 @@ def settle(
         data=replace(request.data, max_length=length, packing=packing,
                      document=_document(request.data, train)),
         training=training, output_dir=str(request.folder))
+    sharding.check(settled, processes)
     teacher = None if request.teacher is None else teacher_of(settled, request.teacher, family)
     return Settled(settled, family, train, validation, base, size, chosen, teacher, moved_by,
                    0 if routers is None else routers.idle(empty))

@@ -88,7 +88,7 @@ REINFORCED: Final = ("reinforcement learning isn't done here, beyond learning fr
                      "preference`: DPO and its kin). Use TRL, which opens the folder of a run: https://huggingface.co/docs/trl")
 SEEN: Final = ("only text is read and written here. For images, sound and video use the examples of transformers: "
                "https://huggingface.co/docs/transformers")
-SPLIT: Final = ("batches, weights and optimizers are split over processes here (DDP, FSDP2, DeepSpeed ZeRO), and no "
+SPLIT: Final = ("batches, weights and optimizers are split over processes here (DDP, FSDP2), and no "
                 "single layer, pipeline or sequence is. For that use Megatron-LM or torchtitan: "
                 "https://github.com/NVIDIA/Megatron-LM, https://github.com/pytorch/torchtitan")
 ELSEWHERE: Final[dict[str, str]] = {

@@ -152,6 +152,23 @@ class Data:
 
 
 @dataclass(config=registry.OPTIONS)
+class Distributed:
+    """How a run's model lies on its processes; names are accelerate's own."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each process has the whole model; fsdp: each has a part of every tensor, of its gradient and of what the
+    optimizer keeps (torch's FSDP2; Zhao et al. 2023)."""
+    reshard_after_forward: bool = True
+    """fsdp: layers are parted again after their forward pass, and gathered once more for the backward pass."""
+    cpu_offload: bool = False
+    """fsdp, on GPUs: parts wait in main memory, and the optimizer steps there."""
+    dp_replicate_size: Positive = 1
+    """fsdp: so many groups of processes, each of which has the whole model in parts."""
+    dp_shard_size: Positive | None = None
+    """fsdp: processes of a group; all of them by dp_replicate_size where nothing is said."""
+
+
+@dataclass(config=registry.OPTIONS)
 class Training:
     """How long, how fast, how often."""
 
@@ -195,6 +212,8 @@ class Training:
     """Compile the model's layers (torch.compile); auto: on GPUs, for runs long enough to earn the time it takes."""
     full_determinism: bool = False
     """On GPUs, only kernels that give the same numbers each time: slower, by a tenth to a half. On a CPU it is so."""
+    distributed: Distributed = field(default_factory=Distributed)
+    """How the model lies on several processes; not compared when a run goes on."""
     ddp_timeout: Positive = 1800
     """Seconds that a process waits for the others before it gives up; not compared when a run goes on."""
     tf32: bool = True

@@ -12,7 +12,8 @@ from llmkit.recipe.fields import BLOCKS, Recipe
 from llmkit.recipe.reading import Loader
 
 DATALESS = ("name", "output_dir")
-FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout")
+FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout",
+        "distributed")
 
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:
@@ -81,7 +82,8 @@ def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
 
     a, b = flat(tree_of(ours)), flat(tree_of(theirs))
     free = {*DATALESS, *(f"training.{name}" for name in FREE)}
-    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if key not in free and a.get(key) != b.get(key)}
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b}
+            if a.get(key) != b.get(key) and key not in free and not key.startswith("training.distributed.")}
 
 
 def options_schema(cls: type[Any]) -> dict[str, Any]:

@@ -39,6 +39,20 @@ def moved(batches: Sequence[Mapping[str, Tensor]], device: torch.device) -> Iter
         KNOWN.reset(token)
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor whole, of which this process may have a part: then all processes ask together."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor: all of it, or its part."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def on_host(tensor: Tensor) -> Tensor:
     """The host's copy of a tensor; of one that wasn't `moved` it is made now, and the host waits for it."""
     if tensor.device.type == "cpu":

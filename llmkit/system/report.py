@@ -78,7 +78,7 @@ class _Terminal(io.TextIOBase):
 
 def opening(model: str) -> None:
     """Say that a model is being opened, before the libraries are imported that it needs: that alone takes seconds."""
-    log.info("opening %s …", model)
+    log.info("opening %s …", terminal.without_passwords(model))
 
 
 def quiet_libraries() -> None:

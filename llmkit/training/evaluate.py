@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
 from llmkit.backbones.shared.routers import FIGURES, Load
-from llmkit.data.batches import Batch, Drawn, Order, in_order, load
+from llmkit.data.batches import EVALUATION, Batch, Drawn, Order, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
 from llmkit.system.devices import moved
@@ -48,7 +49,10 @@ def evaluate(
     load: Load | None = None
     written = objective.to_write(sum(map(len, sets)), last)
     with spread.judging():
-        for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop):
+        for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop, even=spread.even):
+            if not rows:  # only so that the others can compute
+                learner(batch, "judge" if written is None else "loss")
+                continue
             losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
@@ -57,8 +61,9 @@ def evaluate(
                 judged.append((rows, some))
             if learner.load is not None:
                 load = learner.load.kept() if load is None else load + learner.load.kept()
-        for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
-            judged.append((rows, learner(batch, "predict")))
+        with spread.alone(learner) if written else nullcontext():  # how often a writer calls the model is its own
+            for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
+                judged.append((rows, learner(batch, "predict")))
     spread.judged(learner)
     if stop is not None and (by := heard(accelerator, stop)) is not None:
         raise Interrupted(by)
@@ -90,11 +95,12 @@ def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
 
 def visited(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
-    chosen: Sequence[int] | None = None, stop: Stopping | None = None,
+    chosen: Sequence[int] | None = None, stop: Stopping | None = None, even: bool = False,
 ) -> Iterator[tuple[list[int], Batch]]:
     """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
 
-    Where `stop` heard a signal, there are no more.
+    Where `stop` heard a signal, there are no more. `even`: every process gets as many batches as the first, however
+    few its rows are and whatever it hears; those beyond its rows are of no row.
 
     The learner is without dropout while they are gone through.
     """
@@ -103,11 +109,12 @@ def visited(
     places = in_order(len(some), size, accelerator.process_index, accelerator.num_processes,
                       None if long is None else [long[row] for row in some])
     keys = [[(nth, some[place]) for nth, place in batch] for batch in places]
+    short = len(range(0, len(some), size * accelerator.num_processes)) - len(keys) if even else 0
     was = learner.training
     learner.eval()
-    batches = load(drawn, keys, Collator(learner.objective, setup.tokenizer))
-    for rows, batch in zip(keys, batches, strict=True):
-        if stop is not None and stop.by is not None:
+    batches = load(drawn, keys + [[(EVALUATION, some[0])]] * short, Collator(learner.objective, setup.tokenizer))
+    for rows, batch in zip([*keys, *([] for _ in range(short))], batches, strict=True):
+        if not even and stop is not None and stop.by is not None:
             break
         with moved([batch], accelerator.device) as (there,):
             yield [row for _, row in rows], there

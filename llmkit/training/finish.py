@@ -105,7 +105,8 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
         "data_wait": state.waited / max(state.seconds, 1e-9), **peaks(),
         "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
-        "processes": session.accelerator.num_processes, "device": str(session.accelerator.device),
+        "processes": session.accelerator.num_processes, "strategy": session.spread.name,
+        "device": str(session.accelerator.device),
         "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),
         "output_dir": str(session.run.folder)}
     base = session.settled.base

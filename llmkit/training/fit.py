@@ -23,6 +23,7 @@ from llmkit.training.prepare import announce, idles, ready
 from llmkit.training.request import Request, read
 from llmkit.training.spread.agreeing import agreed, take_device
 from llmkit.training.spread.first import FirstError
+from llmkit.training.spread.launchers import as_launched
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
 
@@ -52,7 +53,7 @@ def fit(
         report.quiet_libraries()
         request, memory = read(recipe, train, validation)
         trackers.check(request.training.report_to)
-        request = as_meant(request, resume)
+        request = as_launched(as_meant(request, resume))
         take_device()
         settled = agreed(settle(request, world(), memory=memory))
         plan, run = settled.recipe.training, RunFolder(request.folder)

@@ -46,8 +46,8 @@ from llmkit.training.optimizer import learned
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.agreeing import idle_gpus
-from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.spread.processes import shared
+from llmkit.training.spread.ways import spread_of
 from llmkit.training.state import State
 from llmkit.training.teaching.kept import kept_answers
 from llmkit.training.teaching.opening import open_tutor, pupil
@@ -74,7 +74,7 @@ def ready(
     but the model that an adapter goes on, where no other folder holds it. `refers`: whether what may take long is done
     too, as a run needs it: the untuned model is asked about each row, where the task needs that, and a base is hashed.
     """
-    recipe, spread = settled.recipe, DataParallel(accelerator)
+    recipe, spread = settled.recipe, spread_of(accelerator, settled.recipe.training.distributed)
     with accelerator.main_process_first():  # the others find its caches
         for reader in settled.readers:
             reader.fingerprint()  # from here on their files must stay as they are
@@ -92,7 +92,7 @@ def ready(
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, below, refers)
     wrapped, optimizer = spread.prepare(
-        learner, recipe.rule.make(learned(learner, recipe.training, recipe.tuning)))
+        learner, lambda: recipe.rule.make(learned(learner, recipe.training, recipe.tuning)))
     best = None
     if start is not None:
         best = spread.load(start, learner, optimizer)

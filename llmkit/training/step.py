@@ -16,7 +16,7 @@ from llmkit.backbones.shared.routers import Load
 from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import signals
-from llmkit.system.devices import moved
+from llmkit.system.devices import here, moved
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
 from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
@@ -128,7 +128,7 @@ class Stepper:
     def kept(self) -> int:
         """Bytes that the optimizer keeps beside the weights."""
         session = self.session
-        return int(session.recipe.rule.states * sum(p.nbytes for p in session.learner.trained.values()))
+        return int(session.recipe.rule.states * sum(here(p).nbytes for p in session.learner.trained.values()))
 
     def reserved(self) -> torch.Tensor | None:
         """On a GPU, in the first step: the memory that its end will need, so that what doesn't fit shows before it.

@@ -30,6 +30,7 @@ class AdaLora(Tuning):
 
     learning_rate = 1e-3
     counted = True
+    shards = False
 
     target_r: Annotated[int, Field(ge=1)] = 8
     """Average rank at the end."""

@@ -70,6 +70,9 @@ class Tuning:
     attends: ClassVar[bool] = False
     """Whether attention is its own: then no other way of attending can be chosen."""
 
+    shards: ClassVar[bool] = True
+    """Whether what it does to a model's weights can be done to parts of them that lie on several processes."""
+
     def __init_subclass__(cls) -> None:
         """People's own are looked at as they are called."""
         super().__init_subclass__()

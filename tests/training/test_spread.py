@@ -38,7 +38,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 def stepped(spread: DataParallel, learner: Learner) -> torch.optim.Optimizer:
     """The optimizer after one step, so that it has moments."""
     optimizer = torch.optim.AdamW(learner.trained.values(), lr=0.1)
-    _, prepared = spread.prepare(learner, optimizer)
+    _, prepared = spread.prepare(learner, lambda: optimizer)
     learner.model(torch.ones(1, 2)).sum().backward()
     prepared.step()
     prepared.zero_grad()
@@ -49,7 +49,7 @@ def test_it_is_what_a_run_asks_for(accelerator):
     asked = {name for name in vars(Spread) if not name.startswith("_")}
     assert asked <= set(dir(DataParallel(accelerator)))
     assert asked == {"prepare", "apart", "clip", "judging", "judged", "copies", "put_back", "not_finite", "save",
-                     "load", "whole"}
+                     "load", "whole", "alone", "name", "even"}
 
 
 def test_clipping_gives_the_norm_before_it(accelerator):

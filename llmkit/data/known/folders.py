@@ -21,8 +21,11 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"
 def parted(label: str) -> tuple[str, str | None]:
     """A path and the split that stands behind it: ("glue/sst2", "validation") of "glue/sst2:validation"."""
     path, colon, split = label.rpartition(":")
-    there = colon and re.fullmatch(r"\w+", split) and not Path(label).expanduser().exists()
-    return (path, split) if there and Path(path).expanduser().is_dir() else (label, None)
+    try:
+        there = colon and re.fullmatch(r"\w+", split) and not Path(label).expanduser().exists()
+        return (path, split) if there and Path(path).expanduser().is_dir() else (label, None)
+    except (OSError, RuntimeError, ValueError):  # no path at all, as whoever opens it says
+        return label, None
 
 
 def splits_of(folder: Path) -> dict[str, list[Path]]:

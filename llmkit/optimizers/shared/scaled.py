@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from llmkit.optimizers.base import Learned, groups
+from llmkit.system.devices import gathered
 
 
 class ScaledAdamW(torch.optim.AdamW):
@@ -29,9 +30,10 @@ class ScaledAdamW(torch.optim.AdamW):
         """A step of AdamW at the rates that the tensors' sizes make of the group's."""
         rates = [group["lr"] for group in self.param_groups]
         # in one go: a GPU is waited for once, not for each tensor
-        sizes = torch.stack([rms(group["params"][0]) for group in self.param_groups]).tolist() if rates else []
+        sizes = [rms(group["params"][0]) for group in self.param_groups]
+        numbers = gathered(torch.stack(sizes)).tolist() if sizes else []
         try:
-            for group, rate, size in zip(self.param_groups, rates, sizes, strict=True):
+            for group, rate, size in zip(self.param_groups, rates, numbers, strict=True):
                 group["lr"] = rate * max(self.least, size)
             return super().step(closure)
         finally:

@@ -23,10 +23,10 @@ def save(session: Session, journal: Log) -> None:
     """Write a checkpoint, by the main process. NumberError where a parameter isn't finite: nothing is written then."""
     journal.close_window()
     state, tuning, learner = session.state, session.recipe.tuning, session.learner
+    if (name := session.spread.not_finite(learner)) is not None:
+        raise NumberError(f"step {state.step}: {name} isn't finite any more; no checkpoint holds it. "
+                          "A lower training.learning_rate may help.")
     if session.main:
-        if (name := session.spread.not_finite(learner)) is not None:
-            raise NumberError(f"step {state.step}: {name} isn't finite any more; no checkpoint holds it. "
-                              "A lower training.learning_rate may help.")
         state.wall = time.monotonic() - session.began
         manifest = {"state": asdict(state), "data": session.data, "processes": session.accelerator.num_processes,
                     "recipe": recipes.tree_of(session.recipe), **session.below}
@@ -39,5 +39,7 @@ def save(session: Session, journal: Log) -> None:
         manifest["threads"] = torch.get_num_threads()
         session.run.save(state.step, manifest, write, session.recipe.training.save_total_limit)
         under_way(session)
+    else:
+        session.spread.save(None, learner, session.optimizer, session.best)
     session.accelerator.wait_for_everyone()
     session.tell(lambda callback, view: callback.on_save(view, session.run.checkpoint(state.step)))

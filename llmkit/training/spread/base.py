@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,19 @@ class Spread(Protocol):
     Whoever asks has whole tensors in mind; where each process holds a part, the way gathers and scatters them.
     """
 
-    def prepare(self, learner: Learner, optimizer: Any) -> tuple[nn.Module, Any]:
-        """(the module whose forward is the learner's, the optimizer), ready for steps on this process's device."""
+    @property
+    def name(self) -> str:
+        """What a run's summary calls it."""
+
+    @property
+    def even(self) -> bool:
+        """Whether processes compute together even without a gradient: each must then call the learner as often."""
+
+    def prepare(self, learner: Learner, make: Callable[[], Any]) -> tuple[nn.Module, Any]:
+        """(the module whose forward is the learner's, the optimizer), ready for steps on this process's device.
+
+        `make` makes an optimizer of what trains, as it lies then.
+        """
 
     def apart(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         """While the block runs, gradients stay with their process: of all micro-batches of a step but the last."""
@@ -43,8 +54,11 @@ class Spread(Protocol):
     def not_finite(self, learner: Learner) -> str | None:
         """The first parameter that trains and isn't finite any more, on any process."""
 
-    def save(self, folder: Path, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
-        """Write what trains, the optimizer's state and the best weights into a checkpoint's folder."""
+    def save(self, folder: Path | None, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
+        """Write what trains, the optimizer's state and the best weights into a checkpoint's folder.
+
+        Every process calls it; the folder is told to the main process alone.
+        """
 
     def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
         """Bring a checkpoint's weights and optimizer state back, and return its best weights, where it has some.
@@ -54,3 +68,6 @@ class Spread(Protocol):
 
     def whole(self, learner: Learner) -> AbstractContextManager[Any]:
         """While the block runs, the main process has all weights whole, to write model/ from."""
+
+    def alone(self, learner: Learner) -> AbstractContextManager[Any]:
+        """While the block runs, each process can compute without the others, as often as it likes."""

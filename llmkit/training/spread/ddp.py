@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from llmkit.system.errors import CheckpointError
 from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
+from llmkit.training.spread import shards
 
 TRAINED, OPTIMIZER, BEST = "trained.safetensors", "optimizer.pt", "best.safetensors"
 SCALER = "scaler.json"
@@ -27,12 +28,19 @@ SCALER = "scaler.json"
 class DataParallel:
     """The whole model on every process: what is asked of it is in `spread.base.Spread`."""
 
+    even = False
+
+    @property
+    def name(self) -> str:
+        """`ddp`, or `one process`."""
+        return "ddp" if self.accelerator.num_processes > 1 else "one process"
+
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
 
-    def prepare(self, learner: Learner, optimizer: Any) -> tuple[nn.Module, Any]:
+    def prepare(self, learner: Learner, make: Callable[[], Any]) -> tuple[nn.Module, Any]:
         """The learner under DDP where there are several processes, and accelerate's optimizer."""
-        wrapped, prepared = self.accelerator.prepare(learner, optimizer)
+        wrapped, prepared = self.accelerator.prepare(learner, make())
         return wrapped, prepared
 
     def apart(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
@@ -68,8 +76,10 @@ class DataParallel:
         """All processes hold the same numbers: each looks at its own."""
         return next((name for name, parameter in learner.trained.items() if not bool(parameter.isfinite().all())), None)
 
-    def save(self, folder: Path, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
-        """trained.safetensors, optimizer.pt, best.safetensors, in fp16 scaler.json: by the process that calls it."""
+    def save(self, folder: Path | None, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
+        """trained.safetensors, optimizer.pt, best.safetensors, in fp16 scaler.json: by the main process."""
+        if folder is None:
+            return
         trained = {name: parameter.detach().contiguous() for name, parameter in learner.trained.items()}
         save_file(trained, folder / TRAINED)
         with (folder / OPTIMIZER).open("wb") as file:  # by a path, torch doesn't say that the disk is full
@@ -79,17 +89,27 @@ class DataParallel:
         if best is not None:
             save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
 
-    def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
-        """Each process reads all of it."""
+    def load(
+        self, start: Checkpoint, learner: Learner, optimizer: Any,
+        parted: Callable[[Tensor, nn.Parameter], Tensor] = lambda value, _: value,
+    ) -> dict[str, Tensor] | None:
+        """Each process reads all of it, and keeps what `parted` makes of a tensor."""
+        if shards.is_sharded(start):
+            return shards.read(start, learner, getattr(optimizer, "optimizer", optimizer), alone=True)
         weights, moments, best = start.file(TRAINED), start.file(OPTIMIZER), start.file(BEST)
         if weights is None or moments is None:
             raise CheckpointError(f"{start.folder}: its manifest names no {TRAINED} and {OPTIMIZER}.")
         saved, wanted = tensors(weights), learner.trained
         if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
             raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
-        self.put_back(learner, saved)
+        self.put_back(learner, {name: parted(saved[name], parameter) for name, parameter in wanted.items()})
         try:
-            optimizer.load_state_dict(torch.load(moments, weights_only=True, map_location="cpu"))
+            state = torch.load(moments, weights_only=True, map_location="cpu")
+            numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            state["state"] = {
+                i: {key: parted(value, numbered[i]) if isinstance(value, Tensor) else value
+                    for key, value in kept.items()} for i, kept in state["state"].items()}
+            optimizer.load_state_dict(state)
         except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{moments}: isn't the state of this optimizer: {reason}") from error
@@ -99,10 +119,16 @@ class DataParallel:
                 scaler.load_state_dict(json.loads(scale.read_text(encoding="utf-8")))
             except (ValueError, LookupError, TypeError, RuntimeError) as error:
                 raise CheckpointError(f"{scale}: isn't the state of a gradient scaler: {error}") from error
-        return None if best is None else tensors(best)
+        if best is None:
+            return None
+        return {name: parted(value, wanted[name]) for name, value in tensors(best).items()}
 
     def whole(self, learner: Learner) -> AbstractContextManager[Any]:
         """They are."""
+        return nullcontext()
+
+    def alone(self, learner: Learner) -> AbstractContextManager[Any]:
+        """They can."""
         return nullcontext()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
 from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerators
 from llmkit.system.errors import RequestError
@@ -32,8 +32,6 @@ def accelerate(precision: str, folder: Path, idle: bool = False, tf32: bool = Fa
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle, gradient_as_bucket_view=True)])
     if accelerator.num_processes != world():
         raise RequestError(f"{world()} processes were asked for and {accelerator.num_processes} started.")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise RequestError(f"{accelerator.distributed_type.value} isn't supported yet; use plain data parallelism.")
     return accelerator
 
 

@@ -1,0 +1,123 @@
+"""F: a model in parts on several processes learns what whole ones learn, and goes on from any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from reliability import runs
+from reliability.commands import Server
+
+pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
+
+Tree = dict[str, Any]
+IN_PARTS = {"strategy": "fsdp"}
+
+
+def train(llmkit: Server, tree: Tree, processes: int, *words: object) -> Path:
+    """Run a recipe in some processes; a collective that hangs is a failure."""
+    verb = "finetune" if "task" in tree else "pretrain"
+    running = llmkit.start_all(verb, runs.write(tree), *words, processes=processes)
+    ended = [one.wait(200) for one in running]
+    assert [one.status for one in ended] == [0] * processes, ended[0].err
+    return Path(tree["output_dir"])
+
+
+def compare(run: Path, other: Path) -> None:
+    """Losses, norms and metrics agree to 1e-5 of themselves; weights as far as AdamW's first steps let them."""
+    for mine, theirs in zip(runs.events(run, None), runs.events(other, None), strict=True):
+        timeless = mine.keys() - {*runs.TIMED, "step", "event"}
+        assert {name: mine[name] for name in timeless} == pytest.approx(
+            {name: theirs[name] for name in timeless}, rel=1e-5, abs=1e-6)
+    for path in run.glob("*/*.safetensors"):
+        ours, others = load_file(path), load_file(other / path.relative_to(run))
+        assert ours.keys() == others.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(value, others[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", [
+    "causal_lm", "masked_lm", "span_corruption", "permuted_lm", "denoising", "replaced_token", "adversarial",
+    "contrastive", "sentence_order", "classification", "tagging", "question_answering", "translation", "similarity",
+    "preference"])
+def test_in_parts_it_learns_what_whole_models_learn(
+    case: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """Two processes, with dropout: the same chance on both ways."""
+    recipe = tree(case, max_steps=4, save_steps=2, eval_steps=2)
+    usual = whole(recipe, 2)
+    recipe["training"]["distributed"] = IN_PARTS
+    run = train(llmkit, recipe, 2)
+    compare(run, usual)
+    assert runs.summary(run)["strategy"] == "fsdp"
+
+
+@pytest.mark.parametrize("changes", [
+    {"tuning": {"method": "lora", "r": 4}}, {"tuning": {"method": "prefix"}}, {"tuning": {"method": "prompt"}},
+    {"tuning": {"method": "layers", "layers": 1}}, {"tuning": {"method": "bias"}},
+    {"optimizer": {"name": "lion"}}, {"optimizer": {"name": "sgd"}}, {"optimizer": {"name": "schedule_free"}},
+    {"optimizer": {"name": "adamw_rms"}}, {"training": {"gradient_checkpointing": True}},
+    {"training": {"metric_for_best_model": "loss"}},
+    {"distributed": {"reshard_after_forward": False}}],
+    ids=lambda change: "-".join(str(value) for block in change.values() for value in block.values()))
+def test_methods_and_optimizers_in_parts(
+    changes: Tree, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    recipe = tree("classification", max_steps=4, save_steps=2, eval_steps=2)
+    recipe = {**recipe, **{name: block for name, block in changes.items() if name in ("tuning", "optimizer")},
+              "training": {**recipe["training"], **changes.get("training", {})}}
+    usual = whole(recipe, 2)
+    recipe["training"]["distributed"] = {**IN_PARTS, **changes.get("distributed", {})}
+    compare(train(llmkit, recipe, 2), usual)
+
+
+@pytest.mark.parametrize(("first", "then"), [
+    ((2, "fsdp"), (1, "ddp")), ((2, "fsdp"), (3, "fsdp")), ((1, "ddp"), (2, "fsdp")), ((2, "fsdp"), (2, "ddp")),
+    ((2, "ddp"), (2, "fsdp"))], ids=lambda way: f"{way[0]}-{way[1]}")
+def test_it_goes_on_from_any_number_of_processes(
+    first: tuple[int, str], then: tuple[int, str], llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """Half a run in one way, half in another: the rows and losses of a run that was never stopped."""
+    recipe = tree("causal_lm", still=True, max_steps=8, save_steps=4, eval_steps=4, global_batch_size=12,
+                  micro_batch_size=2, lr_scheduler_type="constant")
+    usual = whole(recipe, 1)
+    recipe["training"] |= {"max_steps": 4, "distributed": {"strategy": first[1]}}
+    train(llmkit, recipe, first[0])
+    recipe["training"] |= {"max_steps": 8, "distributed": {"strategy": then[1]}}
+    run = train(llmkit, recipe, then[0], "--resume", "must")
+    steps = {event["step"]: event["loss"] for event in runs.events(usual)}
+    assert {event["step"]: event["loss"] for event in runs.events(run)} == pytest.approx(steps, rel=1e-6)
+    for name, value in load_file(run / "model" / "model.safetensors").items():
+        torch.testing.assert_close(value, load_file(usual / "model" / "model.safetensors")[name], rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_processes_with_the_whole_model_each(
+    llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """Two groups of two: dp_replicate_size 2."""
+    recipe = tree("masked_lm", still=True, max_steps=4, save_steps=2, eval_steps=2, micro_batch_size=4)
+    usual = whole(recipe, 1)
+    recipe["training"]["distributed"] = {**IN_PARTS, "dp_replicate_size": 2}
+    compare(train(llmkit, recipe, 4), usual)
+
+
+def test_a_kill_costs_what_was_not_saved(
+    llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """The first process is killed in the second half, and the other can't go on: the end is the same."""
+    recipe = tree("causal_lm", max_steps=12, save_steps=3)
+    recipe["training"]["distributed"] = IN_PARTS
+    usual = whole(recipe, 2)
+    running = llmkit.start_all("pretrain", runs.write(recipe), processes=2, signal_after=(8, 9))
+    assert running[0].wait(200).status == -9
+    assert running[1].wait(200).status != 0
+    run = train(llmkit, recipe, 2, "--resume", "must")
+    assert runs.events(run, None)[-1]["loss"] == runs.events(usual, None)[-1]["loss"]
+    for path in sorted((usual / "model").glob("*.safetensors")):
+        assert all(torch.equal(value, load_file(run / "model" / path.name)[name])
+                   for name, value in load_file(path).items())

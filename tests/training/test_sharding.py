@@ -1,0 +1,145 @@
+"""A model in parts: what is refused, what a launcher asks for, and checkpoints that any number of processes reads.
+
+That training in parts gives the losses and weights of one process is shown for many cells in tests/reliability.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import tiny
+from torch import nn
+
+from llmkit import recipe as recipes
+from llmkit.planning.settle import settle
+from llmkit.recipe import registry
+from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.training.folder.run_folder import Checkpoint, describe
+from llmkit.training.learner import Learner
+from llmkit.training.spread import shards
+from llmkit.training.spread.ddp import DataParallel
+from llmkit.training.spread.launchers import as_launched
+
+FSDP = {"distributed": {"strategy": "fsdp"}}
+
+
+@pytest.mark.parametrize(("tree", "said"), [
+    ({"training": {"distributed": {"dp_replicate_size": 2}}}, r"dp_replicate_size: is for strategy: fsdp"),
+    ({"training": FSDP, "optimizer": {"name": "adafactor"}}, r"adafactor needs each tensor whole.*optimizer: adamw,"),
+    ({"training": {"distributed": {"strategy": "fsdp", "dp_replicate_size": 2}}},
+     r"dp_replicate_size 2 × dp_shard_size 1 is 2, and there are 2 processes"),
+    ({"training": {"distributed": {"strategy": "fsdp", "dp_shard_size": 3}}},
+     r"dp_replicate_size 1 × dp_shard_size 3 is 3, and there are 2"),
+    ({"training": {"distributed": {"strategy": "zero"}}}, r"distributed.strategy: \"zero\".*There is: ddp, fsdp")])
+def test_what_cannot_lie_in_parts_is_refused_before_it_is_opened(tree, said, text: Path, tmp_path: Path) -> None:
+    recipe = tiny("gpt2", text, tmp_path / "run")
+    whole = {**recipe, **tree, "training": {**recipe["training"], **tree["training"]}}
+    with pytest.raises(RequestError, match=said):
+        settle(recipes.load(whole), 2)
+
+
+def test_a_method_that_looks_at_whole_gradients_is_refused(text: Path, tmp_path: Path) -> None:
+    tree = {**tiny("gpt2", text, tmp_path / "run", **FSDP), "tuning": {"method": "adalora"}}
+    with pytest.raises(RequestError, match=r"fsdp: adalora looks at whole gradients in each step\. Use lora"):
+        settle(recipes.load(tree), 2)
+
+
+def test_how_a_model_lies_is_no_other_run(text: Path, tmp_path: Path) -> None:
+    one, other = (recipes.load(tiny("gpt2", text, tmp_path / "run", **more)) for more in ({}, FSDP))
+    assert recipes.differences(one, other) == {}
+
+
+@pytest.fixture
+def request_of_a_run(text: Path, tmp_path: Path) -> recipes.Recipe:
+    return recipes.load(tiny("gpt2", text, tmp_path / "run"))
+
+
+def test_accelerates_launcher_is_heard(request_of_a_run: recipes.Recipe) -> None:
+    asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false",
+             "FSDP_OFFLOAD_PARAMS": "true"}
+    plan = as_launched(request_of_a_run, asked).training.distributed
+    assert plan == recipes.Distributed("fsdp", reshard_after_forward=False, cpu_offload=True)
+    assert "ACCELERATE_USE_FSDP" not in asked  # accelerate itself spreads nothing
+
+
+def test_what_the_recipe_says_comes_before_the_launcher(request_of_a_run: recipes.Recipe) -> None:
+    said = recipes.Distributed("fsdp", dp_replicate_size=2)
+    plan = replace(request_of_a_run, training=replace(request_of_a_run.training, distributed=said))
+    launched = as_launched(plan, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})
+    assert launched.training.distributed == said
+
+
+@pytest.mark.parametrize(("variables", "said"), [
+    ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed was asked for"),
+    ({"ACCELERATE_USE_MEGATRON_LM": "1"}, "Megatron-LM was asked for"),
+    ({"ACCELERATE_USE_FSDP": "true"}, "give --fsdp_version 2 too")])
+def test_other_engines_are_refused(
+    variables: dict[str, str], said: str, request_of_a_run: recipes.Recipe
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        as_launched(request_of_a_run, variables)
+
+
+# ---- checkpoints in parts, by a process alone ----
+
+
+def learner_of(width: int = 2) -> Learner:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(width, 2, bias=False), nn.Linear(2, 1))
+    return Learner(model, registry.find("objectives", "masked_lm")(), registry.find("backbones", "bert"))
+
+
+def stepped(learner: Learner, name: str = "adamw") -> torch.optim.Optimizer:
+    kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    optimizer = kind(learner.parameters(), lr=0.1, **({"momentum": 0.9} if name == "sgd" else {}))
+    learner.model(torch.ones(1, learner.model[0].in_features)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+def in_order(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
+    """Options, and what is kept of each parameter, in words."""
+    state = optimizer.state_dict()
+    return repr(state["param_groups"]), repr([sorted(state["state"][i].items()) for i in sorted(state["state"])])
+
+
+def written(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, best=None) -> Checkpoint:
+    shards.write(folder, learner, optimizer, best, main=True, alone=True)
+    files = {path.name: describe(path) for path in folder.iterdir()}
+    return Checkpoint(folder, {"step": 1, "state": {}, "files": files})
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_parts_come_back_with_the_moments_and_the_best_weights(name: str, tmp_path: Path) -> None:
+    learner = learner_of()
+    optimizer = stepped(learner, name)
+    optimizer.param_groups[0]["lr"] = 0.05
+    best = {"model.1.bias": torch.tensor([7.0])}
+    start = written(tmp_path, learner, optimizer, best)
+    assert not [path for path in tmp_path.iterdir() if path.suffix not in (".safetensors", ".json")]  # no pickle
+    other = learner_of()
+    back = stepped(other, name)
+    found = DataParallel(Accelerator(cpu=True)).load(start, other, back)
+    assert found is not None
+    assert found["model.1.bias"].tolist() == [7.0]
+    assert [p.tolist() for p in other.parameters()] == [p.tolist() for p in learner.parameters()]
+    assert in_order(back) == in_order(optimizer)
+
+
+def test_parts_of_another_model_are_refused(tmp_path: Path) -> None:
+    learner = learner_of()
+    start = written(tmp_path, learner, stepped(learner))
+    other = learner_of(3)
+    with pytest.raises(CheckpointError, match="its weights aren't those of this recipe's model"):
+        shards.read(start, other, stepped(other), alone=True)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"groups": [], "numbers": {}}'])
+def test_a_file_beside_the_parts_that_llmkit_did_not_write(text: str, tmp_path: Path) -> None:
+    learner = learner_of()
+    start = written(tmp_path, learner, stepped(learner))
+    (tmp_path / shards.KEPT).write_text(text)
+    with pytest.raises(CheckpointError, match="its parts aren't of this model and optimizer"):
+        shards.read(start, learner, stepped(learner), alone=True)
