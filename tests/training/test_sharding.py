@@ -3,16 +3,20 @@
 That training in parts gives the losses and weights of one process is shown for many cells in tests/reliability.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
-from conftest import tiny
+from conftest import run_in_two, tiny
+from safetensors.torch import load_file
 from torch import nn
 
 from llmkit import recipe as recipes
+from llmkit.cli import main
 from llmkit.planning.settle import settle
 from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
@@ -143,3 +147,33 @@ def test_a_file_beside_the_parts_that_llmkit_did_not_write(text: str, tmp_path: 
     (tmp_path / shards.KEPT).write_text(text)
     with pytest.raises(CheckpointError, match="its parts aren't of this model and optimizer"):
         shards.read(start, learner, stepped(learner), alone=True)
+
+
+# ---- two processes ----
+
+
+def test_in_parts_two_processes_learn_what_one_learns(text: Path, tmp_path: Path) -> None:
+    """Losses and norms to 1e-6, with an evaluation of uneven ends, a checkpoint in parts and model/ in one piece."""
+    def tree(name: str, **more: object) -> Path:
+        made = tiny("gpt2", text, tmp_path / name, still=True, max_steps=2, save_steps=1, eval_steps=1,
+                    micro_batch_size=2, **more)
+        made["data"]["validation"] = 0.1
+        path = (tmp_path / name).with_suffix(".yaml")
+        path.write_text(yaml.safe_dump(made))
+        return path
+
+    assert main(["pretrain", str(tree("alone"))]) == 0
+    both = run_in_two(["pretrain", str(tree("parts", **FSDP))], tmp_path / "parts")
+    assert [one.wait(100) for one in both] == [0, 0], both[0].said.read_text()
+    events = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+              for name in ("alone", "parts")]
+    for mine, theirs in zip(*events, strict=True):
+        for name in {"loss", "grad_norm"} & mine.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-6)
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("alone", "parts")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
+    saved = sorted(path.name for path in (tmp_path / "parts" / "checkpoints" / "step-00000002").iterdir())
+    assert len([name for name in saved if name.startswith("shard-")]) == 2
+    assert json.loads((tmp_path / "parts" / "summary.json").read_text())["strategy"] == "fsdp"
