@@ -59,7 +59,7 @@ def test_in_parts_it_learns_what_whole_models_learn(
 
 @pytest.mark.parametrize("changes", [
     {"tuning": {"method": "lora", "r": 4}}, {"tuning": {"method": "prefix"}}, {"tuning": {"method": "prompt"}},
-    {"tuning": {"method": "layers", "layers": 1}}, {"tuning": {"method": "bias"}},
+    {"tuning": {"method": "layers", "n": 1}}, {"tuning": {"method": "bias"}},
     {"optimizer": {"name": "lion"}}, {"optimizer": {"name": "sgd"}}, {"optimizer": {"name": "schedule_free"}},
     {"optimizer": {"name": "adamw_rms"}}, {"training": {"gradient_checkpointing": True}},
     {"training": {"metric_for_best_model": "loss"}},

@@ -132,6 +132,12 @@ def test_parts_come_back_with_the_moments_and_the_best_weights(name: str, tmp_pa
     assert in_order(back) == in_order(optimizer)
 
 
+def test_large_tensors_go_to_files_of_their_own() -> None:
+    """The number of a file rises by the bytes before it: one is made in memory before it is written."""
+    tensors = {name: torch.zeros(shards.FILE // 4 // 2) for name in "abcd"}
+    assert shards.files_of(tensors) == {"a": 1, "b": 2, "c": 2, "d": 3}
+
+
 def test_parts_of_another_model_are_refused(tmp_path: Path) -> None:
     learner = learner_of()
     start = written(tmp_path, learner, stepped(learner))

@@ -1,6 +1,7 @@
 """A checkpoint in parts: each process writes its own, in safetensors, and any number of processes reads them again.
 
-    shard-00001-model-00001-of-00001.safetensors   the first process's part of every tensor
+    shard-00001-model-00001-of-00002.safetensors   the first process's part of the first tensors, some 64 MB
+    shard-00001-model-00002-of-00002.safetensors   and of the others
     optimizer.json                                 what the optimizer keeps beside tensors
 
 The files are torch.distributed.checkpoint's, by its safetensors storage: its own form holds a pickle.
@@ -17,12 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from llmkit.system.devices import here
 from llmkit.system.errors import CheckpointError, PlaceError
 from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
 
 KEPT = "optimizer.json"
 """Options of the optimizer's groups, and which of its tensors were numbers."""
+FILE = 2**26
+"""About as many bytes go to a file."""
 TRAINED, MOMENTS, BEST = "trained", "optimizer", "best"
 """What names of tensors begin with: `trained/model.lm_head.weight`, `optimizer/exp_avg/model.lm_head.weight`."""
 
@@ -48,12 +52,22 @@ def write(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that one process writes alone
-            save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True), no_dist=alone)
+            writer = HuggingFaceStorageWriter(str(folder), files_of(tensors), save_distributed=True)
+            save(tensors, storage_writer=writer, no_dist=alone)
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         if isinstance(reason, OSError):
             raise PlaceError(f"{folder}: {reason.strerror}. What was saved before is whole.") from error
         raise
+
+
+def files_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Which file of its process a tensor goes to, counted from 1: one is made in memory before it is written."""
+    filled, which = 0, dict[str, int]()
+    for name, tensor in tensors.items():
+        filled += here(tensor).nbytes
+        which[name] = 1 + filled // FILE
+    return which
 
 
 def moments(learner: Learner, optimizer: Any) -> Iterator[tuple[str, Any]]:
