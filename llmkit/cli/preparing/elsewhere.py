@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from llmkit.cli import train
+from llmkit.system.plural import many
 
 STATES = ("weights", "gradients", "optimizer", "copies", "activations", "logits", "context")
 """What memory is made up of, in the order in which it is said."""
@@ -99,11 +100,11 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     traffic = chosen["traffic"]
     out = [
         ("parameters", f"{found['parameters']:,}", share),
-        ("a step", f"{found['global_batch_size']:,} rows", f"{said(length['tokens_per_step'])} tokens; "
-         f"{chosen['micro_batch_size']:,} rows at once on a GPU, {chosen['accumulation']:,} times; packing "
-         f"{found['packing']}, at most {found['max_length']:,} tokens"),
-        ("the run", f"{about}{length['steps']:,} steps", f"{said(length['tokens'])} tokens, {length['epochs']:.3g} "
-         "passes over the data"),
+        ("a step", many(found["global_batch_size"], "row"), f"{said(length['tokens_per_step'])} tokens; "
+         f"{many(chosen['micro_batch_size'], 'row')} at once on a GPU, {many(chosen['accumulation'], 'time')}; "
+         f"packing {found['packing']}, at most {found['max_length']:,} tokens"),
+        ("the run", f"{about}{many(length['steps'], 'step')}", f"{said(length['tokens'])} tokens, "
+         f"{length['epochs']:.3g} passes over the data"),
         ("", "", ""),
         ("memory", size(memory["total"]), f"a GPU, {chosen['strategy']}; {size(memory['room'])} of "
          f"{size(found['cluster']['memory'])} can be planned with"),
@@ -118,8 +119,8 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     out += [
         ("checkpoint", size(checkpoint["bytes"]), f"{checkpoint['seconds']:.3g} s each at "
          f"{size(found['assumed']['disk'])}/s, {checkpoint['count']:,} of them; {size(checkpoint['disk'])} of disk"),
-        ("time", span(time["total"]), f"training {span(time['training'])}, {time['evaluation_count']} "
-         f"evaluation{'' if time['evaluation_count'] == 1 else 's'} {span(time['evaluations'])}, checkpoints "
+        ("time", span(time["total"]), f"training {span(time['training'])}, "
+         f"{many(time['evaluation_count'], 'evaluation')} {span(time['evaluations'])}, checkpoints "
          f"{span(time['checkpoints'])}{ends(found['ends'])}")]
     if found["cost"] is not None:
         hours = found["cluster"]["gpus"] * time["total"] / 3600

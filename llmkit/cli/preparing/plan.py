@@ -11,6 +11,7 @@ import typer
 from llmkit.cli import completion, train
 from llmkit.cli.preparing import elsewhere
 from llmkit.cli.train import Folder, Held, Method, Model, Processes, Rows, Seed, Set, Task
+from llmkit.system.plural import many
 
 Strategies: TypeAlias = Literal["one", "ddp", "fsdp", "hybrid"]
 """How a model is spread over GPUs."""
@@ -127,13 +128,13 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         needed = sum(memory[part] for part in ("weights", "gradients", "optimizer", "activations"))
         return [*out, ("memory", size(needed), f"of {size(memory['available'])}"), ("", "", state)]
     about = "" if data["counted"] else "about "
-    held = f"; {data['validation_rows']:,} rows held out" if data["validation_rows"] else ""
+    held = f"; {many(data['validation_rows'], 'row')} held out" if data["validation_rows"] else ""
     out += [
-        ("data", f"{data['rows']:,} rows", f"{about}{data['tokens']:,} tokens{held}"),
-        ("a step", f"{found['global_batch_size']:,} rows", f"about {length['tokens_per_step']:,} tokens; "
-         f"{found['micro_batch_size']:,} rows at once, of at most {found['max_length']:,} tokens, packing "
+        ("data", many(data["rows"], "row"), f"{about}{many(data['tokens'], 'token')}{held}"),
+        ("a step", many(found["global_batch_size"], "row"), f"about {many(length['tokens_per_step'], 'token')}; "
+         f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
-        ("the run", f"{'' if length['exact'] else 'about '}{length['steps']:,} steps",
+        ("the run", f"{'' if length['exact'] else 'about '}{many(length['steps'], 'step')}",
          f"{words(length['tokens'])} tokens, {length['epochs']:.3g} passes over the data{end(length)}"),
         ("", "", "")]
     seconds = speed["seconds_per_step"]

@@ -44,7 +44,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Load:
+class Demand:
     """What of a recipe decides how much is held."""
 
     rows: int
@@ -64,7 +64,7 @@ def shares(strategy: Strategy, cluster: Cluster) -> int:
     return {"one": 1, "ddp": 1, "fsdp": cluster.count, "hybrid": cluster.per_machine}[strategy]
 
 
-def held(model: Anatomy, load: Load, strategy: Strategy, cluster: Cluster) -> Held:
+def held(model: Anatomy, demand: Demand, strategy: Strategy, cluster: Cluster) -> Held:
     """Bytes that a GPU holds at the peak of a step.
 
     States (Rajbhandari et al. 2020, "ZeRO", §3.1 and figure 1): with N numbers, weights, gradients and an optimizer of
@@ -73,11 +73,11 @@ def held(model: Anatomy, load: Load, strategy: Strategy, cluster: Cluster) -> He
     parts = shares(strategy, cluster)
     return Held(
         weights=(model.held + FULL * model.trained) / parts, gradients=FULL * model.trained / parts,
-        optimizer=FULL * load.states * model.trained / parts, copies=copies(model, load, strategy),
-        activations=load.rows * activations(model, load), logits=logits(model, load))
+        optimizer=FULL * demand.states * model.trained / parts, copies=copies(model, demand, strategy),
+        activations=demand.rows * activations(model, demand), logits=logits(model, demand))
 
 
-def copies(model: Anatomy, load: Load, strategy: Strategy) -> float:
+def copies(model: Anatomy, demand: Demand, strategy: Strategy) -> float:
     """Bytes of weights in the numbers of the forward pass.
 
     One process and DDP compute under autocast, which keeps a 16-bit copy of each weight that is multiplied until the
@@ -87,12 +87,13 @@ def copies(model: Anatomy, load: Load, strategy: Strategy) -> float:
     summed, in fp32.
     """
     if strategy in WHOLE:
-        return float(load.bytes * model.multiplied) if load.bytes < FULL else 0.0
+        return float(demand.bytes * model.multiplied) if demand.bytes < FULL else 0.0
     share = model.trained / model.parameters
-    return GATHERED * load.bytes * model.layer + load.bytes * model.root + (load.bytes + FULL) * share * model.layer
+    gathered = demand.bytes * (GATHERED * model.layer + model.root)
+    return gathered + (demand.bytes + FULL) * share * model.layer
 
 
-def activations(model: Anatomy, load: Load) -> float:
+def activations(model: Anatomy, demand: Demand) -> float:
     """Bytes that a row keeps for the backward pass.
 
     Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", eq. 1 and 2: a layer of
@@ -102,22 +103,22 @@ def activations(model: Anatomy, load: Load) -> float:
     in and what it makes of it. Computed again (§5), a layer keeps what comes in, in fp32, and one layer at a time all
     of it.
     """
-    weights = (2 * load.bytes + FULL) * model.scores * load.length
-    layer = load.length * (load.bytes * model.linear + FULL * model.normed + weights)
-    if not load.recomputes:
+    weights = (2 * demand.bytes + FULL) * model.scores * demand.length
+    layer = demand.length * (demand.bytes * model.linear + FULL * model.normed + weights)
+    if not demand.recomputes:
         return float(model.layers * layer)
-    return float(model.layers * FULL * model.width * load.length + layer)
+    return float(model.layers * FULL * model.width * demand.length + layer)
 
 
-def logits(model: Anatomy, load: Load) -> float:
+def logits(model: Anatomy, demand: Demand) -> float:
     """Bytes of what a head over words makes: all logits and their softmax, with gradients, or a chunk of them.
 
     In chunks (`chunked_loss`), some logits are there at once, fewer still in fp32, and the table's gradient once more.
     """
     if not model.vocabulary:
         return 0.0
-    tokens = load.rows * load.length
+    tokens = demand.rows * demand.length
     if model.logits:
-        return tokens * model.logits * (2 * load.bytes + 2 * FULL)
+        return tokens * model.logits * (2 * demand.bytes + 2 * FULL)
     chunk = min(float(HELD), tokens * model.vocabulary)
-    return load.bytes * chunk + 2 * FULL * min(float(FP32), chunk) + FULL * model.vocabulary * model.width
+    return demand.bytes * chunk + 2 * FULL * min(float(FP32), chunk) + FULL * model.vocabulary * model.width

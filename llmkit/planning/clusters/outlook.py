@@ -14,7 +14,7 @@ from llmkit.planning import choices
 from llmkit.planning.clusters.amounts import Amounts, amounts
 from llmkit.planning.clusters.anatomy import Anatomy, anatomy
 from llmkit.planning.clusters.gpus import Cluster
-from llmkit.planning.clusters.memory import FULL, ROOM, STRATEGIES, WHOLE, Held, Load, Strategy, held
+from llmkit.planning.clusters.memory import FULL, ROOM, STRATEGIES, WHOLE, Demand, Held, Strategy, held
 from llmkit.planning.clusters.pace import Pace, assumed, operations, pace, rate
 from llmkit.planning.settle import Settled, settle
 from llmkit.recipe import Recipe, registry
@@ -75,10 +75,10 @@ class Case:
         recomputes = self.recipe.training.gradient_checkpointing
         return assumed(recomputes) if self.assumed.mfu is None else self.assumed.mfu
 
-    def load(self, rows: int) -> Load:
+    def demand(self, rows: int) -> Demand:
         """With so many rows at once."""
         training = self.recipe.training
-        return Load(rows, self.recipe.data.max_length or 128, self.recipe.rule.states,
+        return Demand(rows, self.recipe.data.max_length or 128, self.recipe.rule.states,
                     FULL if self.precision == "fp32" else 2, training.gradient_checkpointing)
 
 
@@ -165,11 +165,11 @@ def way(this: Case, strategy: Strategy) -> Way:
     possible = sorted(choices.divisors(share, max(1, AT_ONCE // length)), reverse=True)
     if this.rows is not None:
         possible = [this.rows]
-    rows = next((rows for rows in possible if held(this.model, this.load(rows), strategy, this.cluster).total <= room),
-                possible[-1])
-    load, accumulation = this.load(rows), max(1, share // rows)
-    return Way(strategy, rows, accumulation, held(this.model, load, strategy, this.cluster), room, pace(
-        this.model, load, strategy, this.cluster, training.global_batch_size * this.amounts.length, accumulation,
+    rows = next((count for count in possible
+                 if held(this.model, this.demand(count), strategy, this.cluster).total <= room), possible[-1])
+    demand, accumulation = this.demand(rows), max(1, share // rows)
+    return Way(strategy, rows, accumulation, held(this.model, demand, strategy, this.cluster), room, pace(
+        this.model, demand, strategy, this.cluster, training.global_batch_size * this.amounts.length, accumulation,
         this.amounts.length, this.mfu, rate(this.cluster.gpu, this.precision, training.tf32)))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmkit.planning.clusters.anatomy import Anatomy
 from llmkit.planning.clusters.gpus import Cluster, Gpu
-from llmkit.planning.clusters.memory import FULL, Load, Strategy, shares
+from llmkit.planning.clusters.memory import FULL, Demand, Strategy, shares
 
 MFU = 0.40
 """The utilisation that is assumed: Llama 3 405B had 0.38 to 0.43 on 8,192 and 16,384 H100s (Dubey et al. 2024, §3.3.2
@@ -88,8 +88,8 @@ class Pace:
 
 
 def pace(
-    model: Anatomy, load: Load, strategy: Strategy, cluster: Cluster, tokens: float, accumulation: int, length: float,
-    utilisation: float, flops: float,
+    model: Anatomy, demand: Demand, strategy: Strategy, cluster: Cluster, tokens: float, accumulation: int,
+    length: float, utilisation: float, flops: float,
 ) -> Pace:
     """A step of so many tokens, in `accumulation` micro-batches a GPU, rows `length` tokens long on average.
 
@@ -99,16 +99,16 @@ def pace(
     each = tokens if strategy == "one" else tokens / cluster.count
     computing = each * operations(model, length) / (flops * utilisation)
     parts = shares(strategy, cluster)
-    moved = accumulation * 2 * load.bytes * (model.parameters - model.idle) \
-        + FULL * (3 + 2 * load.states) * model.trained / parts
+    moved = accumulation * 2 * demand.bytes * (model.parameters - model.idle) \
+        + FULL * (3 + 2 * demand.states) * model.trained / parts
     waiting = moved / cluster.gpu.memory_bandwidth if cluster.gpu.memory_bandwidth else 0.0
     longest = max(computing, waiting)
     return Pace(tokens, longest, "compute" if computing >= waiting else "memory",
-                traffic(model, load, strategy, cluster, accumulation, longest))
+                traffic(model, demand, strategy, cluster, accumulation, longest))
 
 
 def traffic(
-    model: Anatomy, load: Load, strategy: Strategy, cluster: Cluster, accumulation: int, computing: float,
+    model: Anatomy, demand: Demand, strategy: Strategy, cluster: Cluster, accumulation: int, computing: float,
 ) -> Traffic:
     """Bytes that a GPU sends a step, and what of their time isn't hidden behind `computing` seconds.
 
@@ -119,7 +119,7 @@ def traffic(
     gradients up across machines. Of a micro-batch's time a third is forward, or a quarter where it computes again.
     """
     micro = computing / accumulation
-    forward = micro * (1 / 4 if load.recomputes else 1 / 3)
+    forward = micro * (1 / 4 if demand.recomputes else 1 / 3)
     backward = micro - forward
     if strategy == "one" or cluster.count == 1:
         return Traffic(0.0, 0.0, 0.0)
@@ -128,7 +128,7 @@ def traffic(
         sent = 2 * around(cluster.count) * gradients
         seconds = sent / cluster.between
         return Traffic(sent, seconds, max(0.0, seconds - backward))
-    whole = load.bytes * model.parameters
+    whole = demand.bytes * model.parameters
     if strategy == "fsdp":
         gather, scatter = around(cluster.count) * whole, around(cluster.count) * gradients
         gathering, scattering, across, crossing = gather / cluster.between, scatter / cluster.between, 0.0, 0.0

@@ -10,7 +10,7 @@ from conftest import tiny
 
 from llmkit import recipe as recipes
 from llmkit.planning.clusters.anatomy import anatomy
-from llmkit.planning.clusters.memory import Load, activations, copies
+from llmkit.planning.clusters.memory import Demand, activations, copies
 from llmkit.planning.settle import settle, weightless
 
 ROWS, LENGTH = 4, 128
@@ -52,7 +52,7 @@ def test_activations_are_those_that_autograd_keeps(
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0  # its masks are a byte a number, and none by default
     measured, _ = kept(model.train(), settled.family.shape, torch.randint(5, 50, (ROWS, LENGTH)))
-    reckoned = ROWS * activations(anatomy(settled), Load(ROWS, LENGTH, 2.0))
+    reckoned = ROWS * activations(anatomy(settled), Demand(ROWS, LENGTH, 2.0))
     assert low < reckoned / measured < high
 
 
@@ -61,5 +61,5 @@ def test_a_copy_in_16_bits_is_made_of_what_is_multiplied(text: Path, tmp_path: P
     model = getattr(transformers, settled.head).from_config(weightless(settled).config)
     _, measured = kept(model, "decoder", torch.randint(5, 50, (3, 7)))
     found = anatomy(settled)
-    assert copies(found, Load(1, LENGTH, 2.0), "ddp") == pytest.approx(measured, rel=0.02)
-    assert copies(found, Load(1, LENGTH, 2.0, bytes=4), "ddp") == 0
+    assert copies(found, Demand(1, LENGTH, 2.0), "ddp") == pytest.approx(measured, rel=0.02)
+    assert copies(found, Demand(1, LENGTH, 2.0, bytes=4), "ddp") == 0

@@ -13,7 +13,7 @@ import pytest
 from llmkit import recipe as recipes
 from llmkit.planning.clusters.anatomy import Anatomy, anatomy
 from llmkit.planning.clusters.gpus import cluster, named
-from llmkit.planning.clusters.memory import Load, held
+from llmkit.planning.clusters.memory import Demand, held
 from llmkit.planning.clusters.pace import mfu, operations, traffic
 from llmkit.planning.settle import settle
 
@@ -87,7 +87,7 @@ def test_llm_foundrys_utilisation_follows_from_its_tokens_a_second(
 
 def test_torchtitans_memory_from_8_to_128_gpus(llama_8b: Anatomy) -> None:
     """82.4 against 67.0 GiB, compiled 77.0 against 62.0: 15.4 and 15.0 GiB less a GPU."""
-    load = Load(rows=2, length=8192, states=2.0)
+    load = Demand(rows=2, length=8192, states=2.0)
     on_8, on_128 = (held(llama_8b, load, "fsdp", cluster(f"{count}xH100")).total / GIB for count in (8, 128))
     assert on_8 - on_128 == pytest.approx(15.4, rel=0.10)
     assert on_8 - on_128 == pytest.approx(15.0, rel=0.10)
@@ -97,16 +97,16 @@ def test_torchtitans_memory_from_8_to_128_gpus(llama_8b: Anatomy) -> None:
 def test_zeros_states_of_7_5_billion_parameters(count: int, gigabytes: float) -> None:
     """Table 1 and figure 1, "P os+g+p": 16 bytes a parameter over so many GPUs."""
     model = published(7.5e9, 32, 4096)
-    found = held(model, Load(1, 1, 2.0), "fsdp" if count > 1 else "one", cluster(f"{count}xV100", per_machine=1))
+    found = held(model, Demand(1, 1, 2.0), "fsdp" if count > 1 else "one", cluster(f"{count}xV100", per_machine=1))
     assert (found.weights + found.gradients + found.optimizer) / 1e9 == pytest.approx(gigabytes, rel=0.03)
-    whole = held(model, Load(1, 1, 2.0), "ddp", cluster(f"{count}xV100", per_machine=1))
+    whole = held(model, Demand(1, 1, 2.0), "ddp", cluster(f"{count}xV100", per_machine=1))
     assert (whole.weights + whole.gradients + whole.optimizer) / 1e9 == 120
 
 
 def test_full_shard_sends_half_as_much_again_as_ddp() -> None:
     """ZeRO, §7: 3 psi against 2 psi, in numbers of one size."""
     model, on = published(1e9, 10, 1000), cluster("64xH100")
-    load = Load(1, 1024, 2.0, bytes=4)
+    load = Demand(1, 1024, 2.0, bytes=4)
     sent = {way: traffic(model, load, way, on, 1, 1.0).bytes for way in ("ddp", "fsdp")}  # type: ignore[arg-type]
     assert sent["fsdp"] / sent["ddp"] == pytest.approx(1.5)
     assert sent["ddp"] == pytest.approx(2 * 63 / 64 * 4e9)
@@ -114,7 +114,7 @@ def test_full_shard_sends_half_as_much_again_as_ddp() -> None:
 
 def test_torchtitans_traffic_hides_on_128_gpus_as_it_did(llama_8b: Anatomy) -> None:
     """5,762 tokens a second and GPU on 8, 5,605 on 128: 16,384 tokens took 2.84 s, and gathering hid."""
-    load = Load(rows=2, length=8192, states=2.0)
+    load = Demand(rows=2, length=8192, states=2.0)
     assert traffic(llama_8b, load, "fsdp", cluster("128xH100"), 1, 16_384 / 5_762).hides
     slow = cluster("128xH100", bandwidth="10Gb/s")
     assert not traffic(llama_8b, load, "fsdp", slow, 1, 16_384 / 5_762).hides
