@@ -41,13 +41,22 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_each_line_has_the_loss_of_each_layer(whole: Path) -> None:
+    """2 layers, 2 of 4 experts: between k and k x experts each."""
+    for line in events(whole):
+        layers = [value for name, value in line.items() if name.startswith("router_loss/")]
+        assert len(layers) == 2
+        assert all(1.9 < value <= 8 for value in layers)
+    assert not any("router_loss/0" in event for event in events(whole, "evaluate"))
+
+
 def test_a_step_in_parts_balances_as_a_whole(whole: Path, text: Path, tmp_path: Path) -> None:
     for micro in (4, 1):
         tree = tree_of(text, tmp_path / str(micro), max_steps=2, micro_batch_size=micro)
         tree["data"]["validation"] = 0.2
         fit(recipes.load(tree))
         for one, cut in zip(events(whole), events(tmp_path / str(micro)), strict=True):
-            for name in ("loss", "grad_norm", *FIGURES):
+            for name in ("loss", "grad_norm", *FIGURES, "router_loss/0", "router_loss/1"):
                 assert cut[name] == pytest.approx(one[name], rel=1e-5), (micro, name)
 
 

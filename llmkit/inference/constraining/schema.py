@@ -139,7 +139,7 @@ def _begins(schema: str) -> bool:
 
     letters = ByteTokens([*(bytes([one]) for one in range(256)), b""], [256], 256)
     matcher = LLMatcher(LLTokenizer(TokenizerWrapper(letters), eos_token=256), grammar_of(schema), log_level=0)
-    return any(matcher.compute_bitmask())
+    return any(matcher.compute_bitmask()[:32])  # of the 256 bytes; a bit more is for the end
 
 
 def _deepest(schema: Mapping[str, Any], name: str, wrong: str) -> tuple[str, int]:
