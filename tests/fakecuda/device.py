@@ -23,6 +23,7 @@ ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 
 import torch
 import torch.utils._device
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -267,7 +268,11 @@ class Operation:
                 return one
             return same.get(id(one)) if id(one) in same else PretendTensor(one)
 
-        return tree_map(dressed, self.func(*args, **options))
+        made = tree_map(dressed, self.func(*args, **options))
+        if torch.Tag.inplace_view in self.func.tags:  # squeeze_: the shape that autograd goes by is the outer tensor's
+            with no_dispatch():
+                self.func(*self.args, **self.kwargs)
+        return made
 
 
 # ---- torch, as it is on such a machine ----
