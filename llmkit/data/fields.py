@@ -230,7 +230,7 @@ def part_of(field: str, column: str | int, value: Any) -> str:
             f"{{{field}: {column}.{inner[0]}}}}}'.")
 
 
-def with_parts(row: Mapping[Any, Any], ways: Sequence[str]) -> Mapping[Any, Any]:
+def with_parts(row: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
     """A row with a column more for each way that leads into one of its objects, called by the way.
 
     {"label": {"id": 3, "name": "sports"}}, label.name  ->  {"label": …, "label.name": "sports"}

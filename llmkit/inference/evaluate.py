@@ -261,7 +261,7 @@ def _usual(source: Base | Opened, family: type[Family]) -> Learning:
     kind = source.kind if isinstance(source, Opened) else models.kind_of(source)
     for task in registry.names("tasks") if kind in HEADS else ():
         made: Learning = registry.find("tasks", task)()
-        if made.head == kind:
+        if made.head_for(family) == kind:
             log.info("measured by %s, for which its head is; --task names another", task)
             return made
     name = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
