@@ -261,6 +261,10 @@ class Operation:
         args, options = tree_unflatten([bare(one) for one in flat], form)
         if self.name == "histc" and not args[0].is_floating_point():  # which a CPU counts as fractions only
             return PretendTensor(self.func(args[0].float(), *args[1:], **options).to(args[0].dtype))
+        if self.name in ("_softmax", "_log_softmax") and args[2]:  # from fp16 to fp32 at once, which a CPU can't
+            return PretendTensor(self.func(args[0].float(), args[1], False))
+        if self.name in ("_softmax_backward_data", "_log_softmax_backward_data") and args[3] != args[0].dtype:
+            return PretendTensor(self.func(*args[:3], args[0].dtype).to(args[3]))
         same = {id(one.inner): one for one in self.ours}
 
         def dressed(one: Any) -> Any:
