@@ -120,8 +120,9 @@ def case(request: Recipe, cluster: Cluster, given: Assumed) -> Case:
         micro_batch_size=1 if rows is None else rows)
     settled = settle(replace(request, training=stand_in), cluster.count, of_any_size=True)
     if precision == "fp16" and choices.overflows(settled.family):
-        raise RequestError(f"training.precision: a {cluster.gpu.name} doesn't multiply bf16, and T5's activations "
-                           "overflow in fp16; use fp32.")
+        if asked.precision != "auto":
+            raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+        precision = "fp32"
     return Case(settled, anatomy(settled), cluster, amounts(settled), given, precision, rows)
 
 

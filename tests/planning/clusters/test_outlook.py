@@ -119,6 +119,15 @@ def test_numbers_are_those_that_the_gpu_multiplies(tree: dict[str, Any]) -> None
         ["tokens_per_second"] / 2)
 
 
+def test_t5_is_reckoned_in_fp32_where_there_is_no_bf16(text: Path, tmp_path: Path) -> None:
+    tree = tiny("t5", text, tmp_path / "run")
+    tree["training"]["precision"] = "auto"
+    assert reckoned(tree, "4xT4")["precision"] == "fp32"
+    tree["training"]["precision"] = "fp16"
+    with pytest.raises(RequestError, match=r"training.precision: T5's activations overflow in fp16"):
+        reckoned(tree, "4xT4")
+
+
 def test_rows_that_so_many_gpus_cant_share_are_refused_with_a_number_that_they_can(tree: dict[str, Any]) -> None:
     with pytest.raises(RequestError, match=r"64 rows can't be shared by 48 GPUs; make it 48 or 96, as --set"):
         reckoned(tree, "48xH100")
