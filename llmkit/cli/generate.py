@@ -12,6 +12,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.plural import many
 from llmkit.system.streams import as_json, stdin_lines, typed
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _cut(result: Result, shown: Sequence[str], most: int) -> str | None:
         left = ""
     more = f"--max-new-tokens {2 * most} lets the model write more" if first.tokens >= most else \
         "the model's context is full: a shorter prompt leaves it more"
-    return f"{which} cut at {first.tokens:,} tokens{left}; {more}"
+    return f"{which} cut at {many(first.tokens, 'token')}{left}; {more}"
 
 
 def _examples(mode: Prompting | None) -> list[str]:
@@ -209,7 +210,7 @@ def _many(results: Iterator[Result], output: str, json_: bool, read: Sequence[st
         if json_:
             print(json.dumps({"output": output, "prompts": prompts, "tokens": tokens, "seconds": seconds}))
         else:
-            terminal.err(f"{prompts:,} prompts, {tokens:,} tokens in {seconds:,.1f} s: {output}")
+            terminal.err(f"{many(prompts, 'prompt')}, {many(tokens, 'token')} in {seconds:,.1f} s: {output}")
 
 
 def _holes(result: Result) -> list[list[str]]:

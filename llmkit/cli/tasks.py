@@ -14,6 +14,7 @@ from llmkit.cli import completion
 from llmkit.cli.search import Mix
 from llmkit.cli.use import Encoding, How, reading
 from llmkit.system import terminal
+from llmkit.system.plural import many
 from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible
 
@@ -313,7 +314,7 @@ def tell(
         if json_:
             print(json.dumps({"model": said.model, "output": output, "rows": count, "notes": said.notes}))
         else:
-            terminal.err(f"{count:,} rows: {output}")
+            terminal.err(f"{many(count, 'row')}: {output}")
     elif json_:
         print(as_json({"model": said.model, "predictions": list(predictions), "notes": said.notes}))
     else:

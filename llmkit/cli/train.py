@@ -13,6 +13,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.plural import many
 from llmkit.system.terminal import visible
 
 Set = Annotated[list[str], typer.Option(
@@ -186,7 +187,8 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
         print(json.dumps(summary))
         return
     after, before = summary["evaluation"] or {}, summary["evaluation_before"] or {}
-    lines = [f"{summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['tokens_per_second']:,.0f} tokens/s, "
+    lines = [f"{many(summary['steps'], 'step')}, {many(summary['tokens'], 'token')}, "
+             f"{summary['tokens_per_second']:,.0f} tokens/s, "
              f"{summary['wall_seconds']:.0f} s"]
     if after:
         lines.append(f"{'validation':<20}{'before':>10}{'after':>10}")

@@ -11,6 +11,7 @@ import typer
 from llmkit.cli import completion, train
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
+from llmkit.system.plural import many
 from llmkit.system.streams import as_json
 from llmkit.system.terminal import visible
 
@@ -105,7 +106,7 @@ def predict(
                                columns=tabled.is_table(output), **asked)
     count = jsonlines.write(found, output, (data,))
     if output != "-":
-        terminal.err(f"{count:,} predictions: {output}")
+        terminal.err(f"{many(count, 'prediction')}: {output}")
 
 
 def reading(
@@ -152,6 +153,9 @@ def inspect(
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
     if recipe is not None and Path(recipe).expanduser().is_dir():
+        if experts:
+            show_found(inspection.inspect(of_run(recipe, set_), row, times, experts), json_)
+            return
         if any((task, model, data, validation, set_)):
             raise RequestError(f"{recipe}: is a folder, of which the words of its soft prompt are shown; options say "
                                "which rows of a recipe are, so name one.")
@@ -159,13 +163,31 @@ def inspect(
         return
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
-    found = inspection.inspect(request, row, times, experts)
+    show_found(inspection.inspect(request, row, times, experts), json_)
+
+
+def of_run(run: str, settings: Sequence[str]) -> Any:
+    """The recipe of a run, with the model that it left in the place of the one that it started from."""
+    from llmkit import recipe as recipes
+    from llmkit.models.run import Run
+    from llmkit.system.errors import RequestError
+
+    there = Run.open(run)
+    if there is None or not there.has_model:
+        raise RequestError(f"{run}: --experts of a folder needs a run that has ended, with its model/; name a recipe "
+                           "to see the experts before a run.")
+    fields = {"backbone": {"pretrained": str(there.model)}, "tokenizer": None}
+    return recipes.load(recipes.tree_of(there.recipe), settings, fields=fields)
+
+
+def show_found(found: Mapping[str, Any], json_: bool) -> None:
+    """Print what was found of a recipe's rows."""
     if json_:
         print(as_json(found))
         return
     terminal.out(
-        f"{found['recipe']}: {found['learning']}, {found['rows']:,} rows of at most {found['max_length']} tokens, "
-        f"packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary, "
+        f"{found['recipe']}: {found['learning']}, {many(found['rows'], 'row')} of at most {found['max_length']} "
+        f"tokens, packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary, "
         f"{found['optimizer']} at {found['learning_rate']:g}"
         + (f", taught by {found['teacher']}" if found["teacher"] else ""))
     for source in found["sources"]:
@@ -180,7 +202,7 @@ def inspect(
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
-    if experts:
+    if "experts" in found:
         show_experts(found["experts"])
 
 
@@ -194,8 +216,8 @@ def around_change(before: str, after: str, most: int = 160) -> tuple[str, str]:
 
 def show_experts(found: Mapping[str, Any]) -> None:
     """The share of each layer's choices that an expert got, in per cent; of more than 16, the most and the least."""
-    terminal.out(f"\nexperts: {found['chosen']} of {found['experts']} a token, {found['tokens']:,} tokens of "
-                 f"{found['rows']:,} rows; an even share is {100 / found['experts']:.3g} %")
+    terminal.out(f"\nexperts: {found['chosen']} of {found['experts']} a token, {many(found['tokens'], 'token')} of "
+                 f"{many(found['rows'], 'row')}; an even share is {100 / found['experts']:.3g} %")
     for layer in found["layers"]:
         parts = [f"{100 * share:.1f}" for share in layer["shares"]]
         if len(parts) > 16:

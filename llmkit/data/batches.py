@@ -95,11 +95,16 @@ class Micro:
         stride = self.micro * self.processes
         step = self.step
         while True:
-            keys = [self.order.at(position) for position in range(step * self.whole, (step + 1) * self.whole)]
-            if self.lengths is not None:
+            first = step * self.whole
+            starts = range(self.rank * self.micro, self.whole, stride)
+            if self.lengths is None:  # a thousand processes need not look up each other's rows
+                for start in starts:
+                    yield [self.order.at(first + place) for place in range(start, min(start + self.micro, self.whole))]
+            else:
+                keys = [self.order.at(position) for position in range(first, first + self.whole)]
                 keys.sort(key=lambda key: -self.lengths[key[1]])  # type: ignore[index]
-            for start in range(self.rank * self.micro, self.whole, stride):
-                yield keys[start : start + self.micro]
+                for start in starts:
+                    yield keys[start : start + self.micro]
             step += 1
 
 

@@ -212,6 +212,39 @@ def shown(value: Any) -> str:
     return f"{kinds.get(type(value), type(value).__name__)} ({str(value)[:40]})"
 
 
+def no_text(field: str, column: str | int, value: Any, place: Place) -> DataError:
+    """What is wrong with a value that should be a text; of an object, how a part of it is named instead."""
+    return DataError(f"{place}: the field {column!r} is no text: {value!r:.200}.{part_of(field, column, value)}")
+
+
+def part_of(field: str, column: str | int, value: Any) -> str:
+    """How a part of an object is named, for an error; nothing where it is none.
+
+    {"id": 3, "name": "sports"} in the column label  ->  … fields: {label: label.name}
+    """
+    parts = value if isinstance(value, Mapping) else {}
+    inner = [key for key, one in parts.items() if isinstance(one, str)] or [*parts]
+    if not inner:
+        return ""
+    return (f" If a part of it is meant, name it by the way to it: --set data.train='{{source: FILE, fields: "
+            f"{{{field}: {column}.{inner[0]}}}}}'.")
+
+
+def with_parts(row: dict[str, Any], ways: Sequence[str]) -> dict[str, Any]:
+    """A row with a column more for each way that leads into one of its objects, called by the way.
+
+    {"label": {"id": 3, "name": "sports"}}, label.name  ->  {"label": …, "label.name": "sports"}
+    """
+    found = dict[str, Any]()
+    for way in ways:
+        held: Any = row
+        for step in () if way in row else way.split("."):
+            held = held.get(step) if isinstance(held, Mapping) else None
+        if held is not row and held is not None:
+            found[way] = held
+    return {**row, **found} if found else row
+
+
 def listed(columns: Sequence[str | int] | Mapping[str, Any]) -> str:
     """Columns in a row, for an error; `none` where there is none."""
     more = f" and {len(columns) - MOST_COLUMNS:,} more" if len(columns) > MOST_COLUMNS else ""

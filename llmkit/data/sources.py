@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.decoding.text import decoded
-from llmkit.data.fields import ALIASES, find_fields, listed, shown
+from llmkit.data.fields import ALIASES, find_fields, listed, part_of, shown, with_parts
 from llmkit.data.files import CHUNK, digest, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
@@ -212,7 +212,8 @@ class Reader:
                 continue
             text = row[column]
             if not isinstance(text, str):
-                self.spare(DataError(f"{place}: {column!r} must be text, not {shown(text)}."))
+                self.spare(DataError(f"{place}: {column!r} must be text, not {shown(text)}."
+                                     f"{part_of('text', column, text)}"))
             elif text and not text.isspace():
                 empty = False
                 yield text, place
@@ -248,6 +249,14 @@ class Reader:
         return None
 
     def _all(self) -> Rows:
+        ways = [one for one in self.source.fields.values() if isinstance(one, str) and "." in one]
+        if not ways:
+            yield from self._as_they_are()
+            return
+        for row, place in self._as_they_are():
+            yield with_parts(row, ways), place
+
+    def _as_they_are(self) -> Rows:
         _ = self.odd  # said before the first row
         if self.origin is not None:
             yield from self.origin.rows(self.spare)

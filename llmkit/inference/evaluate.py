@@ -44,6 +44,9 @@ WAY_OUT = "--on-bad-row skip leaves such rows out."
 """What is added to an error about a row."""
 IN_A_RECIPE = re.compile(r"\{source: [^{}]*, encoding: ([\w-]+)\}")
 """How a recipe says the encoding of a source."""
+HEADS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModelForQuestionAnswering",
+         "AutoModelForMultipleChoice")
+"""Auto classes of models that do one task, by whose head they are known."""
 ROWS = "rows"
 """What rows in memory are called in errors and answers."""
 Model = str | Path | Opened
@@ -221,7 +224,7 @@ def make_ready(
     named = _named(task, objective)
     source = model if isinstance(model, Opened) else Base.open(model)
     name, family = _family(source, learned)
-    chosen = named or (_usual(family) if learned is None else learned.learning)
+    chosen = named or (_usual(source, family) if learned is None else learned.learning)
     recipe.fit_together(chosen, name, family)
     own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
     chosen = prompted(chosen, prompt) if prompt is not None else chosen
@@ -253,8 +256,14 @@ def _family(source: Base | Opened, learned: recipe.Recipe | None) -> tuple[str, 
     return file_for(family.model_type) or "auto", family
 
 
-def _usual(family: type[Family]) -> Learning:
-    """What a model that isn't a run is measured by."""
+def _usual(source: Base | Opened, family: type[Family]) -> Learning:
+    """What a model that isn't a run is measured by: the task whose head it has, or language."""
+    kind = source.kind if isinstance(source, Opened) else models.kind_of(source)
+    for task in registry.names("tasks") if kind in HEADS else ():
+        made: Learning = registry.find("tasks", task)()
+        if made.head_for(family) == kind:
+            log.info("measured by %s, for which its head is; --task names another", task)
+            return made
     name = {"decoder": "causal_lm", "encoder": "masked_lm", "encoder-decoder": "span_corruption",
             "permuted": "permuted_lm"}[family.shape]
     # not every decoder was taught to end, and an end is no text

@@ -25,6 +25,7 @@ from llmkit.objectives.shared.places import at, chosen
 from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.watching import lacking, required, watch
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.plural import many
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -230,7 +231,7 @@ class Objective:
         for part, what in zip(sets, ("data.train", "data.validation"), strict=True):
             if part and not sum(len(text) for text in part):
                 raise DataError(f"{what}: no document is long enough for {setup.packing!r} rows of {setup.max_length}.")
-        notes = [f"{tokens:,} tokens to train on in {sum(map(len, sets[0])):,} rows"
+        notes = [f"{many(tokens, 'token')} to train on in {many(sum(map(len, sets[0])), 'row')}"
                  + (f", {held_tokens:,} held out in {sum(map(len, sets[1])):,}" if held else "")]
         return Sets(sets[0], sets[1], [*notes, *said], {"unigram_entropy": entropy(learned), **facts})
 

@@ -247,6 +247,19 @@ def _empty(request: Recipe, family: type[Family], config: PretrainedConfig) -> P
     return model
 
 
+def weightless(settled: Settled, vocabulary: int | None = None) -> PreTrainedModel:
+    """The model of a settled recipe on torch's meta device: all its shapes, and no numbers.
+
+    `vocabulary` is that of a tokenizer from elsewhere; one that is to be trained has as many tokens as it is asked for.
+    """
+    recipe, count = settled.recipe, _words(settled.recipe) or vocabulary
+    if count is not None and settled.base is None:
+        ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0)  # the usual ones may be beyond it
+        config = {"vocab_size": count, **ids, **recipe.backbone.config}
+        recipe = replace(recipe, backbone=replace(recipe.backbone, config=config))
+    return _empty(recipe, settled.family, _config(settled.family, recipe.backbone, settled.base))
+
+
 def _fits_memory(model: PreTrainedModel) -> None:
     """RequestError where a model without weights would need more memory for them than the machine has."""
     needed = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in (*model.parameters(), *model.buffers()))

@@ -66,7 +66,9 @@ def located(recipe: str | Path) -> Path:
 def _base(name: str, folder: Path) -> tuple[Path, Tree]:
     """The recipe that another stands on: a file beside that one, or a packaged recipe."""
     beside = folder / Path(name).expanduser()
-    path = beside if beside.is_file() else find(name)
+    whole = beside.with_name(f"{beside.name}.yaml")  # `base: small` is small.yaml beside it, where none is packaged so
+    named = whole if whole.is_file() and name not in packaged() else None
+    path = beside if beside.is_file() else named or find(name)
     return path, read(path)
 
 

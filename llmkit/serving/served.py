@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import models
 from llmkit.inference.writing.context import defaults, ids_of
-from llmkit.inference.writing.opening import WRITERS, numbers
+from llmkit.inference.writing.opening import INSTEAD, WRITERS, numbers
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
 from llmkit.models.fetch import on_disk
@@ -151,9 +151,11 @@ def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]])
         if opened.kind not in WRITERS:
             from llmkit.inference.embedding import Embedder
 
+            kind = opened.kind
             del opened
             found[name] = EmbeddingModel(name, Embedder.open(folder))
-            log.info("%s: gives embeddings", name)
+            log.info("%s: gives embeddings%s", name, "" if kind == "AutoModel" else
+                     f"; its head isn't served: what it {INSTEAD[kind]} is done by these commands")
             continue
         writer = Writer(name, opened, device)
         freed = weights.share(opened.model)  # on the device: moved afterwards, each would have a copy again

@@ -12,7 +12,7 @@ import numpy as np
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features
 from llmkit.data.encoder import Unknown, Written, as_text, finds_controls, within
-from llmkit.data.fields import find_fields
+from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.doubling import doubled_rows
@@ -22,6 +22,7 @@ from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.registry import name_of
 from llmkit.recipe.watching import broken, called, lacking, required
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.plural import many
 from llmkit.tasks.shared import named_metrics
 from llmkit.tasks.shared.few import few_shots, rank, set_apart
 from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
@@ -128,7 +129,7 @@ class Task(Objective):
             if part and not count:
                 raise DataError(f"data.{what.removesuffix('ing')}: no row is left; all are bad.")
             if part:
-                notes.append(f"{count:,} {what} rows")
+                notes.append(many(count, f"{what} row"))
         unknown, written = Unknown(setup.tokenizer), Written(setup.tokenizer, setup.plain)
         for encoded in (one for some in sets for one in some):
             encoded.tell(unknown)
@@ -397,14 +398,16 @@ class Encoded:
 
 def cut_short(cut: Sequence[int], max_length: int) -> str:
     """Say how many rows lost something, from the number of tokens that each lost."""
-    return f"{len(cut):,} rows are longer than {max_length} tokens and were cut ({sum(cut):,} tokens left out)"
+    is_, was = ("is", "was") if len(cut) == 1 else ("are", "were")
+    return (f"{many(len(cut), 'row')} {is_} longer than {max_length} tokens and {was} cut ({many(sum(cut), 'token')} "
+            "left out)")
 
 
 def only_texts(row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
     """The row; DataError, with file and line, where a field of it is no text."""
     for name, value in row.items():
         if not isinstance(value, str):
-            raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
+            raise no_text(name, columns[name], value, place)
     return row
 
 

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
-from llmkit.data.fields import find_fields
+from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
@@ -138,9 +138,11 @@ class Classification(Task):
         row = super().check(row, columns, place)
         for name in ("text", "text_pair"):
             if name in row and not isinstance(row[name], str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+                raise no_text(name, columns[name], row[name], place)
         if "label" not in row:
             return row
+        if isinstance(row["label"], Mapping):
+            raise no_text("label", columns["label"], row["label"], place)
         row = {**row, "label": unwritten_label(row["label"], self.separator, place)}
         if self.problem == "auto" or (self.problem == "multi_label" and is_hot(row["label"])):
             return row  # what it is, all rows together tell

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.fields import find_fields
+from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.pairs import Swaps
@@ -114,7 +114,7 @@ class Instruction(Writing):
         else:
             said = [*before, *exchange(self.texts_of(row, columns, place))]
         if not isinstance(row.get("system"), str | None):
-            raise DataError(f"{place}: the field {columns['system']!r} is no text: {row['system']!r}.")
+            raise no_text("system", columns["system"], row["system"], place)
         tools = tools_of(own["tools"], str(columns.get("tools")), place)
         talk = told(said, row.get("system"))
         odd += [f"have {name!r} in a message, which isn't read" for name in sorted(unread(row))]
@@ -129,7 +129,7 @@ class Instruction(Writing):
         row = super().check(row, columns, place)
         for name, value in row.items():
             if value is not None and not isinstance(value, str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {value!r}.")
+                raise no_text(name, columns[name], value, place)
         return row
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
-from llmkit.data.fields import find_fields
+from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.objectives.base import Response, Responses, Setup, Sums
@@ -111,7 +111,7 @@ class MultipleChoice(Task):
             row.pop("context", None)
         for name in ("question", "context"):
             if name in row and not isinstance(row[name], str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+                raise no_text(name, columns[name], row[name], place)
         held = row["choices"] if self.separator else from_cell(
             row["choices"], f"the field {columns['choices']!r}", place, bare=True)
         choices, keys = listed(held, self.separator)

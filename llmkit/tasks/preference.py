@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
-from llmkit.data.fields import find_fields
+from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.pairs import Swaps
@@ -176,7 +176,7 @@ class Preference(Task):
         """{"messages": what was said before, "chosen": text, "rejected": text}."""
         row = super().check(row, columns, place)
         if not isinstance(row.get("system"), str | None):
-            raise DataError(f"{place}: the field {columns['system']!r} is no text: {row['system']!r}.")
+            raise no_text("system", columns["system"], row["system"], place)
         return read(row, columns, place)
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:

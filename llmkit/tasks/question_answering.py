@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.fields import no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sentences import sentences
 from llmkit.data.sources import Place, Reader
@@ -112,7 +113,7 @@ class QuestionAnswering(Task):
         """Responses become a list of {text, answer_start}, whichever of the usual forms they have; no answer is []."""
         for name in ("question", "context"):
             if not isinstance(row[name], str):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+                raise no_text(name, columns[name], row[name], place)
         if not row["context"].strip():
             raise DataError(f"{place}: the field {columns['context']!r} is empty.")
         kept = {name: row[name] for name in ("id", "question", "context") if row.get(name) is not None}

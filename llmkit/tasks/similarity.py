@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
+from llmkit.data.fields import no_text
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import shortened
 from llmkit.objectives.base import Judged, Sets, Setup, Sums
@@ -102,7 +103,7 @@ class Similarity(Task):
         several = row["sentence2"] if isinstance(row["sentence2"], list) else [row["sentence2"]]
         for name, texts in (("sentence1", [row["sentence1"]]), ("sentence2", several)):
             if not texts or not all(isinstance(one, str) and one.strip() for one in texts):
-                raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+                raise no_text(name, columns[name], row[name], place)
         negatives: list[str] = []
         for column, said in others.items():
             some = said if isinstance(said, list) else [] if said is None else [said]

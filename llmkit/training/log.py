@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmkit.backbones.shared.routers import FIGURES, Load
+from llmkit.backbones.shared.routers import FIGURES, LAYER, Load
 from llmkit.training.session import Session
 
 log = logging.getLogger("llmkit")
@@ -33,7 +33,10 @@ class Log:
 
     def routed(self, load: Load) -> None:
         """Add how evenly a step's tokens went to the experts, which all processes know."""
-        for name, figure in zip(FIGURES, load.figures() / self.session.accelerator.num_processes, strict=True):
+        layers = load.by_layer()
+        names = (*FIGURES, *(f"{LAYER}{number}" for number in range(len(layers))))
+        figures = torch.cat([load.figures(), layers.to(torch.float64)]) / self.session.accelerator.num_processes
+        for name, figure in zip(names, figures, strict=True):
             self.pending[name] = self.pending.get(name, 0.0) + figure
         self.add("routed", 1)
 
@@ -60,7 +63,8 @@ class Log:
         speed = window["tokens"] / max(window["seconds"], 1e-9)
         parts = {head: mean for head, mean in means.items() if window[f"count/{head}"]} if len(means) > 1 else {}
         steps = window.get("routed")
-        parts |= {name: window[f"sum/{name}"] / steps for name in FIGURES} if steps else {}
+        layers = [name.removeprefix("sum/") for name in window if name.startswith(f"sum/{LAYER}")]
+        parts |= {name: window[f"sum/{name}"] / steps for name in (*FIGURES, *layers)} if steps else {}
         self.event({
             "event": "train", "step": state.step, "epoch": session.length.epochs(state), "tokens": state.tokens,
             "loss": loss, **parts, "learning_rate": rate,

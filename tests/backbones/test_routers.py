@@ -86,6 +86,13 @@ def test_the_loss_of_two_experts_by_hand() -> None:
         "entropy": -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)}, rel=1e-6)
 
 
+def test_each_layer_has_a_loss_of_its_own_by_hand() -> None:
+    """Two tokens, two of three experts each: 3 (1 x .45 + .5 x .35 + .5 x .2), and 3 (2 x .8) where one gets all."""
+    load = Load(torch.tensor([[2.0, 1, 1], [0, 0, 4]]), torch.tensor([[0.9, 0.7, 0.4], [0.2, 0.2, 1.6]]),
+                torch.tensor([2.0, 2]))
+    assert load.by_layer().tolist() == pytest.approx([2.175, 4.8])
+
+
 def test_padding_is_no_token() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [9.0, 0.0], [9.0, 0.0]])
     padded, alone = heard(logits, torch.tensor([[1, 1], [0, 0]])), heard(logits[:2])

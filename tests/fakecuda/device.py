@@ -23,6 +23,7 @@ ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 
 import torch
 import torch.utils._device
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
@@ -260,6 +261,10 @@ class Operation:
         args, options = tree_unflatten([bare(one) for one in flat], form)
         if self.name == "histc" and not args[0].is_floating_point():  # which a CPU counts as fractions only
             return PretendTensor(self.func(args[0].float(), *args[1:], **options).to(args[0].dtype))
+        if self.name in ("_softmax", "_log_softmax") and args[2]:  # from fp16 to fp32 at once, which a CPU can't
+            return PretendTensor(self.func(args[0].float(), args[1], False))
+        if self.name in ("_softmax_backward_data", "_log_softmax_backward_data") and args[3] != args[0].dtype:
+            return PretendTensor(self.func(*args[:3], args[0].dtype).to(args[3]))
         same = {id(one.inner): one for one in self.ours}
 
         def dressed(one: Any) -> Any:
@@ -267,7 +272,11 @@ class Operation:
                 return one
             return same.get(id(one)) if id(one) in same else PretendTensor(one)
 
-        return tree_map(dressed, self.func(*args, **options))
+        made = tree_map(dressed, self.func(*args, **options))
+        if torch.Tag.inplace_view in self.func.tags:  # squeeze_: the shape that autograd goes by is the outer tensor's
+            with no_dispatch():
+                self.func(*self.args, **self.kwargs)
+        return made
 
 
 # ---- torch, as it is on such a machine ----

@@ -41,9 +41,7 @@ def shortest() -> list[tuple[str, str]]:
              if recipe.fits(registry.find("objectives", name)(), FAMILIES[family])]
     left, out = {word for pair in pairs for word in pair}, []
     while left:
-        # qwen3_moe by itself: the pretend device gives the stacked loads of its routers a gradient of another shape
-        best = max(pairs, key=lambda pair: (
-            len(left & {*pair}), pair[1] == OBJECTIVE[pair[0]] and pair[0] != "qwen3_moe"))
+        best = max(pairs, key=lambda pair: (len(left & {*pair}), pair[1] == OBJECTIVE[pair[0]]))
         out.append(best)
         left -= {*best}
     return out

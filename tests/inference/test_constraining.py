@@ -182,8 +182,15 @@ def _whole(raw: bytes) -> bool:
 @pytest.mark.parametrize(("schema", "message"), [
     ({"type": "object", "properties": {"n": {"type": "intger"}}}, "s.properties.n.type: 'intger' is not valid"),
     ({"items": [{"minLength": -1}]}, "s.items"),
-    ({"properties": {"a": {"items": {"not": {}}}}}, 's.properties.a.items: no text can be held to that: Unimplemented '
-                                                    'keys: ["not"].'),
+    ({"properties": {"a": {"items": {"not": {}}}}}, "s.properties.a.items: no text can be held to that: `not` can't be "
+                                                    "looked after while a text is written; leave it out."),
+    ({"properties": {"a": {"oneOf": [{"properties": {"b": {}}}, {"properties": {"c": {}}}]}}},
+     "s.properties.a: no text can be held to that: the alternatives of this oneOf may fit one text at once, and that "
+     "can't be seen while it is written; write anyOf."),
+    ({"type": "object", "properties": {f"p{i}": {} for i in range(340)}},
+     "s.properties: 340 of them may be left out, and a text can be held to at most 300 such ones; list some"),
+    ({"$ref": "#"}, "s: no text can be held to that: it refers to itself (`$ref`) before anything is written"),
+    ({"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/a"}}}, "s: no text can be held to that: it"),
     ({"$ref": "https://json-schema.org/x"}, "s.$ref: 'https://json-schema.org/x' is another document, and none is"),
     ({"properties": {"a": {"$ref": "#/$defs/no"}}}, "Pointer '/$defs/no' does not exist"),
     ({"properties": {"a": {"type": "integer", "minimum": 5, "maximum": 3}}, "required": ["a"], "type": "object"},
@@ -198,6 +205,12 @@ def test_a_bad_schema_is_named_by_its_path(schema: Any, message: str) -> None:
     with pytest.raises(RequestError) as error:
         checked(schema, "s")
     assert str(error.value).startswith(message) or message in str(error.value)
+
+
+def test_properties_that_are_required_and_lists_of_itself_are_held_to() -> None:
+    every = {f"p{i}": {"type": "string"} for i in range(340)}
+    assert checked({"type": "object", "properties": every, "required": [*every]}, "s")
+    assert checked({"type": "object", "properties": {"inner": {"type": "array", "items": {"$ref": "#"}}}}, "s")
 
 
 def test_a_schema_that_is_too_deep_is_refused() -> None:

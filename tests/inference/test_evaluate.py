@@ -48,6 +48,14 @@ def test_an_opened_model_that_is_no_runs_is_measured_by_its_head(encoder, text):
     assert llmkit.evaluate(opened, text)["measured_by"] == "masked_lm"
 
 
+def test_an_exported_classifier_is_measured_by_its_head_and_predicts(run, labelled, tmp_path):
+    """It is no run: what it does is known by its architecture."""
+    llmkit.export(run, tmp_path / "given")
+    found, named = llmkit.evaluate(tmp_path / "given", labelled), llmkit.evaluate(run, labelled)
+    assert (found["measured_by"], found["metrics"]) == ("classification", pytest.approx(named["metrics"], rel=1e-4))
+    assert len(list(llmkit.predict(tmp_path / "given", labelled))) == found["rows"]
+
+
 def test_an_opened_model_with_another_head_says_which_is_needed(encoder, labelled):
     opened = models.open_model(encoder)
     with pytest.raises(RequestError, match=r"is open as AutoModel, and classification needs AutoModelForSequence"):

@@ -165,7 +165,7 @@ def test_what_a_row_loses_is_told(
     assert main(["predict", str(runs["labels"]), str(path)]) == 0
     told = capsys.readouterr()
     assert len(told.out.splitlines()) == 2
-    assert "1 rows are longer than 40 tokens and were cut" in told.err
+    assert "1 row is longer than 40 tokens and was cut" in told.err
 
 
 BAD = [  # (what the file is called, its bytes, which of its rows are bad, what is said of the first)

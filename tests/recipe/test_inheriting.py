@@ -189,3 +189,13 @@ def test_the_schema_knows_it_and_a_resolved_recipe_has_none(load) -> None:
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate(tree, schema)
     assert "base" not in recipes.tree_of(load(""))
+
+
+def test_a_base_beside_the_recipe_may_be_named_without_its_ending(tmp_path: Path) -> None:
+    """As a packaged one is; where a packaged one has the name, that is meant, for a copy may have its file's name."""
+    packaged = Path(recipes.find("bert_mlm"))
+    (tmp_path / "small.yaml").write_text(f"base: {packaged}\nseed: 5\n")
+    (tmp_path / "mine.yaml").write_text("base: small\nname: mine\n")
+    assert recipes.load(tmp_path / "mine.yaml").seed == 5
+    (tmp_path / "bert_mlm.yaml").write_text("base: bert_mlm\nseed: 6\n")
+    assert recipes.load(tmp_path / "bert_mlm.yaml").seed == 6

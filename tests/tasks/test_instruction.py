@@ -130,7 +130,7 @@ def test_an_encoder_decoder_cuts_both_sides_and_keeps_the_prompts_end(write, uni
     assert features[0]["input_ids"].tolist() == [*whole[0]["input_ids"][:9], unigram.eos_token_id]
     assert features[0]["labels"].tolist() == whole[0]["labels"][:10].tolist()
     assert len(features[0]["decoder_input_ids"]) == 10
-    assert f"1 rows are longer than 10 tokens and were cut ({lost} tokens left out)" in notes
+    assert f"1 row is longer than 10 tokens and was cut ({lost} tokens left out)" in notes
 
 
 def test_an_answer_too_long_is_cut_and_counted(write, bpe):
@@ -139,7 +139,7 @@ def test_an_answer_too_long_is_cut_and_counted(write, bpe):
     assert len(features[0]["input_ids"]) == len(features[0]["labels"]) == asked + 2
     assert answer(features[0]) == bpe("the cat saw a hat")["input_ids"][:3]
     # the last token is never an input: one more target than positions after the prompt
-    assert f"1 rows are longer than {asked + 2} tokens and were cut ({said - 2} tokens left out)" in notes
+    assert f"1 row is longer than {asked + 2} tokens and was cut ({said - 2} tokens left out)" in notes
     features, notes = prepared(write(ROW), bpe, length=asked + said)
     assert answer(features[0])[-1] == bpe.eos_token_id
     assert not any("were cut" in note for note in notes)
@@ -328,7 +328,7 @@ def test_a_conversation_too_long_is_cut_at_its_end_and_counted(write, chat):
         assert features["input_ids"].tolist() == whole["input_ids"][:first].tolist()
         assert spans(features, chat) == ["the cat saw a hat<|im_end|>"]
         lost = len(whole["input_ids"]) - first
-        assert f"1 rows are longer than {length} tokens and were cut ({lost} tokens left out)" in notes
+        assert f"1 row is longer than {length} tokens and was cut ({lost} tokens left out)" in notes
 
 
 def test_empty_thoughts_before_an_answer_are_learned_with_it(write, chat):

@@ -60,7 +60,7 @@ def test_a_long_text_is_cut_and_its_template_and_answer_stay(write, bpe):
     asked = int((features[0]["labels"] == -100).sum()) + 1
     assert 28 - 3 <= asked <= 28
     lost = len(whole[0]["input_ids"]) - len(features[0]["input_ids"])
-    assert f"1 rows are longer than 40 tokens and were cut ({lost} tokens left out)" in notes
+    assert f"1 row is longer than 40 tokens and was cut ({lost} tokens left out)" in notes
 
 
 def test_an_encoder_cuts_the_text_inside_its_template(write, bpe):

@@ -223,7 +223,7 @@ def test_a_long_sentence_is_learned_in_parts_or_cut_and_either_is_said(write, wo
     assert any("2 sentences, 4 rows" in note for note in sets.notes)
     cut = Tagging(stride=None).prepare([reader], None, setup(wordpiece, length=10))
     assert cut.train[0].owners == [0, 1]
-    assert "1 rows are longer than 10 tokens and were cut (7 tokens left out)" in cut.notes
+    assert "1 row is longer than 10 tokens and was cut (7 tokens left out)" in cut.notes
     with pytest.raises(RequestError, match="leaves no room"):
         Tagging().prepare([reader], None, setup(wordpiece, length=2))
 

@@ -41,13 +41,22 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_each_line_has_the_loss_of_each_layer(whole: Path) -> None:
+    """2 layers, 2 of 4 experts: between k and k x experts each."""
+    for line in events(whole):
+        layers = [value for name, value in line.items() if name.startswith("router_loss/")]
+        assert len(layers) == 2
+        assert all(1.9 < value <= 8 for value in layers)
+    assert not any("router_loss/0" in event for event in events(whole, "evaluate"))
+
+
 def test_a_step_in_parts_balances_as_a_whole(whole: Path, text: Path, tmp_path: Path) -> None:
     for micro in (4, 1):
         tree = tree_of(text, tmp_path / str(micro), max_steps=2, micro_batch_size=micro)
         tree["data"]["validation"] = 0.2
         fit(recipes.load(tree))
         for one, cut in zip(events(whole), events(tmp_path / str(micro)), strict=True):
-            for name in ("loss", "grad_norm", *FIGURES):
+            for name in ("loss", "grad_norm", *FIGURES, "router_loss/0", "router_loss/1"):
                 assert cut[name] == pytest.approx(one[name], rel=1e-5), (micro, name)
 
 
@@ -143,6 +152,40 @@ def test_a_run_says_how_many_parameters_are_at_work(
     said = next(line for line in caplog.messages if line.startswith("experts: 2 of 4 experts a token in each of 2"))
     assert "the load-balancing loss counts 1 (backbone.config.router_aux_loss_coef)" in said
     assert "experts: lora leaves 24,576 parameters of the experts as they are" in caplog.messages
+
+
+def test_the_experts_of_a_run_are_those_of_its_own_model(
+    whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against the recipe with the run's model named by hand."""
+    from llmkit.cli import main
+
+    assert main(["inspect", str(whole), "--experts", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["experts"]
+    named = inspect(recipes.load(whole / "recipe.yaml", fields={
+        "backbone": {"pretrained": str(whole / "model")}, "tokenizer": None}), experts=True)["experts"]
+    assert found == named
+    assert main(["inspect", str(whole.parent), "--experts"]) == 2
+    assert "--experts of a folder needs a run that has ended" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "experts"], ["gate_up_proj"], r".*\.mlp\.experts"])
+def test_experts_are_no_layers_for_an_adapter(targets: Any, text: Path, tmp_path: Path) -> None:
+    tree = tree_of(text, tmp_path / "run")
+    tree["tuning"] = {"method": "lora", "target_modules": targets}
+    with pytest.raises(RequestError, match=r"tuning.target_modules: .* are the experts of a layer, one tensor"):
+        settle(recipes.load(tree))
+
+
+@pytest.mark.parametrize(("form", "said"), [
+    ("onnx", "--format onnx: a mixture of experts can't be written: which experts a token goes through is known when"),
+    ("gguf", "can. --format safetensors takes this one."),
+])
+def test_a_mixture_of_experts_is_refused_where_it_cant_be_written(
+    form: str, said: str, whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as error:
+        llmkit.export(whole, tmp_path / "out", format=form)
+    assert said in str(error.value)
+    assert "onnx" not in str(error.value).replace("--format onnx: a mixture", "")
 
 
 def test_a_mixture_of_experts_is_not_compiled(text: Path, tmp_path: Path) -> None:

@@ -161,3 +161,25 @@ def records(model: Any, output: str) -> list[Any]:
     found = model._can_record_outputs.get(output, []) if isinstance(model, PreTrainedModel) and isinstance(
         model._can_record_outputs, dict) else []
     return list(found) if isinstance(found, list | tuple) else [found]
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """While the block runs, what a model without numbers is asked about them is true: whether a mask is all ones …
+
+    So methods that try a model before they tune it go on with one on torch's meta device. Seen in torch 2.13.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    ops = torch.ops.aten
+    asked = (ops._local_scalar_dense.default, ops.equal.default, ops.is_nonzero.default)
+
+    class Nodding(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in asked and args[0].is_meta:
+                return True
+            return func(*args, **(kwargs or {}))
+
+    with Nodding():  # type: ignore[no-untyped-call]
+        yield

@@ -27,6 +27,8 @@ EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """What the number of a layer's experts is called in a config."""
 CHOSEN = ("num_experts_per_tok", "moe_top_k", "moe_topk")
 """What the number of experts that a token goes through is called."""
+LAYER = "router_loss/"
+"""What stands before a layer's number, from 0, in the name of its own balancing loss."""
 FIGURES = ("router_loss", "expert_share_max", "expert_share_min", "expert_entropy")
 """What `Load.figures` are called."""
 
@@ -79,6 +81,11 @@ class Load:
         count = whole.tokens.sum()
         shares = (whole.chosen.sum(0) / count).to(self.chances.dtype)
         return len(shares) * (shares * self.chances.sum(0)).sum() / count.to(self.chances.dtype)
+
+    def by_layer(self) -> Tensor:
+        """The balancing loss of each layer by itself, (layers,): what all together even out shows here."""
+        tokens = self.tokens[:, None].clamp(min=1)
+        return self.chosen.shape[1] * (self.chosen / tokens * (self.chances / tokens)).sum(1)
 
     def shares(self) -> Tensor:
         """The share of a layer's choices that each expert got, (layers, experts): each layer's add up to 1."""

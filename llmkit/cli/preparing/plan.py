@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from llmkit.cli import completion, train
+from llmkit.cli.preparing import elsewhere
 from llmkit.cli.train import Folder, Held, Method, Model, Processes, Rows, Seed, Set, Task
+from llmkit.system.plural import many
+
+Strategies: TypeAlias = Literal["one", "ddp", "fsdp", "hybrid"]
+"""How a model is spread over GPUs."""
 
 
 def register(app: typer.Typer) -> None:
@@ -25,8 +30,30 @@ def plan(
     set_: Set = [], method: Method = None, task: Task = None, model: Model = None, data: Rows = None,  # noqa: B006
     validation: Held = None, output_dir: Folder = None, seed: Seed = None, processes: Processes = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    on: Annotated[str | None, typer.Option(
+        "--on", metavar="64xH100", help="Reckon for GPUs that aren't here instead; nothing is measured.")] = None,
+    gpu_memory: Annotated[str | None, typer.Option(
+        "--gpu-memory", metavar="80GB", help="With --on: memory of a GPU.")] = None,
+    flops: Annotated[str | None, typer.Option(
+        "--flops", metavar="989e12", help="With --on: a GPU's dense operations a second in 16 bits.")] = None,
+    bandwidth: Annotated[str | None, typer.Option(
+        "--bandwidth", metavar="50GB/s", help="With --on: a GPU's share of the network, in one direction; in one "
+        "machine, its link to the others.")] = None,
+    gpus_per_node: Annotated[int | None, typer.Option(
+        "--gpus-per-node", metavar="8", help="With --on: GPUs of a machine.")] = None,
+    strategy: Annotated[Strategies | None, typer.Option(
+        "--strategy", help="With --on: how the model is spread; as the recipe says where nothing is said.")] = None,
+    mfu: Annotated[float | None, typer.Option(
+        "--mfu", metavar="0.4", help="With --on: the share of its operations that a GPU reaches.")] = None,
+    disk_bandwidth: Annotated[str | None, typer.Option(
+        "--disk-bandwidth", metavar="1GB/s", help="With --on: how fast checkpoints are written.")] = None,
+    price: Annotated[float | None, typer.Option(
+        "--price", metavar="2.5", help="With --on: what a GPU costs an hour.")] = None,
 ) -> int:
-    """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept."""
+    """Say what a run will take: time, memory, disk. Three steps are measured on its data, and nothing is kept.
+
+    With --on, it is reckoned for GPUs that aren't here, by formulas and without a step.
+    """
     from llmkit.system import report
     from llmkit.system.environment import is_first
     from llmkit.system.errors import RequestError
@@ -35,6 +62,14 @@ def plan(
     if recipe is None and task is None:
         raise RequestError("plan: give a RECIPE, or a --task.")
     words = context.obj
+    asked = {"--gpu-memory": gpu_memory, "--flops": flops, "--bandwidth": bandwidth, "--gpus-per-node": gpus_per_node,
+             "--strategy": strategy, "--mfu": mfu, "--disk-bandwidth": disk_bandwidth, "--price": price}
+    if on is None and gpu_memory is None and flops is None:
+        if lost := next((name for name, value in asked.items() if value is not None), None):
+            raise RequestError(f"{lost}: is for GPUs that aren't here; say which, as --on 8xH100.")
+    else:
+        given = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
+        return elsewhere.plan_for(given, set_, on, processes, asked, words.launcher, json_)
     launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
     main = is_first()
     if main and not launches:
@@ -93,13 +128,13 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         needed = sum(memory[part] for part in ("weights", "gradients", "optimizer", "activations"))
         return [*out, ("memory", size(needed), f"of {size(memory['available'])}"), ("", "", state)]
     about = "" if data["counted"] else "about "
-    held = f"; {data['validation_rows']:,} rows held out" if data["validation_rows"] else ""
+    held = f"; {many(data['validation_rows'], 'row')} held out" if data["validation_rows"] else ""
     out += [
-        ("data", f"{data['rows']:,} rows", f"{about}{data['tokens']:,} tokens{held}"),
-        ("a step", f"{found['global_batch_size']:,} rows", f"about {length['tokens_per_step']:,} tokens; "
-         f"{found['micro_batch_size']:,} rows at once, of at most {found['max_length']:,} tokens, packing "
+        ("data", many(data["rows"], "row"), f"{about}{many(data['tokens'], 'token')}{held}"),
+        ("a step", many(found["global_batch_size"], "row"), f"about {many(length['tokens_per_step'], 'token')}; "
+         f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
-        ("the run", f"{'' if length['exact'] else 'about '}{length['steps']:,} steps",
+        ("the run", f"{'' if length['exact'] else 'about '}{many(length['steps'], 'step')}",
          f"{words(length['tokens'])} tokens, {length['epochs']:.3g} passes over the data{end(length)}"),
         ("", "", "")]
     seconds = speed["seconds_per_step"]

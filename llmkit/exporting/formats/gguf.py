@@ -21,6 +21,7 @@ from llmkit.exporting import example
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Provenance
+from llmkit.exporting.untraceable import untraceable
 from llmkit.models import Opened
 from llmkit.models.ends import ends_of
 from llmkit.system.errors import RequestError
@@ -51,8 +52,9 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise RequestError where a model is none that can be written, or has a part that llama.cpp computes otherwise."""
     (saved,) = config.get("architectures") or [""]
     if saved not in CLASSES:
+        others = "safetensors takes this one" if untraceable(config) else "onnx and safetensors take the others"
         raise RequestError(f"--format gguf: a {saved or config.get('model_type')} can't be written; "
-                           f"{', '.join(CLASSES)} can. --format onnx and safetensors take the others.")
+                           f"{', '.join(CLASSES)} can. --format {others}.")
     family = CLASSES[saved]
     rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
     act = config.get("hidden_act") or config.get("activation_function") or ACTIVATIONS[family]

@@ -21,6 +21,7 @@ from llmkit.exporting import example, pooling
 from llmkit.exporting.card import python
 from llmkit.exporting.formats import safetensors
 from llmkit.exporting.origin import Provenance
+from llmkit.exporting.untraceable import untraceable
 from llmkit.models import Opened
 from llmkit.models.chatting import templates
 from llmkit.models.families import file_for
@@ -64,9 +65,8 @@ def check(config: Mapping[str, Any]) -> None:
     for library in ("onnx", "onnxruntime"):
         if find_spec(library) is None:
             raise RequestError(f"--format onnx needs {library}: pip install 'llmkit[onnx]'")
-    if "XLNetLMHeadModel" in (config.get("architectures") or []):
-        raise RequestError("--format onnx: XLNet's language model takes an order of its own for every word that it "
-                           "writes, which no file of fixed inputs can say; --format safetensors keeps all of it.")
+    if reason := untraceable(config):
+        raise RequestError(f"--format onnx: {reason}; --format safetensors keeps all of it.")
 
 
 def write(opened: Opened, origin: Provenance, folder: Path, dtype: str | None) -> dict[str, Any]:

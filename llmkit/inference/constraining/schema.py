@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
+from llmkit.inference.constraining.tokens import ByteTokens
 from llmkit.system.errors import RequestError
 
 LEVELS = 64
 """Levels of a schema at most; people's have about ten."""
 CHARACTERS = 65_536
 """Characters of a schema's JSON at most."""
+OPTIONAL = 300
+"""Properties of one object that may be left out, at most: each is four rules that a matcher has to follow at once."""
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is spaced, as Python's json.dumps does it: a model that could write spaces might write nothing else."""
 OBJECT = '{"type": "object"}'
@@ -50,6 +54,10 @@ def checked(given: str | bool | Mapping[str, Any], name: str = "json_schema") ->
         if depth > LEVELS:
             raise RequestError(f"{name}: the schema has more than {LEVELS} levels, at {path[:120]}…; use $ref for what "
                                "repeats.")
+        if (count := optional(one)) > OPTIONAL:
+            raise RequestError(f"{path}.properties: {count:,} of them may be left out, and a text can be held to at "
+                               f"most {OPTIONAL} such ones; list some under required, or put them into objects of "
+                               "their own.")
         reference = one.get("$ref") if isinstance(one, Mapping) else None
         if isinstance(reference, str) and not reference.startswith("#"):
             raise RequestError(f"{path}.$ref: {reference!r:.200} is another document, and none is fetched; put it "
@@ -61,8 +69,31 @@ def checked(given: str | bool | Mapping[str, Any], name: str = "json_schema") ->
     _valid(schema, name)
     if wrong := _unheld(schema):
         where, _ = _deepest(schema, name, wrong)
-        raise RequestError(f"{where}: no text can be held to that: {' '.join(wrong.split())[:300]}.")
+        raise RequestError(f"{where}: no text can be held to that: {in_words(wrong)}.")
+    if not _begins(text):
+        raise RequestError(f"{name}: no text can be held to that: it refers to itself (`$ref`) before anything is "
+                           "written, so none would ever end; put the reference into a property or into items.")
     return text
+
+
+def optional(schema: Any) -> int:
+    """How many properties of an object may be left out: {"properties": {"a": …, "b": …}, "required": ["a"]}  ->  1"""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return 0
+    needs = schema.get("required")
+    return len(set(properties) - {one for one in needs if isinstance(one, str)} if isinstance(needs, list)
+               else properties)
+
+
+def in_words(wrong: str) -> str:
+    """What llguidance says of a schema, as a person would: which way out there is."""
+    if "oneOf" in wrong:
+        return ("the alternatives of this oneOf may fit one text at once, and that can't be seen while it is written; "
+                "write anyOf")
+    if keys := re.search(r"Unimplemented keys: \[(.*)\]", wrong):
+        return f"{keys[1].replace(chr(34), '`')} can't be looked after while a text is written; leave it out"
+    return " ".join(wrong.split())[:300]
 
 
 def grammar_of(schema: str) -> str:
@@ -100,6 +131,15 @@ def _unheld(schema: Mapping[str, Any]) -> str:
     grammar = LLMatcher.grammar_from_json_schema({**schema, "x-guidance": SPACES})
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     return str(messages[0]) if failed else ""
+
+
+def _begins(schema: str) -> bool:
+    """Whether a text can begin so: a schema that only refers to itself lets none."""
+    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+    letters = ByteTokens([*(bytes([one]) for one in range(256)), b""], [256], 256)
+    matcher = LLMatcher(LLTokenizer(TokenizerWrapper(letters), eos_token=256), grammar_of(schema), log_level=0)
+    return any(matcher.compute_bitmask()[:32])  # of the 256 bytes; a bit more is for the end
 
 
 def _deepest(schema: Mapping[str, Any], name: str, wrong: str) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from llmkit.data.tokens import Documents, Ids, entropy, marked, tokenize, total
 from llmkit.data.words import Phrases
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.plural import many
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -224,8 +225,8 @@ def prepare_pairs(
                 raise DataError(f"{what}: next sentences from elsewhere need two documents in each source, and there "
                                 "is one; blank lines part documents (data.document: paragraph). For a single document "
                                 "there is sentence_order, or masked_lm_next_sentence with pairs: order.")
-        notes.append(f"{tokens:,} tokens {'to train on' if what == 'data.train' else 'held out'} in "
-                     f"{sum(map(len, rows)):,} rows of two segments")
+        notes.append(f"{many(tokens, 'token')} {'to train on' if what == 'data.train' else 'held out'} in "
+                     f"{many(sum(map(len, rows)), 'row')} of two segments")
         if single > alone:
             notes.append(f"{what}: {single - alone:,} of {filled:,} documents have one sentence only, and are cut "
                          "inside it")

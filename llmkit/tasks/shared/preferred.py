@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llmkit.data.fields import no_text
 from llmkit.data.sources import Place
 from llmkit.system.errors import DataError
 from llmkit.tasks.shared.conversation import (
@@ -98,7 +99,7 @@ def earlier(row: Mapping[str, Any], columns: Mapping[str, Any], place: Place) ->
         return conversation(row["prompt"], str(columns["prompt"]), place)
     for name in ("prompt", "context"):
         if row.get(name) is not None and not isinstance(row[name], str):
-            raise DataError(f"{place}: the field {columns[name]!r} is no text: {row[name]!r}.")
+            raise no_text(name, columns[name], row[name], place)
     if is_spoken(row["prompt"]):
         return conversation(spoken(row["prompt"]), str(columns["prompt"]), place)
     return exchange({**row, "response": None})

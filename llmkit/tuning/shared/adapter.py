@@ -63,6 +63,7 @@ def targets(model: PreTrainedModel, wanted: Targets, family: type[Family], known
     """
     if wanted is None:
         return None if family.model_type in known else projections(family) or ALL
+    refuse_experts(model, wanted)
     names = [name for name, _ in model.named_modules() if name]
     leaves = dict.fromkeys(name.rpartition(".")[2] for name, part in model.named_modules() if part._parameters)
     leaf = [leaf for leaf in leaves if leaf]
@@ -80,6 +81,32 @@ def targets(model: PreTrainedModel, wanted: Targets, family: type[Family], known
             raise RequestError(f"tuning.target_modules: {wanted!r} matches the whole name of no layer of "
                                f"{type(model).__name__}.{nearest(wanted, leaf)}")
     return wanted
+
+
+def refuse_experts(model: PreTrainedModel, wanted: list[str] | str) -> None:
+    """RequestError where the experts of a mixture are named: they are one tensor of a layer, and no linear layers."""
+    tables = [name for name, parameter in model.named_parameters()
+              if parameter.dim() == 3 and "experts" in name.split(".")]
+    places = {place for name in tables for place in (name, name.rpartition(".")[0])}
+    if isinstance(wanted, list):
+        meant = next(
+            (one for one in wanted if any(place == one or place.endswith(f".{one}") for place in places)), None)
+    else:  # a regular expression that can't be read is told later
+        meant = next((place for place in sorted(places) if place == wanted or (
+            _readable(wanted) and re.fullmatch(wanted, place))), None)
+    if meant is not None:
+        raise RequestError(f"tuning.target_modules: {meant!r} are the experts of a layer, one tensor (experts, out, "
+                           "in), and an adapter goes to linear layers only. Name layers of attention (q_proj, v_proj); "
+                           "full, layers and feed_forward train experts.")
+
+
+def _readable(expression: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(expression)
+    except re.error:
+        return False
+    return True
 
 
 def check_named(wanted: Targets, make: Callable[[], PreTrainedModel], family: type[Family]) -> None:
