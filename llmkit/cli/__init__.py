@@ -40,7 +40,9 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (train, plan, launch, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue):
+for group in (
+    train, plan, launch, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue,
+):
     group.register(app)
 
 

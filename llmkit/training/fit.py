@@ -12,7 +12,7 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.data.memory import Given
 from llmkit.planning.settle import settle
 from llmkit.system import report
-from llmkit.system.environment import check_world, forget_leftovers, prepare_torch
+from llmkit.system.environment import forget_leftovers, prepare_torch
 from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
@@ -24,8 +24,8 @@ from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, material, ready
 from llmkit.training.request import Request, read
 from llmkit.training.spread.agreeing import agreed, connect, take_device
-from llmkit.training.spread.alike import check_alike, check_folder
-from llmkit.training.spread.meeting import first, meet
+from llmkit.training.spread.alike import check_folder, met
+from llmkit.training.spread.meeting import first
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
 
@@ -57,18 +57,16 @@ def fit(
         run = RunFolder(request.folder)
         stop.leave = partial(leave, run)
         held.enter_context(status_left(run))
-        check_world()
         trackers.check(request.training.report_to)
-        request = as_meant(request, resume)
         take_device()
-        meeting = held.enter_context(meet(request.training.ddp_timeout))
-        check_alike(meeting, request, resume)
-        settled = agreed(settle(request, world(), memory=memory), meeting)
-        plan = settled.recipe.training
+        meeting = held.enter_context(met(request, resume))
+        request = as_meant(request, resume)
+        settled = settle(request, world(), memory=memory)
         if meeting.main:
             held.enter_context(run.locked())
-            held.callback(run.close)
         check_folder(meeting, run)
+        settled = agreed(settled, meeting)
+        plan = settled.recipe.training
         start, done = pick_up(run, request, settled.recipe, resume) if meeting.main else (None, None)
         if (done := meeting.decide("done", done, first)) is not None:
             return dict(done)

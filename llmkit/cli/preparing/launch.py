@@ -25,7 +25,7 @@ def launch(
         metavar="RECIPE", autocompletion=completion.recipes,
         help="A path as the machines see it, or a packaged name.")],
     kind: Annotated[str | None, typer.Option(
-        "--print", metavar="|".join(KINDS), help="What the file is for; it is printed, and nothing is started.")] = None,
+        "--print", metavar="|".join(KINDS), help="What the file is for; nothing is started.")] = None,
     nodes: Annotated[int, typer.Option("--nodes", metavar="N", help="Machines.")] = 1,
     gpus: Annotated[int, typer.Option("--gpus", metavar="N", help="GPUs of each machine; 0: it trains on CPUs.")] = 1,
     processes: Annotated[int | None, typer.Option(

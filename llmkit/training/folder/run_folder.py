@@ -86,6 +86,7 @@ class RunFolder:
                     self._tidy()
                 yield
             finally:
+                self.close()
                 self._holding = None
 
     def check(self) -> None:

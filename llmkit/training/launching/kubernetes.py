@@ -1,4 +1,4 @@
-"""A PyTorchJob for Kubeflow's training operator: a pod a machine, torchrun in each, one volume that all of them share."""
+"""A PyTorchJob for Kubeflow's training operator: a pod a machine, torchrun in each, one volume that all share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORK = "/work"
 GPU = "nvidia.com/gpu"
 
 
-class _Dumper(yaml.SafeDumper):
+class BlockDumper(yaml.SafeDumper):
     """Writes a text of several lines as a block."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -23,7 +23,7 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, "|" if "\n" in data else None)
 
 
-_Dumper.add_representer(str, _Dumper.represent_str)
+BlockDumper.add_representer(str, BlockDumper.represent_str)
 
 
 def write(wanted: Wanted) -> str:
@@ -36,7 +36,7 @@ def write(wanted: Wanted) -> str:
                            f"and runs lie there, and it stands at {WORK}.")
     about = (f"# {wanted.about}: a PyTorchJob of Kubeflow's training operator. kubectl apply -f FILE\n"
              f"# The volume {wanted.claim} stands at {WORK}; paths of recipe and data are seen from there.\n")
-    text: str = yaml.dump(_job(wanted), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(_job(wanted), Dumper=BlockDumper, sort_keys=False, allow_unicode=True, width=120)
     return about + text
 
 

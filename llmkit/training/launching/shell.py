@@ -14,7 +14,7 @@ NETWORKS = "# Where machines have several networks: export NCCL_SOCKET_IFNAME=ib
 
 
 def torchrun(wanted: Wanted, *words: str) -> str:
-    """torchrun's command: its own words, a line each, then llmkit's."""
+    """The command: torchrun's own words, a line each, then llmkit's."""
     own = [*words, f"--max-restarts={wanted.restarts}"]
     return " \\\n    ".join(["torchrun", *own, f"-m {wanted.command}"])
 
@@ -48,7 +48,8 @@ def waiting(command: str, passing: str) -> list[str]:
 
 def of_this_start() -> list[str]:
     """Lines that take back `code` where the file is older than this start, by the clock of the disk they are on."""
-    return [f'if [ ! "$run/{layout.STATUS}" -nt "$started" ]; then code=; fi  # of an earlier start', 'rm -f "$started"']
+    return [f'if [ ! "$run/{layout.STATUS}" -nt "$started" ]; then code=; fi  # of an earlier start',
+            'rm -f "$started"']
 
 
 def refuse(wanted: Wanted, scheduler: str, *options: str) -> None:

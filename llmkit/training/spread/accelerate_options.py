@@ -25,7 +25,7 @@ UNUSED = {"mpirun_config": "mpirun isn't used: processes find each other by main
 
 
 @dataclass(frozen=True)
-class Asked:
+class Start:
     """How many processes on how many machines, and the launcher's own words for it."""
 
     each: int
@@ -64,7 +64,7 @@ def configuration(path: Path) -> dict[str, Any]:
     return found
 
 
-def asked(processes: int, options: Sequence[str]) -> Asked:
+def asked(processes: int, options: Sequence[str]) -> Start:
     """What accelerate's launcher is to start for `--processes N -- OPTIONS`.
 
     processes   on this machine; 1, as nothing was said, leaves it to the options and the configuration
@@ -93,7 +93,7 @@ def asked(processes: int, options: Sequence[str]) -> Asked:
         _check_machines(machines, rank, _first(given.main_process_ip, said.get("main_process_ip")),
                         _first(given.main_process_port, said.get("main_process_port")))
     cpu = bool(given.cpu or said.get("use_cpu"))
-    return Asked(total // machines, machines, _words(options, given, total, machines),
+    return Start(total // machines, machines, _words(options, given, total, machines),
                  tuple(f"accelerate's configuration {path}, {note}" for note in notes), cpu)
 
 
@@ -154,7 +154,7 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def command(wanted: Asked, arguments: Sequence[str]) -> list[str]:
+def command(wanted: Start, arguments: Sequence[str]) -> list[str]:
     """The words that start accelerate's launcher."""
     return [sys.executable, "-m", "accelerate.commands.launch", *wanted.options, "-m", "llmkit", *arguments]
 

@@ -6,7 +6,8 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from llmkit import recipe as recipes
@@ -15,7 +16,7 @@ from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError
 from llmkit.training.folder.belonging import versions
 from llmkit.training.folder.run_folder import RunFolder
-from llmkit.training.spread.meeting import Meeting, first, where
+from llmkit.training.spread.meeting import Meeting, first, meet, where
 
 SEEN = 30.0
 """Seconds until a shared disk shows on one machine what another wrote: NFS remembers what isn't there for so long."""
@@ -23,6 +24,14 @@ MOST = 3
 """Differences that are named; where two machines have other recipes, these say enough."""
 PLACES = ("name", "output_dir")
 """Fields of a recipe that say where its run is: whether that is one place is looked at, not compared."""
+
+
+@contextmanager
+def met(request: Recipe, resume: str) -> Iterator[Meeting]:
+    """The meeting of this run's processes, once all are known to do the same thing; see `meet` and `check_alike`."""
+    with meet(request.training.ddp_timeout) as meeting:
+        check_alike(meeting, request, resume)
+        yield meeting
 
 
 def check_alike(meeting: Meeting, request: Recipe, resume: str) -> None:

@@ -18,7 +18,7 @@ from llmkit.system import terminal
 from llmkit.system.environment import WORLD
 from llmkit.system.errors import RequestError, Stopped
 from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
-from llmkit.training.spread.accelerate_options import Asked, asked, command
+from llmkit.training.spread.accelerate_options import Start, asked, command
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
 
@@ -44,7 +44,7 @@ def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()
                   for rank in range(processes)])
 
 
-def by_accelerate(wanted: Asked, arguments: Sequence[str], folder: Path | None) -> int:
+def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) -> int:
     """Let accelerate's launcher start this machine's processes; Stopped, with what the run ended with, if it failed."""
     from llmkit.training.folder.ending import status_in
 

@@ -17,6 +17,7 @@ from uuid import uuid4
 import torch
 
 from llmkit.backbones.kernels.privates import shared_store
+from llmkit.system.environment import check_world
 from llmkit.system.errors import LlmkitError, PlaceError
 from llmkit.training.spread.first import GONE, FirstError, told
 from llmkit.training.spread.processes import world
@@ -135,8 +136,10 @@ def meet(patience: float) -> Iterator[Meeting]:
 
     patience   seconds that processes may come late, or give no sign of life: `training.ddp_timeout`
 
-    While the block runs, the first error of any process is what all of them raise. PlaceError where not all come.
+    While the block runs, the first error of any process is what all of them raise. PlaceError where not all come,
+    RequestError where a launcher started others than were asked for.
     """
+    check_world()
     if world() == 1:
         yield Meeting()
         return

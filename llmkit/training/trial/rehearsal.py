@@ -28,7 +28,6 @@ from llmkit.planning.settle import Settled, settle
 from llmkit.planning.unheeded import unheeded
 from llmkit.recipe import Recipe, registry
 from llmkit.system import cache, machine, report
-from llmkit.system.environment import check_world
 from llmkit.system.errors import CheckpointError
 from llmkit.system.machine import size
 from llmkit.system.signals import stopping
@@ -42,8 +41,7 @@ from llmkit.training.log import Log
 from llmkit.training.prepare import idles, material, ready
 from llmkit.training.session import Session
 from llmkit.training.spread.agreeing import agreed, connect, take_device
-from llmkit.training.spread.alike import check_alike
-from llmkit.training.spread.meeting import meet
+from llmkit.training.spread.alike import met
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
 from llmkit.training.teaching.kept import not_kept
@@ -74,14 +72,12 @@ def plan(request: Recipe) -> dict[str, Any]:
     in seconds; `speed`, `time`, `data` and `disk` are None where the model doesn't fit into memory. With several
     processes, each calls this.
     """
-    check_world()
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
-          shortcuts.only(request.training.shortcuts), meet(request.training.ddp_timeout) as meeting):
+          shortcuts.only(request.training.shortcuts), met(request, "auto") as meeting):
         report.quiet_libraries()
         trackers.check(request.training.report_to)
         request = as_meant(request, "auto")
         take_device()
-        check_alike(meeting, request, "auto")
         settled = agreed(settle(request, world(), of_any_size=True), meeting)
         recipe, training = settled.recipe, settled.recipe.training
         fits = (most := least_memory(settled)) <= (free := machine.free_memory())
