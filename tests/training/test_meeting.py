@@ -12,7 +12,7 @@ import torch
 from llmkit.system.errors import DataError, LlmkitError, PlaceError, RequestError, Stopped
 from llmkit.training.spread import first as firsts
 from llmkit.training.spread import meeting as meetings
-from llmkit.training.spread.meeting import Meeting, _not_met
+from llmkit.training.spread.meeting import Meeting, _not_met, introduced
 
 
 class Store:
@@ -158,6 +158,45 @@ def test_of_two_that_wait_in_vain_or_break_the_first_is_told() -> None:
     with pytest.raises(PlaceError), Meeting(store, 1, 2, 8).first, Meeting(store, 1, 2, 8).first:
         raise RuntimeError(GLOO)
     with pytest.raises(PlaceError, match="process 1: the other processes didn't answer"), Meeting(store, 0, 2, 8).first:
+        raise RuntimeError("gloo: Connection closed by peer")
+
+
+def introducing(store: Store, processes: int, late: float = 0.0) -> list[str]:
+    """The names that processes agree on, of which the last comes late."""
+    found = dict[int, str]()
+
+    def run(rank: int) -> None:
+        time.sleep(late if rank == processes - 1 else 0)
+        found[rank] = introduced(store, rank, processes, 20)
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive(), "a process waits for ever"
+    return [found[rank] for rank in range(processes)]
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3])
+def test_processes_that_are_started_anew_with_the_same_store_meet_under_a_new_name(late: float) -> None:
+    """torchrun keeps its store when it restarts processes, with all that the dead ones said."""
+    store = Store()
+    names = [introducing(store, 3, late) for _ in range(3)]
+    assert [len(set(each)) for each in names] == [1, 1, 1]
+    assert len({each[0] for each in names}) == 3
+
+
+def test_a_process_that_does_not_come_is_named() -> None:
+    with pytest.raises(PlaceError, match=r"process 1, 2 didn't come within 0\.2 s \(training\.ddp_timeout\)"):
+        introduced(Store(), 0, 3, 0.2)
+    with pytest.raises(PlaceError, match="process 0, or another one, didn't come"):
+        introduced(Store(), 1, 3, 0.2)
+
+
+def test_a_connection_that_breaks_while_nobody_said_why_is_no_unforeseen_error() -> None:
+    with pytest.raises(LlmkitError, match=r"another process of this run ended before this one; .* \(here: gloo: C"), \
+            Meeting(Store(), 1, 2, 8).first:
         raise RuntimeError("gloo: Connection closed by peer")
 
 

@@ -61,6 +61,8 @@ class FirstError:
             raise LlmkitError(GONE) from error
         elif LATE.search(str(error)):
             raise PlaceError(late(self.patience)) from error
+        else:
+            raise LlmkitError(f"{GONE} (here: {' '.join(str(error).split())[:200]})") from error
 
     def left(self) -> LlmkitError | None:
         """The error that a process left; None where none did."""

@@ -96,15 +96,10 @@ class Meeting:
 
     def _life(self, rank: int) -> str:
         """`7 node1`: how often a process gave a sign of life, and where it is; "" before the first."""
-        name = f"life/{rank}"
-        return str(self._ask("get", name).decode()) if self._ask("check", [name]) else ""
+        return kept(self.store, f"life/{rank}") or ""
 
     def _ask(self, verb: str, *words: Any) -> Any:
-        """What the store answers; LlmkitError where the process that has it is gone."""
-        try:
-            return getattr(self.store, verb)(*words)
-        except (RuntimeError, torch.distributed.DistError) as error:
-            raise LlmkitError(GONE) from error
+        return asked(self.store, verb, *words)
 
     @contextmanager
     def living(self) -> Iterator[None]:
@@ -160,7 +155,53 @@ def _reached(patience: float) -> tuple[Any, int]:
         store, rank, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=patience)))
     except (RuntimeError, torch.distributed.DistError) as error:
         raise PlaceError(_not_met(str(error), patience)) from error
-    return named("llmkit", store), rank
+    return named(introduced(store, rank, world(), patience), store), rank
+
+
+def introduced(store: Any, rank: int, processes: int, patience: float) -> str:
+    """A name that the processes of this start, and no others, know: a launcher that restarts them keeps its store.
+
+    Each says hello by a word of its own; the first one answers with a name and all these words; who finds his own in it
+    agrees. Until all agree, a word that is new, for the one before was of a process that is dead, makes a new name.
+    PlaceError where processes are missing for too long.
+    """
+    word, pause, since = uuid4().hex, ASKING[0], time.monotonic()
+    said: list[str | None] = []
+    name = ""
+    asked(store, "set", f"hello/{rank}", word)
+    while True:
+        if rank == 0 and (now := [kept(store, f"hello/{other}") for other in range(processes)]) != said:
+            said, name = now, uuid4().hex
+            asked(store, "set", "name", json.dumps([name, said]) if all(said) else "")
+        if found := kept(store, "name"):
+            named_by_first, words = json.loads(found)
+            if len(words) == processes and words[rank] == word:
+                name = named_by_first
+                asked(store, "set", f"{name}/agreed/{rank}", "")
+                if rank == 0 and asked(store, "check", [f"{name}/agreed/{other}" for other in range(processes)]):
+                    asked(store, "set", f"{name}/go", "")
+                if asked(store, "check", [f"{name}/go"]):
+                    return name
+        if time.monotonic() - since > patience:
+            missing = [str(other) for other, there in enumerate(said) if there is None]
+            who = f"process {', '.join(missing)}" if rank == 0 else "process 0, or another one,"
+            raise PlaceError(f"{who} didn't come within {patience:g} s (training.ddp_timeout). Look whether all "
+                             "machines were started, and what the missing ones say.")
+        time.sleep(pause)
+        pause = min(ASKING[1], pause * 1.5)
+
+
+def asked(store: Any, verb: str, *words: Any) -> Any:
+    """What a store answers; LlmkitError where the process that has it is gone."""
+    try:
+        return getattr(store, verb)(*words)
+    except (RuntimeError, torch.distributed.DistError) as error:
+        raise LlmkitError(GONE) from error
+
+
+def kept(store: Any, name: str) -> str | None:
+    """What a store has under a name; None where it has nothing."""
+    return str(asked(store, "get", name).decode()) if asked(store, "check", [name]) else None
 
 
 def named(name: str, store: Any) -> Any:
