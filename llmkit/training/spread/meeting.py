@@ -176,7 +176,7 @@ def introduced(store: Any, rank: int, processes: int, patience: float) -> str:
         if found := kept(store, "name"):
             named_by_first, words = json.loads(found)
             if len(words) == processes and words[rank] == word:
-                name = named_by_first
+                name = str(named_by_first)
                 asked(store, "set", f"{name}/agreed/{rank}", "")
                 if rank == 0 and asked(store, "check", [f"{name}/agreed/{other}" for other in range(processes)]):
                     asked(store, "set", f"{name}/go", "")
