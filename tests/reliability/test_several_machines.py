@@ -104,10 +104,10 @@ def said(run: Path) -> dict[str, Any]:
 def test_where_a_process_is_killed_all_go_on_from_the_last_checkpoint(
     start: Callable[..., Nodes], tree: Callable[..., Tree], whole: Callable[..., Path]) -> None:
     """M01: the launcher restarts them, with a store that remembers what the dead ones said."""
-    recipe = tree(max_steps=300, save_steps=30, eval_steps=None, micro_batch_size=4, ddp_timeout=60)
+    recipe = tree(max_steps=100, save_steps=15, eval_steps=None, micro_batch_size=4, ddp_timeout=60)
     path, run = runs.write(recipe), Path(recipe["output_dir"])
     nodes = start(path, restarts=2)
-    nodes.until(lambda: runs.steps(run) >= 40)
+    nodes.until(lambda: runs.steps(run) >= 20)
     os.kill(nodes.process(1), signal.SIGKILL)
     assert nodes.wait() == [0, 0], nodes.told()
     assert "going on from" in nodes.told()

@@ -23,7 +23,7 @@ from llmkit.training.spread.first import GONE, FirstError, told
 from llmkit.training.spread.processes import world
 
 SIGN = 10.0
-"""Seconds between two signs of life of a process."""
+"""Seconds between two signs of life of a process; fewer where patience is short."""
 ASKING = (0.01, 0.5)
 """Seconds between two looks for what another says: at first, and in the end."""
 
@@ -114,7 +114,7 @@ class Meeting:
                     self._ask("set", f"life/{self.rank}", f"{number} {socket.gethostname()}")
                 except LlmkitError:
                     return
-                over.wait(SIGN)
+                over.wait(min(SIGN, self.patience / 3))
 
         thread = threading.Thread(target=signs, daemon=True)
         thread.start()
