@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,7 @@ def fit(
         meeting = held.enter_context(met(request, resume))
         request = as_meant(request, resume)
         settled = settle(request, world(), memory=memory)
-        if meeting.main:
-            held.enter_context(run.locked())
+        held.enter_context(run.locked() if meeting.main else nullcontext())
         check_folder(meeting, run)
         settled = agreed(settled, meeting)
         plan = settled.recipe.training
