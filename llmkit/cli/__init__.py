@@ -16,9 +16,9 @@ from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
 from llmkit.cli.looking import compare, prompts
-from llmkit.cli.preparing import doctor, plan
+from llmkit.cli.preparing import doctor, launch, plan
 from llmkit.system import machine, terminal
-from llmkit.system.environment import forget_leftovers, is_first, name_files_in_utf8, prepare_torch
+from llmkit.system.environment import forget_leftovers, is_first, is_first_here, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -38,7 +38,9 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (train, plan, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue):
+for group in (
+    train, plan, launch, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue,
+):
     group.register(app)
 
 
@@ -98,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else 0
     except UsageError as error:
         return _fail(_usage(error, words), 2, debug)
-    except (LlmkitError, Stopped) as error:
+    except LlmkitError as error:
+        return _fail(str(error), error.status, debug, error.heard)
+    except Stopped as error:
         return _fail(str(error), error.status, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("stopped by SIGINT", 130, debug)
@@ -140,12 +144,13 @@ def _cut(word: re.Match[str]) -> str:
     return f"{word[0][:80]}…"
 
 
-def _fail(message: str, status: int, debug: bool) -> int:
+def _fail(message: str, status: int, debug: bool, heard: bool = False) -> int:
+    """Say the last line, and return the status. What is `heard` from another process is said once on each machine."""
     if debug:
         import traceback
 
         terminal.err(traceback.format_exc(), end="")
-    if is_first() or status not in (75, 130):
+    if is_first() or (is_first_here() if heard else status not in (75, 130)):
         said = terminal.visible(terminal.without_passwords(" ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:

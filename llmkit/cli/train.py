@@ -135,15 +135,17 @@ def run(
     """Check the whole request, start more processes where they are asked for, train, and say what came out."""
     from llmkit.system import report
     from llmkit.system.environment import is_first
-    from llmkit.training.spread import launch
+    from llmkit.training.spread import accelerate_options, launch
 
     launches = (processes > 1 or bool(words.launcher)) and not launch.is_worker()
     main = is_first()
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
     request = checked(recipe, blocks, fields, settings, processes, tuned)
+    if not words.launcher and not launch.is_worker() and (said := accelerate_options.passed_over(processes)):
+        terminal.err(f"llmkit: {said}")
     if launches:
-        return launch.launch(words.own, processes, words.launcher)
+        return launch.launch(words.own, processes, words.launcher, request.folder)
     from llmkit.system.signals import leave_terminal
     from llmkit.training.fit import fit
 
@@ -168,6 +170,7 @@ def checked(
     from llmkit.training.spread import launch
 
     launch.check(processes)
+    launch.check_here(processes)
     cleared = ("tokenizer", "data.max_length", "training.learning_rate")
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     request = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)

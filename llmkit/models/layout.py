@@ -10,6 +10,8 @@ from pathlib import Path
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+STATUS = "status.json"
+"""The exit status that the run ended with, for launchers that lose it."""
 CARD = "README.md"
 BAD_ROWS = "bad_rows.txt"
 TRACKERS = "trackers.json"

@@ -1,5 +1,6 @@
 """What is computed once and kept: folders named by the content that they were made from."""
 
+import errno
 import logging
 import os
 import shutil
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import IO
 
 from llmkit.system.errors import PlaceError
-from llmkit.system.locks import dead, signature
+from llmkit.system.locks import dead, lock, signature
 
 log = logging.getLogger("llmkit")
 
@@ -20,6 +22,8 @@ OWNER = "@"
 """What stands on both sides of its process's signature in the name of a folder that is being filled."""
 SILENCE = 86_400.0
 """Seconds without a change after which a folder of an unknown process, as one of another machine, is a dead one's."""
+WAITS = 3.0
+"""Seconds of waiting for a process that makes the same folder after which that is said."""
 
 _NOTES: ContextVar[set[Path] | None] = ContextVar("notes", default=None)
 """Where the folders that are used are written down."""
@@ -56,20 +60,25 @@ def noted() -> Iterator[set[Path]]:
 def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder `<root>/<kind>/<key>`; if it isn't there yet, `make` fills a new one that appears by one rename.
 
-    Two processes may make the same folder at once: both make the same thing, and the first rename stays. What processes
-    left half that were killed meanwhile goes then.
+    Of several processes that want the same folder one makes it and the others wait; where the first is killed, the next
+    one makes it. On a disk that knows no locks, and among threads, all make the same thing and the first rename stays.
+    What processes left half that were killed meanwhile goes then.
     """
     place = root() / kind / key
     if (notes := _NOTES.get()) is not None:
         notes.add(place)
     if place.is_dir():
         return place
-    try:
+    with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
-    except OSError as error:
-        raise PlaceError(f"the cache folder {place.parent} can't be written: {error.strerror}. "
-                         "Set LLMKIT_CACHE to one that can.") from error
+    with _turn(place):
+        return place if place.is_dir() else _made(place, make)
+
+
+def _made(place: Path, make: Callable[[Path], None]) -> Path:
+    """Fill a folder of another name, and let it appear by one rename."""
+    with _writing(place.parent):
+        staging = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
     sweep(root(), place.parent)
     try:
         make(staging)
@@ -85,6 +94,60 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         return place
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """PlaceError where the block can't write into the cache."""
+    try:
+        yield
+    except OSError as error:
+        raise PlaceError(f"the cache folder {folder} can't be written: {error.strerror}. "
+                         "Set LLMKIT_CACHE to one that can.") from error
+
+
+@contextmanager
+def _turn(place: Path) -> Iterator[None]:
+    """While the block runs, no other process makes the same folder: it waits, as this one does until it is its turn."""
+    path = place.with_name(f".turn-{place.name}")
+    file = _waited(path, place)
+    try:
+        yield
+    finally:
+        if file is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            file.close()
+
+
+def _waited(path: Path, place: Path) -> IO[bytes] | None:
+    """The file that this process has locked while it makes a folder; None where that is there, or there are no locks.
+
+    The kernel ends a lock with its process, so a dead one keeps nobody waiting. Waiting is done in small sleeps: a
+    signal ends it.
+    """
+    began, told = time.monotonic(), False
+    while not place.is_dir():
+        try:
+            file = path.open("ab")
+        except OSError:  # somebody else's file: what can't be written is told when the folder is made
+            return None
+        try:
+            lock(file)
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return None
+            if not told and time.monotonic() - began > WAITS:
+                told = True
+                log.info("%s: another process makes it; waiting", place)
+            time.sleep(0.1)
+            continue
+        with suppress(OSError):  # who had it before has removed it
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()
+    return None
 
 
 def sweep(cache: Path, folder: Path) -> None:

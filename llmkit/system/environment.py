@@ -23,6 +23,28 @@ MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 """By what MPI says which process one is: it sets no RANK."""
 
 
+WORLD = "LLMKIT_WORLD_SIZE"
+"""How many processes, on all machines together, llmkit's own launcher was asked for."""
+STRATEGIES: Mapping[str, str] = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", "ACCELERATE_USE_PARALLELISM_CONFIG": "its parallelism configuration",
+}
+"""What accelerate's launcher sets for ways to spread a model that llmkit doesn't go."""
+
+
+def check_world() -> None:
+    """RequestError where a launcher started other processes than were asked for, or for what can't be done here."""
+    there, asked = os.environ.get("WORLD_SIZE") or "1", os.environ.get(WORLD)
+    if asked is not None and asked != there and not any(name in os.environ for name in MPI):
+        raise RequestError(f"this process is one of {there}, and {asked} were asked for (--processes, times the "
+                           "machines): its launcher started it alone, and each would be a run of its own. "
+                           "docs/several_machines.md shows how several are started.")
+    for name, what in STRATEGIES.items():
+        if switched_on(name):
+            raise RequestError(f"{what} (accelerate's launcher sets {name}) isn't supported yet; use plain data "
+                               "parallelism: --multi_gpu, or distributed_type: MULTI_GPU in its configuration.")
+
+
 def forget_leftovers() -> str | None:
     """Take out what is left over of a launch, and say what that was; RequestError where a launch's numbers can't be.
 
@@ -60,6 +82,11 @@ def _whole(name: str, value: str, least: int, beyond: int | None = None) -> int:
 def is_first() -> bool:
     """Whether this process is the one of a launch that speaks, or the only one."""
     return os.environ.get("RANK", "0") in ("0", "") or not os.environ["RANK"].isdecimal()
+
+
+def is_first_here() -> bool:
+    """Whether this process is the first of a launch on its machine, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") in ("0", "")
 
 
 def prepare_torch() -> None:

@@ -14,6 +14,8 @@ class LlmkitError(Exception):
     """An error with one clear message: what is wrong, where, and what instead."""
 
     status = 1
+    heard = False
+    """Whether it is another process's, which tells it too."""
 
 
 class RequestError(LlmkitError):
@@ -52,6 +54,17 @@ class Stopped(BaseException):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status that an exception ends the program with."""
+    if isinstance(error, LlmkitError | Stopped):
+        return error.status
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if no_room(error):
+        return PlaceError.status
+    return RequestError.status if no_memory(error) else LlmkitError.status
 
 
 def no_room(error: BaseException | None) -> str | None:

@@ -25,6 +25,10 @@ STATUS = {signal.Signals[name]: status for name, status in (("SIGTERM", 75), ("S
 """The signals that end a run, and its exit status then; SIGHUP comes when a terminal is closed, but not on Windows."""
 PATIENCE = 3.0
 """Seconds that the program has to end by itself where a signal ends it at once; a long call into a library doesn't."""
+HANGS = 60.0
+"""Seconds that the processes of a run have to agree on a signal; where one is gone, the others would wait for it."""
+STEPS = 3.0
+"""How many of its slowest steps a run has at least."""
 SAME = 0.5
 """Seconds in which a repeated signal is the same one: schedulers send theirs to a launcher and to its children too."""
 
@@ -38,6 +42,12 @@ class Stopping:
         """While nothing is there to be saved, a signal ends the program where it is."""
         self.since = 0.0
         self.over = threading.Event()
+        self.agreed = threading.Event()
+        """Set once all processes know of the signal: what is left is to save."""
+        self.within: float | None = None
+        """Seconds that they have for that; None where there is only one."""
+        self.leave: Callable[[int, str], None] = lambda status, said: None
+        """Is told the status and the reason where the program is ended in the middle of a call."""
 
     def error(self, message: str, by: int) -> Stopped:
         """What ends the program, with the exit status of the signal."""
@@ -60,26 +70,55 @@ class Stopping:
         """1 for the signal that came, 0 for the others: what processes sum up, for `heard`."""
         return [float(self.by is number) for number in STATUS]
 
-    def train(self) -> None:
-        """From here on the first signal is only noted. Stopped, if one came that some library swallowed."""
+    def train(self, together: bool = False) -> None:
+        """From here on the first signal is only noted. Stopped, if one came that some library swallowed.
+
+        together   whether several processes train, and must agree on it
+        """
         if self.by is not None:
             raise self.error(self.said(self.by, first=True), self.by)
-        self.at_once = False
+        self.at_once, self.within = False, HANGS if together else None
+
+    def paced(self, seconds: float) -> None:
+        """A step took so long: several processes have the time of some steps to agree on a signal."""
+        if self.within is not None:
+            self.within = max(self.within, STEPS * seconds)
 
     def watch(self, signals: socket.socket) -> None:
         """End the program where its main thread doesn't: Python's handlers wait until a call into a library returns."""
         first: tuple[int, float] | None = None
-        while number := signals.recv(1)[0]:
+        while True:
+            signals.settimeout(None if first is None or self.within is None else 1.0)
+            try:
+                number = signals.recv(1)[0]
+            except TimeoutError:
+                assert first is not None
+                if self.hangs(first[1]):
+                    self.quit(first[0], f"stopped by {signal.Signals(first[0]).name} at once, for the other processes "
+                              f"didn't answer for {self.within:g} s; the same command goes on from the last checkpoint")
+                continue
+            if number == 0:
+                return
             if number not in STATUS:
                 continue
             now = time.monotonic()
             again = first is not None and (number != first[0] or now - first[1] >= SAME)
             first = first or (number, now)
             if (self.at_once or again) and not self.over.wait(PATIENCE):
-                if os.environ.get("RANK", "0") == "0":
-                    with suppress(OSError):  # the terminal is gone
-                        terminal.err(f"llmkit: error: {self.said(number, not again)}")
-                os._exit(STATUS[signal.Signals(number)])
+                self.quit(number, self.said(number, not again))
+
+    def hangs(self, since: float) -> bool:
+        """Whether the processes had a signal for too long, and didn't agree on it."""
+        return self.within is not None and not self.agreed.is_set() and time.monotonic() - since > self.within
+
+    def quit(self, number: int, said: str) -> None:
+        """End the program in the middle of a call, with the exit status of a signal."""
+        status = STATUS[signal.Signals(number)]
+        self.leave(status, said)
+        if os.environ.get("RANK", "0") == "0":
+            with suppress(OSError):  # the terminal is gone
+                terminal.err(f"llmkit: error: {said}")
+        os._exit(status)
 
 
 def heard(flags: Sequence[float]) -> signal.Signals | None:

@@ -17,8 +17,9 @@ from llmkit.models.files import pin
 from llmkit.models.quantizing import numbers_in
 from llmkit.recipe import registry
 from llmkit.system import machine, report
-from llmkit.system.errors import PlaceError
+from llmkit.system.errors import PlaceError, status_of
 from llmkit.training.folder.belonging import length_of
+from llmkit.training.folder.ending import ended, in_words
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import shared
 from llmkit.training.state import REACHED
@@ -39,6 +40,7 @@ def finish(session: Session) -> dict[str, Any]:
         summary |= {name: sum(one[name] for one in most) for name in most[0]}
         session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
+        session.run.write(layout.STATUS, ended(0, "completed"))
         session.run.drop_before()
     return dict(shared(session.accelerator, lambda: summary or {}))
 
@@ -48,6 +50,7 @@ def give_up(session: Session, error: BaseException) -> None:
     if session.main:
         with suppress(PlaceError):
             summary = conclude(session, "failed" if session.stop.by is None else "stopped", str(error))
+            session.run.write(layout.STATUS, ended(status_of(error), in_words(error)))
             session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 from llmkit.backbones.kernels import shortcuts
@@ -16,14 +17,16 @@ from llmkit.system.signals import stopping
 from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
 from llmkit.training.folder import trackers
+from llmkit.training.folder.ending import leave, status_left
 from llmkit.training.folder.resume import as_before, as_meant, checked_resume, pick_up
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
-from llmkit.training.prepare import announce, idles, ready
+from llmkit.training.prepare import announce, idles, material, ready
 from llmkit.training.request import Request, read
-from llmkit.training.spread.agreeing import agreed, take_device
-from llmkit.training.spread.first import FirstError
+from llmkit.training.spread.agreeing import agreed, connect, take_device
+from llmkit.training.spread.alike import check_folder, met
 from llmkit.training.spread.launchers import as_launched
+from llmkit.training.spread.meeting import first
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
 
@@ -52,30 +55,36 @@ def fit(
     with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
         request, memory = read(recipe, train, validation)
+        run = RunFolder(request.folder)
+        stop.leave = partial(leave, run)
+        held.enter_context(status_left(run))
         trackers.check(request.training.report_to)
-        request = as_launched(as_meant(request, resume))
+        request = as_launched(request)
         take_device()
-        settled = agreed(settle(request, world(), memory=memory))
-        plan, run = settled.recipe.training, RunFolder(request.folder)
+        meeting = held.enter_context(met(request, resume))
+        request = as_meant(request, resume)
+        settled = settle(request, world(), memory=memory)
+        held.enter_context(run.locked() if meeting.main else nullcontext())
+        check_folder(meeting, run)
+        settled = agreed(settled, meeting)
+        plan = settled.recipe.training
+        start, done = pick_up(run, request, settled.recipe, resume) if meeting.main else (None, None)
+        if (done := meeting.decide("done", done, first)) is not None:
+            return dict(done)
+        found = material(settled, meeting)
+        connect(meeting)
         held.enter_context(repeatable(plan.full_determinism))
         accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)
         held.callback(trackers.end, accelerator)
-        first = FirstError(accelerator.process_index, accelerator.num_processes)
-        held.enter_context(first)
         held.enter_context(shortcuts.only(plan.shortcuts))
-        if accelerator.is_main_process:
-            held.enter_context(run.locked())
-            held.callback(run.close)
-        start, done = shared(accelerator, lambda: pick_up(run, request, settled.recipe, resume))
-        if done is not None:
-            return dict(done)
+        start = shared(accelerator, lambda: start)
         settled = settled if start is None else as_before(settled, run, start)
-        session = ready(settled, accelerator, run, stop, began, start, callbacks=told)
+        session = ready(settled, found, meeting, accelerator, run, stop, began, start, callbacks=told)
         if session.main:
             announce(session, start)
         try:
             trackers.begin(accelerator, run, session.recipe, None if start is None else start.step)
-            with first:
+            with meeting.first:
                 go_on(session)
                 summary = finish(session)
         except BaseException as error:

@@ -24,7 +24,7 @@ def go_on(session: Session) -> None:
         validate(session, journal)
         state.before = state.evaluation
     batches = stepper.batches()
-    session.stop.train()
+    session.stop.train(session.accelerator.num_processes > 1)
     with report.progress(session.main) as progress:
         clock = time.monotonic()
         while state.due or not session.over:
@@ -34,6 +34,7 @@ def go_on(session: Session) -> None:
                     batches = stepper.smaller()
                     continue
                 state.step += 1
+                session.stop.paced(time.monotonic() - clock)
                 state.seconds += time.monotonic() - clock
                 journal.add("seconds", time.monotonic() - clock)
                 session.tell(lambda callback, view: callback.on_step(view))
@@ -52,6 +53,8 @@ def go_on(session: Session) -> None:
                 over = session.over
             if session.accelerator.num_processes == 1:  # several must agree on it, at the next step
                 session.asked_to_stop = session.stop.by
+            if session.asked_to_stop:
+                session.stop.agreed.set()
             if state.step % plan.save_steps == 0 or over or session.asked_to_stop:
                 save(session, journal)
             if session.asked_to_stop:

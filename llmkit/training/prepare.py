@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,7 +46,9 @@ from llmkit.training.optimizer import learned
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
 from llmkit.training.spread.agreeing import idle_gpus
-from llmkit.training.spread.processes import shared
+from llmkit.training.spread.alike import check_data
+from llmkit.training.spread.meeting import Meeting
+from llmkit.training.spread.processes import shared, unheard
 from llmkit.training.spread.ways import spread_of
 from llmkit.training.state import State
 from llmkit.training.teaching.kept import kept_answers
@@ -64,25 +66,43 @@ FAR = 5
 """A rate that is so many times more or less than the usual one is worth a word."""
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from, before there is a model: all of it is read, tokenized and cached."""
+
+    setup: Setup
+    sets: Sets
+    data: Mapping[str, str]
+    """Fingerprints of the sources, by what the recipe calls them."""
+
+
+def material(settled: Settled, meeting: Meeting) -> Material:
+    """Read and tokenize what a run learns from, at whatever pace: the processes aren't connected yet.
+
+    What is cached is made once on each machine, by the process that comes first; the others wait for it. DataError
+    where a process reads other data than the first one, or where a file changes meanwhile.
+    """
+    check_data(meeting, settled.readers)  # from here on their files must stay as they are
+    setup, sets = rows(settled)
+    data = {reader.label: reader.content() for reader in settled.readers}
+    data |= {f"data.augment {reader.swaps.path}": reader.swaps.digest for reader in settled.readers if reader.swaps}
+    for reader in settled.readers:
+        reader.unchanged()
+    return Material(setup, sets, data)
+
+
 def ready(
-    settled: Settled, accelerator: Accelerator, run: RunFolder, stop: Stopping, began: float,
-    start: Checkpoint | None = None, refers: bool = True, callbacks: Sequence[Callback] = (),
+    settled: Settled, material: Material, meeting: Meeting, accelerator: Accelerator, run: RunFolder, stop: Stopping,
+    began: float, start: Checkpoint | None = None, refers: bool = True, callbacks: Sequence[Callback] = (),
 ) -> Session:
-    """All that a run needs before its first step: tokenizer, rows, model, optimizer, and what `start` had of these.
+    """All that a run needs before its first step: model, optimizer, and what `start` had of these.
 
     `began` is when the run began, on the monotonic clock. Caches are filled; in the run's folder nothing is written
     but the model that an adapter goes on, where no other folder holds it. `refers`: whether what may take long is done
     too, as a run needs it: the untuned model is asked about each row, where the task needs that, and a base is hashed.
     """
     recipe, spread = settled.recipe, spread_of(accelerator, settled.recipe.training.distributed)
-    with accelerator.main_process_first():  # the others find its caches
-        for reader in settled.readers:
-            reader.fingerprint()  # from here on their files must stay as they are
-        setup, sets = rows(settled)
-        data = {reader.label: reader.content() for reader in settled.readers}
-        data |= {f"data.augment {reader.swaps.path}": reader.swaps.digest for reader in settled.readers if reader.swaps}
-        for reader in settled.readers:
-            reader.unchanged()
+    setup, sets, data = material.setup, material.sets, material.data
     below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}
     state = State()
     if start is not None:
@@ -91,6 +111,7 @@ def ready(
         check_foundation(start, below, recipe)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, below, refers)
+    meeting.everyone("learner")  # one may have asked a teacher about all rows meanwhile
     wrapped, optimizer = spread.prepare(
         learner, lambda: recipe.rule.make(learned(learner, recipe.training, recipe.tuning)))
     best = None
@@ -292,7 +313,7 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
              recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
     for name, why in settled.chosen.items():
         log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
-    for said in (idle_gpus(), machine.unused_device()):
+    for said in (idle_gpus(), machine.unused_device(), *unheard(plan.precision)):
         if said:
             log.warning("%s", said)
     if start is not None:

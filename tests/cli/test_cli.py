@@ -224,9 +224,11 @@ def test_what_follows_two_dashes_goes_to_the_launcher(
 
     monkeypatch.setattr(launch, "launch", start)
     assert llmkit("pretrain", bert, "--seed", 3, "--", "--num_machines", 2).status == 0
-    assert seen == [(["pretrain", str(bert), "--seed", "3"], 1, ["--num_machines", "2"])]
+    words, processes, options, folder = seen[0]
+    assert (words, processes, options) == (["pretrain", str(bert), "--seed", "3"], 1, ["--num_machines", "2"])
+    assert folder == bert.parent / "run"
     assert llmkit("finetune", "--model", "x", "--processes", 2, "--", "--multi_gpu").status == 0
-    assert seen[1] == (["finetune", "--model", "x", "--processes", "2"], 2, ["--multi_gpu"])
+    assert seen[1][:3] == (["finetune", "--model", "x", "--processes", "2"], 2, ["--multi_gpu"])
 
 
 # ---- what is listed ---------------------------------------------------------------------------------------------

@@ -73,10 +73,12 @@ def test_what_a_model_keeps_for_the_backward_pass_is_known_to_a_factor_of_two(
     from llmkit.system.signals import Stopping
     from llmkit.training.folder.run_folder import RunFolder
     from llmkit.training.log import Log
-    from llmkit.training.prepare import ready
+    from llmkit.training.prepare import material, ready
+    from llmkit.training.spread.meeting import Meeting
     from llmkit.training.step import Stepper
 
-    session = ready(settled, Accelerator(cpu=True), RunFolder(tmp_path / "run"), Stopping(), 0.0)
+    session = ready(settled, material(settled, Meeting()), Meeting(), Accelerator(cpu=True),
+                    RunFolder(tmp_path / "run"), Stopping(), 0.0)
     own = {parameter.untyped_storage().data_ptr() for parameter in session.learner.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -1,6 +1,10 @@
 """What is made once and kept: whole or absent, by content, in a folder that can be chosen."""
 
+import errno
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +107,58 @@ def test_where_the_cache_is(variables, place, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache.root() == Path(place)
+
+
+def in_a_process(folder: Path, key: str, seconds: float) -> int:
+    """Make a folder in a process of its own, slowly; each making leaves a line in `made`."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            def make(staging: Path) -> None:
+                with (folder / "made").open("a") as file:
+                    file.write(f"{os.getpid()}\n")
+                time.sleep(seconds)
+                (staging / "a.txt").write_text("x")
+
+            status = 0 if (cache.once("tokens", key, make) / "a.txt").exists() else 2
+        finally:
+            os._exit(status)
+    return pid
+
+
+def makers(folder: Path, count: int) -> list[str]:
+    """The processes that began to make it, once there are so many."""
+    path, deadline = folder / "made", time.monotonic() + 20
+    while not path.exists() or len(path.read_text().split()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return path.read_text().split()
+
+
+def test_of_several_processes_one_makes_it_and_the_others_wait(root, tmp_path):
+    children = [in_a_process(tmp_path, "abc", 0.3) for _ in range(3)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    assert len(makers(tmp_path, 1)) == 1
+    assert [path.name for path in (root / "tokens").iterdir()] == ["abc"]
+
+
+def test_where_the_one_that_makes_it_is_killed_the_next_one_does(root, tmp_path):
+    first = in_a_process(tmp_path, "abc", 60)
+    assert makers(tmp_path, 1) == [str(first)]
+    second = in_a_process(tmp_path, "abc", 0)
+    os.kill(first, signal.SIGKILL)
+    os.waitpid(first, 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 0
+    assert makers(tmp_path, 2) == [str(first), str(second)]
+    assert [path.name for path in (root / "tokens").iterdir()] == ["abc"]
+
+
+def test_a_disk_without_locks_keeps_nobody_waiting(monkeypatch):
+    def lock(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache, "lock", lock)
+    made: list[str] = []
+    assert (cache.once("tokens", "abc", writes("x", made)) / "a.txt").exists()
+    assert made == ["x"]

@@ -18,7 +18,8 @@ from llmkit.system.errors import RequestError
 from llmkit.training import finish
 from llmkit.training.fit import fit
 from llmkit.training.spread import agreeing, launch
-from llmkit.training.spread.agreeing import agreed, idle_gpus, in_common
+from llmkit.training.spread.agreeing import connect, idle_gpus, in_common
+from llmkit.training.spread.meeting import Meeting
 from llmkit.training.spread.repeatable import VARIABLES, repeatable
 
 
@@ -81,15 +82,18 @@ def test_what_all_devices_can_do_is_done(every: list[Any], common: Any) -> None:
     assert in_common(every) == common
 
 
-def test_processes_wait_for_each_other_as_long_as_is_said(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(agreeing, "PartialState", lambda **options: asked.append(options))
-    monkeypatch.setattr(agreeing, "gather_object", list)
-    settled = settle(recipes.load(tiny("gpt2", text, tmp_path, ddp_timeout=7200)), 2)
-    assert agreed(settled) is settled
-    assert asked[0]["timeout"].total_seconds() == 7200
+def test_processes_wait_for_each_other_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(agreeing, "PartialState", lambda **options: given.append(options))
+    monkeypatch.setattr(Meeting, "everyone", lambda meeting, about: given.append(about))
+    connect(Meeting())
+    assert given == []
+    meeting = Meeting(torch.distributed.HashStore(), 1, 2, 7200)
+    connect(meeting)
+    assert given[0] == "ready"  # before the time begins to run
+    assert given[1]["timeout"].total_seconds() == 7200
+    assert (given[1]["rank"], given[1]["world_size"]) == (1, 2)
+    assert meeting.first.connected
 
 
 def test_more_processes_than_gpus_are_refused(gpus: Callable[[int], None]) -> None:

@@ -4,15 +4,18 @@ import json
 import multiprocessing
 import os
 import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import tiny
 
 import llmkit
 from llmkit.system.errors import CheckpointError, DataError, LlmkitError, RequestError
-from llmkit.training.spread.first import in_words, is_broken, told
+from llmkit.training.spread.first import KEY, FirstError, in_words, is_broken
 from llmkit.training.spread.launch import free_port
 
 
@@ -87,9 +90,23 @@ def test_each_raises_its_own_where_both_do(text, tmp_path):
     ("3 2 data.max_length: 4 is short", RequestError, "process 3: data.max_length: 4 is short"),
     ("2 1 ValueError: no", LlmkitError, "process 2: ValueError: no")])
 def test_an_error_that_was_left_has_its_kind_and_its_process(left, kind, message):
-    error = told(left)
+    store = torch.distributed.HashStore()
+    first = FirstError(0, 4, store, 60)
+    assert first.left() is None
+    store.set(KEY, left)
+    error = first.left()
     assert type(error) is kind
     assert str(error) == message
+    assert error.heard is (left[0] != "0")
+
+
+def test_where_processes_are_on_several_machines_the_machine_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    store = torch.distributed.HashStore()
+    with pytest.raises(DataError), FirstError(1, 4, store, 60):
+        raise DataError("a.txt: no such file or folder.")
+    assert store.get(KEY).decode() == f"1 3 a.txt: no such file or folder. (on {socket.gethostname()})"
 
 
 @pytest.mark.parametrize(("error", "broken"), [
@@ -104,3 +121,21 @@ def test_a_broken_connection_is_known(error, broken):
 def test_an_error_stands_in_one_line():
     assert in_words(DataError("a.txt:3:\n it is empty.")) == "a.txt:3: it is empty."
     assert in_words(KeyError("label")) == "KeyError: 'label'"
+
+
+class Sleeps(llmkit.Callback):
+    """A callback that keeps the second process for longer than the first waits."""
+
+    def on_step(self, view: Any) -> None:
+        if os.environ["RANK"] == "1" and view.step == 2:
+            time.sleep(14)
+
+
+def test_a_process_that_does_not_answer_in_time_ends_both_with_6_and_the_field_that_says_how_long(text, tmp_path):
+    first, second = both(tiny("bert", text, tmp_path / "run", ddp_timeout=6), tmp_path, Sleeps())
+    said = "the other processes didn't answer within 6 s (training.ddp_timeout): one of them is slower than that, hangs"
+    assert (first[0], first[2]) == ("PlaceError", 6)
+    assert first[1].startswith(said)
+    assert second[1].startswith((f"process 0: {said}", "another process of this run ended before this one"))
+    left = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (left["status"], left["message"]) == (6, first[1])

@@ -46,6 +46,7 @@ class Hold:
         """Write down that this run has it."""
         self._file.truncate(0)
         self._file.write(self._text)
+        os.fsync(self._file.fileno())  # processes on other machines look for it
 
     def leave(self) -> None:
         """Write down that nobody has it, unless another run took it."""

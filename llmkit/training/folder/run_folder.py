@@ -62,6 +62,8 @@ class RunFolder:
         self.model = folder / layout.MODEL
         self.first = True
         """Whether no run was in the folder before this one took it."""
+        self.begun = False
+        """Whether this run writes into it: its recipe stands there."""
         self._metrics: IO[str] | None = None
         self._holding: Hold | None = None
 
@@ -84,12 +86,27 @@ class RunFolder:
                     self._tidy()
                 yield
             finally:
+                self.close()
                 self._holding = None
 
     def check(self) -> None:
         """PlaceError where this run has locked the folder, and it isn't this run's any more."""
         if self._holding is not None:
             self._holding.check()
+
+    @property
+    def token(self) -> str | None:
+        """What stands in the lock of this run, and in no other's; None where this process doesn't hold the folder."""
+        return None if self._holding is None else self._holding.token
+
+    def shows(self, token: str | None) -> bool:
+        """Whether the folder's lock, as this process sees it, is the one of the run with a token."""
+        if self._holding is not None:  # to open and close its file would let go of it
+            return self._holding.token == token
+        try:
+            return token is not None and token in (self.folder / layout.LOCK).read_text(errors="replace").split()
+        except OSError:
+            return False
 
     def free(self, others: Iterable[str]) -> None:
         """PlaceError where the model card, or another network's folder, would take the place of what no run wrote."""
@@ -175,8 +192,11 @@ class RunFolder:
         return recipes.differences(ours, theirs)
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Leave the resolved recipe."""
+        """Leave the resolved recipe. From here on the folder is this run's, and what an earlier one ended with goes."""
         self.write(layout.RECIPE, recipes.dump(recipe))
+        if not self.begun:
+            (self.folder / layout.STATUS).unlink(missing_ok=True)
+        self.begun = True
 
     def write(self, name: str, text: str) -> None:
         """Replace a file in one step."""

@@ -11,7 +11,7 @@ from llmkit import recipe as recipes
 from llmkit.models import layout
 from llmkit.system.errors import LlmkitError, PlaceError
 
-FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS)
+FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS, layout.STATUS)
 FOLDERS = (layout.MODEL, layout.BEFORE, layout.CHECKPOINTS, layout.BASE)
 EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE)
 """What a run leaves before its first step, beside its recipe: it may have been killed then."""
@@ -84,6 +84,8 @@ def _free(path: Path, begun: bool) -> bool:
             return not any(layout.CHECKPOINT.fullmatch(each.name) for each in path.iterdir() if each.is_dir())
         return (begun and path.name in EARLY) or not any(path.iterdir())
     if path.name in FOLDERS or not path.is_file():
+        return True
+    if path.name == layout.STATUS and {"status", "message", "process", "host"} <= _whole(path).keys():
         return True
     return path.stat().st_size == 0 or (begun and (path.name in EARLY or _is_dumped(path)))
 

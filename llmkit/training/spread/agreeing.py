@@ -11,15 +11,19 @@ from typing import Any, TypeAlias
 
 import torch
 from accelerate.state import PartialState
-from accelerate.utils import gather_object
 
 from llmkit.planning.settle import Settled
-from llmkit.training.spread.processes import world
+from llmkit.system.errors import PlaceError
+from llmkit.training.spread.alike import check_settled
+from llmkit.training.spread.first import is_broken, late
+from llmkit.training.spread.meeting import Meeting, named
 
 log = logging.getLogger("llmkit")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 """From what every device can do to what only some can."""
+CHOICES = ("micro_batch_size", "precision", "compile")
+"""What each process chooses for its own device."""
 Choice: TypeAlias = tuple[int, str, bool]
 """Micro-batch, precision, compiled or not."""
 
@@ -31,26 +35,46 @@ def take_device() -> None:
         torch.cuda.set_device(int(rank))
 
 
-def agreed(settled: Settled) -> Settled:
+def agreed(settled: Settled, meeting: Meeting) -> Settled:
     """The recipe with one micro-batch, one precision and one word on compiling for all processes.
 
     Unequal devices choose unequal ones where that is auto: rows would be missed and seen twice. What is chosen is what
-    each can do. Connects the processes, which wait for each other as long as `training.ddp_timeout` says.
+    each can do: the micro-batch of the smallest memory. RequestError where anything else became unequal.
     """
-    plan = settled.recipe.training
-    if world() == 1:
+    if meeting.store is None:
         return settled
-    PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=plan.ddp_timeout))
+    plan = settled.recipe.training
+    check_settled(meeting, settled.recipe, CHOICES)
     mine: Choice = (int(plan.micro_batch_size), plan.precision, bool(plan.compile))
-    every: list[Choice] = gather_object([mine])
-    common = in_common(every)
+    rows, precision, compiled = meeting.decide("choices", mine, in_common)
+    common: Choice = (rows, precision, compiled)
     if common == mine:
         return settled
-    fields: dict[str, Any] = dict(zip(("micro_batch_size", "precision", "compile"), common, strict=True))
+    fields: dict[str, Any] = dict(zip(CHOICES, common, strict=True))
     why = {name: "the most that the devices of all processes can do" for name in settled.chosen
            if name in fields and fields[name] != getattr(plan, name)}
     return replace(settled, recipe=replace(settled.recipe, training=replace(plan, **fields)),
                    chosen={**settled.chosen, **why})
+
+
+def connect(meeting: Meeting) -> None:
+    """Connect the processes once all have come so far, however long one of them took.
+
+    From here on they wait for each other as long as `training.ddp_timeout` says. PlaceError where they can't connect.
+    """
+    if meeting.store is None:
+        return
+    meeting.everyone("ready")
+    seconds = meeting.patience
+    try:
+        PartialState(
+            cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds), rank=meeting.rank,
+            world_size=meeting.processes, store=named("group", meeting.store))
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if is_broken(error) or isinstance(error, torch.distributed.DistError):
+            raise PlaceError(f"{late(seconds)} What was said: {' '.join(str(error).split())[:200]}") from error
+        raise
+    meeting.first.connected = True
 
 
 def in_common(every: Sequence[Choice]) -> Choice:

@@ -10,34 +10,55 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from llmkit.system import terminal
+from llmkit.system.environment import WORLD
 from llmkit.system.errors import RequestError, Stopped
 from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
+from llmkit.training.spread.accelerate_options import Start, asked, command
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
 
 
 def is_worker() -> bool:
     """Whether a launcher (ours, accelerate's, torchrun) started this process."""
-    return "RANK" in os.environ or "LOCAL_RANK" in os.environ
+    return any(name in os.environ for name in ("RANK", "LOCAL_RANK", WORLD))
 
 
-def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()) -> int:
+def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = (), folder: Path | None = None) -> int:
     """Run `llmkit ARGUMENTS` in several processes; return the exit status of the run.
 
-    accelerate's own launcher starts them where its options are given or GPUs are there. On a CPU it would start a
-    single process and say nothing, so they are started here: gloo finds them by the same variables.
+    options   of accelerate's own launcher, which starts the processes where there are any: on several machines
+    folder    of the run, which says there how it ended: that launcher ends with 1, whatever went wrong
+
+    Without options they are started here: gloo and NCCL find them by the same variables.
     """
     if options:
-        command = [sys.executable, "-m", "accelerate.commands.launch", f"--num_processes={processes}", *options,
-                   "-m", "llmkit", *arguments]
-        return _told(["the launcher"], [start(command, {**os.environ, "PYTHONSAFEPATH": "1"})])
+        return by_accelerate(asked(processes, options), arguments, folder)
     port = free_port()
     return _told([f"process {rank} of 0 to {processes - 1}" for rank in range(processes)],
                  [start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
                   for rank in range(processes)])
+
+
+def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) -> int:
+    """Let accelerate's launcher start this machine's processes; Stopped, with what the run ended with, if it failed."""
+    from llmkit.training.folder.ending import status_in
+
+    for note in wanted.notes:
+        terminal.err(f"llmkit: {note}")
+    variables = {**os.environ, "PYTHONSAFEPATH": "1", WORLD: str(wanted.world)}
+    if wanted.cpu:
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    began = time.time()
+    status = _told(["the launcher"], [start(command(wanted, arguments), variables)])
+    said = None if folder is None or not status else status_in(folder, began)
+    if said is None or not said["status"]:
+        return status
+    raise Stopped(str(said.get("message")), said["status"])
 
 
 def _told(names: Sequence[str], children: Sequence[subprocess.Popen[bytes]]) -> int:
@@ -63,7 +84,7 @@ def free_port() -> int:
 def _variables(rank: int, processes: int, port: int) -> dict[str, str]:
     cores = os.cpu_count() or 1
     return {
-        "OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ, "PYTHONSAFEPATH": "1",
+        "OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ, "PYTHONSAFEPATH": "1", WORLD: str(processes),
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo")}
@@ -150,6 +171,14 @@ def check(processes: int) -> None:
         raise RequestError(f"--processes {processes}: at least 1.")
     if processes > 1 and sys.platform == "win32":
         raise RequestError(f"--processes {processes}: several are started on Linux, macOS and WSL2 only.")
+
+
+def check_here(processes: int) -> None:
+    """RequestError in a process of a launch that started other processes on this machine than `--processes` says."""
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    if processes > 1 and is_worker() and here is not None and here != str(processes):
+        raise RequestError(f"--processes {processes}: the launcher started {here} on this machine; leave --processes "
+                           "out, for it says how many there are.")
 
 
 def check_gpus(processes: int) -> None:

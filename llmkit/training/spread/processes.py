@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, broadcast_object_list
 
 from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerators
 from llmkit.system.errors import RequestError
@@ -28,6 +28,8 @@ def accelerate(precision: str, folder: Path, idle: bool = False, tf32: bool = Fa
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, project_dir=folder,
         cpu=not torch.cuda.is_available(),
+        # what the environment says of these would go over the recipe: a loss divided twice, a model compiled twice
+        dynamo_backend="no", gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # a gradient lies in what is sent to the others: nothing is copied, and half the memory of gradients is saved
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=idle, gradient_as_bucket_view=True)])
     if accelerator.num_processes != world():
@@ -84,6 +86,22 @@ def shared(accelerator: Accelerator, make: Callable[[], Any]) -> Any:
     if accelerator.num_processes > 1:
         broadcast_object_list(made)
     return made[0]
+
+
+def unheard(precision: str) -> list[str]:
+    """What accelerate's launcher, or its saved configuration, asks for and this run doesn't do, in words."""
+    said = []
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", precision):
+        said.append(f"mixed_precision {asked} isn't used: training.precision decides, and is {precision}")
+    asked = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "NO")
+    if asked.upper() != "NO":
+        said.append(f"dynamo_backend {asked.lower()} isn't used: training.compile decides")
+    asked = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if asked != "1":
+        said.append(f"gradient_accumulation_steps {asked} isn't used: training.global_batch_size and micro_batch_size "
+                    "decide")
+    return [f"accelerate's configuration: {words}" for words in said]
 
 
 def mixed(seed: int, step: int, process: int) -> int:

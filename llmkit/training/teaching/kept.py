@@ -67,11 +67,10 @@ def kept_answers(
 
     key = key_of([teacher, recipe.training.precision, micro, versions(), str(accelerator.device.type),
                   tree_of(recipe).get("task")], parts)
-    with accelerator.main_process_first():
-        there = (cache.root() / "teacher" / key).is_dir()
-        if not there and accelerator.is_main_process:
-            log.info("teacher: its answers to %s rows are computed first", f"{rows:,}")
-        place = cache.once("teacher", key, make)
+    there = (cache.root() / "teacher" / key).is_dir()
+    if not there and accelerator.is_main_process:
+        log.info("teacher: its answers to %s rows are computed first", f"{rows:,}")
+    place = cache.once("teacher", key, make)  # by one process of a machine; the others wait without a collective
     hand_out(place, parts)
     if accelerator.is_main_process:
         log.info("teacher: its answers to %s rows are %s, %s in %s", f"{rows:,}", "those of an earlier run" if there

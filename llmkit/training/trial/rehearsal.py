@@ -38,9 +38,10 @@ from llmkit.training.folder.resume import as_meant, pick_up
 from llmkit.training.folder.run_folder import RunFolder, telling
 from llmkit.training.learner import Way
 from llmkit.training.log import Log
-from llmkit.training.prepare import idles, ready
+from llmkit.training.prepare import idles, material, ready
 from llmkit.training.session import Session
-from llmkit.training.spread.agreeing import agreed, take_device
+from llmkit.training.spread.agreeing import agreed, connect, take_device
+from llmkit.training.spread.alike import met
 from llmkit.training.spread.processes import accelerate, world
 from llmkit.training.step import Stepper
 from llmkit.training.teaching.kept import not_kept
@@ -72,21 +73,25 @@ def plan(request: Recipe) -> dict[str, Any]:
     processes, each calls this.
     """
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
-          shortcuts.only(request.training.shortcuts)):
+          shortcuts.only(request.training.shortcuts), met(request, "auto") as meeting):
         report.quiet_libraries()
         trackers.check(request.training.report_to)
         request = as_meant(request, "auto")
         take_device()
-        settled = agreed(settle(request, world(), of_any_size=True))
+        settled = agreed(settle(request, world(), of_any_size=True), meeting)
         recipe, training = settled.recipe, settled.recipe.training
+        fits = (most := least_memory(settled)) <= (free := machine.free_memory())
+        read = material(settled, meeting) if meeting.decide("fits", fits, all) else None
+        connect(meeting)
         accelerator = accelerate(training.precision, Path(away), idles(settled), training.tf32)
         found = about(settled)
         warnings: list[str] = found["warnings"]
-        if (most := least_memory(settled)) > (free := machine.free_memory()):
+        if read is None:
             warnings.append(f"it needs at least {size(most)} of memory, and {size(free)} are free; tune fewer weights "
                             "(lora, prefix …), or take a smaller model")
             return found
-        session = ready(settled, accelerator, RunFolder(Path(away)), stop, time.monotonic(), refers=False)
+        session = ready(settled, read, meeting, accelerator, RunFolder(Path(away)), stop, time.monotonic(),
+                        refers=False)
         asking = seconds_to_refer(session) if recipe.task is not None and recipe.task.reference else 0.0
         weights = bytes_in((*session.learner.parameters(), *session.learner.buffers()))
         trained = sum(parameter.nbytes for parameter in session.learner.trained.values())

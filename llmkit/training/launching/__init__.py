@@ -1,0 +1,1 @@
+"""What starts a recipe's run elsewhere: a file for a scheduler, or the lines for machines that one logs in to."""
