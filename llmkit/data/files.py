@@ -35,6 +35,16 @@ class Place(NamedTuple):
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
+class Part(NamedTuple):
+    """A stretch of a file, from the start of a line on."""
+
+    start: int
+    """In bytes, as `stop`."""
+    stop: int
+    line: int
+    """Lines before it."""
+
+
 class Changed(DataError):
     """A file isn't what it was when its content was hashed."""
 

@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
-from llmkit.data.files import CHUNK, digest, files_of, is_packed, unchanged
+from llmkit.data.files import CHUNK, Part, digest, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.table import form_of
 from llmkit.data.formats.text import usual_document
+from llmkit.data.large.working import several
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.recipe import Source
 from llmkit.system import cache
@@ -43,6 +44,14 @@ class RowOrigin(Protocol):
 
     def features(self) -> dict[str, Any] | None:
         """What a data set of `datasets` says of its columns; None where it is none."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """An origin that knows how many bytes of text there were."""
+
+    @property
+    def size(self) -> int: ...
 
 
 @dataclass
@@ -86,6 +95,12 @@ class Reader:
     """The digests of the files that the fingerprint is of, once that was asked for: what is read must be of them."""
     swaps: Swaps | None = None
     """The words that are swapped in what is learned from it; None where it is seen as it is."""
+    num_proc: int | Literal["auto"] = "auto"
+    """How many processes tokenize it; auto: as many as there are cores, where that is worth it."""
+    parts: dict[Path, Part] = field(default_factory=dict)
+    """What of a file is read, where it isn't all of it."""
+    shard: bool = False
+    """Whether it is a part of a source, which may have nothing in it."""
 
     def form(self, path: Path) -> str:
         """The format of a file of this source."""
@@ -137,6 +152,18 @@ class Reader:
 
     def _usual_document(self, texts: Sequence[Path]) -> str:
         return usual_document(texts, self.source.encoding, self.label, self.spares)
+
+    @property
+    def processes(self) -> int:
+        """How many processes tokenize it."""
+        return several(self.num_proc, self.size)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files, or of the text that its tokens were made of; 0 where nobody knows."""
+        if isinstance(self.origin, Sized):
+            return self.origin.size
+        return sum(path.stat().st_size for path in self.files)
 
     @property
     def name(self) -> str:
@@ -216,7 +243,7 @@ class Reader:
             elif text and not text.isspace():
                 empty = False
                 yield text, place
-        if empty:
+        if empty and not self.shard:
             raise self.nothing_left()
 
     def rows(self) -> Rows:
@@ -248,7 +275,8 @@ class Reader:
         return None
 
     def _all(self) -> Rows:
-        _ = self.odd  # said before the first row
+        if not self.shard:
+            _ = self.odd  # said before the first row
         if self.origin is not None:
             yield from self.origin.rows(self.spare)
         elif self.source.target is not None:
@@ -295,6 +323,10 @@ def open_source(
     if label.startswith("builtin:"):
         origin = builtin.named(label.removeprefix("builtin:"))
         return Reader(source, label, origin=origin, spares=spares, way_out=way_out, at=at)
+    if label.startswith("tokens:"):
+        from llmkit.data.large.folder import TokenFolder
+
+        return Reader(source, label, origin=TokenFolder.open(label), asked=document, at=at)
     if label.startswith("hub:"):
         return Reader(source, label, origin=hub.load(source), spares=spares, way_out=way_out, at=at)
     if label.startswith("memory:"):

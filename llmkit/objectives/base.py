@@ -331,7 +331,7 @@ class Text:
     """Rows of text, drawn for an objective."""
 
     def __init__(self, objective: Objective, rows: SegmentRows, setup: Setup) -> None:
-        self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
+        self.objective, self.rows, self.tokenizer, self.shards = objective, rows, setup.tokenizer, rows.shards
         writes = setup.family.shape == "encoder-decoder"
         self.decoder_start = setup.family.decoder_start(setup.tokenizer) if writes else None
 

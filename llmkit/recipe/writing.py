@@ -11,7 +11,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.fields import BLOCKS, Recipe
 from llmkit.recipe.reading import Loader
 
-DATALESS = ("name", "output_dir")
+DATALESS = ("name", "output_dir", "data.num_proc")
 FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout")
 
 

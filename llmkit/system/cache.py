@@ -64,13 +64,22 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         notes.add(place)
     if place.is_dir():
         return place
+    return appear(place, make, f"the cache folder {place.parent} can't be written", "Set LLMKIT_CACHE to one that can.",
+                  root())
+
+
+def appear(place: Path, make: Callable[[Path], None], what: str, way_out: str, cache: Path) -> Path:
+    """A folder that `make` fills beside its place and that appears there by one rename: whole or absent.
+
+    What processes left half in `cache` that were killed goes first. PlaceError, as `what` and `way_out` say it, where
+    nothing can be written there.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{key[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
+        staging = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
     except OSError as error:
-        raise PlaceError(f"the cache folder {place.parent} can't be written: {error.strerror}. "
-                         "Set LLMKIT_CACHE to one that can.") from error
-    sweep(root(), place.parent)
+        raise PlaceError(f"{what}: {error.strerror}. {way_out}") from error
+    sweep(cache, place.parent)
     try:
         make(staging)
         staging.chmod(0o777 & ~usual_mask())
@@ -85,6 +94,12 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
         return place
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def at_work(place: Path) -> bool:
+    """Whether a process of this machine, which runs, is about to let a folder appear there."""
+    staged = place.parent.glob(f".{place.name[:16]}{OWNER}*")
+    return any(dead(path.name.rsplit(OWNER, 2)[1]) is False for path in staged)
 
 
 def sweep(cache: Path, folder: Path) -> None:
