@@ -18,6 +18,7 @@ from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, t
 from llmkit.cli.looking import compare, prompts
 from llmkit.cli.preparing import doctor, plan, tokenize
 from llmkit.system import machine, terminal
+from llmkit.system.addresses import masked
 from llmkit.system.environment import forget_leftovers, is_first, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
@@ -25,8 +26,6 @@ from llmkit.system.streams import show_what_can_be
 
 UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of the copy of it that typer carries
 
-PASSWORD = re.compile(r"://[^/\s@]+@")
-"""A name and password in an address."""
 LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
 FOR_SHELLS = ("--install-completion", "--show-completion")
@@ -149,7 +148,7 @@ def _fail(message: str, status: int, debug: bool) -> int:
 
         terminal.err(traceback.format_exc(), end="")
     if is_first() or status not in (75, 130):
-        said = terminal.visible(PASSWORD.sub("://…@", " ".join(message.split())))
+        said = terminal.visible(masked(" ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"

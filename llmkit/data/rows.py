@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -29,10 +29,6 @@ Counts = NDArray[np.integer[Any]]
 
 class SegmentRows(Protocol):
     """A fixed list of rows, each one or more segments of token ids."""
-
-    @property
-    def shards(self) -> Sequence[int] | None:
-        """Of a source in shards, the number of each one's first row, and how many rows there are."""
 
     def __len__(self) -> int: ...
 
@@ -107,8 +103,6 @@ class Blocks:
     kept   what `arrays` gave when they were laid out before; it isn't computed then
     """
 
-    shards = None
-
     def __init__(self, documents: Documents, layout: Layout, kept: Mapping[str, NDArray[Any]] | None = None) -> None:
         self.wrapped, self.length = Wrapped(documents, layout), layout.length
         if kept is not None:
@@ -137,8 +131,6 @@ class Segments:
     kept   what `arrays` gave when they were laid out before; it isn't computed then
     """
 
-    shards = None
-
     def __init__(
         self, documents: Documents, layout: Layout, packed: bool, kept: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
@@ -158,8 +150,8 @@ class Segments:
         start: Counts = step * (np.arange(len(document), dtype=small) - first)
         del first
         sizes = np.minimum(layout.length, lengths[document] - start).astype(small)
-        kept = sizes >= layout.shortest
-        self.document, self.start, sizes = document[kept], start[kept], layout.positions(sizes[kept])
+        long = sizes >= layout.shortest
+        self.document, self.start, sizes = document[long], start[long], layout.positions(sizes[long])
         rows = pack(sizes, layout.room) if packed else np.arange(len(sizes), dtype=small)
         self.order = np.argsort(rows, kind="stable").astype(small)
         self.edges = np.concatenate([[0], np.cumsum(np.bincount(rows))]) if len(rows) else np.zeros(1, np.int64)
@@ -218,8 +210,8 @@ class Sharded:
 
     def __getstate__(self) -> dict[str, Any]:
         """A loader's worker opens rows that are kept itself; there it lays out none."""
-        kept = {"_open": OrderedDict()} if self.key else {}
-        return {**vars(self), **kept, "layout": replace(self.layout, positions=_laid_out_elsewhere)}
+        opened = OrderedDict() if self.key else self._open
+        return {**vars(self), "_open": opened, "layout": replace(self.layout, positions=_laid_out_elsewhere)}
 
     def __len__(self) -> int:
         return self.shards[-1]

@@ -13,7 +13,7 @@ from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, find_fields, listed, shown
-from llmkit.data.files import CHUNK, Part, digest, files_of, is_packed, unchanged
+from llmkit.data.files import CHUNK, Part, digest, digests, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
@@ -23,6 +23,7 @@ from llmkit.data.large.working import several
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.recipe import Source
 from llmkit.system import cache
+from llmkit.system.addresses import masked, scheme_of
 from llmkit.system.errors import DataError, RequestError, nearest
 
 AT = "data.train"
@@ -181,6 +182,8 @@ class Reader:
         From the first time on the files must stay what they are: where they are read to their end, Changed is raised if
         they don't.
         """
+        if self.size >= LARGE:
+            digests([path for path in self.files if path not in self.known])  # several at once; then they are known
         about: dict[str, Any] = {
             "formats": [self.form(path) for path in self.files], "fields": self.source.fields,
             "document": self.document, "encoding": self.source.encoding,
@@ -334,7 +337,7 @@ def open_source(
                            "train=rows), or validation=rows.")
     if (folder := hub.load_folder(source)) is not None:
         return Reader(source, label, origin=folder, spares=spares, way_out=way_out, at=at)
-    reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out, at=at)
+    reader = Reader(source, masked(label), _readable(label), document, spares=spares, way_out=way_out, at=at)
     if (tables and document == "auto") or source.fields not in ({}, {"text": "text"}):
         reader.forms |= {path: form for path in reader.files if format_of(path) == "text"
                          and (form := form_of(path, replace(reader, spares=False))) != "text"}
@@ -345,7 +348,12 @@ def open_source(
 
 
 def _readable(label: str) -> tuple[Path, ...]:
-    files = files_of(label)
+    if scheme_of(label) is None:
+        files = files_of(label)
+    else:
+        from llmkit.data.large.remote import brought
+
+        files = tuple(brought(label))
     for path in files:
         if is_packed(path) and formats()[format_of(path)].compressed:
             raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the {path.suffix} first.")

@@ -20,10 +20,12 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
 from llmkit.data.encoder import EXAMPLES, Ids
 from llmkit.data.files import Place
+from llmkit.data.large.remote import brought_folder
 from llmkit.data.large.shards import CONTENT, name_of
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Documents, Marked, TokenOrigin
 from llmkit.system import cache
+from llmkit.system.addresses import masked, scheme_of
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -101,7 +103,10 @@ class TokenFolder(TokenOrigin):
         DataError where it isn't there, where shards of it are missing, with their names, or where it is of a layout
         that this version doesn't know.
         """
-        path, number = Path(label.removeprefix("tokens:")).expanduser(), None
+        place, number = label.removeprefix("tokens:"), None
+        if scheme_of(place) is not None:
+            label, place = f"tokens:{masked(place)}", str(brought_folder(place))
+        path = Path(place).expanduser()
         found = re.fullmatch(r"(.+):(\d+)", str(path))
         if found and not path.is_dir():
             path, number = Path(found[1]), int(found[2])
