@@ -283,7 +283,7 @@ def _stored(address: str, protocol: str, package: str) -> list[Far]:
         raise RequestError(f"{said}: leave name and password out; they are taken from where {package} looks for them.")
     options = {"host": parts.hostname, "port": parts.port or PORT} if protocol == "webhdfs" else {}
     with _foretold(said, package, protocol):
-        import fsspec
+        import fsspec  # type: ignore[import-untyped]
 
         system = fsspec.filesystem(protocol, **options)
         path = parts.path if protocol == "webhdfs" else f"{parts.netloc}{parts.path}"
@@ -310,7 +310,8 @@ def _foretold(said: str, package: str, protocol: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise RequestError(f"{said}: needs {package}: pip install 'llmkit[{protocol}]'.") from error
+        extra = protocol.removeprefix("web")
+        raise RequestError(f"{said}: needs {package}: pip install 'llmkit[{extra}]'.") from error
     except FileNotFoundError:
         raise DataError(_refusal(said, 404)) from None
     except PermissionError:

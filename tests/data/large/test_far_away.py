@@ -104,7 +104,8 @@ def test_a_copy_that_was_cut_short_goes_on(at, store):
 
 @pytest.mark.parametrize(("path", "match"), [
     ("none.txt", r"none\.txt: there is no such file \(404\)"), ("closed.txt", r"closed\.txt: may not be read \(403\)"),
-    ("busy.txt", "the host answers 503; try again later"), ("short.txt", "is truncated: 997 bytes came from byte 1,000"),
+    ("busy.txt", "the host answers 503; try again later"),
+    ("short.txt", "is truncated: 997 bytes came from byte 1,000"),
     ("down.txt", r"leads to http://example\.com/a\.txt, which isn't https"),
     ("private.txt", r"leads to 10\.0\.0\.1, which is in a private network")])
 def test_what_goes_wrong_is_said_in_one_line(path, match, at):
