@@ -151,14 +151,14 @@ def inspect(
 
     report.to_stderr()
     report.quiet_libraries()
-    if not any((recipe, task, model, data)):
-        raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
-                           "--task NAME --model M --data FILE.")
     if quality:
         if recipe is None or any((task, model, data, validation)):
             raise RequestError("--quality: name a RECIPE, or a file of text, and no options of finetune.")
         show_quality(recipe, set_, json_)
         return
+    if not any((recipe, task, model, data)):
+        raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
+                           "--task NAME --model M --data FILE.")
     if recipe is not None and Path(recipe).expanduser().is_dir():
         if any((task, model, data, validation, set_)):
             raise RequestError(f"{recipe}: is a folder, of which the words of its soft prompt are shown; options say "
@@ -213,8 +213,9 @@ def show_quality(what: str, settings: Sequence[str], json_: bool) -> None:
                                    "those above included"))
     if unknown is not None:
         such = f", such as {', '.join(unknown['examples'])}" if unknown["examples"] else ""
-        lines.append(("unknown", f"{unknown['count']:,} of {unknown['tokens']:,} tokens ({100 * unknown['share']:.2f} %)"
-                                 f"{such}; {unknown['characters_per_token']:.2f} characters a token"))
+        share = f"{100 * unknown['share']:.2f} %"
+        lines.append(("unknown", f"{unknown['count']:,} of {unknown['tokens']:,} tokens ({share}){such}; "
+                                 f"{unknown['characters_per_token']:.2f} characters a token"))
     for name, said in lines:
         terminal.out(visible(f"{name:<12}{said}"))
     for first, second, text in [*exact["examples"], *(near or {"examples": []})["examples"]]:

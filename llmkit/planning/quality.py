@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmkit import recipe as recipes
-from llmkit.data.encoder import Unknown, encode
+from llmkit.data.encoder import IDEOGRAPHS, Unknown, encode
 from llmkit.data.sources import Reader, open_source
 from llmkit.planning.settle import settle
 from llmkit.planning.vocabulary import speak
@@ -33,7 +33,9 @@ LOOKED_AT = 2000
 """Characters of a document whose scripts are counted."""
 TRIED = 2000
 """Documents, the first, whose start the tokenizer is tried on."""
-WORD = re.compile(r"[^\W_]+")
+ALONE = f"{IDEOGRAPHS}\u3040-\u30ff"
+"""Characters that are written without spaces between words: each counts as one."""
+WORD = re.compile(rf"[{ALONE}]|[^\W_{ALONE}]+")
 TOGETHER = {"HIRAGANA": "JAPANESE KANA", "KATAKANA": "JAPANESE KANA", "CJK": "CHINESE CHARACTERS"}
 
 
@@ -134,10 +136,8 @@ def scripts(text: str) -> Counter[str]:
 
 
 def shingles(text: str) -> set[bytes]:
-    """The runs of SHINGLE words of a text, lower-cased; of text without spaces, of its characters."""
+    """The runs of SHINGLE words of a text, lower-cased; a Chinese character, or one of kana, is a word."""
     words = WORD.findall(text.lower())
-    if len(words) * 12 < len(text):
-        words = [letter for word in words for letter in word]
     runs = range(max(1, len(words) - SHINGLE + 1))
     return {" ".join(words[i : i + SHINGLE]).encode() for i in runs} if words else set()
 
