@@ -145,7 +145,7 @@ def shingles(text: str) -> set[bytes]:
 def near_duplicates(look: Look) -> tuple[dict[str, Any] | None, list[str]]:
     """(documents that are much like one before them, what there is to say); None where datasketch isn't installed."""
     try:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
     except ImportError:
         return None, ["near duplicates aren't looked for: that needs datasketch: pip install 'llmkit[quality]'"]
     index, count, examples = MinHashLSH(threshold=LIKE, num_perm=HASHES), 0, list[list[str]]()

@@ -10,8 +10,8 @@ from llmkit.cli import main
 from llmkit.planning import quality as qualities
 from llmkit.planning.quality import quality, scripts, shingles
 
-LONG = ("the quick brown fox jumps over the lazy dog and runs far away into the dark green wood behind the old mill where "
-        "nobody has been for many years but a grey cat that sleeps all day and hunts at night beside the narrow road")
+LONG = ("the quick brown fox jumps over the lazy dog and runs far away into the dark green wood behind the old mill "
+        "where nobody has been for many years but a grey cat that sleeps all day and hunts at night beside the road")
 
 
 @pytest.fixture(scope="module")
