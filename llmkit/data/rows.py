@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from llmkit.data.tokens import Documents, Ids, array_in
 from llmkit.system import cache
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when rows are laid out otherwise: those that are kept aren't used then."""
 OPEN = 48
 """Shards whose rows are mapped at once: each has a few descriptors."""
