@@ -5,7 +5,7 @@ import re
 FAR = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 PASSWORD = re.compile(r"(?<=://)[^/\s@?#'\"]+@")
 """A name and password in an address."""
-QUERY = re.compile(r"(?P<address>\b[a-z][a-z0-9+.-]+://[^\s?#'\"]+)\?[^\s'\"]*", re.IGNORECASE)
+QUERY = re.compile(r"(?P<address>\b[a-z][a-z0-9+.-]+://[^\s?#'\"]+)\?[^\s'\"]*?(?=[:;,.]*(?:[\s'\"]|$))", re.IGNORECASE)
 """An address with what is asked behind it: signatures stand there."""
 MASK = "…"
 

@@ -173,7 +173,8 @@ def test_what_opens_an_address_is_sent_and_never_said(at, store, tmp_path, capsy
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("s3://bucket/a.txt", "s3://bucket/a.txt"), ("a/b?c.txt", "a/b?c.txt"),
-    ("at https://u:p@h/x?sig=1&b=2: no", "at https://…@h/x?… no"), ("corpora/*.txt", "corpora/*.txt")])
+    ("at https://u:p@h/x?sig=1&b=2: no", "at https://…@h/x?…: no"),
+    ("https://…@h/x?…: no", "https://…@h/x?…: no"), ("corpora/*.txt", "corpora/*.txt")])
 def test_only_addresses_are_masked(text, shown):
     assert masked(text) == shown
 
