@@ -21,6 +21,7 @@ TRACKERS = ("aim", "clearml", "comet-ml", "dvclive", "mlflow", "swanlab", "tenso
 UNIMPORTED = {
     "onnx": "torch.onnx.export asks for it", **dict.fromkeys(TRACKERS, "accelerate's tracker asks for it"),
     "mypy": "`make check` runs it", "ruff": "`make check` runs it", "types-pyyaml": "mypy reads it",
+    **dict.fromkeys(("s3fs", "ossfs", "requests"), "fsspec asks for it where an address does"),
     "pytest-timeout": "pytest loads it", "pytest-xdist": "pytest loads it",
 }
 """Distributions that no module of ours imports, and who asks for them."""
@@ -30,7 +31,7 @@ UNDECLARED = {
     "schedulefree": "what our own schedule_free is compared with, where it is there",
 }
 """What tests use where it is there, and nobody has to install."""
-UNTESTED = {*TRACKERS}
+UNTESTED = {*TRACKERS, "s3fs", "ossfs"}
 """Distributions that no test runs with: no version of them is a tested one."""
 
 

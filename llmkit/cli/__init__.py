@@ -16,8 +16,9 @@ from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
 from llmkit.cli.looking import compare, prompts
-from llmkit.cli.preparing import doctor, launch, plan
+from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import machine, terminal
+from llmkit.system.addresses import masked
 from llmkit.system.environment import forget_leftovers, is_first, is_first_here, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
@@ -38,9 +39,8 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (
-    train, plan, launch, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue,
-):
+for group in (train, plan, tokenize, launch, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor,
+              catalogue):
     group.register(app)
 
 
@@ -151,7 +151,7 @@ def _fail(message: str, status: int, debug: bool, heard: bool = False) -> int:
 
         terminal.err(traceback.format_exc(), end="")
     if is_first() or (is_first_here() if heard else status not in (75, 130)):
-        said = terminal.visible(terminal.without_passwords(" ".join(message.split())))
+        said = terminal.visible(masked(" ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:
             said = f"{said[: MOST - 300]} … {said[-290:]}"

@@ -137,6 +137,9 @@ def inspect(
         "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")] = [],  # noqa: B006
     experts: Annotated[bool, typer.Option(
         "--experts", help="Also how a mixture of experts shares out the tokens of the first rows.")] = False,
+    quality: Annotated[bool, typer.Option(
+        "--quality", help="Instead of rows, what the text of a RECIPE or of a file is like: duplicates, scripts, "
+        "lengths, unknown tokens.")] = False,
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
@@ -149,6 +152,11 @@ def inspect(
 
     report.to_stderr()
     report.quiet_libraries()
+    if quality:
+        if recipe is None or any((task, model, data, validation)):
+            raise RequestError("--quality: name a RECIPE, or a file of text, and no options of finetune.")
+        show_quality(recipe, set_, json_)
+        return
     if not any((recipe, task, model, data)):
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
@@ -204,6 +212,38 @@ def show_found(found: Mapping[str, Any], json_: bool) -> None:
             terminal.out(f"  {name}: {words}")
     if "experts" in found:
         show_experts(found["experts"])
+
+
+def show_quality(what: str, settings: Sequence[str], json_: bool) -> None:
+    """What a text is like, as lines or as JSON."""
+    from llmkit.planning import quality as qualities
+
+    found = qualities.quality(what, settings)
+    if json_:
+        print(as_json(found))
+        return
+    sizes, exact, near, unknown = found["lengths"], found["exact"], found["near"], found["unknown"]
+    scripts = ", ".join(f"{name.lower()} {100 * share:.1f} %" for name, share in list(found["scripts"].items())[:8])
+    lines = [("documents", f"{found['documents']:,}, {found['characters']:,} characters"),
+             ("lengths", f"{sizes['min']:,} to {sizes['max']:,} characters; half have {sizes['median']:,.0f} or fewer, "
+                         f"99 of 100 {sizes['p99']:,.0f}"),
+             ("scripts", f"{scripts or 'no letters'} (letters by their script; languages aren't told apart)"),
+             ("duplicates", f"{exact['documents']:,} ({100 * exact['share']:.2f} %) repeat one that came before")]
+    if near is not None:
+        lines.append(("near ones", f"{near['documents']:,} of {near['compared']:,} ({100 * near['share']:.2f} %) share "
+                                   f"{100 * near['similarity']:.0f} % of their words with one that came before, "
+                                   "those above included"))
+    if unknown is not None:
+        such = f", such as {', '.join(unknown['examples'])}" if unknown["examples"] else ""
+        share = f"{100 * unknown['share']:.2f} %"
+        lines.append(("unknown", f"{unknown['count']:,} of {unknown['tokens']:,} tokens ({share}){such}; "
+                                 f"{unknown['characters_per_token']:.2f} characters a token"))
+    for name, said in lines:
+        terminal.out(visible(f"{name:<12}{said}"))
+    for first, second, text in [*exact["examples"], *(near or {"examples": []})["examples"]]:
+        terminal.out(visible(f"  {second} as {first}: {text}"))
+    for note in found["notes"]:
+        terminal.err(note)
 
 
 def around_change(before: str, after: str, most: int = 160) -> tuple[str, str]:

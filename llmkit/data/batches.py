@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.data.large.permutation import WINDOW, KeyedOrder, shares
 from llmkit.system.signals import deaf
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ class Order:
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int) -> None:
-        self.sizes, self.seed = list(sizes), seed
-        self.shares = list(sizes)
-        if weights is not None:  # a source that kept no row has no share
-            kept = [weight if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]
-            self.shares = [max(1, round(sum(sizes) * weight / sum(kept))) if weight else 0 for weight in kept]
+        self.sizes, self.seed, self.shares = list(sizes), seed, shares(sizes, weights)
         self.epoch_rows = sum(self.shares)
         self._epoch = lru_cache(maxsize=2)(self._make)
 
@@ -77,6 +74,37 @@ class Order:
         return np.random.default_rng((self.seed, source, nth)).permutation(self.sizes[source])
 
 
+@runtime_checkable
+class InShards(Protocol):
+    """Rows that may be of shards."""
+
+    @property
+    def shards(self) -> Sequence[int] | None:
+        """The number of each shard's first row, and how many rows there are; None where there are no shards."""
+
+
+class RowOrder(Protocol):
+    """An endless order of rows."""
+
+    @property
+    def epoch_rows(self) -> int: ...
+
+    def at(self, position: int) -> Key: ...
+
+
+def order_of(sets: Sequence[Examples], weights: Sequence[float] | None, seed: int, shuffle: str) -> RowOrder:
+    """The order in which the rows of some sources are seen: `full` or `window`, as a recipe says it.
+
+    All rows of text that a run tokenized itself are in one of all orders, as they always were; those of a folder of
+    tokens, and those by windows, in one that takes no memory.
+    """
+    edges = [examples.shards if isinstance(examples, InShards) else None for examples in sets]
+    sizes = [len(examples) for examples in sets]
+    if shuffle == "full" and all(edge is None for edge in edges):
+        return Order(sizes, weights, seed)
+    return KeyedOrder(sizes, weights, seed, edges, WINDOW if shuffle == "window" else None)
+
+
 class Micro:
     """The micro-batches of one process, from a step on, without end.
 
@@ -85,7 +113,7 @@ class Micro:
     """
 
     def __init__(
-        self, order: Order, whole: int, micro: int, rank: int, processes: int, step: int,
+        self, order: RowOrder, whole: int, micro: int, rank: int, processes: int, step: int,
         lengths: Sequence[int] | None = None,
     ) -> None:
         self.order, self.whole, self.micro = order, whole, micro

@@ -2,13 +2,20 @@
 
 import glob
 import hashlib
+import json
+import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from llmkit.system import cache
 from llmkit.system.errors import DataError
+from llmkit.system.machine import cores
 
 CHUNK = 1 << 20
 """Bytes, or characters, that are read at once."""
@@ -18,6 +25,8 @@ LONGEST_DOCUMENT = 2**30
 """Characters of one JSON object that holds all rows, which is read at once."""
 PACKED = {".gz": "gzip", ".xz": "xz", ".bz2": "bzip2", ".zst": "zstd", ".lz4": "lz4"}
 """What one packed file is called by, behind the extension of what is in it."""
+WORTH = 2**26
+"""Bytes of a file whose digest is remembered for the next program: to read it takes longer than to look it up."""
 TICK = 2_000_000_000  # nanoseconds: the coarsest clock of a file system in use
 
 
@@ -33,6 +42,16 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+class Part(NamedTuple):
+    """A stretch of a file, from the start of a line on."""
+
+    start: int
+    """In bytes, as `stop`."""
+    stop: int
+    line: int
+    """Lines before it."""
 
 
 class Changed(DataError):
@@ -79,15 +98,31 @@ def suffix_of(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file; read again where its size or times have changed, or are too new to tell."""
+    """SHA-256 (hex) of a file; read again where its size or times have changed, or are too new to tell.
+
+    Whoever writes into a file, or puts another in its place, changes its inode or the time of its last change (ctime),
+    which no program can set: so of a file whose times are older than the coarsest clock, these tell whether it is what
+    it was. Of a large one it is remembered for the next program too.
+    """
     try:
-        about = path.stat()
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())  # of a file that is open, a network's server is asked
         if max(about.st_mtime_ns, about.st_ctime_ns) > time.time_ns() - TICK:
             return sha256_of(path)
-        return _remembered(
-            path.absolute(), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+        return _remembered(path.absolute(), *_state(about))
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def digests(paths: Sequence[Path]) -> list[str]:
+    """The digests of several files, some of them at once."""
+    with ThreadPoolExecutor(cores()) as threads:
+        return list(threads.map(digest, paths))
+
+
+def _state(about: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file does."""
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def unchanged(path: Path, said: str) -> None:
@@ -104,7 +139,21 @@ def changed(path: Path) -> Changed:
 
 @lru_cache(maxsize=65_536)
 def _remembered(path: Path, *about: int) -> str:
-    return sha256_of(path)
+    if about[2] < WORTH:
+        return sha256_of(path)
+    note = cache.root() / "digests" / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        said = json.loads(note.read_text())
+        if said["state"] == list(about):
+            return str(said["sha256"])
+    found = sha256_of(path)
+    if _state(path.stat()) == about:  # it stayed what it was while it was read
+        with suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            staged = note.with_name(f".{note.name}-{os.getpid()}")
+            staged.write_text(json.dumps({"state": about, "sha256": found}))
+            staged.replace(note)
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from llmkit.data import builtin, hub
 from llmkit.data.decoding.oddities import oddities, told
 from llmkit.data.decoding.text import decoded
 from llmkit.data.fields import ALIASES, find_fields, listed, part_of, shown, with_parts
-from llmkit.data.files import CHUNK, digest, files_of, is_packed, unchanged
+from llmkit.data.files import CHUNK, Part, digest, digests, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
 from llmkit.data.formats.base import Rows
 from llmkit.data.formats.table import form_of
 from llmkit.data.formats.text import usual_document
+from llmkit.data.large.working import several
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.recipe import Source
 from llmkit.system import cache
+from llmkit.system.addresses import masked, scheme_of
 from llmkit.system.errors import DataError, RequestError, nearest
 
 AT = "data.train"
@@ -43,6 +45,14 @@ class RowOrigin(Protocol):
 
     def features(self) -> dict[str, Any] | None:
         """What a data set of `datasets` says of its columns; None where it is none."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """An origin that knows how many bytes of text there were."""
+
+    @property
+    def size(self) -> int: ...
 
 
 @dataclass
@@ -86,6 +96,12 @@ class Reader:
     """The digests of the files that the fingerprint is of, once that was asked for: what is read must be of them."""
     swaps: Swaps | None = None
     """The words that are swapped in what is learned from it; None where it is seen as it is."""
+    num_proc: int | Literal["auto"] = "auto"
+    """How many processes tokenize it; auto: as many as there are cores, where that is worth it."""
+    parts: dict[Path, Part] = field(default_factory=dict)
+    """What of a file is read, where it isn't all of it."""
+    shard: bool = False
+    """Whether it is a part of a source, which may have nothing in it."""
 
     def form(self, path: Path) -> str:
         """The format of a file of this source."""
@@ -139,6 +155,18 @@ class Reader:
         return usual_document(texts, self.source.encoding, self.label, self.spares)
 
     @property
+    def processes(self) -> int:
+        """How many processes tokenize it."""
+        return several(self.num_proc, self.size)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files, or of the text that its tokens were made of; 0 where nobody knows."""
+        if isinstance(self.origin, Sized):
+            return self.origin.size
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
     def name(self) -> str:
         """The file, where there is one; else what the recipe said."""
         return str(self.files[0]) if len(self.files) == 1 else self.label
@@ -154,6 +182,8 @@ class Reader:
         From the first time on the files must stay what they are: where they are read to their end, Changed is raised if
         they don't.
         """
+        if self.size >= LARGE:
+            digests([path for path in self.files if path not in self.known])  # several at once; then they are known
         about: dict[str, Any] = {
             "formats": [self.form(path) for path in self.files], "fields": self.source.fields,
             "document": self.document, "encoding": self.source.encoding,
@@ -217,7 +247,7 @@ class Reader:
             elif text and not text.isspace():
                 empty = False
                 yield text, place
-        if empty:
+        if empty and not self.shard:
             raise self.nothing_left()
 
     def rows(self) -> Rows:
@@ -257,7 +287,8 @@ class Reader:
             yield with_parts(row, ways), place
 
     def _as_they_are(self) -> Rows:
-        _ = self.odd  # said before the first row
+        if not self.shard:
+            _ = self.odd  # said before the first row
         if self.origin is not None:
             yield from self.origin.rows(self.spare)
         elif self.source.target is not None:
@@ -304,6 +335,10 @@ def open_source(
     if label.startswith("builtin:"):
         origin = builtin.named(label.removeprefix("builtin:"))
         return Reader(source, label, origin=origin, spares=spares, way_out=way_out, at=at)
+    if label.startswith("tokens:"):
+        from llmkit.data.large.folder import TokenFolder
+
+        return Reader(source, label, origin=TokenFolder.open(label), asked=document, at=at)
     if label.startswith("hub:"):
         return Reader(source, label, origin=hub.load(source), spares=spares, way_out=way_out, at=at)
     if label.startswith("memory:"):
@@ -311,7 +346,7 @@ def open_source(
                            "train=rows), or validation=rows.")
     if (folder := hub.load_folder(source)) is not None:
         return Reader(source, label, origin=folder, spares=spares, way_out=way_out, at=at)
-    reader = Reader(source, label, _readable(label), document, spares=spares, way_out=way_out, at=at)
+    reader = Reader(source, masked(label), _readable(label), document, spares=spares, way_out=way_out, at=at)
     if (tables and document == "auto") or source.fields not in ({}, {"text": "text"}):
         reader.forms |= {path: form for path in reader.files if format_of(path) == "text"
                          and (form := form_of(path, replace(reader, spares=False))) != "text"}
@@ -322,7 +357,12 @@ def open_source(
 
 
 def _readable(label: str) -> tuple[Path, ...]:
-    files = files_of(label)
+    if scheme_of(label) is None:
+        files = files_of(label)
+    else:
+        from llmkit.data.large.remote import brought
+
+        files = tuple(brought(label))
     for path in files:
         if is_packed(path) and formats()[format_of(path)].compressed:
             raise DataError(f"{path}: {format_of(path)} is compressed inside; unpack the {path.suffix} first.")

@@ -5,24 +5,26 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import re
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.encoder import Encoder, Unknown, Written, places
 from llmkit.data.encoder import Ids as Ids
+from llmkit.data.encoder import Unknown, Written, places
 from llmkit.data.encoder import encode as encode
+from llmkit.data.large.coding import Coder, Sheaf, batched
+from llmkit.data.large.coding import cut as cut
+from llmkit.data.large.working import in_order
 from llmkit.data.mapped import mapped, portable
-from llmkit.data.sentences import sentences
-from llmkit.data.sources import Reader
+from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.pairs import with_swapped
 from llmkit.data.words import Phrases, bare, check
 from llmkit.system import cache
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = "1"  # part of every key: raise it when what is written changes
-PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
 SMALL = 64 << 10
 """Bytes of a file that is read: one that is mapped has a descriptor, of which a process has a thousand or some more."""
 STRETCH = 1_000_000  # tokens counted at once
+MANY = 2**22
+"""Documents from which on what is made of each lies in the cache, not in the memory of every process."""
+SIDES = ("starts", "stops", "digests", "own", "edges")
+"""What `Documents` says of each document."""
 AT_ONCE = 1000  # texts that a tokenizer gets together
-LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Documents:
     """Where sentences start in `ids`, of all documents that these were taken from; None where nobody asked."""
     own: NDArray[np.uint64] | None = None
     """Where words are swapped, a hash of each document's own text: of a swapped one, `digests` has its original's."""
+    edges: NDArray[np.int64] | None = None
+    """Of a source that is in shards, the number of each one's first document, and how many there are in all."""
+    key: str = ""
+    """What they are known by, for what is made of them and kept; "" where nothing is kept."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -68,6 +76,29 @@ class Documents:
         """Tokens in each document."""
         return self.stops - self.starts
 
+    @property
+    def tokens(self) -> int:
+        """Tokens in all of them, counted without an array of their lengths."""
+        return sum(int((self.stops[i : i + STRETCH] - self.starts[i : i + STRETCH]).sum())
+                   for i in range(0, len(self), STRETCH))
+
+    @property
+    def kept(self) -> bool:
+        """Whether what is made of them is kept on disk, and mapped from there: where they are many."""
+        return bool(self.key) and len(self) > MANY
+
+    @property
+    def count_of_shards(self) -> int:
+        """In how many shards they are."""
+        return 1 if self.edges is None else len(self.edges) - 1
+
+    def shard(self, number: int) -> Documents:
+        """The documents of one shard; nothing is copied."""
+        assert self.edges is not None
+        here = slice(int(self.edges[number]), int(self.edges[number + 1]))
+        return replace(self, starts=self.starts[here], stops=self.stops[here], digests=self.digests[here],
+                       own=None if self.own is None else self.own[here], edges=None, key="")
+
     def split(self, share: float, seed: int) -> tuple[Documents, Documents]:
         """(training, validation): documents drawn by a hash of seed and content; of a single document, its end."""
         if self.swapped.any():
@@ -77,8 +108,26 @@ class Documents:
             if self.sentences is not None:  # not within a sentence
                 cut = np.append(self.sentences, self.stops)[np.searchsorted(self.sentences, cut)].clip(max=self.stops)
             return replace(self, stops=cut), replace(self, starts=cut)
-        held = self.drawn(seed) < np.uint64(int(share * 2**64))
-        return self.where(~held), self.where(held)
+        most = np.uint64(int(share * 2**64))
+        held = np.concatenate([np.zeros(0, np.bool_), *(
+            mixed(self.digests[i : i + STRETCH], seed) < most for i in range(0, len(self), STRETCH))])
+        learned, only = (self._side(side, f"{self.key} {name} {share} of {seed}")
+                         for side, name in ((~held, "without"), (held, "only")))
+        return learned, only
+
+    def _side(self, chosen: NDArray[np.bool_], key: str) -> Documents:
+        """The documents of one side; of many, in files that are mapped."""
+        if not self.kept:
+            return replace(self.where(chosen), key=key if self.key else "")
+
+        def write(folder: Path) -> None:
+            for name, array in vars(self.where(chosen)).items():
+                if name in SIDES and array is not None:
+                    np.save(folder / f"{name}.npy", array)
+
+        folder = cache.once("sides", hashlib.sha256(key.encode()).hexdigest(), write)
+        arrays: dict[str, Any] = {path.stem: array_in(path) for path in folder.glob("*.npy")}
+        return replace(self, **arrays, key=key)
 
     def _split_swapped(self, share: float, seed: int) -> tuple[Documents, Documents]:
         """Swapped documents are on the side of their originals, and none is held out."""
@@ -96,16 +145,26 @@ class Documents:
 
     def drawn(self, seed: int) -> NDArray[np.uint64]:
         """A number for each document, evenly drawn from all of 64 bits by the seed and its text."""
-        return _mix(self.digests ^ _mix(np.array([seed], dtype=np.uint64)))
+        return mixed(self.digests, seed)
 
     def where(self, chosen: NDArray[Any]) -> Documents:
         """Some of the documents: those that are true, or those with these numbers, in their order."""
+        edges = self.edges
+        if edges is not None and chosen.dtype == np.bool_:
+            edges = np.cumsum([0, *(np.count_nonzero(chosen[a:b]) for a, b in pairwise(edges.tolist()))])
+        elif edges is not None:  # in an order of their own
+            edges = None
         return replace(self, starts=self.starts[chosen], stops=self.stops[chosen], digests=self.digests[chosen],
-                       own=None if self.own is None else self.own[chosen])
+                       own=None if self.own is None else self.own[chosen], edges=edges, key="")
 
     def entropy(self, most: int = 10_000_000) -> float:
         """Entropy of the unigram distribution in nats a token: what a model knows that knows only frequencies."""
         return entropy([self], most)
+
+
+def mixed(digests: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A number for each text, evenly drawn from all of 64 bits by the seed and its hash."""
+    return _mix(digests ^ _mix(np.array([seed], dtype=np.uint64)))
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -149,38 +208,85 @@ def marked(
     return out
 
 
+class TokenOrigin:
+    """Where a source's tokens come from that are there already, with all that a source of rows says of itself."""
+
+    kind: ClassVar[str] = "tokens"
+
+    @property
+    def words(self) -> str | None:
+        """Who marked where words start in them, tokenizer or jieba; None where nobody did."""
+        return None
+
+    def tokenized(self, reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool) -> Documents:
+        """The documents; RequestError where they were made by another tokenizer, or otherwise than it is asked now."""
+        raise NotImplementedError
+
+    def rows(self, spare: object) -> Iterator[tuple[dict[str, Any], Place]]:
+        """None: what a text was can't be had from ids."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash of the tokens."""
+        raise NotImplementedError
+
+    def features(self) -> None:
+        """It says nothing of columns."""
+
+
 def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Documents:
     """Every document of a source as token ids without special tokens, from the cache where they are.
 
     With `plain`, control tokens that are written in a text are text.
     """
+    if isinstance(reader.origin, TokenOrigin):
+        return reader.origin.tokenized(reader, tokenizer, plain)
     parts = (FORMAT, reader.fingerprint(), tokenizers.fingerprint(tokenizer), *(["split"] if plain else []))
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    folder = cache.once("tokens", key, lambda staging: _write(reader, tokenizer, staging, plain))
+
+    def make(staging: Path) -> None:
+        write(reader, tokenizer, staging, plain)
+
+    folder = cache.once("tokens", key, make)
+    with readable(reader, folder):
+        documents, about = read(folder, reader), json.loads((folder / "about.json").read_text())
+        tell(reader, tokenizer, plain, about, lambda: (
+            documents.ids[start : start + STRETCH] for start in range(0, len(documents.ids), STRETCH)))
+    return replace(documents, key=key)
+
+
+@contextmanager
+def readable(reader: Reader, folder: Path) -> Iterator[None]:
+    """While the block runs, what is wrong with files of tokens is said by the folder that they are in: PlaceError."""
     try:
-        documents, unknown = _read(folder, reader), Unknown(tokenizer)
-        about = json.loads((folder / "about.json").read_text())
-        if "unknown" in about:
-            unknown.tokens, (unknown.count, unknown.examples) = about["tokens"], about["unknown"]
-        else:  # written by an earlier version
-            for start in range(0, len(documents.ids), STRETCH):
-                unknown.see(documents.ids[start : start + STRETCH], ())
-        written = Written(tokenizer, plain)
-        if "controls" in about:
-            written.counts.update(about["controls"])
-        else:  # likewise
-            for start in range(0, len(documents.ids), STRETCH):
-                written.see_ids(documents.ids[start : start + STRETCH])
-        for said in (unknown.note(), written.note(), found_phrases(reader, about)):
-            note = f"{reader.name}: {said}"
-            reader.notes += [note] if said and note not in reader.notes else []
-        return documents
+        yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise PlaceError(f"{reader.label}: this process may open no more files, and each large source needs some; "
                              "allow more (ulimit -n), or name many files by one pattern: corpora/*.txt.") from error
         why = " ".join(str(error).split())[:200]
         raise PlaceError(f"{folder}: these cached tokens are damaged ({why}); delete the folder.") from error
+
+
+def tell(
+    reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool, about: dict[str, Any],
+    ids: Callable[[], Iterable[Ids]],
+) -> None:
+    """Note in a reader what was counted in its tokens; `ids` are counted now where an earlier version didn't."""
+    unknown, written = Unknown(tokenizer), Written(tokenizer, plain)
+    if "unknown" in about:
+        unknown.tokens, (unknown.count, unknown.examples) = about["tokens"], about["unknown"]
+    else:
+        for stretch in ids():
+            unknown.see(stretch, ())
+    if "controls" in about:
+        written.counts.update(about["controls"])
+    else:
+        for stretch in ids():
+            written.see_ids(stretch)
+    for said in (unknown.note(), written.note(), found_phrases(reader, about)):
+        note = f"{reader.name}: {said}"
+        reader.notes += [note] if said and note not in reader.notes else []
 
 
 def found_phrases(reader: Reader, about: dict[str, Any]) -> str:
@@ -193,8 +299,8 @@ def found_phrases(reader: Reader, about: dict[str, Any]) -> str:
             "is hidden as a whole")
 
 
-def _read(folder: Path, reader: Reader) -> Documents:
-    """What `_write` wrote."""
+def read(folder: Path, reader: Reader) -> Documents:
+    """What `write` wrote."""
     about = json.loads((folder / "about.json").read_text())
     reader.bad.update(dict.fromkeys(about.get("bad", ())))
     if about["dtype"] not in ("uint16", "uint32"):
@@ -202,80 +308,40 @@ def _read(folder: Path, reader: Reader) -> Documents:
     path = folder / "ids.bin"
     large = path.stat().st_size > SMALL
     ids: Ids = np.asarray(np.memmap(path, about["dtype"], "r")) if large else np.fromfile(path, about["dtype"])
-    offsets, digests = (_array(folder / f"{name}.npy") for name in ("offsets", "digests"))
+    offsets, digests = (array_in(folder / f"{name}.npy") for name in ("offsets", "digests"))
     path = folder / "sentences.npy"
-    starts = _array(path) if path.is_file() else None
+    starts = array_in(path) if path.is_file() else None
     if len(ids) != about["tokens"] or offsets[-1] != about["tokens"]:
         raise ValueError(f"{len(ids):,} ids, where {about['tokens']:,} are said to be")
     path = folder / "own.npy"
-    return Documents(ids, offsets[:-1], offsets[1:], digests, starts, _array(path) if path.is_file() else None)
+    return Documents(ids, offsets[:-1], offsets[1:], digests, starts, array_in(path) if path.is_file() else None)
 
 
-def _array(path: Path) -> NDArray[Any]:
+def array_in(path: Path) -> NDArray[Any]:
     """An array of a file, mapped where it is large; as a plain one: a slice of a memmap takes five times as long."""
     return np.asarray(np.load(path, mmap_mode="r" if path.stat().st_size > SMALL else None))
 
 
-def _write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> None:
+def write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> dict[str, Any]:
+    """Tokenize a source into files of a folder; return what about.json says of them.
+
+    ids.bin has the ids of all documents, offsets.npy where each starts in them and where the last ends, digests.npy a
+    hash of each text; sentences.npy and own.npy are as `Documents` says. They are the same for any data.num_proc.
+    """
     words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
     phrases = reader.phrases if isinstance(reader, Marked) else None
-    encoder, unknown, written = Encoder(tokenizer, words, plain, phrases), Unknown(tokenizer), Written(tokenizer, plain)
-    offsets, digests, starts = array("q", [0]), bytearray(), array("q")  # starts of sentences
-    own = bytearray()
-    with (folder / "ids.bin").open("wb") as out:
-        for texts, originals in _batches(reader):
-            parts = [(i, part) for i, text in enumerate(texts)
-                     for part in ([text] if way is None else sentences(text, way))]
-            pieces = [(i, piece, n == 0) for i, part in parts for n, piece in enumerate(cut(part, PIECE))]
-            ids, sizes = encoder([piece for _, piece, _ in pieces])
-            unknown.see(ids, texts)
-            if plain:
-                written.see(texts)
-            else:
-                written.see_ids(ids)
-            ends, of = offsets[-1] + np.cumsum(sizes), np.array([i for i, *_ in pieces], np.int64)
-            if way is not None:
-                opens = np.array([first for *_, first in pieces], np.bool_) & (sizes > 0)
-                starts.frombytes((ends - sizes)[opens].tobytes())
-            lengths = np.bincount(of, sizes, len(texts)).astype(np.int64)
-            offsets.frombytes((offsets[-1] + np.cumsum(lengths)).tobytes())
-            ids.tofile(out)
-            digests += _digests(originals)
-            own += b"" if reader.swaps is None else _digests(texts)
-    np.save(folder / "offsets.npy", np.frombuffer(offsets, np.int64))
-    np.save(folder / "digests.npy", np.frombuffer(digests, np.uint64))
-    if reader.swaps is not None:
-        np.save(folder / "own.npy", np.frombuffer(own, np.uint64))
-    if way is not None:
-        np.save(folder / "sentences.npy", np.frombuffer(starts, np.int64))
-    about: dict[str, Any] = {"dtype": encoder.dtype.name, "tokens": offsets[-1],
-                             "unknown": [unknown.count, unknown.examples], "controls": written.counts}
+    coder, sheaf = Coder(tokenizer, plain, words, way, phrases), Sheaf(folder, tokenizer)
+    pairs = ((text, original) for original, _ in reader.documents() for text in with_swapped([original], reader.swaps))
+    unknown = sheaf.gather(in_order(coder, batched(pairs, reader.swaps is not None), reader.processes))
+    sheaf.save(reader.swaps is not None, way is not None)
+    about: dict[str, Any] = {"dtype": coder.encoder.dtype.name, "tokens": sheaf.offsets[-1],
+                             "unknown": [unknown.count, unknown.examples], "controls": sheaf.controls}
     if phrases is not None:
-        about["phrases"] = [len(encoder.seen), encoder.seen.total()]
+        about["phrases"] = [len(sheaf.phrases), sheaf.phrases.total()]
     if reader.spares:
         about["bad"] = list(reader.bad)
     (folder / "about.json").write_text(json.dumps(about))
-
-
-def _batches(reader: Reader, size: int = 1_000_000) -> Iterator[tuple[list[str], list[str]]]:
-    """Documents in groups of about `size` characters, each beside what it was before its words were swapped."""
-    texts, originals = list[str](), list[str]()
-    held = 0
-    for original, _ in reader.documents():
-        for text in with_swapped([original], reader.swaps):
-            texts.append(text)
-            originals.append(original)
-            held += len(text)
-        if held >= size:
-            yield texts, originals
-            texts, originals, held = [], [], 0
-    if texts:
-        yield texts, originals
-
-
-def _digests(texts: Sequence[str]) -> bytes:
-    """Eight bytes of hash a text."""
-    return b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return about
 
 
 def shortened(
@@ -293,34 +359,13 @@ def shortened(
     return encoded, over
 
 
-def cut(text: str, most: int) -> list[str]:
-    """Cut a long text where no token reaches across: after a line's end, or else before a space.
-
-    Both stand alone between words: byte-level BPE takes several spaces for one token, but not the last before a word.
-
-    >>> cut("one two three", 6)
-    ['one', ' two', ' three']
-    """
-    pieces = []
-    start = 0
-    while len(text) - start > most:
-        window = text[start : start + most + 1]
-        place = max((m.end() for m in LINE.finditer(window)), default=0)
-        place = place or max((m.start() for m in SPACE.finditer(window)), default=0)
-        if place == 0:
-            space = SPACE.search(text, start + most)
-            place = (space.start() if space else len(text)) - start
-        pieces.append(text[start : start + place])
-        start += place
-    return [*pieces, text[start:]] if start < len(text) else pieces
-
-
 def entropy(sets: list[Documents], most: int = 10_000_000) -> float:
     """Entropy, in nats a token, of the unigram distribution of several sets of documents.
 
     Of more than `most` tokens, about so many are counted, in stretches that lie evenly over the text.
     """
-    every = max(1, -(-sum(int(documents.lengths.sum()) for documents in sets) // most))
+    sets = [part for documents in sets for part in _looked_into(documents, most)]
+    every = max(1, -(-sum(documents.tokens for documents in sets) // most))
     counts = np.zeros(0, dtype=np.int64)
     for documents in sets:
         ends = np.cumsum(documents.lengths)
@@ -330,6 +375,15 @@ def entropy(sets: list[Documents], most: int = 10_000_000) -> float:
             counts[: len(counted)] += counted
     share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log(share)).sum())
+
+
+def _looked_into(documents: Documents, most: int) -> list[Documents]:
+    """The documents; of shards, each by itself, and of many shards some that lie evenly among them."""
+    count = documents.count_of_shards
+    if count == 1:
+        return [documents]
+    some = min(count, max(2, 2 * most // STRETCH))
+    return [documents.shard(number * count // some) for number in range(some)]
 
 
 def _stretch(documents: Documents, ends: NDArray[np.int64], start: int, stop: int) -> Ids:
@@ -343,7 +397,7 @@ def _stretch(documents: Documents, ends: NDArray[np.int64], start: int, stop: in
 
 def total(sets: list[Documents], what: str) -> int:
     """Tokens in several sets of documents; DataError where there are none."""
-    tokens = sum(int(documents.lengths.sum()) for documents in sets)
+    tokens = sum(documents.tokens for documents in sets)
     if tokens == 0:
         raise DataError(f"{what}: there is no text to learn from.")
     return tokens

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
-from llmkit.data.rows import Layout, SegmentRows, arrange
+from llmkit.data.rows import Layout, SegmentRows, Sharded, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.swapping.doubling import doubled_documents
 from llmkit.data.tokenizer_files import rows_for
@@ -333,6 +333,7 @@ class Text:
 
     def __init__(self, objective: Objective, rows: SegmentRows, setup: Setup) -> None:
         self.objective, self.rows, self.tokenizer = objective, rows, setup.tokenizer
+        self.shards = rows.shards if isinstance(rows, Sharded) else None
         writes = setup.family.shape == "encoder-decoder"
         self.decoder_start = setup.family.decoder_start(setup.tokenizer) if writes else None
 

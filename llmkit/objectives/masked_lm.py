@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.data.batches import Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
-from llmkit.data.tokens import Ids, marked
+from llmkit.data.tokens import Ids, TokenOrigin, marked
 from llmkit.data.words import WORD, Phrases, bare, chinese, read_phrases
 from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
 from llmkit.recipe import Positive, Share
@@ -103,6 +103,9 @@ class MaskedLM(Objective):
 
     def segmented(self, train: Sequence[Reader]) -> Self:
         """With a segmenter in the place of auto."""
+        marks = {reader.origin.words for reader in train if isinstance(reader.origin, TokenOrigin)} - {None}
+        if self.words is not None and len(marks) == 1:  # there is no text to look at, and no choice
+            return replace(self, segmenter="jieba" if marks == {"jieba"} else "tokenizer")
         chosen, why = chosen_segmenter(train) if self.words is not None else ("tokenizer", "")
         if why:
             log.log(logging.INFO if chosen == "jieba" else logging.WARNING, "objective.segmenter %s: %s", chosen, why)

@@ -106,8 +106,7 @@ def settle(
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
     training, chosen = _training(
-        request, family, size, length, processes, sum(path.stat().st_size for one in train for path in one.files),
-        routers is not None)
+        request, family, size, length, processes, sum(one.size for one in train), routers is not None)
     packing = _packing(request, family, name)
     backbone = quantized.settled(replace(
         request.backbone, family=name,
@@ -136,9 +135,9 @@ def _opened(
 
     def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
-            return replace(memory[source.source], spares=spares)
-        return open_source(source, data.document, spares, tables=tables,
-                           at=f"{at}.{number}" if len(sources) > 1 else at)
+            return replace(memory[source.source], spares=spares, num_proc=data.num_proc)
+        return replace(open_source(source, data.document, spares, tables=tables,
+                                   at=f"{at}.{number}" if len(sources) > 1 else at), num_proc=data.num_proc)
 
     return [opened(number, source) for number, source in enumerate(sources)]
 

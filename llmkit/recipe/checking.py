@@ -45,7 +45,8 @@ def check(recipe: Recipe, tree: Tree) -> None:
     check_quantized(recipe, tree)
     if spec.size is not None and spec.pretrained is not None:
         raise RequestError(f"{tree.where(('backbone', 'size'))}: a pretrained model has its own size.")
-    if spec.pretrained is None and recipe.tokenizer is None:
+    tokenized = any(source.source.startswith("tokens:") for source in recipe.data.train)  # their tokenizer is there
+    if spec.pretrained is None and recipe.tokenizer is None and not tokenized:
         raise RequestError(f"{tree.where(('tokenizer',))}: a model from scratch needs a tokenizer: "
                            "{train: {vocab_size: 8192}} or {pretrained: …}.")
     if recipe.tokenizer is not None and (recipe.tokenizer.train is None) == (recipe.tokenizer.pretrained is None):

@@ -85,6 +85,9 @@ class TrainTokenizer:
     """Tokens in the vocabulary, special ones included."""
     lowercase: bool | None = None
     """Lower-case the text first; wordpiece does where nothing is said, as bert-base-uncased."""
+    sample: Positive | None = None
+    """Of a huge text, about how many bytes it is trained on: documents that a hash of their text chooses, so that they
+    are the same ones on any machine. All of it where nothing is said."""
 
 
 @dataclass(config=registry.OPTIONS)
@@ -101,7 +104,7 @@ class Source:
     """One place that data comes from."""
 
     source: str
-    """A path, a glob, hub:<id> or builtin:<name>."""
+    """A path, a glob, hub:<id>, builtin:<name>, or tokens:<folder> that `llmkit tokenize` wrote."""
     target: str | None = None
     """Of parallel text: the file whose lines are the translations of those of the file that source names."""
     weight: Annotated[float, Field(gt=0)] | None = None
@@ -147,6 +150,11 @@ class Data:
     control_tokens: Literal["keep", "split"] = "keep"
     """What `[MASK]` or `<|endoftext|>` is that stands in a text: the model's own token, or text like any other. How
     many there are is said. What users say in a conversation is always text."""
+    num_proc: Positive | Literal["auto"] = "auto"
+    """Processes that tokenize; auto: one a core, for text that is large enough. Not compared when a run goes on."""
+    shuffle: Literal["full", "window"] = "full"
+    """In which order rows are seen. full: every order of all rows is as likely; window: stretches of the text in a new
+    order in each pass, and rows mixed with those near them, so that a disk or a network is read from front to end."""
     augment: Augment | None = None
     """Training rows that are seen also with their words swapped: {swap: builtin:gender}. Validation rows never are."""
 

@@ -10,20 +10,27 @@ from pydantic import TypeAdapter
 from llmkit.recipe import registry
 from llmkit.recipe.fields import BLOCKS, Recipe
 from llmkit.recipe.reading import Loader
+from llmkit.system.addresses import masked
 
-DATALESS = ("name", "output_dir")
+DATALESS = ("name", "output_dir", "data.num_proc")
 FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout",
         "distributed")
 
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain data, plug-ins with their names: what `load` reads back."""
+    """A recipe as plain data, plug-ins with their names: what `load` reads back.
+
+    Addresses are without the passwords and signatures that open them: who runs it again gives these anew.
+    """
     tree = _said(recipe, set(BLOCKS))
     for name in BLOCKS:
         if getattr(recipe, name) is not None:
             tree[name] = block(name, getattr(recipe, name))
     order = ("name", "seed", "backbone", "tokenizer", "data", "objective", "task", "prompting", "tuning",
              "optimizer", "teacher", "training", "output_dir")
+    for part in ("train", "validation"):
+        for source in sources if isinstance(sources := tree["data"].get(part), list) else []:
+            source["source"] = masked(source["source"])
     return {key: tree[key] for key in order if tree.get(key) is not None}
 
 

@@ -72,14 +72,26 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
     with _turn(place):
-        return place if place.is_dir() else _made(place, make)
+        return place if place.is_dir() else appear(place, make, *_cannot(place.parent), root())
 
 
-def _made(place: Path, make: Callable[[Path], None]) -> Path:
-    """Fill a folder of another name, and let it appear by one rename."""
-    with _writing(place.parent):
+def _cannot(folder: Path) -> tuple[str, str]:
+    """What is told where nothing can be written into the cache, and what to do then."""
+    return f"the cache folder {folder} can't be written", "Set LLMKIT_CACHE to one that can."
+
+
+def appear(place: Path, make: Callable[[Path], None], what: str, way_out: str, cache: Path) -> Path:
+    """A folder that `make` fills beside its place and that appears there by one rename: whole or absent.
+
+    What processes left half in `cache` that were killed goes first. PlaceError, as `what` and `way_out` say it, where
+    nothing can be written there.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent))
-    sweep(root(), place.parent)
+    except OSError as error:
+        raise PlaceError(f"{what}: {error.strerror}. {way_out}") from error
+    sweep(cache, place.parent)
     try:
         make(staging)
         staging.chmod(0o777 & ~usual_mask())
@@ -102,8 +114,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PlaceError(f"the cache folder {folder} can't be written: {error.strerror}. "
-                         "Set LLMKIT_CACHE to one that can.") from error
+        what, way_out = _cannot(folder)
+        raise PlaceError(f"{what}: {error.strerror}. {way_out}") from error
 
 
 @contextmanager
@@ -148,6 +160,12 @@ def _waited(path: Path, place: Path) -> IO[bytes] | None:
                 return file
         file.close()
     return None
+
+
+def at_work(place: Path) -> bool:
+    """Whether a process of this machine, which runs, is about to let a folder appear there."""
+    staged = place.parent.glob(f".{place.name[:16]}{OWNER}*")
+    return any(dead(path.name.rsplit(OWNER, 2)[1]) is False for path in staged)
 
 
 def sweep(cache: Path, folder: Path) -> None:

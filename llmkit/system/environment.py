@@ -26,7 +26,7 @@ MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 WORLD = "LLMKIT_WORLD_SIZE"
 """How many processes, on all machines together, llmkit's own launcher was asked for."""
 STRATEGIES: Mapping[str, str] = {
-    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", "ACCELERATE_USE_PARALLELISM_CONFIG": "its parallelism configuration",
 }
 """What accelerate's launcher sets for ways to spread a model that llmkit doesn't go."""
@@ -41,8 +41,8 @@ def check_world() -> None:
                            "docs/several_machines.md shows how several are started.")
     for name, what in STRATEGIES.items():
         if switched_on(name):
-            raise RequestError(f"{what} (accelerate's launcher sets {name}) isn't supported yet; use plain data "
-                               "parallelism: --multi_gpu, or distributed_type: MULTI_GPU in its configuration.")
+            raise RequestError(f"{what} (accelerate's launcher sets {name}) isn't supported; use plain data parallelism, "
+                               "--multi_gpu, or a model in parts: --use_fsdp --fsdp_version 2.")
 
 
 def forget_leftovers() -> str | None:

@@ -133,6 +133,16 @@ def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
     return found
 
 
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use, at least one; in a container, what that may use, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, of = quota.read_text().split()
+    except (OSError, ValueError):
+        return allowed
+    return allowed if most == "max" else max(1, min(allowed, -(-int(most) // int(of))))
+
+
 def peak_memory() -> int:
     """The most main memory that this process has held so far, in bytes."""
     try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 from llmkit.system import terminal
+from llmkit.system.addresses import masked
 from llmkit.system.markdown import block, code, prose
 from llmkit.system.terminal import visible, visible_lines
 
@@ -78,7 +79,7 @@ class _Terminal(io.TextIOBase):
 
 def opening(model: str) -> None:
     """Say that a model is being opened, before the libraries are imported that it needs: that alone takes seconds."""
-    log.info("opening %s …", terminal.without_passwords(model))
+    log.info("opening %s …", masked(model))
 
 
 def quiet_libraries() -> None:

@@ -20,19 +20,6 @@ Those that only say which direction a neighbour has (LRM, RLM, ALM) are part of 
 IN_A_LINE, IN_LINES = re.compile(f"[{STEERING}{BREAKS}]"), re.compile(f"[{STEERING}]")
 
 
-PASSWORD = re.compile(r"://[^/\s@]+@")
-"""A name and password in an address."""
-
-
-def without_passwords(text: str) -> str:
-    """A text in whose addresses no name and password stand.
-
-    >>> without_passwords("http://me:secret@host/x")
-    'http://…@host/x'
-    """
-    return PASSWORD.sub("://…@", text)
-
-
 def visible(text: str) -> str:
     r"""A text for one line.
 

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 
 from llmkit import recipe as recipes
 from llmkit.backbones.shared.routers import FIGURES, Load
-from llmkit.data.batches import EVALUATION, Batch, Drawn, Order, in_order, load
+from llmkit.data.batches import EVALUATION, Batch, Drawn, RowOrder, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
 from llmkit.system.devices import moved
@@ -138,7 +138,7 @@ def refer(
 
 
 def refer_all(
-    accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: Order,
+    accelerator: Accelerator, learner: Learner, sets: Sets, setup: Setup, plan: recipes.Training, order: RowOrder,
     steps: int | None,
 ) -> None:
     """Add what the untuned model says to the rows that a run will see, as far as that is known, and to all held out."""

@@ -16,7 +16,7 @@ from llmkit.backbones.kernels import shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.backbones.shared.routers import Routers
-from llmkit.data.batches import Order
+from llmkit.data.batches import order_of
 from llmkit.models import layout
 from llmkit.models.quantizing import numbers_in
 from llmkit.models.run import Run
@@ -156,7 +156,7 @@ def learn(
     """The model as the recipe wants it tuned, with its objective, and the teacher beside it where there is one."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
-    order = Order([len(examples) for examples in sets.train], weights(recipe), recipe.seed)
+    order = order_of(sets.train, weights(recipe), recipe.seed, recipe.data.shuffle)
     steps = Length(recipe.training, order.epoch_rows).steps
     if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
         untuned = Learner(net.model, recipe.learning, settled.family).to(accelerator.device)

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from llmkit.data.batches import Order
+from llmkit.data.batches import RowOrder, order_of
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled
 from llmkit.recipe import Recipe
@@ -58,13 +58,14 @@ class Session:
     """What the summary said when the run had ended that goes on now."""
     asked_to_stop: signal.Signals | None = None
     """The signal that a process got, once all know of it."""
-    order: Order = field(init=False)
+    order: RowOrder = field(init=False)
     length: Length = field(init=False)
     factor: Callable[[State], float] = field(init=False)
     """On the learning rate, for the next step."""
 
     def __post_init__(self) -> None:
-        self.order = Order([len(examples) for examples in self.sets.train], weights(self.recipe), self.recipe.seed)
+        self.order = order_of(
+            self.sets.train, weights(self.recipe), self.recipe.seed, self.recipe.data.shuffle)
         self.length = Length(self.recipe.training, self.order.epoch_rows)
         self.factor = schedule(self.recipe.training, self.length)
 

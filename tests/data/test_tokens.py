@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
+from llmkit.data.large import coding
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import Documents, cut, encode, entropy, tokenize, total
 from llmkit.recipe import Source
@@ -39,13 +40,13 @@ def runs(monkeypatch, tmp_path):
     """How often anything was tokenized, with a cache of its own."""
     monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
     seen = []
-    write = tokens._write
+    write = tokens.write
 
     def counted(*args):
         seen.append(args)
         write(*args)
 
-    monkeypatch.setattr(tokens, "_write", counted)
+    monkeypatch.setattr(tokens, "write", counted)
     return seen
 
 
@@ -278,7 +279,7 @@ def test_a_document_longer_than_a_piece_is_one_document(tmp_path, bpe, runs, mon
     path = tmp_path / "a.txt"
     path.write_text("\n".join(stories(40)) + CODE)
     whole = tokenize(read(path, "file"), bpe)
-    monkeypatch.setattr(tokens, "PIECE", 100)
+    monkeypatch.setattr(coding, "PIECE", 100)
     monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "other"))
     cut_up = tokenize(read(path, "file"), bpe)
     assert len(cut_up) == 1

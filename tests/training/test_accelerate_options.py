@@ -69,7 +69,8 @@ def test_a_cpu_has_several_processes_too() -> None:
     (1, ["--num_machines", "2"], "--num_machines 2: --main_process_ip and --main_process_port must say where"),
     (1, [*TWO, "--machine_rank", "2"], "--machine_rank 2: 2 machines are 0 to 1"),
     (1, [*TWO, "--num_processes", "3"], "num_processes 3 can't be shared evenly by 2 machines"),
-    (1, ["--use_fsdp"], "--use_fsdp isn't supported yet"), (1, ["--tpu"], "--tpu isn't supported yet"),
+    (1, ["--use_deepspeed"], "--use_deepspeed isn't supported; use plain data parallelism"),
+    (1, ["--tpu"], "--tpu isn't supported"),
     (1, ["--mixed_precision", "int8"], "invalid choice: 'int8'"),
     (1, ["--nosuch"], "after `--`, unrecognized arguments: --nosuch"),
     (1, ["train.py"], "after `--`, 'train.py' isn't an option"),
@@ -90,8 +91,7 @@ def test_a_saved_configuration_says_how_many_where_nothing_else_does(home: Path)
 
 
 @pytest.mark.parametrize(("fields", "said"), [
-    ({"distributed_type": "FSDP"}, "distributed_type FSDP isn't supported yet; NO, MULTI_CPU, MULTI_GPU are"),
-    ({"distributed_type": "DEEPSPEED"}, "distributed_type DEEPSPEED isn't supported yet"),
+    ({"distributed_type": "DEEPSPEED"}, "DEEPSPEED isn't supported; NO, MULTI_CPU, MULTI_GPU, FSDP are"),
     ({"compute_environment": "AMAZON_SAGEMAKER"}, "compute_environment AMAZON_SAGEMAKER isn't supported"),
     ({"num_machines": 2}, "--num_machines 2: --main_process_ip and")])
 def test_a_saved_configuration_that_cannot_be_is_refused(fields: dict[str, Any], said: str, home: Path) -> None:

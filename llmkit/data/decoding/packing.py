@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, cast
 
-from llmkit.data.files import CHUNK, PACKED
+from llmkit.data.files import CHUNK, PACKED, Part
 from llmkit.system.errors import DataError
 
 HEAD = 1024
@@ -55,9 +55,11 @@ ZIPPED = (
 """A name that is in a zip archive, what that makes of it, and what to do instead."""
 
 
-def unpacked(path: Path) -> io.BufferedReader:
-    """The bytes of a file, or of what is packed in it, as its extension says."""
+def unpacked(path: Path, part: Part | None = None) -> io.BufferedReader:
+    """The bytes of a file, or of what is packed in it, as its extension says; or those of a part of a plain one."""
     kind = PACKED.get(path.suffix.lower())
+    if part is not None:
+        return io.BufferedReader(_Window(path, part), CHUNK)
     if kind is None:
         return io.BufferedReader(path.open("rb", 0), CHUNK)
     return io.BufferedReader(_Bounded(path, _unpacker(path, kind)), CHUNK)
@@ -74,6 +76,26 @@ def _unpacker(path: Path, kind: str) -> io.BufferedIOBase:
 
     path.stat()  # in Python's own words where it isn't there
     return cast(io.BufferedIOBase, pa.input_stream(str(path), compression=kind))
+
+
+class _Window(io.RawIOBase):
+    """Bytes of a part of a file."""
+
+    def __init__(self, path: Path, part: Part) -> None:
+        self.file, self.left = path.open("rb", 0), part.stop - part.start
+        self.file.seek(part.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(memoryview(buffer)[: self.left]) or 0
+        self.left -= count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 class _Bounded(io.RawIOBase):

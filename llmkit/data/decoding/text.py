@@ -10,21 +10,24 @@ from pathlib import Path
 
 from llmkit.data.decoding import encodings
 from llmkit.data.decoding.packing import HEAD, damage, refuse_what_is_no_text, unpacked
-from llmkit.data.files import CHUNK, unreadable
+from llmkit.data.files import CHUNK, Part, unreadable
 from llmkit.system.errors import DataError
 
 
 @contextmanager
-def decoded(path: Path, encoding: str, label: str, surrogates: bool = False) -> Iterator[io.TextIOWrapper]:
+def decoded(
+    path: Path, encoding: str, label: str, surrogates: bool = False, part: Part | None = None,
+) -> Iterator[io.TextIOWrapper]:
     r"""A file's text; only \n ends a line, or \r in a file that has no \n; each end becomes \n.
 
     DataError, with file and line, for what goes wrong while it is read.
 
     label        what the recipe calls the source, for the hint that names another encoding
     surrogates   bytes that aren't of the encoding become lone surrogates, for the reader to look at
+    part         what of the file is read; all of it where nothing is said
     """
     try:
-        with unpacked(path) as raw:
+        with unpacked(path, part) as raw:
             head = raw.peek(HEAD)[:HEAD]
             refuse_what_is_no_text(head, path)
             if codecs.lookup(encoding).name.startswith("utf-8"):

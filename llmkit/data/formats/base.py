@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 from llmkit.data.decoding.text import decoded
-from llmkit.data.files import LONGEST, Place
+from llmkit.data.files import LONGEST, Part, Place
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
 
@@ -33,6 +33,8 @@ class FileReader(Protocol):
     """Tables whose first row is data: which column holds which field, as far as that is clear."""
     delimiters: dict[Path, str]
     """What stands between the cells of a table, where it isn't what its extension says."""
+    parts: dict[Path, Part]
+    """What of a file is read, where it isn't all of it."""
 
     @property
     def document(self) -> str | None:
@@ -81,9 +83,10 @@ def lines(path: Path, reader: FileReader) -> Iterator[tuple[int, str]]:
 
 def lines_or_none(path: Path, reader: FileReader) -> Iterator[tuple[int, str | None]]:
     """As `lines`, with None in the place of each that is bad and left out."""
-    encoding = reader.source.encoding
-    with decoded(path, encoding, reader.label, reader.spares) as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), ""), 1):
+    encoding, part = reader.source.encoding, reader.parts.get(path)
+    with decoded(path, encoding, reader.label, reader.spares, part) as file:
+        before = 0 if part is None else part.line
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), ""), before + 1):
             if len(line) > LONGEST:
                 raise DataError(f"{path}:{number}: a line of more than {LONGEST:,} characters; cut it into lines that "
                                 "are documents.")

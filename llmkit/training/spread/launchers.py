@@ -9,7 +9,7 @@ from dataclasses import replace
 from llmkit.recipe import Distributed, Recipe
 from llmkit.system.errors import RequestError
 
-ASKED, DEEPSPEED, MEGATRON = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"
+ASKED = "ACCELERATE_USE_FSDP"
 ON = ("1", "true", "yes", "y", "t", "on")
 
 
@@ -17,12 +17,8 @@ def as_launched(request: Recipe, variables: MutableMapping[str, str] = os.enviro
     """The request with what `accelerate launch --use_fsdp --fsdp_version 2` asks for, where the recipe says nothing.
 
     accelerate itself is not told: the model is spread here, so that CPUs and GPUs go one way.
-    RequestError for what can't be: FSDP's first version, DeepSpeed, Megatron-LM.
+    RequestError for FSDP's first version.
     """
-    for name, what in ((DEEPSPEED, "DeepSpeed"), (MEGATRON, "Megatron-LM")):
-        if is_on(variables, name):
-            raise RequestError(f"{what} was asked for by the launcher ({name}): llmkit doesn't train with it. Use "
-                               "training.distributed: {strategy: fsdp}, or --use_fsdp --fsdp_version 2.")
     if not is_on(variables, ASKED):
         return request
     if variables.get("FSDP_VERSION", "1") != "2":

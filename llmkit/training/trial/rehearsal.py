@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from llmkit.backbones.kernels import flops, shortcuts
-from llmkit.data.batches import Drawn, positions
+from llmkit.data.batches import Drawn, Order, RowOrder, positions
 from llmkit.models import ends
 from llmkit.models.quantizing import bytes_in, numbers_in
 from llmkit.planning.settle import Settled, settle
@@ -53,6 +53,8 @@ WARM, STEPS = 2, 3
 """Steps that aren't measured, and steps that are."""
 ROWS = 512
 """Rows whose tokens are counted to know those of all."""
+BYTES_A_ROW, MUCH = 40, 10**9
+"""What `Order` takes for a row while it makes a pass, with the pass before it; and bytes that are worth a word."""
 BATCHES = 3
 """Micro-batches of an evaluation that are measured."""
 SAMPLE = 64_000_000
@@ -98,7 +100,8 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["parameters"] = numbers_in(session.learner.parameters())
         found["trainable_parameters"] = sum(parameter.numel() for parameter in session.learner.trained.values())
         found["active_parameters"] = found["parameters"] - settled.idle
-        found["notes"] += [*(note for reader in settled.readers for note in reader.notes), *session.sets.notes]
+        found["notes"] += [*order_in_words(session.order), *session.sets.notes,
+                           *(note for reader in settled.readers for note in reader.notes)]
         found["notes"] += about_teacher(session)
         found["data"] = data = rows_and_tokens(session)
         measured = Measured.of(session)
@@ -172,6 +175,15 @@ def least_memory(settled: Settled) -> int:
     whole = trains_all(settled.recipe)
     row = settled.size.row(settled.recipe.data.max_length or 0)
     return machine.sharing() * (row + (settled.size.state if whole else settled.size.weights))
+
+
+def order_in_words(order: RowOrder) -> list[str]:
+    """What the order of the rows takes of each process's memory, where that is much."""
+    takes = order.epoch_rows * BYTES_A_ROW
+    if not isinstance(order, Order) or takes < MUCH:
+        return []
+    return [f"the order of {order.epoch_rows:,} rows takes about {machine.size(takes)} in each process; with "
+            "data.shuffle: window, or from a folder that `llmkit tokenize` wrote, it takes nothing"]
 
 
 def rows_and_tokens(session: Session) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Text that is large: tokenized by several processes, cut into shards, read from far away, in an order of no size."""

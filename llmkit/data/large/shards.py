@@ -1,0 +1,224 @@
+"""A source cut into shards: stretches of text that are tokenized one by one, each a folder that is whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.data import tokens
+from llmkit.data.decoding.oddities import SEPARATOR
+from llmkit.data.fields import ALIASES, find_fields
+from llmkit.data.files import Part, changed, is_packed, sha256_of, unreadable
+from llmkit.data.sources import Reader
+from llmkit.system import cache
+from llmkit.system.machine import cores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SIZE = 2**28
+"""Bytes of text in a shard, about."""
+BLOCK = 2**22
+"""Bytes that are hashed at once."""
+UNFOLDS = 4
+"""What packed text, or a table that is compressed inside, becomes: so many times its bytes."""
+ENDS = {
+    "line": re.compile(rb"\n"),
+    "paragraph": re.compile(rb"\n[ \t\r]*\n"),
+    "endoftext": re.compile(rb"\n[ \t]*" + re.escape(SEPARATOR.encode()) + rb"[ \t\r]*\n"),
+}
+"""Behind what a text may be cut, by what a document of it is."""
+PLAIN = ("utf", "ascii", "iso8859", "latin", "cp125", "gb", "big5", "shift_jis", "euc", "koi8")
+"""How encodings begin in which the byte of a line's end is nothing else; not utf-16 and utf-32."""
+WIDE = ("utf-16", "utf-32", "utf-7")
+CONTENT = "shard.json"
+"""Of a shard's folder: what its files are, with sizes and hashes."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """A stretch of a file that is in a shard."""
+
+    file: int
+    """Which of the source's files."""
+    start: int
+    stop: int
+    line: int
+    """Lines before it."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What of a source is tokenized together."""
+
+    source: int
+    """Which of the sources."""
+    pieces: tuple[Portion, ...]
+    """Empty where the source isn't files."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written."""
+        return {"source": self.source, "pieces": [list(asdict(piece).values()) for piece in self.pieces]}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Shard:
+        """From what `plain` gave."""
+        return cls(int(plain["source"]), tuple(Portion(*piece) for piece in plain["pieces"]))
+
+
+def name_of(number: int) -> str:
+    """`shard-00012`"""
+    return f"shard-{number:05d}"
+
+
+# ---- where a source is cut ----
+
+
+def shards_of(reader: Reader, number: int, size: int = SIZE) -> list[Shard]:
+    """The shards of a source, each of about `size` bytes of text: whole files, and stretches of large ones.
+
+    They are cut between documents, so that together they have the documents of the source, in their order. All files
+    are read once, for their hashes. `number` is which source it is.
+    """
+    if not reader.files or reader.source.target is not None:
+        whole = [(file, 0, path.stat().st_size) for file, path in enumerate(reader.files)]
+        return [Shard(number, tuple(_hashed(reader.files, whole)))]
+    stretches = [(file, start, stop) for file, path in enumerate(reader.files)
+                 for start, stop in _stretches(path, reader, size)]
+    out, held, weight = list[Shard](), list[Portion](), 0
+    for piece in _hashed(reader.files, stretches):
+        path = reader.files[piece.file]
+        here = (piece.stop - piece.start) * (1 if _is_cut(path, reader) else UNFOLDS)
+        if held and (weight + here > size + size // 4 or held[-1].file == piece.file):
+            out.append(Shard(number, tuple(held)))
+            held, weight = [], 0
+        held.append(piece)
+        weight += here
+    return [*out, Shard(number, tuple(held))]
+
+
+def _stretches(path: Path, reader: Reader, size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) in bytes of the parts of a file: each but the last of `size` bytes, up to a document's end."""
+    end, start = path.stat().st_size, 0
+    if end > size + size // 4 and (pattern := _ends(path, reader)) is not None:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            while end - start > size + size // 4:
+                found = pattern.search(text, start + size)
+                if found is None or found.end() == end:
+                    break
+                yield start, found.end()
+                start = found.end()
+    yield start, end
+
+
+def _is_cut(path: Path, reader: Reader) -> bool:
+    """Whether a file's bytes are those of its text."""
+    return not is_packed(path) and reader.form(path) in ("text", "jsonl")
+
+
+def _ends(path: Path, reader: Reader) -> re.Pattern[bytes] | None:
+    """Behind what a file may be cut; None where it can't be."""
+    import codecs
+
+    encoding = codecs.lookup(reader.source.encoding).name
+    if not _is_cut(path, reader) or not encoding.startswith(PLAIN) or encoding.startswith(WIDE):
+        return None
+    if reader.form(path) == "jsonl":
+        return ENDS["line"] if _by_line(path) else None
+    return ENDS.get(str(reader.document))
+
+
+def _by_line(path: Path) -> bool:
+    """Whether each of the first two lines of JSON is an object: then every line is."""
+    with path.open("rb") as file:
+        first = [line for line in (file.readline(BLOCK) for _ in range(2)) if line.strip()]
+    try:
+        return len(first) == 2 and all(isinstance(json.loads(line), dict) for line in first)
+    except ValueError:
+        return False
+
+
+# ---- what is in a stretch ----
+
+
+def _hashed(files: Sequence[Path], stretches: Sequence[tuple[int, int, int]]) -> Iterator[Portion]:
+    """Stretches with their hashes, several at a time."""
+    with ThreadPoolExecutor(cores()) as threads:
+        found = list(threads.map(lambda one: hash_of(files[one[0]], one[1], one[2]), stretches))
+    before = 0
+    for (file, start, stop), (digest, lines) in zip(stretches, found, strict=True):
+        before = before if start else 0
+        yield Portion(file, start, stop, before, digest)
+        before += lines
+
+
+def hash_of(path: Path, start: int, stop: int) -> tuple[str, int]:
+    """(SHA-256 in hex, number of line ends) of a stretch of a file."""
+    digest, lines = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            left = stop - start
+            while left and (block := file.read(min(BLOCK, left))):
+                digest.update(block)
+                lines += block.count(b"\n")
+                left -= len(block)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return digest.hexdigest(), lines
+
+
+def reader_of(reader: Reader, shard: Shard) -> Reader:
+    """A source of the documents of a shard alone."""
+    if not shard.pieces:
+        return replace(reader, shard=True, notes=[])
+    files = tuple(reader.files[piece.file] for piece in shard.pieces)
+    parts = {path: Part(piece.start, piece.stop, piece.line) for path, piece in zip(files, shard.pieces, strict=True)
+             if (piece.start, piece.stop) != (0, path.stat().st_size)}
+    source = reader.source
+    for path, part in parts.items():  # the first row of the file says where the text stands, not that of the part
+        if part.start and reader.form(path) == "jsonl" and "text" not in source.fields:
+            first = json.loads(path.open("rb").readline())
+            column = find_fields(list(first), {"text": ALIASES["text"]}, {}, reader, None)["text"]
+            source = replace(source, fields={**source.fields, "text": column})
+    return replace(reader, source=source, files=files, parts=parts, asked=reader.document or reader.asked, shard=True,
+                   notes=[], known={})
+
+
+def make(
+    reader: Reader, shard: Shard, place: Path, tokenizer: PreTrainedTokenizerBase, plain: bool,
+) -> dict[str, Any]:
+    """Tokenize a shard into a folder of its own, which appears whole; return what it holds.
+
+    The folder has the files that `llmkit.data.tokens.write` makes, and shard.json with their sizes and hashes. Changed
+    where the text isn't what it was when it was cut.
+    """
+    part, told = reader_of(reader, shard), dict[str, Any]()
+
+    def fill(folder: Path) -> None:
+        about = tokens.write(part, tokenizer, folder, plain)
+        for piece in shard.pieces:
+            path = reader.files[piece.file]
+            if hash_of(path, piece.start, piece.stop)[0] != piece.sha256:
+                raise changed(path)
+        files = {path.name: [path.stat().st_size, sha256_of(path)] for path in sorted(folder.iterdir())}
+        documents = len(tokens.array_in(folder / "digests.npy"))
+        told.update(tokens=about["tokens"], documents=documents, text=shard.size, files=files)
+        (folder / CONTENT).write_text(json.dumps(told))
+
+    cache.appear(place, fill, f"{place.parent}: can't be written", "Choose another --out.", place.parent)
+    reader.bad |= part.bad
+    return told
