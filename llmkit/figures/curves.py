@@ -132,7 +132,9 @@ def draw(shown: Sequence[Panel], title: str, path: Path, theme: paper.Theme = pa
 
     rows = max(1, (len(shown) + 1) // 2)
     with rc_context(paper.style(theme)):
-        figure = paper.sheet(10, 0.5 + 2.9 * rows, theme)
+        high = 0.5 + 2.9 * rows
+        figure = paper.sheet(10, high, theme, fitted=False)
+        figure.subplots_adjust(left=0.075, right=0.985, bottom=0.5 / high, top=1 - 0.7 / high, hspace=0.4, wspace=0.18)
         places = figure.subplots(rows, 2, squeeze=False).ravel()
         for axes, panel in zip(places, shown, strict=False):
             paint(axes, panel, theme)

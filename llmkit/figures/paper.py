@@ -41,12 +41,15 @@ LIGHT = Theme("#ffffff", "#1b1b1b", "#8a8a8a", ("#0072b2", "#d55e00", "#009e73",
 DARK = Theme("#16181d", "#e8e8e8", "#7d828c", ("#56b4e9", "#e69f00", "#2fc79a", "#e09ac4", "#ff8a4c", "#8fd0f5"))
 
 
-def sheet(width: float, height: float, theme: Theme = LIGHT) -> Figure:
-    """An empty figure of some inches that no window and no global state belongs to."""
+def sheet(width: float, height: float, theme: Theme = LIGHT, fitted: bool = True) -> Figure:
+    """An empty figure of some inches that no window and no global state belongs to.
+
+    `fitted`: whether its parts are moved to where their texts have room, which takes as long again as to draw them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.ground)
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None, facecolor=theme.ground)
     FigureCanvasAgg(figure)
     return figure
 

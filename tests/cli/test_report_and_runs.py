@@ -44,6 +44,13 @@ def runs(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are drawn in one test: that takes longer than all else here."""
+    if "anew" not in request.node.name:
+        monkeypatch.setattr("llmkit.training.looking.pages.curves_of", lambda folder: [])
+
+
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     capsys.readouterr()
     status = main(words)
@@ -172,7 +179,7 @@ def test_a_run_that_was_killed_is_interrupted(tmp_path: Path, runs: Path, capsys
 
 def test_two_runs_are_compared_by_what_differs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(["runs", "compare", str(runs / "fast"), str(runs / "slow")], capsys)
-    assert found["recipe"] == {"training.learning_rate": [0.01, 0.0001]}
+    assert found["recipe"] == {f"training.{name}": [0.01, 0.0001] for name in ("learning_rate", "head_learning_rate")}
     assert set(found["figures"]) >= {"loss", "accuracy", "train_loss"}
     status, out, _ = said(["runs", "compare", str(runs / "fast"), str(runs / "fast")], capsys)
     assert status == 0

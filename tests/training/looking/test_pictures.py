@@ -167,6 +167,7 @@ def test_a_failed_run_has_a_page_that_says_why(
         raise PlaceError(f"the disk {EVIL} is full.")
 
     monkeypatch.setattr("llmkit.training.finish.publish", fails)
+    monkeypatch.setattr(drawing, "curves_of", lambda folder: [])
     with pytest.raises(PlaceError):
         fit(classifying(rows, tmp_path / "run", figures=True))
     page = Text((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
