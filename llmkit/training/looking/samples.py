@@ -13,6 +13,7 @@ import torch
 from llmkit.data.batches import Drawn
 from llmkit.system.devices import moved
 from llmkit.tasks.base import Encoded, Task
+from llmkit.tasks.shared.writing import Writing
 from llmkit.training.spread.ddp import DataParallel
 
 if TYPE_CHECKING:
@@ -65,13 +66,18 @@ def sampled(session: Session, sets: Sequence[Any]) -> list[dict[str, Any]]:
         with (torch.random.fork_rng([device] if device.type == "cuda" else []), session.spread.judging(),
               session.averaged()):
             if isinstance(objective, Task):
-                return of_task(session, objective.limited(WRITTEN), next(part for part in sets if len(part)))
+                return of_task(session, shorter(objective), next(part for part in sets if len(part)))
             drawn = Drawn(sets, seed=0)
             rows = [drawn[0, row] for row in range(min(objective.looked_at, len(drawn)))]
             with moved([objective.collate(rows, session.setup.tokenizer)], device) as (batch,):
                 return objective.show(learner.model, batch, learner.family, session.setup.tokenizer)
     finally:
         learner.train(was)
+
+
+def shorter(task: Task) -> Task:
+    """The task, with answers that are short enough where it writes some."""
+    return task.limited(min(WRITTEN, task.max_new_tokens)) if isinstance(task, Writing) else task
 
 
 def of_task(session: Session, task: Task, part: Encoded) -> list[dict[str, Any]]:

@@ -160,6 +160,19 @@ def test_somebodys_picture_is_not_drawn_over(run: Path, rows: Path, tmp_path: Pa
     assert (tmp_path / "run" / "loss.png").read_bytes() == b"\x89PNG of mine"
 
 
+def test_a_run_that_went_on_says_after_which_steps(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drawing, "curves_of", lambda folder: [])
+    for steps in (2, 4, 6):
+        summary = fit(classifying(rows, tmp_path / "run", max_steps=steps, lr_scheduler_type="constant", figures=True))
+    assert [one["step"] for one in summary["resumed"]] == [2, 4]
+    page = Text((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert f"2resumed{summary['resumed'][0]['at']}" in page.text
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "samples"] == [0, 2, 4, 6]
+
+
 def test_a_failed_run_has_a_page_that_says_why(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
