@@ -215,4 +215,5 @@ def verdicts(summary: Mapping[str, Any]) -> list[str]:
 
     figures = summary.get("best") or summary["evaluation"] or {}
     same = summary.get("one_answer")
-    return [*([str(same)] if same else []), *floors.below(figures, summary.get("floors") or {})]
+    known = floors.known(summary.get("floors") or {}, summary.get("unigram_entropy"), figures)
+    return [*([str(same)] if same else []), *floors.below(figures, known)]

@@ -27,7 +27,7 @@ def chart(panel: Panel) -> Html:
     """The SVG of a panel."""
     values = [value for line in (*panel.lines, *panel.points) for value in line.values] + [*panel.floors.values()]
     steps = [step for line in (*panel.lines, *panel.points) for step in line.steps]
-    across, up = Scale(steps, LEFT, WIDTH - RIGHT), Scale(values, HEIGHT - BOTTOM, TOP, panel.log)
+    across, up = Scale(steps, LEFT, WIDTH - RIGHT, whole=True), Scale(values, HEIGHT - BOTTOM, TOP, panel.log)
     parts = [*axes(across, up), *(floor(up(value)) for value in panel.floors.values())]
     for number, line in enumerate(panel.lines):
         parts += drawn(line.thinned(), across, up, number % 6)
@@ -40,10 +40,13 @@ def chart(panel: Panel) -> Html:
 class Scale:
     """From figures to places along an axis."""
 
-    def __init__(self, values: Sequence[float], start: float, stop: float, log: bool = False) -> None:
+    def __init__(
+        self, values: Sequence[float], start: float, stop: float, log: bool = False, whole: bool = False,
+    ) -> None:
+        """`whole`: there is nothing between two whole figures, as with steps."""
         self.log = log
         self.start, self.stop = start, stop
-        self.ticks = decades(values) if log else even(min(values), max(values))
+        self.ticks = decades(values) if log else even(min(values), max(values), least=float(whole))
         known = [self.at(value) for value in (*values, *self.ticks)]
         self.low, self.high = min(known), max(known)
 
@@ -56,8 +59,8 @@ class Scale:
         return self.start + share * (self.stop - self.start)
 
 
-def even(low: float, high: float, most: int = 5) -> list[float]:
-    """Round figures that reach from one to the other, about so many.
+def even(low: float, high: float, most: int = 5, least: float = 0.0) -> list[float]:
+    """Round figures that reach from one to the other, about so many, and at least so far from each other.
 
     >>> even(0.3, 9.2)
     [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
@@ -67,7 +70,7 @@ def even(low: float, high: float, most: int = 5) -> list[float]:
         low, high = low - spread / 2, high + spread / 2
     rough = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(rough))
-    step = unit * next(times for times in (1, 2, 5, 10) if times * unit >= rough * 0.999)
+    step = max(least, unit * next(times for times in (1, 2, 5, 10) if times * unit >= rough * 0.999))
     first, last = math.floor(low / step), math.ceil(high / step)
     return [round(place * step, 12) for place in range(first, last + 1)]
 

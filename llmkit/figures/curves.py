@@ -159,6 +159,7 @@ def paint(axes: Axes, panel: Panel, theme: paper.Theme) -> None:
     axes.set_yscale("log" if panel.log else "linear")
     if not panel.log:
         axes.yaxis.set_major_formatter("{x:g}")
+    axes.locator_params("x", integer=True)
     axes.grid(alpha=0.25)
     axes.tick_params(labelsize=8)
     if len(panel.lines) + len(panel.points) + len(panel.floors) > 1:

@@ -83,6 +83,11 @@ def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
     assert chart.even(low, high) == pytest.approx(ticks)
 
 
+def test_between_two_steps_there_is_no_tick() -> None:
+    assert chart.Scale([0, 2], 0, 100, whole=True).ticks == [0, 1, 2]
+    assert chart.Scale([0, 2], 0, 100).ticks == [0, 0.5, 1, 1.5, 2]
+
+
 def test_a_wide_curve_has_powers_of_ten() -> None:
     scale = chart.Scale([2.0, 500.0], 0, 100, log=True)
     assert scale.ticks == [1.0, 10.0, 100.0, 1000.0]

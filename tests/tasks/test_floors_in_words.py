@@ -33,3 +33,12 @@ def test_of_a_loss_less_is_better() -> None:
     (["a", "a"], "all 2 answers are the same: a"), (["a", "b"], ""), (["a"], ""), ([], "")])
 def test_all_the_same_answer_is_said(said: list[str], words: str) -> None:
     assert floors.one_answer(said) == words
+
+
+def test_word_frequencies_are_a_floor_of_losses_of_single_tokens_alone() -> None:
+    alike, other = {"loss": 2.0, "perplexity": 7.389056}, {"loss": 2.0, "perplexity": 3.0}
+    assert floors.known({}, 1.5, alike) == {"word frequencies alone": {"loss": 1.5}}
+    assert floors.known({"a": {}}, 1.5, other) == {"a": {}}
+    assert floors.known({}, None, alike) == {}
+    assert floors.below(alike, floors.known({}, 1.5, alike)) == [
+        "loss 2.0000 is above its floor, 1.5000 (word frequencies alone)"]

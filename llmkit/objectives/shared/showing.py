@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch
+from llmkit.system.terminal import visible
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +39,7 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def word(number: int, tokenizer: PreTrainedTokenizerBase) -> str:
     """A token alone."""
-    return str(tokenizer.decode([number])).strip() or str(tokenizer.convert_ids_to_tokens(number))
+    return str(tokenizer.decode([number])).strip() or visible(str(tokenizer.convert_ids_to_tokens(number)))
 
 
 def marked(

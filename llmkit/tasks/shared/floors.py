@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,20 @@ def in_words(what: str, learned: bool = True) -> str:
     if not learned:
         meant = meant.replace("of training", "of these rows").replace("training rows", "rows")
     return f"{what}: {meant}" if meant else what
+
+
+def known(
+    floors: Mapping[str, Mapping[str, float]], entropy: Any, figures: Mapping[str, Any],
+) -> dict[str, Mapping[str, float]]:
+    """The floors of a run, with the loss that word frequencies alone give (`entropy`, nats a token), where its own is
+    of single tokens too: then its perplexity is exp(loss).
+    """
+    found = dict(floors)
+    loss, perplexity = figures.get("loss"), figures.get("perplexity")
+    if isinstance(entropy, float) and isinstance(loss, float) and isinstance(perplexity, float) and math.isclose(
+            perplexity, math.exp(min(700.0, loss)), rel_tol=1e-3):
+        found["word frequencies alone"] = {"loss": entropy}
+    return found
 
 
 def best(metric: str, floors: Mapping[str, Mapping[str, float]]) -> tuple[str, float] | None:

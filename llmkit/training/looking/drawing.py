@@ -75,9 +75,11 @@ def curves_of(folder: Path) -> list[Path]:
     if not shown:
         return []
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of fonts that it doesn't find
-    made = []
+    made, title = [], " with ".join(filter(None, (story.learning, story.plugin("tuning"))))
+    if not paper.undrawable([story.name]):
+        title = f"{story.name}: {title}"
     for name, theme in ((layout.CURVES, paper.LIGHT), (layout.CURVES_DARK, paper.DARK)):
-        curves.draw(shown, f"{story.name}: {story.learning}", folder / name, theme)
+        curves.draw(shown, title, folder / name, theme)
         made.append(folder / name)
     return made
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -122,20 +121,12 @@ class Story:
     @property
     def floors(self) -> Mapping[str, Mapping[str, float]]:
         """What is reached without a model, by what reaches it."""
-        found = dict(self.summary.get("floors") or {})
-        if (entropy := self.entropy) is not None:
-            found["word frequencies alone"] = {"loss": entropy}
-        return found
+        return floored.known(self.summary.get("floors") or {}, self.summary.get("unigram_entropy"), self.figures)
 
     @property
     def entropy(self) -> float | None:
-        """Nats a token that word frequencies alone give, where the loss is of single tokens too: its perplexity says
-        so.
-        """
-        entropy, figures = self.summary.get("unigram_entropy"), self.figures
-        alike = is_number(figures.get("perplexity")) and math.isclose(
-            figures["perplexity"], math.exp(min(700.0, figures.get("loss", 0.0))), rel_tol=1e-3)
-        return float(entropy) if is_number(entropy) and alike else None  # type: ignore[arg-type]
+        """Nats a token that word frequencies alone give, where the loss is of single tokens too."""
+        return self.floors.get("word frequencies alone", {}).get("loss")
 
     @property
     def train_loss(self) -> float | None:
