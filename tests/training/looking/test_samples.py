@@ -1,17 +1,20 @@
 """What a model says of a few rows: in runs of four objectives, and by hand for what they are made of."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import FAMILIES, tiny, write_rows
 
+from llmkit import recipe as recipes
 from llmkit.backbones.kernels.chunked_loss import Logits
 from llmkit.data import tokenizer as tokenizers
 from llmkit.objectives.shared import showing
+from llmkit.recipe import registry
 from llmkit.tasks.base import Encoded
 from llmkit.training.fit import fit
 from llmkit.training.looking import drawing, samples
@@ -107,3 +110,30 @@ def test_tagged_words_stand_with_their_tags() -> None:
                                            ["ran", "wrong", "B, is O"], [" ", ""]]}
     assert samples.beside({"text": "x" * 500, "label": 1, "other": None}, {"score": 0.5}) == {
         "text": f"{'x' * 400}…", "label": 1, "the model says: score": 0.5}
+
+
+LEARNED = [(kind, name) for kind in ("objectives", "tasks") for name in registry.names(kind)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), LEARNED, ids=[name for _, name in LEARNED])
+def test_whatever_is_learned_shows_rows(
+    kind: str, name: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    for drawn in ("all_of", "curves_of"):
+        monkeypatch.setattr(drawing, drawn, lambda folder: None)
+    caplog.set_level(logging.WARNING, logger="llmkit")
+    found = registry.find(kind, name)  # type: ignore[arg-type]
+    family = next(one for one in FAMILIES if recipes.fits(found(), FAMILIES[one]))
+    data = text if kind == "objectives" else write_rows(
+        tmp_path / "rows.jsonl", [{**row, "n": i} for i in range(8) for row in found.example])
+    recipe = tiny(family, data, tmp_path / "run", figures=True, max_steps=1)
+    del recipe["objective"]
+    recipe["data"] |= {"validation": 0.25, "max_length": 48}
+    recipe["tokenizer"]["train"]["vocab_size"] = 500
+    fit({**recipe, "objective" if kind == "objectives" else "task": {"name": name}})
+    assert not [record for record in caplog.records if "picture" in record.getMessage()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    shown = [line for line in lines if line["event"] == "samples"]
+    assert [line["step"] for line in shown] == [0, 1]
+    assert all(row for line in shown for row in line["rows"])
