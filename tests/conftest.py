@@ -231,7 +231,7 @@ def tiny(family: str, data: Path, folder: Path, still: bool = False, **training:
         "data": {"train": str(data), "max_length": 32},
         "objective": {"name": OBJECTIVE[family]},
         "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1,
-                     "precision": "fp32", **training},
+                     "precision": "fp32", "figures": False, **training},
         "output_dir": str(folder),
     }
 

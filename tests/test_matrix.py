@@ -150,7 +150,7 @@ def base_of(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             "backbone": {"family": family, "size": "tiny", "config": SMALL[family]},
             "tokenizer": {"train": {"vocab_size": WORDS[family]}},
             "data": {"train": str(text), "max_length": 32}, "objective": OBJECTIVE[family],
-            "training": {"max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))
+            "training": {"figures": False, "max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))
         return folder
 
     return make
@@ -247,7 +247,8 @@ def test_gradient_checkpointing_changes_no_number(
         ends.append(fit(recipe.load({
             "backbone": {"pretrained": str(base_of(family)), "config": still}, "tuning": {"method": method},
             "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
-            "training": {"max_steps": 3, "global_batch_size": 8, "precision": "fp32", "gradient_checkpointing": on},
+            "training": {"figures": False,
+                         "max_steps": 3, "global_batch_size": 8, "precision": "fp32", "gradient_checkpointing": on},
             "output_dir": str(tmp_path / str(on))})))
     assert ends[0]["train_loss"] == pytest.approx(ends[1]["train_loss"], rel=1e-4)
 

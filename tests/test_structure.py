@@ -167,6 +167,7 @@ print([name for name in ("torch", "transformers", "peft", "datasets", "accelerat
 
 
 RUN_FILES = ("recipe.yaml", "metrics.jsonl", "summary.json", "bad_rows.txt", "README.md", "MANIFEST.json",
+             "loss.png", "loss.dark.png", "report.html", "samples.jsonl",
              "adapter_config.json", "adapter_model.safetensors")
 RUN_FOLDERS = ("model", "checkpoints")
 

@@ -189,6 +189,9 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary))
         return
+    from llmkit.models import layout
+    from llmkit.tasks.shared.floors import in_words
+
     after, before = summary["evaluation"] or {}, summary["evaluation_before"] or {}
     lines = [f"{many(summary['steps'], 'step')}, {many(summary['tokens'], 'token')}, "
              f"{summary['tokens_per_second']:,.0f} tokens/s, "
@@ -202,6 +205,20 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
         entropy = summary["unigram_entropy"]
         lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
     for what, floor in summary.get("floors", {}).items():
-        lines += [f"{visible(name):<30}{value:>10.4f}   {what}: a floor" for name, value in floor.items()]
+        lines += [f"{visible(name):<30}{value:>10.4f}   a floor, {in_words(what)}" for name, value in floor.items()]
     lines.append(f"model: {summary['output_dir']}/model")
+    page = Path(summary["output_dir"]) / layout.REPORT
+    if page.is_file():
+        lines.append(f"what it learned, on a page: {page}")
+    lines += verdicts(summary)
     terminal.err("\n".join(lines))
+
+
+def verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """The last lines, where there is something that must not be overlooked: one answer for all, a floor not reached."""
+    from llmkit.tasks.shared import floors
+
+    figures = summary.get("best") or summary["evaluation"] or {}
+    same = summary.get("one_answer")
+    known = floors.known(summary.get("floors") or {}, summary.get("unigram_entropy"), figures)
+    return [*([str(same)] if same else []), *floors.below(figures, known)]

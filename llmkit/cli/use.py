@@ -61,6 +61,7 @@ def evaluate(
     from llmkit.inference import evaluate as evaluation
     from llmkit.inference.comparing import inline as variants
     from llmkit.system import report
+    from llmkit.tasks.shared.floors import in_words
 
     report.to_stderr()
     asked = reading(data, set_, on_bad_row, encoding, target)
@@ -74,7 +75,10 @@ def evaluate(
             terminal.out(f"{visible(name):<20}{'not defined' if value is None else f'{value:.4f}':>12}")
         for what, floor in result["floors"].items():
             for name, value in floor.items():
-                terminal.out(f"{visible(name):<20}{value:>12.4f}   {what}: a floor")
+                terminal.out(f"{visible(name):<20}{value:>12.4f}   a floor, "
+                             f"{in_words(what, result['floors_from'] == 'training')}")
+        for note in result["notes"]:
+            terminal.err(note)
 
 
 def predict(

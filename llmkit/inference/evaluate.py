@@ -28,6 +28,7 @@ from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task, split
+from llmkit.tasks.shared import floors as floored
 from llmkit.tasks.shared.few import few_shots
 from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.tasks.shared.labels import refuse_unlabelled
@@ -69,7 +70,8 @@ def evaluate(
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
     With a prompt, a language model says labels by their words, and any other model reads every text in it.
-    Returns {"metrics": {"loss": …}, "floors", "model", "data", …}. A program's own Accelerator stays as it is.
+    Returns {"metrics": {"loss": …}, "floors", "model", "data", "notes": [what must not be overlooked], …}. A program's
+    own Accelerator stays as it is.
     """
     from llmkit.training.spread.processes import accelerate, apart
 
@@ -83,12 +85,22 @@ def evaluate(
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
             log.info(note)
-        metrics = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
+        metrics, answers = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
     chosen = ready.learner.objective
-    floors = _floors(chosen, ready.learned, sets, ready.setup)
-    return {"metrics": real(metrics), "floors": floors, "model": name_of(model),
+    floors, learned = _floors(chosen, ready.learned, sets, ready.setup)
+    figures = real(metrics)
+    return {"metrics": figures, "floors": floors, "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
-            "rows": sum(map(len, sets.train)), **left_out(reader)}
+            "rows": sum(map(len, sets.train)), **left_out(reader), **judged(figures, floors, learned, answers)}
+
+
+def judged(
+    figures: Mapping[str, float | None], floors: Floors, learned: bool, answers: Mapping[str, Any],
+) -> dict[str, Any]:
+    """{"floors_from", "notes"}: which rows the floors are learned from, and what must not be overlooked, in words."""
+    same = answers.get("one_answer")
+    return {"floors_from": "training" if learned else "these rows",
+            "notes": [*([same] if same else []), *floored.below(figures, floors, learned)]}
 
 
 def real(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -149,14 +161,19 @@ def left_as_it_is(model: Model) -> Iterator[None]:
         network.to(device).train(training)
 
 
-def _measured(ready: Ready, sets: Sets, model: Model, accelerator: Accelerator, size: int) -> dict[str, float]:
-    """The metrics over all rows, `size` of them at once."""
+def _measured(
+    ready: Ready, sets: Sets, model: Model, accelerator: Accelerator, size: int,
+) -> tuple[dict[str, float], Mapping[str, Any]]:
+    """(the metrics over all rows, `size` of them at once; a count of the answers)."""
     from llmkit.training.evaluate import evaluate as all_figures
     from llmkit.training.evaluate import refer
 
     if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, size)
-    return all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size)
+    answers: list[dict[str, Any]] = []
+    figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size,
+                          answers=answers)
+    return figures, answers[-1] if answers else {}
 
 
 @dataclass(frozen=True)
@@ -354,10 +371,11 @@ def by_prompt(
     metrics = measured(labeller, task, rows)
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
         log.info("%s", note)
-    return {"metrics": metrics, "floors": task.floors([], rows), "model": name_of(model), "data": data_name(data),
+    floors = task.floors([], rows)
+    return {"metrics": metrics, "floors": floors, "model": name_of(model), "data": data_name(data),
             "measured_by": registry.name_of(task), "prompt": recipe.block("prompting", mode),
             "prompt_tokens": sum(labeller.tokens) / len(labeller.tokens), "rows": len(rows),
-            **left_out(reader)}
+            **left_out(reader), **judged(metrics, floors, False, {})}
 
 
 def open_scorer(model: Model) -> Scorer:
@@ -387,13 +405,16 @@ def untuned(ready: Ready, model: Model) -> Learner:
                    ready.learner.family)
 
 
-def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets, setup: Setup) -> Floors:
+def _floors(
+    chosen: Learning, learned: recipe.Recipe | None, sets: Sets, setup: Setup,
+) -> tuple[Floors, bool]:
     """What the rows' metrics are without a language model, learned from the run's own rows where they are still there.
 
-    Elsewhere from nothing but the rows themselves: then only floors that need no training rows are given.
+    Elsewhere from nothing but the rows themselves: then only floors that need no training rows are given. And whether
+    there were training rows.
     """
     if not isinstance(chosen, Task):
-        return {}
+        return {}, False
     rows = [row for part in sets.train if isinstance(part, Encoded) for row in part.rows]
     before: Sequence[Row] = []
     try:
@@ -401,7 +422,7 @@ def _floors(chosen: Learning, learned: recipe.Recipe | None, sets: Sets, setup: 
             before = learned_rows(chosen.settled([], setup), learned)
     except DataError:  # moved or deleted since
         before = []
-    return chosen.floors(chosen.seen(before[:FLOOR_ROWS], setup), chosen.seen(rows, setup))
+    return chosen.floors(chosen.seen(before[:FLOOR_ROWS], setup), chosen.seen(rows, setup)), bool(before)
 
 
 def learned_rows(task: Task, learned: recipe.Recipe) -> list[Row]:

@@ -14,6 +14,12 @@ STATUS = "status.json"
 """The exit status that the run ended with, for launchers that lose it."""
 CARD = "README.md"
 BAD_ROWS = "bad_rows.txt"
+CURVES, CURVES_DARK = "loss.png", "loss.dark.png"
+"""Loss, rate, gradient and speed over the steps, on white and on black."""
+REPORT = "report.html"
+"""The page that says what a run was asked, what happened, what it learned and what it cost."""
+SAMPLES = "samples.jsonl"
+"""What the model says of a few rows, and a count of its answers, at each evaluation."""
 TRACKERS = "trackers.json"
 """What trackers call this run, so that it goes on as one run of theirs."""
 MODEL = "model"
@@ -41,7 +47,8 @@ def is_part(target: Path, folder: Path) -> bool:
     if not (target.is_file() and target.is_relative_to(folder)):
         return False
     first = target.relative_to(folder).parts[0]
-    return first in (METRICS, MODEL, BEFORE, CHECKPOINTS, BASE) or target.suffix not in (".jsonl", ".csv", ".tsv")
+    ours = (METRICS, SAMPLES, MODEL, BEFORE, CHECKPOINTS, BASE)
+    return first in ours or target.suffix not in (".jsonl", ".csv", ".tsv")
 
 
 def model_in(run: Path) -> Path:

@@ -19,8 +19,9 @@ from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
-from llmkit.objectives.base import Objective, Sets, Setup, Sums, Text, perplexity, token
+from llmkit.objectives.base import Objective, Samples, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
+from llmkit.objectives.shared.showing import plain
 from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
 from llmkit.recipe import Positive, registry
 from llmkit.recipe.registry import OPTIONS
@@ -280,6 +281,21 @@ class Adversarial(Objective):
         return softplus(-drawn).sum()
 
     # ---- evaluation ----
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """A sample of the generator beside the real text, and what the discriminator takes each for."""
+        first, real, drawn = batch["input_ids"][:, :1], self.real(model, batch), self.sample(model, batch)[:2]
+        sides = []
+        for ids, known in (drawn, real):
+            doubts = self.told(model, first, ids, known).sigmoid().tolist()
+            texts = [plain([start, *row[:length]], tokenizer) for start, row, length in zip(
+                first[:, 0].tolist(), ids.tolist(), known.sum(1).tolist(), strict=True)]
+            sides.append(list(zip(texts, doubts, strict=True)))
+        return [{"the generator writes": ours, "real, says the discriminator": f"{mine:.0%}", "the real text": theirs,
+                 "real, says the discriminator of it": f"{real_too:.0%}"}
+                for (ours, mine), (theirs, real_too) in zip(*sides, strict=True)]
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """All losses; for each row its sample and its real text, each with whether it was taken for real."""

@@ -7,21 +7,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.rows import Layout, SegmentRows, Sharded, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.swapping.doubling import doubled_documents
-from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids, entropy, tokenize, total
 from llmkit.objectives.shared.places import at, chosen
+from llmkit.objectives.shared.vocabulary import Vocabulary as Vocabulary
+from llmkit.objectives.shared.vocabulary import vocabulary as vocabulary
 from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.watching import lacking, required, watch
 from llmkit.system.errors import DataError, RequestError
@@ -37,6 +36,8 @@ Sums: TypeAlias = "dict[str, Tensor]"
 """By the name of a head: a loss summed over its targets."""
 Responses: TypeAlias = "dict[str, Response]"
 """By the name of a head: what a model says at its targets."""
+Samples: TypeAlias = "list[dict[str, Any]]"
+"""What there is to see of some rows, a dict each."""
 Judged: TypeAlias = "tuple[list[int], list[Any]]"
 """The numbers of a batch's rows, and what `judge` gave for them."""
 
@@ -129,6 +130,8 @@ class Objective:
     """The figure of an evaluation that says most."""
     best: ClassVar[str | None] = None
     """The metric whose best model is kept where the recipe names none; None keeps the last."""
+    looked_at: ClassVar[int] = 4
+    """Rows that are looked at in an evaluation, see `show`."""
     goes_on: ClassVar[bool] = False
     """Whether a model that learned it goes on with any text, so that it can be told in words to do something else."""
 
@@ -317,6 +320,21 @@ class Objective:
         """Figures of an evaluation, from mean losses and what `judge` gave for each batch of the sets' rows."""
         return self.metrics(means, [pair for _, some in judged for pair in some])
 
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """What the model says of few rows, for people to look at: a dict of texts each; [] where nothing can be shown.
+
+        A list of [text, mark, note] is a text of which parts are marked: right, wrong, doubted.
+
+        {"text": [["the ", ""], ["cat", "wrong", "dog 31 %"], [" sat", ""]]}
+        """
+        return []
+
+    def tally(self, judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup) -> dict[str, Any]:
+        """A count of an evaluation's answers for the run's page, as JSON has it; {} where there is nothing to count."""
+        return {}
+
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Figures of an evaluation, from mean losses and all pairs; by default the targets' perplexity and accuracy."""
         right, asked = (sum(pair[side] for pair in pairs) for side in (0, 1))
@@ -450,39 +468,6 @@ def part(model: nn.Module, name: str) -> nn.Module:
         if full == name or full.endswith(f".{name}"):
             return module
     raise RequestError(f"{type(model).__name__} has no part {name!r}.")
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What drawing a row asks of a tokenizer, looked up once: a tokenizer takes longer to say it than a row to draw."""
-
-    cls: int | None
-    sep: int | None
-    mask: int | None
-    special: NDArray[np.int64]
-    """The ids of special tokens, and those that stand for no token, sorted."""
-    rows: int
-    """The largest id and one."""
-
-    def plain(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which ids aren't special; np.isin takes four times as long for a row."""
-        if not len(self.special):
-            return np.ones(len(ids), np.bool_)
-        found: NDArray[np.bool_] = self.special[np.searchsorted(self.special[:-1], ids)] != ids
-        return found
-
-
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """A tokenizer's, found anew when tokens were added to it."""
-    return _vocabulary(tokenizer, len(tokenizer))
-
-
-@lru_cache(maxsize=8)
-def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int) -> Vocabulary:
-    rows = rows_for(tokenizer)
-    empty = set(range(rows)) - set(tokenizer.get_vocab().values()) if rows > size else set()
-    special = np.array(sorted({*tokenizer.all_special_ids, *empty}), np.int64)
-    return Vocabulary(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id, special, rows)
 
 
 def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:

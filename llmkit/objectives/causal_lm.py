@@ -13,8 +13,9 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sums, part, seen_by, vocabulary
+from llmkit.objectives.base import Objective, Samples, Sums, part, seen_by, vocabulary
 from llmkit.objectives.shared.places import at, chosen
+from llmkit.objectives.shared.showing import gone_on
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host, sent
@@ -124,6 +125,12 @@ class CausalLM(Objective):
             family.outputs(model, inputs)
         counts = (on_host(labels) != -100).sum(1).tolist()
         return {"loss": sampled_softmax(hidden[0], part(model, name), at(labels, wanted), negatives, counts)}
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """How the model goes on with the beginning of each row."""
+        return gone_on(model, batch, family, tokenizer)
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """By the whole vocabulary, however it was trained."""

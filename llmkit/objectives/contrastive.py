@@ -15,8 +15,9 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Setup, Sums, token
+from llmkit.objectives.base import Objective, Samples, Setup, Sums, token
 from llmkit.objectives.shared.embedding import Pooling, describe, embed, found
+from llmkit.objectives.shared.showing import neighbours, plain, rows_of
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 
@@ -40,6 +41,7 @@ class Contrastive(Objective):
     head = "AutoModel"
     packings = ("none",)
     whole = True
+    looked_at = 64
     idle = True  # a pooler that nothing reads
 
     def assemble(
@@ -107,6 +109,13 @@ class Contrastive(Objective):
     def loss(self, model: nn.Module, batch: Batch, family: type[Family]) -> Sums:
         """The loss where these rows are all there are."""
         return self.compare(self.represent(model, batch, family))
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """Of some texts, those of the batch whose embeddings are nearest."""
+        texts = [plain(row[1:-1], tokenizer) for row in rows_of(batch["input_ids"], batch)]
+        return neighbours(self.embed(model, batch, family), texts) if len(texts) > 1 else []
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """A pair of embeddings a row: of its text's first and second half. They are compared once all are there."""

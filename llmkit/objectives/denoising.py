@@ -10,16 +10,19 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.batches import Features
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, token
+from llmkit.objectives.base import Objective, Samples, token
+from llmkit.objectives.shared.showing import written
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 ENDS = (".", "!", "?", "。", "！", "？", "…")
@@ -84,6 +87,12 @@ class Denoising(Objective):
             spoilt = spoilt[rng.permutation(len(spoilt)) >= round(self.delete_ratio * len(spoilt))]
         return infilled(
             spoilt, self.mask_ratio, self.poisson_lambda, int(tokenizer.mask_token_id), len(ids), rng)
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """What is read, and what has to be written, with the model's guess at each token."""
+        return written(self.at_targets(model, batch, family), batch, tokenizer)
 
 
 def infilled(

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.batches import Features
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Ids, TokenOrigin, marked
 from llmkit.data.words import WORD, Phrases, bare, chinese, read_phrases
-from llmkit.objectives.base import Objective, Sets, Setup, token, vocabulary
+from llmkit.objectives.base import Objective, Samples, Sets, Setup, token, vocabulary
+from llmkit.objectives.shared.showing import guessed
 from llmkit.recipe import Positive, Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     Mask = NDArray[np.bool_]
@@ -149,6 +152,13 @@ class MaskedLM(Objective):
             return rng
         content = blake2b(bare(segment).astype(np.int64).tobytes(), digest_size=8).digest()
         return np.random.default_rng(int.from_bytes(content, "little"))
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """The hidden words, each with the model's guess."""
+        found = self.at_targets(model, batch, family)
+        return guessed(found, batch["input_ids"], batch["labels"], batch, tokenizer)
 
     def hide(self, ids: NDArray[np.int64], rng: np.random.Generator, tokenizer: PreTrainedTokenizerBase) -> Features:
         """Hide a share of a row's tokens, special ones aside; where words are hidden, the ids have their marks."""

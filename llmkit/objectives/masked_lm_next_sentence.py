@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums, guesses, perplexity, token
+from llmkit.objectives.base import Response, Responses, Samples, Sets, Setup, Sums, guesses, perplexity, token
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.objectives.shared.pairs import (
     Rows,
@@ -24,6 +24,7 @@ from llmkit.objectives.shared.pairs import (
     relation,
     told,
 )
+from llmkit.objectives.shared.showing import PAIRS, guessed, pairs_told
 from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:
@@ -101,6 +102,17 @@ class MaskedLMNextSentence(MaskedLM):
         inputs = {name: part for name, part in batch.items() if name != "next_sentence_label"}
         words, outputs = guesses(model, inputs, inputs.pop("labels"), family, self.head_for(family))
         return words, relation(outputs)
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """The hidden words, each with the model's guess, and what it says of the pair."""
+        words, told = self.both(model, batch, family)
+        rows = guessed(words, batch["input_ids"], batch["labels"], batch, tokenizer)
+        said = zip(told.argmax(-1).tolist(), batch["next_sentence_label"].tolist(), strict=True)
+        of_pairs = pairs_told(list(said), batch, tokenizer, PAIRS[self.pairs])
+        return [{**row, "the model says": pair["the model says"], "it is": pair["it is"]}
+                for row, pair in zip(rows, of_pairs, strict=True)]
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Perplexity and accuracy of hidden tokens; accuracy, F1 and the more frequent label's share of pairs."""

@@ -12,7 +12,8 @@ from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features, stack
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, token, vocabulary
+from llmkit.objectives.base import Objective, Samples, token, vocabulary
+from llmkit.objectives.shared.showing import guessed
 from llmkit.recipe import Positive, Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
@@ -82,6 +83,18 @@ class PermutedLM(Objective):
             batch["target_mapping"][row, range(len(places)), places] = 1
             batch["labels"][row, : len(places)] = one[places]
         return batch
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """The targets, each with the model's guess, which sees those before it in the order."""
+        import torch
+
+        places = batch["target_mapping"].argmax(-1)
+        labels = torch.full_like(batch["input_ids"], -100)
+        rows, targets = (batch["labels"] != -100).nonzero(as_tuple=True)
+        labels[rows, places[rows, targets]] = batch["labels"][rows, targets]
+        return guessed(self.at_targets(model, batch, family), batch["input_ids"], labels, batch, tokenizer)
 
     def at_targets(self, model: nn.Module, batch: Batch, family: type[Family]) -> Guesses:
         """What the second stream says at the targets; logits exist at these only."""

@@ -8,16 +8,18 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.data.batches import Features
+from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, Sets, Setup, token
+from llmkit.objectives.base import Objective, Samples, Sets, Setup, token
+from llmkit.objectives.shared.showing import guessed, written
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from llmkit.data.sources import Reader
@@ -64,6 +66,17 @@ class PrefixLM(Objective):
         places = np.arange(len(inputs))
         return {"input_ids": inputs, "prefix": (places < length).astype(np.int64),
                 "labels": np.where(places >= length - 1, labels, -100)}
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """What the model says of each token behind the prefix, given those before it."""
+        found = self.at_targets(model, batch, family)
+        if family.shape != "decoder":
+            return written(found, batch, tokenizer)
+        ahead = batch["labels"].roll(1, 1)  # a label stands where it is predicted, a place before its own
+        ahead[:, 0] = -100
+        return guessed(found, batch["input_ids"], ahead, batch, tokenizer)
 
 
 class _TwoSided(PrefixLM):

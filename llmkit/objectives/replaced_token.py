@@ -16,9 +16,11 @@ from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
-from llmkit.objectives.base import Objective, Sums, guesses, perplexity
+from llmkit.objectives.base import Objective, Samples, Sums, guesses, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
 from llmkit.objectives.shared.places import at, chosen, marked
+from llmkit.objectives.shared.showing import marked as with_marks
+from llmkit.objectives.shared.showing import rows_of
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host, sent
@@ -132,8 +134,9 @@ class ReplacedToken(Objective):
 
     def both(
         self, model: nn.Module, batch: Batch, family: type[Family], count: bool = False,
+        keep: dict[str, Tensor] | None = None,
     ) -> tuple[Sums, list[int]]:
-        """The losses, and with `count` the counts that metrics are made from."""
+        """The losses, and with `count` the counts that metrics are made from; what was seen and said goes to `keep`."""
         import torch
         from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -163,6 +166,8 @@ class ReplacedToken(Objective):
             replaced.view(-1)[wanted] = drawn
         made_up = at(replaced != original, known)
         doubt = family.outputs(model.discriminator, {**inputs, "input_ids": replaced}).logits  # type: ignore[arg-type]
+        if keep is not None:
+            keep |= {"ids": replaced, "replaced": replaced != original, "doubt": doubt.reshape(labels.shape)}
         doubt = at(doubt.float().reshape(labels.shape), known)
         told_apart = binary_cross_entropy_with_logits(doubt, made_up.float(), reduction="sum")
         sums = {"generator": told, "discriminator": told_apart}
@@ -171,6 +176,24 @@ class ReplacedToken(Objective):
         said = doubt > 0
         found = torch.stack([(said & made_up).sum(), said.sum(), made_up.sum(), (said == made_up).sum()]).tolist()
         return sums, [sum(right), int(counted.sum()), *found, len(doubt)]
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """The row as the generator made it up, with what the discriminator doubts and what it fails to."""
+        seen: dict[str, Tensor] = {}
+        self.both(model, batch, family, keep=seen)
+        chances, out = seen["doubt"].float().sigmoid().tolist(), []
+        for row, ids in enumerate(rows_of(seen["ids"], batch)):
+            marks = {}
+            for place, made_up in enumerate(seen["replaced"][row].tolist()[: len(ids)]):
+                chance = chances[row][place]
+                if made_up:
+                    marks[place] = ("right" if chance > 0.5 else "wrong", f"replaced, doubted {chance:.0%}")
+                elif chance > 0.5:
+                    marks[place] = ("doubted", f"real, doubted {chance:.0%}")
+            out.append({"text with replaced words": with_marks(ids, marks, tokenizer)})
+        return out
 
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The losses, and a batch's counts as one pair."""

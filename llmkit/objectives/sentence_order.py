@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from llmkit.backbones.base import Family
 from llmkit.data.batches import Batch, Features
 from llmkit.data.sources import Reader
-from llmkit.objectives.base import Objective, Response, Responses, Sets, Setup, Sums
+from llmkit.objectives.base import Objective, Response, Responses, Samples, Sets, Setup, Sums
 from llmkit.objectives.shared.pairs import (
     Rows,
     collate_pairs,
@@ -24,6 +24,7 @@ from llmkit.objectives.shared.pairs import (
     relations,
     told,
 )
+from llmkit.objectives.shared.showing import PAIRS, pairs_told
 from llmkit.recipe.registry import OPTIONS
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ class SentenceOrder(Objective):
     def judge(self, model: nn.Module, batch: Batch, family: type[Family]) -> tuple[Sums, list[tuple[Any, Any]]]:
         """The loss, and (predicted, true) labels."""
         return judge_pairs(model, batch, family, self.head_for(family))
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """What the model says of each pair of texts."""
+        return pairs_told(self.judge(model, batch, family)[1], batch, tokenizer, PAIRS["order"])
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """Accuracy, F1 of "swapped", and what always saying the more frequent label would reach."""

@@ -10,17 +10,20 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from llmkit.data.batches import Features
+from llmkit.backbones.base import Family
+from llmkit.data.batches import Batch, Features
 from llmkit.data.rows import Layout
 from llmkit.data.tokens import Ids
-from llmkit.objectives.base import Objective, token
+from llmkit.objectives.base import Objective, Samples, token
 from llmkit.objectives.shared.denoisers import UL2, Denoiser, Mask
+from llmkit.objectives.shared.showing import written
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
 NAMES = ("<extra_id_{}>", "extra{}")
@@ -121,6 +124,12 @@ class SpanCorruption(Objective):
             "decoder_input_ids": np.concatenate([[start], labels[:-1]]),
             "labels": labels,
         }
+
+    def show(
+        self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
+    ) -> Samples:
+        """What is read, and what has to be written, with the model's guess at each token."""
+        return written(self.at_targets(model, batch, family), batch, tokenizer)
 
 
 @lru_cache(maxsize=8)

@@ -204,6 +204,8 @@ LEARNING: dict[str, Promise] = {
     "judge": Promise(f"(losses, outcomes): {LOSSES}; and a list", judgement),
     "to_write": Promise("numbers of rows, or None", a_list_if_any),
     "figures": Promise(FIGURES, numbers),
+    "show": Promise("a list with a dict of texts for each row, or []", a(list)),
+    "tally": Promise("a dict of what there is to count of an evaluation's answers, or {}", a(Mapping)),
     "metrics": Promise(FIGURES, numbers),
     # of tasks
     "read": Promise("rows and where each stands, (row, place)", a_pair, each=True),

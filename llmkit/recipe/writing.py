@@ -1,7 +1,7 @@
 """Writing a recipe: as YAML that can be run again, as a JSON Schema, and what differs between two."""
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 import yaml
@@ -14,7 +14,7 @@ from llmkit.system.addresses import masked
 
 DATALESS = ("name", "output_dir", "data.num_proc")
 FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout",
-        "distributed")
+        "distributed", "figures")
 
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:
@@ -79,14 +79,29 @@ def dump(recipe: Recipe) -> str:
     return yaml.dump(tree_of(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """{"training": {"max_steps": 5}}  ->  {"training.max_steps": 5}"""
+    if isinstance(value, dict):
+        return {k: v for key, below in value.items() for k, v in flat(below, f"{path}.{key}").items()}
+    return {path[1:]: value}
+
+
+def defaults(options: Any, path: str = "") -> dict[str, Any]:
+    """The default of each field of a recipe that has one, by its name: {"training.warmup_steps": 0}."""
+    found: dict[str, Any] = {}
+    for option in fields(options):
+        value, name = getattr(options, option.name), f"{path}{option.name}"
+        if is_dataclass(value):
+            found |= defaults(value, f"{name}.")
+        elif option.default is not MISSING:
+            found[name] = list(option.default) if isinstance(option.default, tuple) else option.default
+        elif option.default_factory is not MISSING:
+            found[name] = option.default_factory()
+    return found
+
+
 def differences(ours: Recipe, theirs: Recipe) -> dict[str, tuple[Any, Any]]:
     """What differs between two recipes, but for name, folder, logging, saving and trackers: (ours, theirs) by field."""
-
-    def flat(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {k: v for key, below in value.items() for k, v in flat(below, f"{path}.{key}").items()}
-        return {path[1:]: value}
-
     a, b = flat(tree_of(ours)), flat(tree_of(theirs))
     free = {*DATALESS, *(f"training.{name}" for name in FREE)}
     return {key: (a.get(key), b.get(key)) for key in {**a, **b}

@@ -41,8 +41,8 @@ def check_world() -> None:
                            "docs/several_machines.md shows how several are started.")
     for name, what in STRATEGIES.items():
         if switched_on(name):
-            raise RequestError(f"{what} (accelerate's launcher sets {name}) isn't supported; use plain data parallelism, "
-                               "--multi_gpu, or a model in parts: --use_fsdp --fsdp_version 2.")
+            raise RequestError(f"{what} (accelerate's launcher sets {name}) isn't supported; use plain data "
+                               "parallelism, --multi_gpu, or a model in parts: --use_fsdp --fsdp_version 2.")
 
 
 def forget_leftovers() -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast
 from llmkit.system import terminal
 from llmkit.system.addresses import masked
 from llmkit.system.markdown import block, code, prose
+from llmkit.system.sparkline import shows, sparkline
 from llmkit.system.terminal import visible, visible_lines
 
 log = logging.getLogger("llmkit")
@@ -105,12 +106,18 @@ class Progress:
         self.shown, self.unit = shown, unit
         self.last = time.monotonic()
         self.task: Any = None
+        self.losses: list[float] = []
+        self.line = ""
+        """What was last to be shown, for when the bar is gone."""
 
     def update(self, share: float, step: int, figures: Mapping[str, float], left: float) -> None:
         """`share` of the run is done, `left` seconds remain."""
         if not self.shown:
             return
         words = "  ".join(f"{visible(name)} {value:,.4g}" for name, value in figures.items())
+        if "loss" in figures:
+            self.losses.append(figures["loss"])
+            self.line = f"{self.unit} {step} ({int(100 * share)} %)  {words}"
         if self.bar is not None:
             self.bar.update(self.task, completed=share, step=step, words=words, left=clock(left))
         elif time.monotonic() - self.last >= 10:
@@ -118,12 +125,24 @@ class Progress:
             log.info("%s %d (%d %%)  %s  %s left", self.unit, step, int(100 * share), words, clock(left))
 
 
+    def closed(self, stopped: bool) -> None:
+        """Leave the last loss, with its curve, where a person looks; elsewhere where a run didn't come to its end."""
+        if not self.line or (self.bar is None and not stopped):
+            return
+        draws = self.bar is not None and len(self.losses) > 1 and shows(sys.stderr.encoding)
+        log.info("%s%s", self.line, f"  {sparkline(self.losses)}" if draws else "")
+
+
 @contextmanager
 def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
     """Show a bar while the block runs; log lines go above it. `unit` is what is counted."""
     state = Progress(shown, unit)
     if not shown or not sys.stderr.isatty():
-        yield state
+        try:
+            yield state
+        except BaseException:
+            state.closed(stopped=True)
+            raise
         return
     from rich.console import Console
     from rich.logging import RichHandler
@@ -144,6 +163,7 @@ def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
             yield state
     finally:
         log.handlers = old
+        state.closed(stopped=False)
 
 
 def table(cells: Sequence[Sequence[str]]) -> None:

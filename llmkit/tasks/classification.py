@@ -14,12 +14,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.backbones.base import Family
-from llmkit.data.batches import Batch, Features, stack
+from llmkit.data.batches import Batch, Examples, Features, stack
 from llmkit.data.fields import find_fields, no_text
 from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
-from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
+from llmkit.objectives.base import Judged, Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
@@ -43,6 +43,7 @@ from llmkit.tasks.shared.labels import (
     there,
     unwritten_label,
 )
+from llmkit.tasks.shared.tallies import outcomes, tallied
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -413,6 +414,11 @@ class Classification(Task):
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Prediction, Row]]) -> dict[str, float]:
         """Accuracy and F1 of labels; of numbers, error and correlation."""
         return {**means, **scores([next(iter(one.values())) for one, _ in pairs], [row["label"] for _, row in pairs])}
+
+    def tally(self, judged: Sequence[Judged], sets: Sequence[Examples], setup: Setup) -> dict[str, Any]:
+        """Which labels were taken for which, by label, by length, and the errors with the largest loss."""
+        return tallied([(*one, self.combine([one[0]], one[1], setup)) for one in outcomes(judged, sets)],
+                       setup.labels or ())
 
     def seen(self, rows: Sequence[Row], setup: Setup) -> Sequence[Row]:
         """Texts end where the model's rows do."""

@@ -33,13 +33,14 @@ log = logging.getLogger("llmkit")
 
 def evaluate(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
-    stop: Stopping | None = None, spread: Spread | None = None,
+    stop: Stopping | None = None, spread: Spread | None = None, answers: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
 
     size     rows that a process holds at once
     last     whether no other evaluation of the run follows
     spread   how the learner lies on the processes; whole on each where nothing is said
+    answers  where a count of the answers is put, by the main process
 
     Interrupted, on all of them, where `stop` heard a signal on one. DataError where no row has anything to predict.
     """
@@ -74,7 +75,10 @@ def evaluate(
     means["loss"] = sum(weight * means[head] for head, weight in objective.weights.items())
     check_all(means, "evaluation: the mean loss")
     everyone = gather_object(judged) if accelerator.num_processes > 1 else judged
-    figures = objective.figures(means, sorted(everyone, key=lambda batch: batch[0]), sets, setup)
+    everyone = sorted(everyone, key=lambda batch: batch[0])
+    figures = objective.figures(means, everyone, sets, setup)
+    if answers is not None and accelerator.is_main_process:
+        answers.append(objective.tally(everyone, sets, setup))
     return {**figures, **routed(accelerator, learner, load)}
 
 

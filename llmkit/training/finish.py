@@ -20,6 +20,7 @@ from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError, status_of
 from llmkit.training.folder.belonging import length_of
 from llmkit.training.folder.ending import ended, in_words
+from llmkit.training.looking.samples import show_training_rows
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import shared
 from llmkit.training.state import REACHED
@@ -38,11 +39,21 @@ def finish(session: Session) -> dict[str, Any]:
     if session.main:
         summary = conclude(session, "completed", session.state.ended or REACHED)
         summary |= {name: sum(one[name] for one in most) for name in most[0]}
-        session.run.write(layout.CARD, report.card(summary, session.recipe.name, recipes.dump(session.recipe)))
+        session.run.write(layout.CARD, card(session, summary))
         session.run.write(layout.SUMMARY, json.dumps(summary, indent=1))
         session.run.write(layout.STATUS, ended(0, "completed"))
         session.run.drop_before()
+        show_training_rows(session)
+        session.pictures.last()
     return dict(shared(session.accelerator, lambda: summary or {}))
+
+
+def card(session: Session, summary: dict[str, Any]) -> str:
+    """The model card, with the run's curves where it draws them."""
+    text = report.card(summary, session.recipe.name, recipes.dump(session.recipe))
+    if not session.pictures.on:
+        return text
+    return f"{text}\n![loss, learning rate, norm of the gradient and tokens a second over the steps]({layout.CURVES})\n"
 
 
 def give_up(session: Session, error: BaseException) -> None:
@@ -51,6 +62,8 @@ def give_up(session: Session, error: BaseException) -> None:
         with suppress(PlaceError):
             summary = conclude(session, "failed" if session.stop.by is None else "stopped", str(error))
             session.run.write(layout.STATUS, ended(status_of(error), in_words(error)))
+            if session.stop.by is None:  # who stops a run waits for it to be gone
+                session.pictures.last()
             session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
 
 
@@ -98,6 +111,10 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "best": state.best, "steps": state.step, "skipped_steps": state.skipped, "tokens": state.tokens,
         "train_loss": state.train_loss, "evaluation_before": state.before, "evaluation": state.evaluation,
         "length": length_of(recipe)}
+    if session.resumed:
+        own["resumed"] = session.resumed
+    if same := session.tally.get("one_answer"):
+        own["one_answer"] = same
     if session.earlier is not None and status != "completed":
         own["before"] = session.earlier
     more = {

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -256,7 +257,7 @@ def assembled(settled: Settled, tuned: PreTrainedModel, tokenizer: PreTrainedTok
 def announce(session: Session, start: Checkpoint | None) -> None:
     """What the main process does before the first step: look for room, say what will be done, and open the folder."""
     run, recipe = session.run, session.recipe
-    run.free(session.objective.others(session.learner.model))
+    run.free(session.objective.others(session.learner.model), recipe.training.figures)
     enough_room(run, session.learner, session.length, session.state, recipe)
     describe(session.settled, session.sets, session.learner, start)
     for said in unheeded(recipe, session.length.steps):
@@ -264,12 +265,22 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     list_bad_rows(session.settled, run)
     session.sets = with_floors(session.sets, recipe.learning, session.setup)
     session.earlier = Run(run.folder).ended
+    session.resumed = resumed(run, start)
     under_way(session)  # first: a summary that says `completed` is of the recipe and of the model that stand there
     if not session.over and run.model.is_dir():
         run.set_aside()
         log.info("model/ stands as %s/ until the new one is there", layout.BEFORE)
     run.rewind(session.state.step if start is not None else -1)
     run.write_recipe(recipe)
+
+
+def resumed(run: RunFolder, start: Checkpoint | None) -> list[dict[str, Any]]:
+    """After which steps the folder's run went on, and when, this time among them; [{"step": 500, "at": …}]."""
+    if start is None:
+        return []
+    said = (Run(run.folder).summary or {}).get("resumed")
+    before = [one for one in said if one["step"] <= start.step] if isinstance(said, list) else []
+    return [*before, {"step": start.step, "at": datetime.now(UTC).isoformat(timespec="seconds")}]
 
 
 def enough_room(

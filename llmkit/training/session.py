@@ -24,6 +24,7 @@ from llmkit.system.signals import Stopping
 from llmkit.training.callbacks import Callback, View
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.learner import Learner
+from llmkit.training.looking.drawing import Pictures
 from llmkit.training.schedule import Length, schedule, weights
 from llmkit.training.spread.base import Spread
 from llmkit.training.state import State
@@ -58,6 +59,11 @@ class Session:
     """What the summary said when the run had ended that goes on now."""
     asked_to_stop: signal.Signals | None = None
     """The signal that a process got, once all know of it."""
+    tally: Mapping[str, Any] = field(default_factory=dict)
+    """A count of the answers of the last evaluation."""
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """After which steps it went on, and when."""
+    pictures: Pictures = field(init=False)
     order: RowOrder = field(init=False)
     length: Length = field(init=False)
     factor: Callable[[State], float] = field(init=False)
@@ -68,6 +74,7 @@ class Session:
             self.sets.train, weights(self.recipe), self.recipe.seed, self.recipe.data.shuffle)
         self.length = Length(self.recipe.training, self.order.epoch_rows)
         self.factor = schedule(self.recipe.training, self.length)
+        self.pictures = Pictures(self.run, self.main and self.recipe.training.figures, self.began)
 
     @property
     def recipe(self) -> Recipe:

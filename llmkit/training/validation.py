@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llmkit.objectives.base import more_is_better
 from llmkit.recipe import Training
 from llmkit.system.errors import RequestError, nearest
 from llmkit.training.evaluate import evaluate
 from llmkit.training.log import Log
+from llmkit.training.looking.samples import show
 from llmkit.training.session import Session
 from llmkit.training.state import Interrupted
 
@@ -20,11 +22,11 @@ def validate(session: Session, journal: Log) -> None:
     """
     state, plan = session.state, session.recipe.training
     # the best of a run is found among evaluations of the same rows
-    last = session.over and plan.metric_for_best_model is None
+    last, answers = session.over and plan.metric_for_best_model is None, list[dict[str, Any]]()
     try:
         with session.averaged():
             figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,
-                               session.micro_batch_size, last, session.stop, session.spread)
+                               session.micro_batch_size, last, session.stop, session.spread, answers)
     except Interrupted as signalled:
         session.asked_to_stop = signalled.by
         return
@@ -34,6 +36,7 @@ def validate(session: Session, journal: Log) -> None:
     state.ended = session.objective.verdict(state.evaluations)
     if plan.metric_for_best_model is not None:
         keep_the_best(session, figures)
+    show(session, answers)
     session.tell(lambda callback, view: callback.on_evaluate(view, session.told(figures)))
 
 

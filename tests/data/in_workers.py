@@ -51,7 +51,7 @@ def recipe_of(name: str, folder: Path, workers: int = 0) -> Any:
         "data": {"train": str(folder / ("rows.jsonl" if kind == "task" else "text.txt")), "max_length": 32,
                  "packing": packing},
         kind: {"name": learning},
-        "training": {"max_steps": 2, "global_batch_size": 4, "logging_steps": 1, "precision": "fp32",
+        "training": {"figures": False, "max_steps": 2, "global_batch_size": 4, "logging_steps": 1, "precision": "fp32",
                      "dataloader_num_workers": workers},
         "output_dir": str(folder / f"run-{workers}")})
 

@@ -41,7 +41,8 @@ def tune(text: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -
             "name": "tuned", "backbone": {"pretrained": str(bases[family])}, "tuning": {"method": method, **options},
             "data": {"train": str(labelled if task else text), "max_length": 32},
             **({"task": task} if task else {"objective": OBJECTIVE[family]}), "output_dir": str(folder),
-            "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.02, "precision": "fp32"}}))
+            "training": {"figures": False,
+                         "max_steps": 4, "global_batch_size": 8, "learning_rate": 0.02, "precision": "fp32"}}))
         return folder
 
     return make

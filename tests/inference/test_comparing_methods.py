@@ -29,7 +29,8 @@ def written(labelled: Path, tmp_path: Path) -> str:
         "tokenizer": {"train": {"vocab_size": WORDS["bert"]}},
         "data": {"train": str(labelled), "validation": 0.3, "max_length": 32}, "task": {"name": "classification"},
         "tuning": {"method": "full"},
-        "training": {"max_steps": 2, "global_batch_size": 8, "learning_rate": 1e-9, "precision": "fp32"}}))
+        "training": {"figures": False,
+                     "max_steps": 2, "global_batch_size": 8, "learning_rate": 1e-9, "precision": "fp32"}}))
     return str(path)
 
 

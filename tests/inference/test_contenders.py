@@ -104,7 +104,7 @@ def asked(labelled, encoder, tmp_path, here):
     path.write_text(json.dumps({
         "name": "r", "backbone": {"pretrained": str(encoder)}, "task": "classification",
         "data": {"train": str(labelled), "validation": 0.3, "max_length": 32}, "tuning": {"method": "bias"},
-        "training": {"max_steps": 1, "global_batch_size": 4, "precision": "fp32"}}))
+        "training": {"figures": False, "max_steps": 1, "global_batch_size": 4, "precision": "fp32"}}))
     return ["compare", str(path), "--output-dir", str(tmp_path / "out")]
 
 

@@ -58,9 +58,10 @@ def test_what_figures_are_of_is_said():
 @pytest.mark.parametrize("rows", [
     [row("full", 0.8, 0.9), row("lora", 0.5)], [row("a name that is longer than the plot has room for", 0.5)],
     [row(f"m{i}", i / 20, seconds=1 + i) for i in range(12)]], ids=["two", "long", "many"])
-def test_three_files_are_left(tmp_path, rows):
+def test_four_files_are_left(tmp_path, rows):
     sheet(*rows, floors={"chance": 0.3, "zero": 0.0}).write(tmp_path / "out", "compare", {"rows": "übrig"})
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.json", "compare.md", "compare.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "compare.json", "compare.md", "compare.png", "compare.svg"]
     assert json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8")) == {"rows": "übrig"}
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 

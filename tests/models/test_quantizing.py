@@ -50,7 +50,8 @@ def tree(base: Path, text: Path, folder: Path, chosen: dict[str, Any] | None, **
     backbone = {"pretrained": str(base), **({} if chosen is None else {"quantization_config": chosen})}
     return {"backbone": backbone, "data": {"train": str(text), "max_length": 32, "validation": 0.2},
             "objective": {"name": objective}, "tuning": {"method": "lora"}, "output_dir": str(folder),
-            "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1,
+            "training": {"figures": False,
+                         "max_steps": 4, "global_batch_size": 8, "learning_rate": 1e-2, "logging_steps": 1,
                          "eval_steps": 1, "save_steps": 2, "precision": "fp32", **training}}
 
 
@@ -116,7 +117,7 @@ def test_a_class_that_is_new_stays_whole_and_trains(bases: dict[str, Path], labe
         "backbone": {"pretrained": str(bases["bert"]), "quantization_config": NF4},
         "data": {"train": str(labelled), "max_length": 32}, "task": {"name": "classification"},
         "tuning": {"method": "lora"}, "output_dir": str(tmp_path / "run"),
-        "training": {"max_steps": 2, "global_batch_size": 8, "precision": "fp32"}})
+        "training": {"figures": False, "max_steps": 2, "global_batch_size": 8, "precision": "fp32"}})
     saved = adapter(tmp_path / "run")
     assert {name for name in saved if "lora" not in name} >= {
         "base_model.model.classifier.weight", "base_model.model.bert.pooler.dense.weight"}

@@ -69,7 +69,8 @@ def test_a_model_learns_from_a_few_lines_of_chinese(kind, file, tmp_path):
         "tokenizer": {"train": {"vocab_size": 100, "kind": kind}},
         "data": {"train": str(file), "validation": [str(file)], "max_length": 24, "packing": "documents"},
         "objective": {"name": "masked_lm", "whole_word": True, "segmenter": "jieba"},
-        "training": {"max_steps": 40, "global_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"},
+        "training": {"figures": False,
+                     "max_steps": 40, "global_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"},
         "output_dir": str(tmp_path / "run")})
     summary = fit(asked)
     assert summary["evaluation"]["loss"] < summary["evaluation_before"]["loss"] - 0.5

@@ -96,7 +96,8 @@ def uer(tmp_path, tokenizer):
 def test_spans_are_uers_sentinels_and_its_decoder_starts_as_its_config_says(uer, text, tmp_path, said):
     asked = recipe.load({
         "backbone": {"pretrained": str(uer)}, "data": {"train": str(text), "max_length": 24}, "objective":
-        "span_corruption", "training": {"max_steps": 1, "global_batch_size": 4}, "output_dir": str(tmp_path / "run")})
+        "span_corruption", "training": {"figures": False,
+                                        "max_steps": 1, "global_batch_size": 4}, "output_dir": str(tmp_path / "run")})
     settled = settle(asked)
     spoken = speak(settled)
     marks = sentinels(spoken)
@@ -135,7 +136,8 @@ def test_a_type_without_a_file_is_read_from_its_config(kind, tokenizer, text, tm
         summary = fit(recipe.load({
             "backbone": {"pretrained": str(tmp_path / "base")}, "data": {"train": str(text), "max_length": 24},
             "objective": "causal_lm", "tuning": {"method": method},
-            "training": {"max_steps": 1, "global_batch_size": 4}, "output_dir": str(tmp_path / method)}))
+            "training": {"figures": False,
+                         "max_steps": 1, "global_batch_size": 4}, "output_dir": str(tmp_path / method)}))
         assert summary["steps"] == 1
     assert f"backbone.family auto: llmkit has no file for {kind}" in said.text
     assert recipe.load(tmp_path / "full" / "recipe.yaml").backbone.family == "auto"

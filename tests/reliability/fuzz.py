@@ -49,7 +49,8 @@ GPT2 = {"family": "gpt2", "size": "tiny", "config": {"n_embd": 32, "n_head": 2, 
 BERT = {"family": "bert", "size": "tiny", "config": {
     "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "max_position_embeddings": 64}}
 T5 = {"family": "t5", "size": "tiny", "config": {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64}}
-STEP = {"max_steps": 1, "global_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1, "precision": "fp32"}
+STEP = {"figures": False,
+        "max_steps": 1, "global_batch_size": 4, "learning_rate": 1e-3, "logging_steps": 1, "precision": "fp32"}
 
 Tree = dict[str, Any]
 

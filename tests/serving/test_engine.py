@@ -168,7 +168,8 @@ def test_adapters_write_as_they_do_alone(family, method, text, tmp_path, base_of
     fit(recipe.load({
         "backbone": {"pretrained": str(base_of_engine(family))}, "tuning": {"method": method}, "objective": "causal_lm",
         "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(run_folder),
-        "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.3, "precision": "fp32"}}))
+        "training": {"figures": False,
+                     "max_steps": 4, "global_batch_size": 8, "learning_rate": 0.3, "precision": "fp32"}}))
     tuned = models.open_model(run_folder)
     assert suits(tuned)
     texts = ("the cat", "a dog saw the moon and", "my", "the old king")
@@ -190,7 +191,8 @@ def base_of_engine(text, tmp_path_factory):
         fit(recipe.load({
             "backbone": {"family": family, "size": "tiny", "config": {**SMALL[family], "initializer_range": 0.3}},
             "tokenizer": {"train": {"vocab_size": 300}}, "data": {"train": str(text), "max_length": 32},
-            "objective": "causal_lm", "training": {"max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))
+            "objective": "causal_lm", "training": {"figures": False,
+                                                   "max_steps": 1, "global_batch_size": 8}, "output_dir": str(folder)}))
         return folder
 
     return make

@@ -521,7 +521,8 @@ def adapters(chatty, text, tmp_path_factory) -> dict[str, Path]:
         fit(recipe.load({
             "backbone": {"pretrained": str(chatty)}, "tuning": {"method": method}, "objective": "causal_lm",
             "data": {"train": str(text), "max_length": 32, "packing": "none"}, "output_dir": str(found[method]),
-            "training": {"max_steps": 4, "global_batch_size": 8, "learning_rate": 0.1, "precision": "fp32"}}))
+            "training": {"figures": False,
+                         "max_steps": 4, "global_batch_size": 8, "learning_rate": 0.1, "precision": "fp32"}}))
     return found
 
 

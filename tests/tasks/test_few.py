@@ -130,7 +130,7 @@ def topics(tmp_path):
 def tree(topics, encoder, tmp_path):
     return {"name": "few", "backbone": {"pretrained": str(encoder)}, "task": "classification",
             "data": {"train": str(topics), "validation": 20, "shots": 4, "max_length": 16},
-            "training": {"max_steps": 2, "global_batch_size": 4}, "output_dir": str(tmp_path / "run")}
+            "training": {"figures": False, "max_steps": 2, "global_batch_size": 4}, "output_dir": str(tmp_path / "run")}
 
 
 def test_a_run_learns_from_few_and_says_so(tree, caplog):

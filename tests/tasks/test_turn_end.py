@@ -61,7 +61,7 @@ def tuned(base: Path, folder: Path, rows: list[dict[str, Any]] = ROWS, task: str
     fit(recipe.load({
         "backbone": {"pretrained": str(base)}, "task": task, "output_dir": str(folder / "run"),
         "data": {"train": str(write_rows(folder / "rows.jsonl", rows)), "max_length": 40},
-        "training": {"max_steps": 60, "global_batch_size": 8, "learning_rate": 1e-2}, **more}))
+        "training": {"figures": False, "max_steps": 60, "global_batch_size": 8, "learning_rate": 1e-2}, **more}))
     return folder / "run"
 
 
@@ -174,7 +174,7 @@ def test_an_export_of_an_older_run_says_it(older: tuple[Path, int], base: Path, 
 def test_other_models_are_left_alone(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "llmkit"):
         assert learned_ends(models.open_model(base)) == []  # no run
-        run = tuned(base, tmp_path, training={"max_steps": 1, "global_batch_size": 8})
+        run = tuned(base, tmp_path, training={"figures": False, "max_steps": 1, "global_batch_size": 8})
         assert learned_ends(models.open_model(run)) == []  # which says it itself
         path = run / "model" / "generation_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": said(base)}))

@@ -205,7 +205,8 @@ def test_a_run_beside_other_files_trains_is_reported_and_goes_on(tmp_path: Path,
     run = in_place(tmp_path / "run", text, **{"slurm-1.out": "x", "notes.md": "mine"})
     assert run()["steps"] == 2
     assert run()["steps"] == 2  # reported
-    assert run(training={"max_steps": 2, "global_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1,
+    assert run(training={"figures": False,
+                         "max_steps": 2, "global_batch_size": 8, "learning_rate": 1e-3, "logging_steps": 1,
                          "precision": "fp32"}, name="other")["steps"] == 2
     assert (tmp_path / "run" / "notes.md").read_text() == "mine"
     card = (tmp_path / "run" / "README.md").read_text()

@@ -31,7 +31,7 @@ def classifier(base, labelled, folder, method="prompt", train_model=True, **trai
     return {"name": "c", "backbone": {"pretrained": str(base)},
             "data": {"train": str(labelled), "max_length": 32}, "task": "classification",
             "tuning": {"method": method, "num_virtual_tokens": 3, "train_model": train_model},
-            "training": {"max_steps": 4, "global_batch_size": 8, "logging_steps": 1, "save_steps": 2,
+            "training": {"figures": False, "max_steps": 4, "global_batch_size": 8, "logging_steps": 1, "save_steps": 2,
                          "precision": "fp32", **training}, "output_dir": str(folder)}
 
 

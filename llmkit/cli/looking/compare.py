@@ -76,7 +76,7 @@ def compare(
 
 
 def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
-    """Make what isn't there yet, show the table, and leave NAME.md, NAME.json and NAME.png; 0 where something came."""
+    """Make what isn't there yet, show the table, and leave NAME.md, .json, .png and .svg; 0 where something came."""
     from llmkit.system import report, terminal
 
     made.run()
@@ -86,7 +86,9 @@ def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
     else:
         terminal.out(f"{made.sheet.title}\n")
         report.table(made.sheet.cells())
-        terminal.out(f"\n{made.folder}: {name}.md, {name}.json, {name}.png")
+        if any(row["runs"] for row in made.sheet.rows) and (picture := made.sheet.picture).numbered:
+            terminal.err(made.sheet.numbering(picture))
+        terminal.out(f"\n{made.folder}: {name}.md, {name}.json, {name}.png, {name}.svg")
     if all(one.exit_status for one in made.outcomes):
         raise made.failure()
     return 0

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmkit.figures import paper
+from llmkit.figures.compared import Comparing, Point, draw
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import PlaceError
-
-LONG = 24
-"""Letters of a name that the plot has room for beside its points."""
 
 
 @dataclass(frozen=True)
@@ -56,57 +53,45 @@ class Sheet:
                  if rank(self.metric, value) > mean]
         return max(above)[1] if above else None
 
+    @property
+    def picture(self) -> Comparing:
+        """What is drawn of it."""
+        field, axis, scale = self.cost
+        points = [Point(row[self.kind], row["values"], row[field]) for row in self.rows if row["runs"]]
+        return Comparing(self.title, self.metric, axis, scale, points, self.floors)
+
     def markdown(self) -> str:
-        """The table for a document."""
+        """The table for a document, with the numbers that names have in the picture where it can't show them."""
         head, *rest = ([cell.replace("|", "\\|") for cell in row] for row in self.cells())
+        picture, notes = self.picture, []
+        if picture.numbered:
+            numbers = iter(range(1, len(picture.points) + 1))
+            runs = [bool(row["runs"]) for row in self.rows] + [False] * len(self.floors)
+            rest = [[f"[{next(numbers)}] {row[0]}" if run else row[0], *row[1:]]
+                    for run, row in zip(runs, rest, strict=True)]
+            notes = [f"{self.numbering(picture)} The .svg beside it has the names.", ""]
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
         table = ["| " + " | ".join(line) + " |" for line in lines]
-        return "\n".join([f"**{self.title}**", "", *table, "", self.about, ""])
+        return "\n".join([f"**{self.title}**", "", *table, "", self.about, "", *notes])
+
+    def numbering(self, picture: Comparing) -> str:
+        """Why names are numbers in the picture."""
+        if picture.missing:
+            return (f"In the .png, names are numbers: no font of this machine has the letters "
+                    f"{picture.missing[:20]}{'…' if len(picture.missing) > 20 else ''}.")
+        return "In the .png, names are numbers: they are too long to stand in it."
 
     def write(self, folder: Path, name: str, document: Mapping[str, Any]) -> None:
-        """Leave NAME.json, NAME.md and NAME.png in a folder."""
+        """Leave NAME.json, NAME.md, NAME.png and NAME.svg in a folder."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
             (folder / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
             if any(row["runs"] for row in self.rows):
-                self.plot(folder / f"{name}.png")
+                for suffix in ("png", "svg"):
+                    draw(self.picture, folder / f"{name}.{suffix}")
         except OSError as error:
             raise PlaceError(f"{folder}: {error.strerror}.") from error
-
-    def plot(self, path: Path) -> None:
-        """The metric of each with its spread, and against what it costs; the best floor as a line."""
-        rows = [row for row in self.rows if row["runs"]]
-        field, axis, scale = self.cost
-        figure = paper.sheet(11, 0.6 + 0.45 * max(6, len(rows)))
-        left, right = figure.subplots(1, 2)
-        places = range(len(rows) - 1, -1, -1)
-        # names that are too long to stand in the plot have a number there
-        long = max(len(row[self.kind]) for row in rows) > LONG
-        names = [f"{row[self.kind]}  [{i}]" if long else row[self.kind] for i, row in enumerate(rows, 1)]
-        for place, row in zip(places, rows, strict=True):
-            left.plot([row["lowest"], row["highest"]], [place, place], color="tab:blue", linewidth=3, alpha=0.4)
-            left.plot(row["values"], [place] * row["runs"], "|", color="tab:blue", markersize=9)
-            left.plot(row["mean"], place, "o", color="tab:blue")
-            right.errorbar(row[field], row["mean"], fmt="o", color="tab:blue",
-                           yerr=[[row["mean"] - row["lowest"]], [row["highest"] - row["mean"]]], capsize=3)
-            number = len(rows) - place
-            right.annotate(f"[{number}]" if long else row[self.kind], (row[field], row["mean"]), fontsize=9,
-                           textcoords="offset points", xytext=(6, 4 if place % 2 else -11))
-        left.set_yticks(list(places), names)
-        left.set_ylim(-0.6, len(rows) - 0.4)
-        left.set_xlabel(self.metric)
-        right.set(xscale=scale, xlabel=axis, ylabel=self.metric)
-        right.margins(x=0.18)
-        # the highest floor counts; one far below would leave no room for what is compared
-        best = sorted(self.floors.items(), key=lambda floor: rank(self.metric, floor[1]))[-1:]
-        for what, value in best:
-            left.axvline(value, linestyle="--", color="gray", linewidth=1)
-            right.axhline(value, linestyle="--", color="gray", linewidth=1)
-            right.annotate(f"floor: {what}", (0.01, value), xycoords=("axes fraction", "data"), fontsize=8,
-                           color="gray", va="bottom")
-        figure.suptitle(self.title)
-        paper.save(figure, path)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

@@ -108,9 +108,13 @@ class RunFolder:
         except OSError:
             return False
 
-    def free(self, others: Iterable[str]) -> None:
-        """PlaceError where the model card, or another network's folder, would take the place of what no run wrote."""
+    def free(self, others: Iterable[str], draws: bool = False) -> None:
+        """PlaceError where the model card, another network's folder, or a picture where the run `draws`, would take the
+        place of what no run wrote.
+        """
         standing.check_card(self.folder)
+        if draws:
+            standing.check_pictures(self.folder)
         if self.first:
             standing.check_others(self.folder, others)
 
@@ -214,17 +218,29 @@ class RunFolder:
             self._metrics.write(json.dumps(event) + "\n")
             self._metrics.flush()
 
+    def show(self, event: Mapping[str, Any]) -> None:
+        """Add a line to samples.jsonl."""
+        self.check()
+        place = self.folder / layout.SAMPLES
+        with telling(self.folder), place.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+
     def rewind(self, step: int) -> None:
         """Drop the lines after a step, and a line that was cut short: they will be written again."""
-        path = self.folder / layout.METRICS
+        self._rewind(layout.METRICS, step)
+        if (self.folder / layout.SAMPLES).exists():
+            self._rewind(layout.SAMPLES, step)
+
+    def _rewind(self, name: str, step: int) -> None:
+        path = self.folder / name
         kept = []
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break
-        self.write(layout.METRICS, "".join(kept))
+        self.write(name, "".join(kept))
 
     # ---- checkpoints ----
 

@@ -8,12 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from llmkit import recipe as recipes
+from llmkit.figures.markup import GENERATOR
+from llmkit.figures.paper import SIGN
 from llmkit.models import layout
 from llmkit.system.errors import LlmkitError, PlaceError
 
-FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS, layout.STATUS)
+PICTURES = (layout.CURVES, layout.CURVES_DARK, layout.REPORT)
+FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS, layout.STATUS,
+         *PICTURES, layout.SAMPLES)
 FOLDERS = (layout.MODEL, layout.BEFORE, layout.CHECKPOINTS, layout.BASE)
-EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE)
+EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE, layout.SAMPLES)
 """What a run leaves before its first step, beside its recipe: it may have been killed then."""
 
 
@@ -41,6 +45,18 @@ def check_card(folder: Path) -> None:
     card = folder / layout.CARD
     if card.is_file() and card.stat().st_size and "tags: [llmkit]" not in card.read_text(errors="replace")[:2000]:
         refuse(folder, [layout.CARD])
+
+
+def check_pictures(folder: Path) -> None:
+    """PlaceError where pictures of a run would take the place of files that no run wrote, though a run was there."""
+    refuse(folder, [name for name in PICTURES if (folder / name).is_file() and not is_drawn(folder / name)])
+
+
+def is_drawn(path: Path) -> bool:
+    """Whether a picture or a page is one that llmkit made, by what stands in its head; or is empty."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return not head or GENERATOR.encode() in head or (head.startswith(b"\x89PNG") and SIGN.encode() in head)
 
 
 def check_others(folder: Path, names: Iterable[str]) -> None:

@@ -81,7 +81,7 @@ def recipe(family: str, text: Path, folder: Path, **training: Any) -> dict[str, 
         "objective": {"name": objective}, "output_dir": str(folder),
         "training": {"max_steps": STEPS, "save_steps": SAVED, "global_batch_size": 8, "learning_rate": 1e-3,
                      "logging_steps": 1, "precision": "fp32",
-                     "full_determinism": torch.cuda.is_available(), **training}}
+                     "full_determinism": torch.cuda.is_available(), "figures": False, **training}}
 
 
 def kill_and_resume(tree: dict[str, Any]) -> int:

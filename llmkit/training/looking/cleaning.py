@@ -1,0 +1,118 @@
+"""What may be deleted of runs: checkpoints of those that are complete, and what a killed one left half."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmkit.models import layout
+from llmkit.models.files import read_json
+from llmkit.models.run import Run, is_run
+from llmkit.system.errors import CheckpointError, PlaceError
+from llmkit.training.folder.holding import held, telling
+
+HALF = re.compile(rf"\.(?:was-)?(?:{layout.MODEL}|{re.escape(layout.BEFORE)}|step-\d{{8,}})(?:\.[0-9a-f]{{8}})?")
+"""What a folder is called that a run was making, or putting away, when it was killed."""
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something that may go."""
+
+    run: Path
+    path: Path
+    why: str
+    size: int
+    """Bytes."""
+
+
+def runs_under(folder: Path) -> Iterator[Run]:
+    """Every run in a folder and below it, in the order of their names; PlaceError where there is no such folder."""
+    if not folder.is_dir():
+        raise PlaceError(f"{folder}: there is no such folder.")
+    if is_run(folder):
+        yield Run(folder)
+        return
+    for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
+        if not below.name.startswith("."):
+            yield from runs_under(below)
+
+
+def waste(run: Run, ours: bool = False) -> Iterator[Waste]:
+    """What may be deleted of a run, as long as no process has it: files that llmkit wrote, and of which none is needed.
+
+    Checkpoints of a run that isn't complete stay: it goes on from them. `ours`: it is this process that has it.
+    """
+    if run.held and not ours:
+        return
+    if run.completed:
+        for name in run.checkpoints:
+            path = run.folder / layout.CHECKPOINTS / name
+            if own_files(path) is not None:
+                yield found(run, path, "a checkpoint of a run that is complete; without it the run can't go on to a "
+                                       "greater length")
+        before = run.folder / layout.BEFORE
+        if before.is_dir() and not before.is_symlink():
+            yield found(run, before, "the model from before the run went on; the new one is there")
+    for place in (run.folder, run.folder / layout.CHECKPOINTS):
+        for path in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
+            if is_half(path):
+                yield found(run, path, "half of something, from a run that was killed")
+
+
+def is_half(path: Path) -> bool:
+    """Whether a folder is what a killed run was making; one that is all there is of its name is put back by the run."""
+    if not HALF.fullmatch(path.name) or not path.is_dir() or path.is_symlink():
+        return False
+    return not path.name.startswith(".was-") or path.with_name(path.name.removeprefix(".was-")).exists()
+
+
+def own_files(checkpoint: Path) -> list[Path] | None:
+    """The files of a checkpoint that its manifest names, and the manifest; None where it has none that can be read."""
+    if checkpoint.is_symlink() or checkpoint.parent.is_symlink():
+        return None
+    try:
+        named = read_json(checkpoint / layout.MANIFEST)["files"]
+        return [checkpoint / layout.MANIFEST, *(checkpoint / Path(name).name for name in named)]
+    except (CheckpointError, KeyError, TypeError):
+        return None
+
+
+def found(run: Run, path: Path, why: str) -> Waste:
+    """With its size."""
+    return Waste(run.folder, path, why, sum(one.stat().st_size for one in path.rglob("*") if one.is_file() and not
+                                            one.is_symlink()))
+
+
+def sweep(run: Run) -> tuple[list[Waste], list[str]]:
+    """Delete what may go of a run, while its folder is held; (what went, what stayed and why).
+
+    PlaceError where it can't be written.
+    """
+    gone, stayed = [], []
+    with held(run.folder):  # a run that begins meanwhile is told that the folder is in use
+        for one in list(waste(run, ours=True)):
+            with telling(run.folder):
+                if rest := delete(one.path):
+                    stayed.append(f"{one.path}: {rest}")
+                else:
+                    gone.append(one)
+    return gone, stayed
+
+
+def delete(path: Path) -> str:
+    """Delete a folder; of a checkpoint only what its manifest names. What stayed, in words; "" where nothing did."""
+    if path.parent.name != layout.CHECKPOINTS or not layout.CHECKPOINT.fullmatch(path.name):
+        shutil.rmtree(path)
+        return ""
+    own = own_files(path) or []
+    for file in own[::-1]:  # the manifest goes last: without it the rest is no checkpoint any more
+        file.unlink(missing_ok=True)
+    others = sorted(one.name for one in path.iterdir())
+    if others:
+        return f"{', '.join(others[:3])} {'is' if len(others) == 1 else 'are'} in it, and llmkit didn't write that"
+    path.rmdir()
+    return ""

@@ -1,0 +1,215 @@
+"""What there is to tell of a run, read from its folder: finished or not, of this version or an older one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmkit import recipe as recipes
+from llmkit.figures.curves import Panel, is_number, measured, panels
+from llmkit.models import layout
+from llmkit.models.run import Run
+from llmkit.recipe import BLOCKS, Recipe
+from llmkit.system.errors import CheckpointError, LlmkitError
+from llmkit.tasks.shared import floors as floored
+
+
+@dataclass(frozen=True)
+class Story:
+    """One run, as a page and a table tell it."""
+
+    run: Run
+    asked: Mapping[str, Any]
+    """Its recipe as it is written; empty where that can't be read."""
+    recipe: Recipe | None
+    """The same, checked; None where it is of another version, or with plug-ins that aren't here."""
+    summary: Mapping[str, Any]
+    """Empty where it left none, or none that can be read."""
+    events: tuple[Mapping[str, Any], ...]
+    samples: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = field(default=())
+    """What couldn't be read of it."""
+
+    @classmethod
+    def of(cls, run: Run) -> Story:
+        """Read a run's folder; what can't be read is noted, and the rest is told."""
+        notes: list[str] = []
+        asked: Mapping[str, Any] = {}
+        recipe: Recipe | None = None
+        summary: Mapping[str, Any] = {}
+        try:
+            found = run.asked
+            asked = found if isinstance(found, dict) else {}
+            recipe = None if foreign(asked) else run.recipe
+        except (LlmkitError, yaml.YAMLError, OSError, ValueError, TypeError) as error:
+            notes.append(f"its {layout.RECIPE} can't be checked by this version: {one_line(error)}")
+        try:
+            summary = run.summary or {}
+        except (CheckpointError, OSError) as error:
+            notes.append(f"its {layout.SUMMARY} can't be read: {one_line(error)}")
+        if not isinstance(summary, dict):
+            summary = {}
+        events = tuple(event for event in run.events if isinstance(event, dict) and is_number(event.get("step")))
+        return cls(run, asked, recipe, summary, events, samples_in(run.folder), tuple(notes))
+
+    # ---- what it was ----
+
+    @property
+    def name(self) -> str:
+        """What its recipe calls it; else its folder's name."""
+        return str(self.asked.get("name") or self.run.folder.absolute().name)
+
+    @property
+    def block(self) -> str:
+        """What was learned is an `objective`, or a `task`."""
+        return "task" if self.asked.get("task") else "objective"
+
+    @property
+    def learning(self) -> str:
+        """What was learned: classification, masked_lm …"""
+        return self.plugin(self.block)
+
+    def plugin(self, block: str) -> str:
+        """The name of the plug-in of a block; "" where the recipe has none."""
+        said = self.asked.get(block)
+        return str(said.get(BLOCKS[block][1], "") if isinstance(said, dict) else said or "")
+
+    @property
+    def model(self) -> str:
+        """What it started from: `bert-tiny`, or a pretrained model."""
+        said = self.asked.get("backbone")
+        backbone = said if isinstance(said, dict) else {"pretrained": said}
+        start = backbone.get("pretrained")
+        return str(start or "-".join(str(backbone[key]) for key in ("family", "size") if backbone.get(key)) or "?")
+
+    # ---- what came of it ----
+
+    @property
+    def status(self) -> str:
+        """completed, stopped, failed, running, interrupted; unknown where it says none."""
+        try:
+            return self.run.status or "unknown"
+        except CheckpointError:
+            return "unknown"
+
+    @property
+    def metric(self) -> str:
+        """The figure that says most of it."""
+        chosen = (self.asked.get("training") or {}).get("metric_for_best_model")
+        usual = "loss" if self.recipe is None else self.recipe.learning.metric
+        return str(chosen or (usual if usual in self.figures or not self.figures else "loss"))
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Of the evaluation of the weights that it left: the best's, else the last's; empty where there was none."""
+        found = self.summary.get("best") or self.summary.get("evaluation")
+        if not isinstance(found, dict):
+            found = next((event for event in reversed(self.events) if event.get("event") == "evaluate"), {})
+        return {name: value for name, value in found.items() if name not in ("event", "step") and is_number(value)}
+
+    @property
+    def before(self) -> Mapping[str, float]:
+        """Of the evaluation before the first step."""
+        return self.summary.get("evaluation_before") or {}
+
+    @property
+    def floors(self) -> Mapping[str, Mapping[str, float]]:
+        """What is reached without a model, by what reaches it."""
+        return floored.known(self.summary.get("floors") or {}, self.summary.get("unigram_entropy"), self.figures)
+
+    @property
+    def entropy(self) -> float | None:
+        """Nats a token that word frequencies alone give, where the loss is of single tokens too."""
+        return self.floors.get("word frequencies alone", {}).get("loss")
+
+    @property
+    def train_loss(self) -> float | None:
+        """The mean loss of its last line of metrics.jsonl."""
+        found = self.summary.get("train_loss")
+        if found is None:
+            found = next((event.get("loss") for event in reversed(self.events) if event.get("event") == "train"), None)
+        return float(found) if is_number(found) else None  # type: ignore[arg-type]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps, as far as its files tell."""
+        lines = [int(event["step"]) for event in self.events]
+        return max([int(self.summary.get("steps") or 0), *lines])
+
+    @property
+    def when(self) -> str:
+        """When it wrote last, in UTC: 2026-11-30 11:05."""
+        places = [self.run.folder / name for name in (layout.SUMMARY, layout.METRICS, layout.RECIPE)]
+        times = [place.stat().st_mtime for place in places if place.is_file()]
+        return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M") if times else ""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is in its folder."""
+        return sum(path.stat().st_size for path in self.run.folder.rglob("*") if path.is_file() and not
+                   path.is_symlink())
+
+    @property
+    def panels(self) -> list[Panel]:
+        """Its curves: loss, rate, gradient, speed."""
+        return panels(self.events, self.entropy)
+
+    @property
+    def metrics(self) -> list[Panel]:
+        """The curves of its evaluations' other figures."""
+        return measured(self.events, self.floors)
+
+    @property
+    def verdicts(self) -> list[str]:
+        """What stays below its floor, and whether all answers are one."""
+        same = self.summary.get("one_answer")
+        return [*([str(same)] if same else []), *floored.below(self.figures, self.floors)]
+
+    def facts(self) -> dict[str, Any]:
+        """What a table, and --json, has of it."""
+        floor = floored.best(self.metric, self.floors)
+        return {
+            "folder": str(self.run.folder), "name": self.name, "status": self.status, "learning": self.learning,
+            "tuning": self.plugin("tuning"), "model": self.model, "metric": self.metric,
+            "value": self.figures.get(self.metric, self.train_loss if self.metric == "loss" else None),
+            "floor": None if floor is None else {"name": floor[0], "value": floor[1]}, "train_loss": self.train_loss,
+            "steps": self.step, "tokens": self.summary.get("tokens"), "seconds": self.summary.get("wall_seconds"),
+            "bytes": self.size, "when": self.when, "notes": list(self.notes)}
+
+    def fields(self) -> list[tuple[str, Any, Any]]:
+        """(field, value, its default) of the recipe; the default is "" where a field has none, or isn't known here."""
+        usual = {} if self.recipe is None else recipes.defaults(self.recipe)
+        return [(name, value, usual.get(name, "")) for name, value in recipes.flat(dict(self.asked)).items()]
+
+
+def foreign(asked: Mapping[str, Any]) -> bool:
+    """Whether a recipe names a plug-in of somebody's own: to check it would run its code, and here nobody asked."""
+    keys = {block: key for block, (_, key) in BLOCKS.items()} | {"backbone": "family"}
+    said = ((asked.get(block), key) for block, key in keys.items())
+    return any("." in str((one.get(key) if isinstance(one, dict) else one) or "") for one, key in said)
+
+
+def one_line(error: BaseException) -> str:
+    """An error, short enough to stand in a note."""
+    return " ".join(str(error).split())[:300]
+
+
+def samples_in(folder: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of samples.jsonl up to one that is cut short; none where a run left no such file."""
+    path, found = folder / layout.SAMPLES, []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(event, dict) and is_number(event.get("step")):
+            found.append(event)
+    return tuple(found)
+
+
