@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
-from llmkit.cli.looking import compare, prompts
+from llmkit.cli.looking import compare, explain, prompts
 from llmkit.cli.preparing import doctor, plan
 from llmkit.system import machine, terminal
 from llmkit.system.environment import forget_leftovers, is_first, name_files_in_utf8, prepare_torch
@@ -40,7 +40,8 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (train, plan, compare, use, generate, chat, tasks, search, score, prompts, serve, doctor, catalogue):
+for group in (train, plan, compare, use, generate, chat, tasks, search, score, explain, prompts, serve, doctor,
+              catalogue):
     group.register(app)
 
 
