@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from llmkit.cli import completion, train
+from llmkit.cli.looking import pictures
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
 from llmkit.system.streams import as_json
@@ -136,6 +137,14 @@ def inspect(
         "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")] = [],  # noqa: B006
     experts: Annotated[bool, typer.Option(
         "--experts", help="Also how a mixture of experts shares out the tokens of the first rows.")] = False,
+    what: Annotated[str | None, typer.Option(
+        "--what", metavar="A,B,…", help="Of rows, lengths, mask, positions; or all. Pictures show all, the terminal "
+        "rows, where nothing is said.")] = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE.html", help="Write a page.")] = None,
+    output: Annotated[str | None, typer.Option(
+        "--output", "-o", metavar="FILE.png|.svg", help="Write a picture.")] = None,
+    theme: Annotated[str, typer.Option(
+        "--theme", metavar="light|dark", help="Of a picture; a page has both.")] = "light",
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
@@ -148,6 +157,13 @@ def inspect(
 
     report.to_stderr()
     report.quiet_libraries()
+    parts = pictures.parts_of(what, html is not None or output is not None)
+    places = pictures.places(html, output, theme)
+    if parts == ("positions",) and recipe is None:
+        pictures.leave({}, parts, places, theme)
+        if not places:
+            pictures.show({}, parts)
+        return
     if not any((recipe, task, model, data)):
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
@@ -159,7 +175,9 @@ def inspect(
         return
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
-    found = inspection.inspect(request, row, times, experts)
+    found = inspection.inspect(request, row, times, experts, parts)
+    parts = pictures.possible(found, parts)
+    pictures.leave(found, parts, places, theme)
     if json_:
         print(as_json(found))
         return
@@ -180,6 +198,7 @@ def inspect(
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
+    pictures.show(found, parts)
     if experts:
         show_experts(found["experts"])
 
