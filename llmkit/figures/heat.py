@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ def drawing(theme: Theme) -> Iterator[None]:
     """While the block runs, a theme's colours; a text is what it is, `$` and `_` too, and an empty box no warning."""
     from matplotlib import rc_context
 
-    with rc_context({**style(theme), "text.parse_math": False}), warnings.catch_warnings():  # type: ignore[arg-type]
+    rules: Any = {**style(theme), "text.parse_math": False}
+    with rc_context(rules), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
@@ -40,6 +42,11 @@ def scale(theme: Theme, line: int = FOR) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("llmkit", [theme.ground, theme.lines[line]])
+
+
+def titled(text: str, inches: float, size: float = 10) -> str:
+    """A title in lines that fit into a picture's width."""
+    return "\n".join(textwrap.wrap(visible(text), max(16, int(inches * 130 / size))))
 
 
 def label(text: str, most: int = 24) -> str:
@@ -58,9 +65,9 @@ def labelled(
         axes = figure.subplots()
         image = heat(axes, weights, theme)
         ticks(axes, rows, columns)
-        axes.set_title(label(title, 90), fontsize=10)
+        axes.set_title(titled(title, inches[0] - 1), fontsize=10)
         bar = figure.colorbar(image, ax=axes, fraction=0.04)
-        bar.outline.set_edgecolor(theme.faint)  # type: ignore[operator]
+        bar.ax.tick_params(labelsize=8)
     return figure
 
 
@@ -72,9 +79,10 @@ def heat(axes: Axes, weights: NDArray[np.float64], theme: Theme, most: float | N
 
 def ticks(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     """What each row and column is, where there is room for it."""
-    for some, put, turned in ((rows, axes.set_yticks, {}), (columns, axes.set_xticks, {"rotation": 90})):
-        if len(some) <= MOST_LABELS:
-            put(range(len(some)), [label(one) for one in some], fontsize=8, **turned)
+    if len(rows) <= MOST_LABELS:
+        axes.set_yticks(range(len(rows)), [label(one) for one in rows], fontsize=8)
+    if len(columns) <= MOST_LABELS:
+        axes.set_xticks(range(len(columns)), [label(one) for one in columns], fontsize=8, rotation=90)
     axes.tick_params(length=0)
 
 
@@ -95,7 +103,7 @@ def grid(
                     axes[i, j].set_title(f"head {first[1] + j}", fontsize=8)
                 if j == 0:
                     axes[i, j].set_ylabel(f"layer {first[0] + i}", fontsize=8)
-        figure.suptitle(label(title, 16 + 14 * heads), fontsize=10)
+        figure.suptitle(titled(title, 1.2 + side * heads), fontsize=10)
     return figure
 
 
@@ -122,7 +130,7 @@ def bars(
         columns[0].invert_yaxis()
         for axes in columns:
             axes.tick_params(axis="y", length=0)
-        figure.suptitle(label(title, 28 + 34 * len(values)), fontsize=10)
+        figure.suptitle(titled(title, 1.8 + 3.2 * len(values)), fontsize=10)
     return figure
 
 
@@ -139,7 +147,7 @@ def words(
             for j, word in enumerate(line):
                 axes.text(j, i, label(word, 11), ha="center", va="center", fontsize=7, color=theme.ink)
         ticks(axes, rows, columns)
-        axes.set_title(label(title, 20 + 12 * len(columns)), fontsize=10)
+        axes.set_title(titled(title, 0.85 * len(columns)), fontsize=10)
     return figure
 
 

@@ -10,7 +10,7 @@ from unicodedata import east_asian_width
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.figures.heat import WIDEST, drawing, heat, label, scale, ticks
+from llmkit.figures.heat import WIDEST, drawing, heat, label, scale, ticks, titled
 from llmkit.figures.paper import LIGHT, Theme, chinese_fonts, sheet
 from llmkit.figures.tokens import TokenKind, TokenMark, mixed, shade
 from llmkit.system.terminal import visible
@@ -72,6 +72,8 @@ def histograms(
     parts: Sequence[tuple[str, str, Sequence[int], float | None]], title: str, theme: Theme = LIGHT, bins: int = 40,
 ) -> Figure:
     """Counts side by side: (what is counted, the name of the axis, numbers, where a line stands or None) each."""
+    from matplotlib.ticker import MaxNLocator
+
     with drawing(theme):
         figure = sheet(5.2 * len(parts), 3.4, theme)
         for axes, (name, axis, numbers, line) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts,
@@ -79,13 +81,15 @@ def histograms(
             top = max([*numbers, 1])
             axes.hist(numbers, bins=min(bins, max(1, top + 1)), range=(-0.5, top + 0.5), color=theme.lines[0])
             axes.set(xlabel=axis, ylabel=name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             if line is not None and line <= 1.2 * top:
                 axes.axvline(line, color=theme.lines[1], linestyle="--", linewidth=1.2)
                 axes.annotate(f" {line:,.0f}: a row", (line, 0.97), xycoords=("data", "axes fraction"), fontsize=8,
                               color=theme.lines[1], va="top")
             for spine in ("top", "right"):
                 axes.spines[spine].set_visible(False)
-        figure.suptitle(label(title, 60 * len(parts)), fontsize=10)
+        figure.suptitle(titled(title, 5.2 * len(parts)), fontsize=10)
     return figure
 
 
@@ -93,15 +97,15 @@ def yes_and_no(
     parts: Sequence[tuple[str, NDArray[np.bool_], Sequence[str], Sequence[str]]], theme: Theme = LIGHT,
 ) -> Figure:
     """Masks side by side: (name, (queries, keys), what each row is, what each column is); a colour where it is true."""
-    sizes = [min(9.0, max(2.4, 0.2 * max(mask.shape))) for _, mask, _, _ in parts]
+    sizes = [min(7.0, max(2.4, 0.15 * max(mask.shape))) for _, mask, _, _ in parts]
     with drawing(theme):
         figure = sheet(min(WIDEST, sum(sizes) + 1.6 * len(parts)), max(sizes) + 1.6, theme)
         spread = {"width_ratios": [size + 1 for size in sizes]}
-        for axes, (name, mask, rows, columns) in zip(
-                figure.subplots(1, len(parts), squeeze=False, gridspec_kw=spread)[0], parts, strict=True):
+        places = figure.subplots(1, len(parts), squeeze=False, gridspec_kw=spread)[0]
+        for axes, size, (name, mask, rows, columns) in zip(places, sizes, parts, strict=True):
             axes.imshow(mask.astype(float), cmap=scale(theme), vmin=0, vmax=1.25, interpolation="nearest")
             ticks(axes, rows, columns)
-            axes.set_title(label(name, 64), fontsize=9)
+            axes.set_title(titled(name, size + 1, 9), fontsize=9)
             axes.set_xlabel("is looked at", fontsize=8)
             axes.set_ylabel("looks", fontsize=8)
     return figure
@@ -110,7 +114,7 @@ def yes_and_no(
 def side_by_side(parts: Sequence[tuple[str, str, NDArray[np.float64]]], theme: Theme = LIGHT) -> Figure:
     """Tables of numbers, each on a scale of its own: (name, words below it, (rows, columns))."""
     with drawing(theme):
-        figure = sheet(3.5 * len(parts), 4.4, theme)
+        figure = sheet(3.5 * len(parts), 5.6, theme)
         for axes, (name, below, table) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
             low, high = float(np.nanmin(table)), float(np.nanmax(table))
             image = heat(axes, table, theme, high)

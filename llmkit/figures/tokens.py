@@ -54,12 +54,12 @@ class TokenMark:
 
 
 def level(value: float, most: float) -> int:
-    """A value as a shade, where the largest among all is `most`: anything but nothing is seen.
+    """A value as a shade, where the largest among all is `most`; less than a fiftieth of that has none.
 
-    >>> [level(value, 2.0) for value in (2.0, -1.0, 0.001, 0.0)]
+    >>> [level(value, 2.0) for value in (2.0, -1.0, 0.05, 0.03)]
     [10, -5, 1, 0]
     """
-    if not most or abs(value) < 1e-9 * most:
+    if not most or abs(value) < most / 50:
         return 0
     shade = max(1, min(LEVELS, round(LEVELS * abs(value) / most)))
     return shade if value > 0 else -shade

@@ -62,16 +62,17 @@ def draw(explanation: Explanation, path: Path, theme: Theme = LIGHT) -> None:
 def figures(explanation: Explanation, theme: Theme) -> list[Figure]:
     """A picture of each part."""
     subject, out = explanation.subject, []
+    name = Path(subject.name).name  # of a folder, the last part
     if explanation.worth and explanation.occlusion is not None:
         out.append(heat.bars([token.text for token in subject.tokens], explanation.worth, explanation.units,
-                             f"{subject.name}: {explanation.title}", theme))
+                             f"{name}: {explanation.title}", theme))
     if explanation.lens is not None:
-        out.append(_lens(explanation.lens, subject.name, theme))
+        out.append(_lens(explanation.lens, name, theme))
     for maps in explanation.maps or ():
-        out.append(_maps(maps, subject.name, theme))
+        out.append(_maps(maps, name, theme))
     if not out and explanation.rollout is not None:
         out.append(heat.bars([token.text for token in subject.tokens], explanation.worth, explanation.units,
-                             subject.name, theme))
+                             name, theme))
     return out
 
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 KINDS = {kind.name: kind for kind in (
     TokenKind("kept", "is read as it stands in the text", ("", ""), None, "", ""),
-    TokenKind("masked", "is hidden, and what small letters say is to be found", ("[", "]"), 1,
+    TokenKind("masked", "is hidden; small letters, or what stands behind an arrow, are to be found", ("", ""), 1,
               "border-bottom:3px dotted;", "black on dark_orange"),
-    TokenKind("replaced", "is another token than in the text; small letters say which is right", ("{", "}"), 3,
+    TokenKind("replaced", "is another token than in the text; the right one stands likewise", ("{", "}"), 3,
               "border-bottom:3px double;", "black on plum2"),
     TokenKind("target", "has to be predicted", ("<", ">"), 0, "border-bottom:3px solid;", "black on sky_blue2"),
     TokenKind("padding", "fills the row up, and nobody sees it", ("", ""), None, "opacity:.55;", "dim"),
