@@ -230,7 +230,8 @@ def show_attention(made: Explanation) -> None:
 
     for maps in made.maps or ():
         layers, heads = maps.weights.shape[:2]
-        terminal.out(f"\nattention, {SIDES[maps.side]}: {layers} layers of {heads} heads" if layers * heads > 1 else
+        terminal.out(f"\nattention, {SIDES[maps.side]}: {layers} layer{'s' if layers > 1 else ''} of {heads} "
+                     "heads" if layers * heads > 1 else
                      f"\nattention, {SIDES[maps.side]}")
         if layers * heads == 1:
             for line in shaded(maps.weights[0, 0].tolist(), [token.text for token in maps.queries]):

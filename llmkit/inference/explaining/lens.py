@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import stacks_of
-from llmkit.inference.explaining.shown import ShownToken
+from llmkit.inference.explaining.shown import ShownToken, shown
 from llmkit.inference.explaining.subject import Subject
-from llmkit.inference.writing.completion import decoded
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -133,7 +132,8 @@ def _last_says(layers: list[nn.Module], calls: int, hidden: Tensor) -> Iterator[
 def _layer(number: int, chances: Tensor, subject: Subject) -> LensLayer:
     """The likeliest words of probabilities (positions, vocabulary)."""
     best = chances.topk(min(TOP, chances.shape[-1]))
-    words = tuple(tuple(LensWord(word, spelled(word, subject), value) for word, value in zip(ids, values, strict=True))
+    texts = iter(shown(best.indices.flatten().tolist(), subject.tokenizer))  # all at once: a tokenizer is asked once
+    words = tuple(tuple(LensWord(word, next(texts).text, value) for word, value in zip(ids, values, strict=True))
                   for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True))
     if subject.aim is None:
         return LensLayer(number, words, None, None)
@@ -141,8 +141,3 @@ def _layer(number: int, chances: Tensor, subject: Subject) -> LensLayer:
     aim = own[subject.aim.index]
     return LensLayer(number, words, float(aim), 1 + int((own > aim).sum()))
 
-
-def spelled(word: int, subject: Subject) -> str:
-    """A word of the vocabulary as it is read; a token that is no text as the vocabulary writes it."""
-    text = decoded(subject.tokenizer, [word], False).strip()
-    return text if text and "�" not in text else str(subject.tokenizer.convert_ids_to_tokens(word))

@@ -48,7 +48,7 @@ def shown(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[Shown
         inside = name.startswith("##") and len(name) > 2
         text = text.removeprefix("##") if inside else text
         gap = not inside and (name.startswith(SPACES) or text.startswith(" ") or _spaced(tokenizer))
-        out.append(ShownToken(number, text.strip(" ").replace("\n", "⏎") or "␣", gap))
+        out.append(ShownToken(number, text.strip(" ").replace("\n", "⏎").strip() or "␣", gap))
     return tuple(out)
 
 

@@ -15,7 +15,6 @@ from llmkit.data.sources import Place
 from llmkit.data.tokens import encode
 from llmkit.inference.evaluate import make_ready
 from llmkit.inference.explaining.shown import ShownToken, shown, single, virtual
-from llmkit.inference.writing.completion import decoded
 from llmkit.inference.writing.context import base_of
 from llmkit.inference.writing.filling import MASKS
 from llmkit.inference.writing.opening import INSTEAD
@@ -335,8 +334,7 @@ def name_of_answer(subject: Subject, index: int) -> str:
     assert subject.aim is not None
     if not subject.aim.is_word:
         return str(subject.base.config.id2label.get(index, index)) if subject.aim.kind != "number" else "the number"
-    word = decoded(subject.tokenizer, [index], False)
-    return word.strip() or str(subject.tokenizer.convert_ids_to_tokens(index))
+    return shown([index], subject.tokenizer)[0].text
 
 
 def lined_up(size: int, tokens: Sequence[ShownToken], subject: Subject) -> tuple[tuple[ShownToken, ...], list[int]]:

@@ -48,8 +48,12 @@ def draw(found: Mapping[str, Any], what: Sequence[str], path: Path, theme: Theme
 
 def figures(found: Mapping[str, Any], what: Sequence[str], theme: Theme) -> list[Figure]:
     """A picture of each."""
-    made = {"rows": _rows, "lengths": _lengths, "mask": _masks, "positions": lambda _, theme: positions(theme)}
-    return [picture for name in what for picture in [made[name](found, theme)]]
+    made = {"rows": _rows, "lengths": _lengths, "mask": _masks, "positions": _positions}
+    return [made[name](found, theme) for name in what]
+
+
+def _positions(found: Mapping[str, Any], theme: Theme) -> Figure:
+    return positions(theme)
 
 
 def _rows(found: Mapping[str, Any], theme: Theme) -> Figure:
