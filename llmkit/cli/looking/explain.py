@@ -187,7 +187,7 @@ def show(made: Explanation) -> None:
 def show_worth(made: Explanation) -> None:
     """The text in colours, or with signs, for each way of weighing its tokens; then the figures."""
     from llmkit.figures import tokens as drawn
-    from llmkit.inference.explaining.picture import marks
+    from llmkit.inference.explaining.picture import figure, marks
     from llmkit.system import report
 
     worth, subject = made.worth, made.subject
@@ -198,13 +198,13 @@ def show_worth(made: Explanation) -> None:
         drawn.show(marks(subject.tokens, values))
     terminal.out()
     report.table([["token", *worth], *(
-        [token.text, *("" if row[i] is None else f"{row[i]:+.4f}" for row in worth.values())]
+        [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens))])
     behind = [] if made.occlusion is None else list(zip(subject.written, made.occlusion.written, strict=True))
     if any(value is not None for _, value in behind):
         terminal.out("\nocclusion of what was written")
         report.table([["token", "occlusion"], *(
-            [token.text, f"{value:+.4f}"] for token, value in behind if value is not None)])
+            [token.text, figure(value)] for token, value in behind if value is not None)])
 
 
 def show_layers(made: Explanation) -> None:
@@ -234,6 +234,7 @@ def show_attention(made: Explanation) -> None:
                      "heads" if layers * heads > 1 else
                      f"\nattention, {SIDES[maps.side]}")
         if layers * heads == 1:
+            terminal.out("each row looks at the columns: " + " ".join(visible(token.text) for token in maps.keys))
             for line in shaded(maps.weights[0, 0].tolist(), [token.text for token in maps.queries]):
                 terminal.out(line)
             continue

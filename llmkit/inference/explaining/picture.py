@@ -41,8 +41,15 @@ def marks(tokens: Sequence[ShownToken], values: Sequence[float | None]) -> list[
     """Tokens in the colour of what they are worth."""
     most = max((abs(value) for value in values if value is not None), default=0.0)
     return [TokenMark(token.text, 0 if value is None else level(value, most), gap=token.gap,
-                      title="" if value is None else f"{token.text}: {value:+.4f}")
+                      title="" if value is None else f"{token.text}: {figure(value)}")
             for token, value in zip(tokens, values, strict=True)]
+
+
+def figure(value: float | None) -> str:
+    """A value with its sign; "" where there is none: +0.0123, -3.1e-06"""
+    if value is None:
+        return ""
+    return f"{value:+.1e}" if 0 < abs(value) < 5e-5 else f"{value:+.4f}"
 
 
 # ---- on paper ----
@@ -134,7 +141,7 @@ def _worth(explanation: Explanation) -> str:
         out += [f"<h3>{text(name)}</h3>", f'<p class="quiet">{text(explanation.units[name])}</p>',
                 f'<p class="tokens">{spans(marks(subject.tokens, values))}</p>']
     out.append(document.table(["token", *worth], [
-        [token.text, *("" if row[i] is None else f"{row[i]:+.4f}" for row in worth.values())]
+        [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens)]))
     return "\n".join(out)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmkit import models
 from llmkit.backbones.base import Family
 from llmkit.data.encoder import Unknown
-from llmkit.data.sources import Place
+from llmkit.data.memory import memory_reader
 from llmkit.data.tokens import encode
 from llmkit.inference.evaluate import make_ready
 from llmkit.inference.explaining.shown import ShownToken, shown, single, virtual
@@ -183,7 +183,8 @@ def _as_learned(model: str | Path, task: Classification | Writing, text: str, pa
     if pair is not None and not isinstance(task, Classification):
         raise RequestError("--pair: a second text is for classifiers that were trained on two.")
     objective: Any = ready.learner.objective
-    (features, *_) = objective.featured([(row, Place("TEXT", None))], ready.setup, cut)
+    rows = list(objective.stream(memory_reader([row], "TEXT"), answered=False))  # as its own rows are read and checked
+    (features, *_) = objective.featured(rows, ready.setup, cut)
     if cut:
         log.warning(cut_short(cut, ready.setup.max_length))
     return Subject(str(model), ready.learner.tuned, ready.setup.tokenizer, ready.learner.family,

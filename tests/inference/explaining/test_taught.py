@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL, STILL
+from conftest import SMALL, STILL, tiny
 
 from llmkit import recipe
 from llmkit.cli import main
@@ -91,6 +91,15 @@ def test_tuned_models_are_explained_by_it_too(method: str, tuned: dict[str, Path
     assert maps.weights.sum(-1) == pytest.approx(1, abs=1e-5)
     if method == "prompt":  # behind [CLS], as the model reads it
         assert [token.text for token in maps.keys][:4] == ["[CLS]", *virtual]
+
+
+def test_a_run_that_writes_reads_the_text_in_its_own_template(asked: Path, tmp_path: Path) -> None:
+    made = {**tiny("gpt2", asked, tmp_path / "run", max_steps=1), "task": {"name": "instruction", "max_new_tokens": 8}}
+    made.pop("objective")
+    fit(recipe.load(made))
+    found = explain(tmp_path / "run", "what did the cat do ?", what=["tokens"])
+    assert [token.text for token in found.subject.tokens][-1] == "⏎"  # where its answers begin
+    assert found.subject.aim.kind == "next word"
 
 
 def test_attention_to_a_prefix_is_what_the_outputs_are_made_of(tuned: dict[str, Path]) -> None:
