@@ -15,7 +15,7 @@ import typer
 from typer.main import get_command
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
-from llmkit.cli.looking import compare, prompts, report, runs
+from llmkit.cli.looking import compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import machine, terminal
 from llmkit.system.addresses import masked
@@ -39,8 +39,8 @@ app = typer.Typer(
     name="llmkit", help="Pretrain, fine-tune and use language models from recipes.", rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
-for group in (train, plan, tokenize, launch, compare, use, generate, chat, tasks, search, score, prompts, report, runs,
-              serve, doctor, catalogue):
+for group in (train, plan, tokenize, launch, compare, use, generate, chat, tasks, search, score, explain, prompts,
+              report, runs, serve, doctor, catalogue):
     group.register(app)
 
 

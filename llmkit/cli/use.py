@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from llmkit.cli import completion, train
+from llmkit.cli.looking import pictures
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
 from llmkit.system.plural import many
@@ -144,6 +145,14 @@ def inspect(
     quality: Annotated[bool, typer.Option(
         "--quality", help="Instead of rows, what the text of a RECIPE or of a file is like: duplicates, scripts, "
         "lengths, unknown tokens.")] = False,
+    what: Annotated[str | None, typer.Option(
+        "--what", metavar="A,B,…", help="Of rows, lengths, mask, positions; or all. Pictures show all, the terminal "
+        "rows, where nothing is said.")] = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="FILE.html", help="Write a page.")] = None,
+    output: Annotated[str | None, typer.Option(
+        "--output", "-o", metavar="FILE.png|.svg", help="Write a picture.")] = None,
+    theme: Annotated[str, typer.Option(
+        "--theme", metavar="light|dark", help="Of a picture; a page has both.")] = "light",
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
@@ -161,12 +170,19 @@ def inspect(
             raise RequestError("--quality: name a RECIPE, or a file of text, and no options of finetune.")
         show_quality(recipe, set_, json_)
         return
+    parts = pictures.parts_of(what, html is not None or output is not None)
+    places = pictures.places(html, output, theme)
+    if parts == ("positions",) and recipe is None:
+        pictures.leave({}, parts, places, theme)
+        if not places:
+            pictures.show({}, parts)
+        return
     if not any((recipe, task, model, data)):
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
     if recipe is not None and Path(recipe).expanduser().is_dir():
         if experts:
-            show_found(inspection.inspect(of_run(recipe, set_), row, times, experts), json_)
+            show_found(inspection.inspect(of_run(recipe, set_), row, times, experts), parts, json_)
             return
         if any((task, model, data, validation, set_)):
             raise RequestError(f"{recipe}: is a folder, of which the words of its soft prompt are shown; options say "
@@ -175,7 +191,10 @@ def inspect(
         return
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
-    show_found(inspection.inspect(request, row, times, experts), json_)
+    found = inspection.inspect(request, row, times, experts, parts)
+    parts = pictures.possible(found, parts)
+    pictures.leave(found, parts, places, theme)
+    show_found(found, parts, json_)
 
 
 def of_run(run: str, settings: Sequence[str]) -> Any:
@@ -192,7 +211,7 @@ def of_run(run: str, settings: Sequence[str]) -> Any:
     return recipes.load(recipes.tree_of(there.recipe), settings, fields=fields)
 
 
-def show_found(found: Mapping[str, Any], json_: bool) -> None:
+def show_found(found: Mapping[str, Any], parts: Sequence[str], json_: bool) -> None:
     """Print what was found of a recipe's rows."""
     if json_:
         print(as_json(found))
@@ -214,6 +233,7 @@ def show_found(found: Mapping[str, Any], json_: bool) -> None:
         terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
+    pictures.show(found, parts)
     if "experts" in found:
         show_experts(found["experts"])
 

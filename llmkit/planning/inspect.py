@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from llmkit.data.batches import Drawn, Features
 from llmkit.data.sources import Reader
 from llmkit.data.swapping.pairs import Swaps
 from llmkit.objectives.base import Sets, Setup
+from llmkit.planning.picturing.lengths import of_documents, of_rows
+from llmkit.planning.picturing.masks import masks
+from llmkit.planning.picturing.rows import seen
 from llmkit.planning.settle import Settled, settle, with_prompt
 from llmkit.planning.vocabulary import speak
 from llmkit.recipe import Recipe, registry
@@ -29,15 +32,17 @@ NOTHING = "·"
 
 
 def inspect(
-    request: Recipe, rows: Sequence[int] = (0,), times: int = 1, experts: bool = False,
+    request: Recipe, rows: Sequence[int] = (0,), times: int = 1, experts: bool = False, also: Collection[str] = (),
 ) -> dict[str, Any]:
     """Draw rows of a recipe's training data as a run would, without a model.
 
     `times` draws each row in so many passes: what chance does differs, the row doesn't. Returns {"recipe", "learning",
     "packing", "max_length", "optimizer", "teacher", "learning_rate", "rows", "notes", "tokenizer", "drawn": [{"row",
-    "pass", "fields": {name: [values]}, "shown": {name: words}}], "sources": [{"source", "used": {field: column},
-    "unused": [column]}]}; with data.augment also "swapped", as `example_of` gives it; with `experts` also "experts", as
-    `routed` gives it, for which the model is made.
+    "pass", "fields": {name: [values]}, "shown": {name: words}, "seen": as `picturing.rows.seen` gives it}], "sources":
+    [{"source", "used": {field: column}, "unused": [column]}]}; with data.augment also "swapped", as `example_of` gives
+    it; with `experts` also "experts", as `routed` gives it, for which the model is made. `also` may name "lengths", of
+    all that is learned from, as `picturing.lengths.told` gives them, and "mask": then each row drawn has "masks", as
+    `picturing.masks.masks` gives them.
     RequestError for a row that isn't there, and for experts that the model hasn't.
     """
     settled = settle(request)
@@ -53,8 +58,14 @@ def inspect(
             raise RequestError(f"--row {row}: there are {len(drawn):,} rows, numbered from 0.")
         for nth in range(times):
             features = drawn[nth, row]
-            out.append({"row": row, "pass": nth, "fields": {name: values.tolist() for name, values in features.items()},
+            fields = {name: values.tolist() for name, values in features.items()}
+            words = recipe.task is None or recipe.task.writes
+            out.append({"row": row, "pass": nth, "fields": fields, "seen": seen(fields, tokenizer, words),
                         "shown": show(features, tokenizer, recipe.task is None)})
+            if "mask" in also and "input_ids" in fields:
+                out[-1]["masks"] = masks(fields, settled.family.shape)
+                out[-1]["words"] = {name: spelled(features[name], tokenizer)
+                                    for name in ("input_ids", "decoder_input_ids") if name in fields}
     return {"recipe": recipe.name, "learning": registry.name_of(recipe.learning), "packing": recipe.data.packing,
             "max_length": recipe.data.max_length, "optimizer": registry.name_of(recipe.rule),
             "teacher": None if recipe.teacher is None else recipe.teacher.model,
@@ -63,6 +74,8 @@ def inspect(
             "sources": [{"source": reader.name, "used": dict(reader.used), "unused": list(reader.unused)}
                         for reader in settled.readers if reader.used],
             **({} if (swapped := example_of(settled)) is None else {"swapped": swapped}),
+            **({} if "lengths" not in also else {"lengths": of_documents(settled.train, setup) if recipe.task is None
+                                                 else of_rows(sets, setup)}),
             **({"experts": routed(settled, setup, sets)} if experts else {})}
 
 

@@ -12,6 +12,8 @@ TOP = 3
 """Words that are listed of each virtual token."""
 KINDS = ("LLMKIT_PROMPT", "PROMPT_TUNING")
 """Values of peft_type in the adapters that prompt and p_tuning leave; peft's own prompt tuning has the latter too."""
+PREFIXES = ("LLMKIT_PREFIX", "PREFIX_TUNING")
+"""Those of the adapters that prefix leaves."""
 KNOWN = ("the nearest words needn't say what a prompt does: prompts that do the same may be near to quite other words "
          "(Lester et al. 2021, §7; Khashabi et al. 2022)")
 
@@ -28,6 +30,10 @@ def near_words(model: str | Path) -> dict[str, Any]:
     from llmkit.tuning.shared.near_words import listed, table_of
 
     base = Base.open(model)
+    if base.adapter.get("peft_type") in PREFIXES:
+        raise RequestError(
+            f"{model}: its prefix is keys and values of every layer, and no word of the vocabulary has such; how much "
+            "each head looks at them is shown by `llmkit explain --what attention`.")
     if base.adapter.get("peft_type") not in KINDS:
         raise RequestError(
             f"{model}: has no soft prompt whose words could be looked at (methods prompt and p_tuning leave one); to "

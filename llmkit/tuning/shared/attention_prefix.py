@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -24,11 +25,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from llmkit.backbones.kernels.privates import attention_of
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.tuning.shared.files import CONFIG, PLAIN_KEY, WEIGHTS, put_back
 
 INTERFACE = "llmkit_prefix"
 """What the way of attending is called in a model's config."""
+
+SHOWN = "llmkit_prefix_shown"
+"""The way that does so and tells its weights."""
 
 OWN_TYPE = "LLMKIT_PREFIX"
 """The `peft_type` of adapters that plain peft can't reproduce, so that it refuses them."""
@@ -108,22 +113,67 @@ def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attend to the prefix too, which every query sees. Same arguments as any attention function of transformers."""
-    prefix = module._modules.get("prefix")
-    if prefix is not None:
-        before = key.shape[2]
-        key, value = prefix(key, value)
-        tokens = key.shape[2] - before
-        causal = options.pop("is_causal", None)
-        if attention_mask is not None:
-            attention_mask = pad(attention_mask, (tokens, 0), value=attention_mask.dtype == torch.bool)
-        elif query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal):
-            # sdpa's own causal mask would count the prefix as the first positions of the queries
-            seen = torch.ones(query.shape[2], before, dtype=torch.bool, device=key.device)
-            attention_mask = pad(seen.tril(before - query.shape[2]), (tokens, 0), value=True)[None, None]
-        options["is_causal"] = False
-        if options.get("position_bias") is not None:  # T5: no distance to the prefix, so no bias
-            options["position_bias"] = pad(options["position_bias"], (tokens, 0))
+    key, value, attention_mask = behind_prefix(module, query, key, value, attention_mask, options)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+
+def attend_shown(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """What `attend` does, by plain products: also the weights, (batch, heads, q, tokens + k)."""
+    key, value, attention_mask = behind_prefix(module, query, key, value, attention_mask, options)
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scaling = options.get("scaling")
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if options.get("position_bias") is not None:
+        scores = scores + options["position_bias"]
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def behind_prefix(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and mask with an attention's prefix before them; `options` is changed to fit."""
+    prefix = module._modules.get("prefix")
+    if prefix is None:
+        return key, value, attention_mask
+    before = key.shape[2]
+    key, value = prefix(key, value)
+    tokens = key.shape[2] - before
+    causal = options.pop("is_causal", None)
+    if attention_mask is not None:
+        attention_mask = pad(attention_mask, (tokens, 0), value=attention_mask.dtype == torch.bool)
+    elif query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal):
+        # sdpa's own causal mask would count the prefix as the first positions of the queries
+        seen = torch.ones(query.shape[2], before, dtype=torch.bool, device=key.device)
+        attention_mask = pad(seen.tril(before - query.shape[2]), (tokens, 0), value=True)[None, None]
+    options["is_causal"] = False
+    if options.get("position_bias") is not None:  # T5: no distance to the prefix, so no bias
+        options["position_bias"] = pad(options["position_bias"], (tokens, 0))
+    return key, value, attention_mask
+
+
+@contextmanager
+def attention_shown(model: PreTrainedModel) -> Iterator[None]:
+    """While the block runs, a model attends in a way that tells its weights: `output_attentions=True` then has them."""
+    before = attention_of(model)
+    way = SHOWN if before == INTERFACE else "eager"
+    AttentionMaskInterface.register(SHOWN, written_out)
+    AttentionInterface.register(SHOWN, attend_shown)
+    if before != "eager":
+        model.set_attn_implementation(way)
+    try:
+        yield
+    finally:
+        if before != "eager":
+            model.set_attn_implementation(before)
 
 
 def written_out(*sizes: Any, **options: Any) -> Tensor | None:
