@@ -69,7 +69,9 @@ def numbered(pieces: list[str | None]) -> str:
 @pytest.fixture(scope="module")
 def said() -> set[str]:
     """All that may be said: by llmkit, by typer, by pydantic of a value, and by the system of a file."""
-    modules = [*Path(language.__file__).parents[1].rglob("*.py"), *Path(typer.__file__).parent.glob("**/[cde]*.py"), Path(typer.__file__).parent / "_click/parser.py"]
+    its_own = Path(typer.__file__).parent
+    modules = [*Path(language.__file__).parents[1].rglob("*.py"), *its_own.glob("**/[cde]*.py"),
+               its_own / "_click" / "parser.py"]
     found = {line.strip() for path in modules for text in texts(path) for line in text.split("\n")}
     for error in list_all_errors():
         found.add(holed(NAMED.split(re.sub("^(Input|String) ", "", error["message_template_python"]))))
@@ -185,8 +187,8 @@ def chinese(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("chinese")
 @pytest.mark.parametrize(("words", "status", "line"), [
     (["pretrain", "nix.yaml"], 2, "'nix.yaml' 处没有配方（recipe），也没有这个名字的内置配方。"),
-    (["generate", "a", "--model", "nix/nix"], 2, "没有名为 'nix/nix' 的模型：没有这个文件夹，目录（catalogue）里没有这个名字，"
-     "而且LLMKIT_OFFLINE 关闭了 hub 和软件包仓库。"),
+    (["generate", "a", "--model", "nix/nix"], 2, "没有名为 'nix/nix' 的模型：没有这个文件夹，"
+     "目录（catalogue）里没有这个名字，而且LLMKIT_OFFLINE 关闭了 hub 和软件包仓库。"),
     (["pretrain", "bert_mlm", "--set", "training.max_steps=-1"], 2, "--set training.max_steps: -1 应当大于 0。"),
     (["pretrain", "bert_mlm", "--set", "data.train=nix.txt"], 3, "nix.txt: 没有这个文件或文件夹。"),
     (["generate"], 2, "需要 PROMPT：请给出 `llmkit generate 'Once upon a time'` 或 --input FILE 之一。"),
@@ -263,6 +265,6 @@ def test_a_broken_catalogue_is_told_with_its_line(text: str, tmp_path: Path) -> 
 
 def test_a_catalogue_is_read_as_gettext_has_it(tmp_path: Path) -> None:
     path = tmp_path / "xx.po"
-    path.write_text('# a comment\nmsgid ""\nmsgstr "Language: xx\\n"\n\nmsgid "one "\n"and two"\nmsgstr "\\"1\\" "\n"2"\n'
-                    '\nmsgid "not yet"\nmsgstr ""\n')
+    path.write_text('# a comment\nmsgid ""\nmsgstr "Language: xx\\n"\n\nmsgid "one "\n"and two"\nmsgstr "\\"1\\" "\n'
+                    '"2"\n\nmsgid "not yet"\nmsgstr ""\n')
     assert read(path) == {"one and two": '"1" 2'}
