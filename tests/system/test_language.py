@@ -114,7 +114,7 @@ SENTENCES = {
     "读.txt: can't be read: Permission denied.": "读.txt: 无法读取：没有权限。",
     "compile false: on a CPU compiling takes minutes and rarely saves them":
         "compile false: 在 CPU 上编译要花几分钟，很少能省回来",
-    "step 12 (40 %)  loss 2.5  00:12 left": "步 12（40 %）  loss 2.5  剩余 00:12",
+    "step 12 (40 %)  loss 2.5  00:12 left": "步 12（40 %）  loss 2.5  00:12 剩余",
     "3,388 tokens to train on in 154 rows, 351 held out in 17":
         "训练用 3,388 个 token，共 154 行；留出 351 个 token，共 17 行",
     "unigram entropy                   3.1511   what word frequencies alone would give":

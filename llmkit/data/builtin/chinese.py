@@ -67,10 +67,10 @@ def tang_poems() -> Iterator[dict[str, Any]]:
 
 
 def regular(poem: str) -> str | None:
-    """A poem with a line of the page for each of its lines; None where it has not 4 or 8 equal ones of 5 or 7.
+    r"""A poem with a line of the page for each of its lines; None where it has not 4 or 8 equal ones of 5 or 7.
 
-    >>> regular("牀前看月光，疑是地上霜。\\n舉頭望山月，低頭思故鄉。")
-    '牀前看月光，\\n疑是地上霜。\\n舉頭望山月，\\n低頭思故鄉。'
+    >>> regular("牀前看月光，疑是地上霜。\n舉頭望山月，低頭思故鄉。")
+    '牀前看月光，\n疑是地上霜。\n舉頭望山月，\n低頭思故鄉。'
     """
     lines = re.findall(r"[^，。？！；：、\n]+[，。？！；：、]?", poem)
     lengths = {len(ENDS.sub("", line)) for line in lines}
