@@ -42,10 +42,10 @@ LONGEST = 3000
 """Characters of a line that is looked up."""
 
 
-class Message:
+class Utterance:
     """An entry of a catalogue: `no row {0} in {1}` and its translation.
 
-    >>> Message("no row {0} in {1}", "{1} 里没有第 {0} 行").literals
+    >>> Utterance("no row {0} in {1}", "{1} 里没有第 {0} 行").literals
     ('no row ', ' in ', '')
     """
 
@@ -158,7 +158,7 @@ class Catalogue(NamedTuple):
 
     plain: dict[str, str]
     """Those without a hole."""
-    holed: tuple[Message, ...]
+    holed: tuple[Utterance, ...]
     """The others, what has most words of its own first."""
 
 
@@ -166,7 +166,7 @@ class Catalogue(NamedTuple):
 def catalogue(name: str) -> Catalogue:
     """The catalogue of a language."""
     entries = read(FOLDER / f"{name}.po")
-    holed = [Message(*entry) for entry in entries.items() if HOLE.search(entry[0])]
+    holed = [Utterance(*entry) for entry in entries.items() if HOLE.search(entry[0])]
     return Catalogue({english.strip(): translation for english, translation in entries.items()},
                      tuple(sorted(holed, key=lambda one: -one.weight)))
 
@@ -223,7 +223,7 @@ class Translation:
                     return filled
         return None
 
-    def filled(self, message: Message, values: list[str], depth: int) -> str | None:
+    def filled(self, message: Utterance, values: list[str], depth: int) -> str | None:
         """The translation with its values; None where one of them is English that stays."""
         ready: dict[str, str] = {}
         for number, mark in HOLE.findall(message.translation):

@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from llmkit.cli import app, main, whole
 from llmkit.system import language, report, terminal
-from llmkit.system.language import FOLDER, HOLE, Message, is_prose, read, translate
+from llmkit.system.language import FOLDER, HOLE, Utterance, is_prose, read, translate
 
 CATALOGUES = sorted(FOLDER.glob("*.po"))
 CONVERSION = re.compile(r"%(?:[-+#0]*[\d.]*[a-z])")
@@ -148,7 +148,7 @@ def test_a_long_line_of_many_sentences_takes_no_time() -> None:
 
 
 def test_a_value_stands_where_the_translation_puts_it() -> None:
-    swapped = Message("no row {0} in {1}", "{1} 里没有第 {0} 行")
+    swapped = Utterance("no row {0} in {1}", "{1} 里没有第 {0} 行")
     assert list(swapped.divided("no row 7 in a.csv")) == [["7", "a.csv"]]
     assert list(swapped.divided("no row 7 in b in a")) == [["7", "b in a"], ["7 in b", "a"]]
     assert list(swapped.divided("no row 7")) == []
