@@ -12,6 +12,7 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LLMKIT_OFFLINE"] = "1"
+os.environ["LLMKIT_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

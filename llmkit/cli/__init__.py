@@ -17,7 +17,7 @@ from typer.main import get_command
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
 from llmkit.cli.looking import compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
-from llmkit.system import machine, terminal
+from llmkit.system import language, machine, terminal
 from llmkit.system.addresses import masked
 from llmkit.system.environment import forget_leftovers, is_first, is_first_here, name_files_in_utf8, prepare_torch
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
@@ -70,6 +70,26 @@ def whole(command: Any) -> Any:
     return command
 
 
+def _command(words: Sequence[str]) -> Any:
+    """What runs the words: with its help in the language that is chosen, where that is to be shown."""
+    command = whole(get_command(app))
+    return told(command) if not words or "--help" in words or "-h" in words else command
+
+
+def told(command: Any) -> Any:
+    """A command whose help is in the language that is chosen, with all that is below it."""
+    for name in ("help", "short_help", "epilog"):
+        if text := getattr(command, name, None):
+            paragraphs = (language.exactly(" ".join(paragraph.split())) for paragraph in text.split("\n\n"))
+            setattr(command, name, "\n\n".join(paragraphs))
+    for option in command.params:
+        if getattr(option, "help", None):
+            option.help = language.exactly(option.help)
+    for below in getattr(command, "commands", {}).values():
+        told(below)
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status. Whatever fails ends with one line: `llmkit: error: …`."""
     if arguments is None:
@@ -90,10 +110,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (trains or words[:1] == ["compare"]) and is_first() and (why := machine.untested()):
         terminal.err(f"llmkit: {why}")
     try:
+        if said := language.unknown():
+            terminal.err(f"llmkit: {said}")
         if left := forget_leftovers():
             terminal.err(f"llmkit: {left}")
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
-            status = whole(get_command(app))(words, prog_name="llmkit", standalone_mode=False, obj=both)
+            status = _command(words)(words, prog_name="llmkit", standalone_mode=False, obj=both)
         if status == 1 and words[0] in FOR_SHELLS:
             return _fail(f"{words[0]}: which shell this is can't be seen; bash, zsh, fish and PowerShell are known.", 2,
                          debug)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
-from llmkit.system import terminal
+from llmkit.system import language, terminal
 from llmkit.system.streams import as_json, stdin_lines
 
 if TYPE_CHECKING:
@@ -37,10 +37,11 @@ COMMANDS = {
     "/load": "/load FILE goes on with one",
     "/exit": "end; so does Ctrl-D",
 }
-HELP = "\n".join([
-    *(f"{name:<9}{about}" for name, about in COMMANDS.items()),
-    "", "Enter sends; Alt-Enter, or a \\ at the end of a line, begins a new line; what is pasted may have several.",
-    "Ctrl-C stops an answer; up and down bring back what was typed. What begins with // is said, with one / less."])
+KEYS = (
+    "Enter sends; Alt-Enter, or a \\ at the end of a line, begins a new line; what is pasted may have several.",
+    "Ctrl-C stops an answer; up and down bring back what was typed. What begins with // is said, with one / less.")
+ENGLISH, CHINESE = "Tell me a story about a cat", "讲一个关于猫的故事"
+"""What a conversation may begin with."""
 
 
 def register(app: typer.Typer) -> None:
@@ -92,12 +93,20 @@ def chat(
 
 # ---- a person at a terminal ----
 
+def starter(chinese: bool, model: str) -> str:
+    """Something to begin with: in Chinese where the person and the model know it; else what there is to know of it."""
+    if not chinese and language.chosen() == "zh":
+        return f"{model} hasn't learned Chinese: ask it in English, as {ENGLISH!r}."
+    return f"To begin with: {(CHINESE if language.chosen() == 'zh' else ENGLISH)!r}"
+
+
 def in_terminal(talk: Chat, history: bool) -> None:
     """Ask, answer, and go on after every mistake, until Ctrl-D, /exit or Ctrl-C twice."""
     from llmkit.system.errors import LlmkitError
 
     session = typing(history)
     note(f"{talk.writer.name}: /help says what can be typed, Ctrl-D ends.")
+    note(starter(talk.writer.script.chinese, talk.writer.name))
     pressed = False
     while True:
         try:
@@ -296,7 +305,7 @@ def obey(talk: Chat, text: str, tell: Callable[[Answer], Completion | None]) -> 
     if command == "/exit":
         raise EOFError
     if command == "/help":
-        note(HELP)
+        note("\n".join([*(f"{name:<9}{language.exactly(about)}" for name, about in COMMANDS.items()), "", *KEYS]))
     elif command == "/reset":
         talk.reset()
         note("a new conversation")

@@ -57,6 +57,18 @@ CATALOGUE: dict[str, Entry] = {
         Entry("roberta-base", "FacebookAI/roberta-base", "mit", "encoder, 125 M parameters, English"),
         Entry("t5-small", "google-t5/t5-small", "apache-2.0", "encoder-decoder, 60 M parameters, trained on tasks",
               languages=("English", "French", "German", "Romanian")),
+        Entry("qwen3-0.6b", "Qwen/Qwen3-0.6B", "apache-2.0",
+              "chat model, 596 M parameters, Chinese, English and 100 other languages",
+              languages=("Chinese", "English", "Japanese", "Korean", "Thai", "Arabic", "Hindi", "Cyrillic", "Greek",
+                         "Hebrew")),
+        Entry("bert-base-chinese", "google-bert/bert-base-chinese", "apache-2.0",
+              "encoder, 102 M parameters, Chinese", languages=("Chinese",)),
+        Entry("chinese-roberta-wwm-ext", "hfl/chinese-roberta-wwm-ext", "apache-2.0",
+              "encoder (a BERT, whole words), 102 M parameters, Chinese", languages=("Chinese",)),
+        Entry("chinese-macbert-base", "hfl/chinese-macbert-base", "apache-2.0",
+              "encoder (a BERT, similar words), 102 M parameters, Chinese", languages=("Chinese",)),
+        Entry("bge-small-zh", "BAAI/bge-small-zh-v1.5", "mit",
+              "sentence encoder, 24 M parameters, Chinese", languages=("Chinese",)),
     )
 }
 """Short names to where a model lives."""

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from llmkit.data import tokenizer_files
-from llmkit.models import layout
+from llmkit.models import layout, modelscope
 from llmkit.models.catalogue import CATALOGUE, Entry, find
 from llmkit.models.files import old_configs
 from llmkit.models.wheel import from_wheel
@@ -151,6 +151,9 @@ def converted_name(hub: str, commit: str) -> str:
 
 def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model that was fetched before; None where it has to be fetched. Nothing is downloaded."""
+    if name.startswith(modelscope.PREFIX):
+        folder = modelscope.place(name.removeprefix(modelscope.PREFIX), revision)
+        return folder if folder.is_dir() else None
     entry = find(name)
     if entry and entry.wheel and revision is None and place(entry).is_dir():
         return place(entry)
@@ -161,6 +164,8 @@ def cached(name: str, revision: str | None = None) -> Path | None:
 
 def pull(name: str, revision: str | None = None) -> Path:
     """Fetch a catalogue name or a hub id where it isn't here yet, and return its folder."""
+    if name.startswith(modelscope.PREFIX):
+        return modelscope.fetched(name, revision, SAFE)
     folder = cached(name, revision)
     if folder:
         return folder

@@ -31,6 +31,8 @@ SmolLM2's has .58 of Chinese, 1.12 of Russian and 3.3 of English; one that learn
 characters of Chinese, 2 and more letters of an alphabet."""
 SMALL = 3000
 """Tokens: a vocabulary below this reads any language letter by letter, or byte by byte, so that nothing follows."""
+CHINESE = "什么是语言模型？请讲一个关于猫的故事，今天的天气很好。"
+"""What a model that has learned Chinese reads without cutting characters to bytes."""
 READ = 2000
 """Characters of a text that are looked at."""
 
@@ -89,12 +91,22 @@ def _counts(letter: str) -> bool:
     return not letter.isascii() and unicodedata.category(letter)[0] in "LM"
 
 
+def reads_chinese(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a model may be spoken to in Chinese, as far as its catalogue entry or its tokenizer tells."""
+    return unread(CHINESE, name, folder, tokenizer) is None
+
+
 class UnreadScript:
     """Says of the first text whose script a model doesn't know that it doesn't; once."""
 
     def __init__(self, name: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.name, self.folder, self.tokenizer = name, folder, tokenizer
         self.said = False
+
+    @property
+    def chinese(self) -> bool:
+        """Whether the model may be spoken to in Chinese."""
+        return reads_chinese(self.name, self.folder, self.tokenizer)
 
     def warn(self, texts: Any) -> None:
         """Look at a text, or at all texts of a conversation."""

@@ -17,7 +17,7 @@ from llmkit.serving.jobs import NOT_FINITE
 from llmkit.serving.network.guard import knows
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest, parse
 from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
-from llmkit.serving.served import EmbeddingModel, Served, find
+from llmkit.serving.served import EmbeddingModel, Served, WritingModel, find
 from llmkit.serving.worker import QueueFull, Worker
 from llmkit.system.errors import NumberError
 from llmkit.system.report import log
@@ -49,6 +49,7 @@ class Api:
         """GET /v1/models and /v1/models/NAME."""
         told = {one.name: {
             "id": one.name, "object": "model", "created": one.since, "owned_by": "llmkit", "kind": one.kind,
+            **({"chinese": one.chinese} if isinstance(one, WritingModel) else {}),
             **({"parent": one.base} if one.base else {})} for one in self.served.values()}
         name = http.path_params.get("name")
         if name is None:

@@ -45,6 +45,11 @@ class WritingModel:
         """How many ids it reads, from 0 on."""
         return ids_of(self.writer.opened)
 
+    @cached_property
+    def chinese(self) -> bool:
+        """Whether it may be spoken to in Chinese."""
+        return self.writer.script.chinese
+
 
 @dataclass
 class EmbeddingModel:

@@ -13,6 +13,7 @@ from typing import Any, TextIO, cast
 
 from llmkit.system import terminal
 from llmkit.system.addresses import masked
+from llmkit.system.language import translate
 from llmkit.system.markdown import block, code, prose
 from llmkit.system.sparkline import shows, sparkline
 from llmkit.system.terminal import visible, visible_lines
@@ -119,7 +120,8 @@ class Progress:
             self.losses.append(figures["loss"])
             self.line = f"{self.unit} {step} ({int(100 * share)} %)  {words}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=share, step=step, words=words, left=clock(left))
+            self.bar.update(self.task, completed=share, step=step, words=words,
+                            left=translate(f"{clock(left)} left"))
         elif time.monotonic() - self.last >= 10:
             self.last = time.monotonic()
             log.info("%s %d (%d %%)  %s  %s left", self.unit, step, int(100 * share), words, clock(left))
@@ -150,16 +152,16 @@ def progress(shown: bool, unit: str = "step") -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     console = Console(file=cast("TextIO", _Terminal(sys.stderr)))
-    columns = (TextColumn(unit + " {task.fields[step]}"), BarColumn(bar_width=24),
+    columns = (TextColumn(translate(unit) + " {task.fields[step]}"), BarColumn(bar_width=24),
                TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[words]}", markup=False),
-               TextColumn("{task.fields[left]} left"))
+               TextColumn("{task.fields[left]}"))
     handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
     handler.setFormatter(terminal.Lines("%(message)s"))
     old, log.handlers = log.handlers, [handler]
     try:
         with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
             state.bar = bars
-            state.task = bars.add_task("", total=1.0, step=0, words="", left="?")
+            state.task = bars.add_task("", total=1.0, step=0, words="", left="")
             yield state
     finally:
         log.handlers = old
@@ -192,7 +194,7 @@ def figures(rows: Sequence[tuple[str, str, str]]) -> None:
     shown.add_column(justify="right", no_wrap=True)
     shown.add_column(style="dim", overflow="fold")
     for row in rows:
-        shown.add_row(*(escape(visible_lines(cell)) for cell in row))
+        shown.add_row(*(escape(visible_lines(translate(cell))) for cell in row))
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(shown)
 
 

@@ -12,6 +12,8 @@ import re
 import sys
 from typing import TextIO
 
+from llmkit.system.language import translate
+
 BREAKS = "\n\u2028\u2029"
 """What begins a new line."""
 STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f"
@@ -71,8 +73,8 @@ def out(text: object = "", end: str = "\n") -> None:
 
 
 def err(text: object = "", end: str = "\n") -> None:
-    """Print on stderr, at once."""
-    _print(text, sys.stderr, end)
+    """Print on stderr, at once, in the language that is chosen."""
+    _print(translate(str(text)), sys.stderr, end)
 
 
 def _print(text: object, stream: TextIO, end: str) -> None:
@@ -81,7 +83,7 @@ def _print(text: object, stream: TextIO, end: str) -> None:
 
 def pale(text: str) -> None:
     """Print on stderr, pale where a person sees it."""
-    shown = visible_lines(text)
+    shown = visible_lines(translate(text))
     print(f"\033[2m{shown}\033[0m" if sys.stderr.isatty() else shown, file=sys.stderr, flush=True)
 
 
@@ -89,8 +91,8 @@ class Lines(logging.Formatter):
     """A record of a log is a line, whatever stands in it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, for one line."""
-        return visible(super().format(record))
+        """The message, for one line, in the language that is chosen."""
+        return visible(translate(super().format(record)))
 
 
 class Calmed(logging.Filter):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llmkit.system import terminal
+from llmkit.system.language import translate
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +50,6 @@ def say(finding: object) -> None:
     from llmkit.planning.doctor import Finding
 
     assert isinstance(finding, Finding)
-    terminal.out(f"{finding.state:<9}{finding.about:<14}{finding.said}")
+    terminal.out(f"{finding.state:<9}{finding.about:<14}{translate(finding.said)}")
     if finding.way_out:
-        terminal.out(f"{'':<23}{finding.way_out}")
+        terminal.out(f"{'':<23}{translate(finding.way_out)}")

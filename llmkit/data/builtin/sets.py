@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llmkit.data.builtin import jobs, library, python_lines
+from llmkit.data.builtin import chinese, jobs, library, python_lines
 from llmkit.data.builtin.python_lines import tagged_lines
 from llmkit.system import cache
 
@@ -211,4 +211,6 @@ SETS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "python-tokens": _python_tokens,
     "python-to-english": _python_to_english,
     "jobs": jobs.sentences,
+    "chinese": chinese.texts,
+    "tang-poems": chinese.tang_poems,
 }

@@ -4,7 +4,7 @@ import { ServerError, answer, models } from "./server.js";
 import * as settings from "./settings.js";
 import * as store from "./store.js";
 import { render } from "./text.js";
-import { fill, say, speak, spoken } from "./words.js";
+import { WORDS, fill, say, speak, spoken } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const options = at("options");
@@ -369,8 +369,9 @@ function turnTo(language) {
 function greet() {
   const model = at("model").value;
   question.placeholder = model ? say("ask", { model }) : say("askAny");
-  at("welcome-more").textContent = say("welcomeMore", { model });
-  at("suggestions").replaceChildren(...say("suggestions").map((text) => {
+  const english = language === "zh" && offered.find(({ id }) => id === model)?.chinese === false;
+  at("welcome-more").textContent = say("welcomeMore", { model }) + (english ? say("noChinese", { model }) : "");
+  at("suggestions").replaceChildren(...(english ? WORDS.en.suggestions : say("suggestions")).map((text) => {
     const item = document.createElement("li");
     item.append(button("", text, () => send(text)));
     return item;
