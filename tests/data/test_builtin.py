@@ -11,13 +11,6 @@ from llmkit.data.builtin import library, sets
 from llmkit.system.errors import RequestError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def read(name: str) -> list[dict[str, Any]]:
     return [row for row, _ in builtin.rows(name)]
 
