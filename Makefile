@@ -25,13 +25,13 @@ demo: setup  ## the main job on real text: pretrain, fine-tune, generate (under 
 	$(RUN) generate "Tell me a story about a cat"
 
 test: setup  ## the tests, without a network: about a quarter of an hour on 2 cores
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-matrix: setup  ## every family x objective or task x method; `make test` runs half of the cells that cover every pair
+matrix: setup  ## every family x objective or task x method; `make test` runs the cells that cover every pair
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
 
 pretend-gpu: setup  ## what the matrix covers on a GPU that isn't there, in fp32, bf16 and fp16; needs a C++ compiler

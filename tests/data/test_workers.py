@@ -36,7 +36,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "".join(json.dumps({"text": story, "label": i % 2}) + "\n" for i, story in enumerate(stories(40))))
     program = [sys.executable, str(Path(__file__).with_name("in_workers.py")), " ".join(METHODS), str(folder), *RECIPES]
     root = str(Path(__file__).parents[2])
-    done = subprocess.run(program, capture_output=True, text=True, timeout=240,
+    done = subprocess.run(program, capture_output=True, text=True, timeout=280,
                           env={**os.environ, "PYTHONPATH": root, "LLMKIT_CACHE": str(folder / "cache")})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
