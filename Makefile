@@ -25,7 +25,7 @@ demo: setup  ## the main job on real text: pretrain, fine-tune, generate (under 
 	$(RUN) generate "Tell me a story about a cat"
 
 test: setup  ## the tests, without a network: about a quarter of an hour on 2 cores
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .

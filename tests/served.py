@@ -1,4 +1,9 @@
-"""Tiny models that can be served, and a server in a process of its own."""
+"""Tiny models that can be served, and a server in a process of its own.
+
+Each test session loads this module, also that of a single file: what is heavy is imported where it is used.
+"""
+
+from __future__ import annotations
 
 import os
 import re
@@ -8,19 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from conftest import Child
-from openai import OpenAI
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmkit.serving.requests import Limits
-from llmkit.serving.server import serve
-from llmkit.system import report
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from transformers import PreTrainedTokenizerFast
 
 TEMPLATE = ("{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
             "{% if add_generation_prompt %}<|assistant|>{% endif %}")
@@ -33,6 +33,10 @@ TALKS = {"hi": GREETING, "17 + 25": CALL}
 
 def letters() -> PreTrainedTokenizerFast:
     """A token a byte, so that a Chinese character takes three."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(BPE({one: i for i, one in enumerate([*SPECIAL, *alphabet])}, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -45,6 +49,9 @@ def letters() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama that has learned its two answers by heart."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     tokenizer = letters()
     model = LlamaForCausalLM(LlamaConfig(
@@ -71,6 +78,9 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-2 that knows no template and doesn't come to an end."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     torch.manual_seed(1)
     tokenizer = letters()
     tokenizer.chat_template = None
@@ -103,9 +113,11 @@ class Server:
     @property
     def client(self) -> OpenAI:
         """A new one each time: a server that is forked later shares the connections of older ones, which then stay."""
+        from openai import OpenAI
+
         return OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0, timeout=30)
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Server:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -120,6 +132,10 @@ class Server:
 
 def limited(models: list[Path], said: Path, files: int | None = None, **limits: Any) -> Server:
     """A server with limits that have no option, in a process that may open so many files."""
+    from llmkit.serving.requests import Limits
+    from llmkit.serving.server import serve
+    from llmkit.system import report
+
     def act() -> int:
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from llmkit.data.tokenizer_files import FILES as FILES
 from llmkit.data.tokenizer_files import has_tokenizer as has_tokenizer
 from llmkit.data.tokenizer_files import load as load
 from llmkit.data.tokenizer_files import rows_for as rows_for
-from llmkit.system import cache
+from llmkit.system import cache, machine
 from llmkit.system.errors import DataError, RequestError, nearest
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def trained(
     Returns the tokenizer and the folder of the cache that it is in.
     """
     lower = _lowercase(kind, lowercase)
-    versions = {name: version(name) for name in ("tokenizers", "transformers", "sentencepiece")}
+    versions = {name: machine.installed(name) for name in ("tokenizers", "transformers", "sentencepiece")}
     options = {"format": FORMAT, "kind": kind, "vocab_size": vocab_size, "lowercase": lower, "versions": versions}
     if special not in (None, USUAL.get(kind)):
         options["special"] = [special, repr(SPECIALS[str(special)])]

@@ -14,9 +14,32 @@ DEEPEST = 50
 
 
 class Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `3e-4` is a number, `no` is a word, `12:30` is no number."""
+    """YAML 1.2's scalars: `3e-4` is a number, `no` is a word, `12:30` is no number.
+
+    What YAML can do and a recipe doesn't need is refused where it is met: aliases, tags, deep nesting.
+    """
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, Any]]] = {}
+
+    def __init__(self, text: str, name: str) -> None:
+        """`name` is the file's, for errors."""
+        super().__init__(text)
+        self.file, self.depth = name, 0
+
+    def get_event(self) -> Any:
+        """The next event, if a recipe may have it."""
+        event = super().get_event()  # type: ignore[no-untyped-call]
+        here = f"{self.file}:{event.start_mark.line + 1}" if event.start_mark is not None else self.file
+        if isinstance(event, yaml.AliasEvent):
+            raise RequestError(f"{here}: a recipe has no aliases (`*{event.anchor}`); a text that starts with `*` "
+                               "needs quotes.")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise RequestError(f"{here}: a recipe has no tags (`{tag}`); a text that starts with `!` needs quotes.")
+        self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self.depth > DEEPEST:
+            raise RequestError(f"{here}: nested too deeply for a recipe: more than {DEEPEST} levels.")
+        return event
 
 
 def _scalar(tag: str, pattern: str, first: str) -> None:
@@ -95,8 +118,7 @@ def _parse(text: str, name: str, origin: dict[Keys, str]) -> Any:
             raise RequestError(f"{here}: {str(node.value)[:40]!r} can't be read: {error}.") from error
 
     try:
-        _plain(text, name)
-        loader = Loader(text)
+        loader = Loader(text, name)
         node = loader.get_single_node()
         return None if node is None else read_node(node, ())
     except yaml.reader.ReaderError as error:
@@ -112,18 +134,3 @@ def value(text: str, where: str) -> Any:
     """What a text on the command line is as YAML; RequestError where it is none."""
     return _parse(text, where, {})
 
-
-def _plain(text: str, name: str) -> None:
-    """Refuse what YAML can do and a recipe doesn't need: aliases, tags, deep nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=Loader):
-        here = f"{name}:{event.start_mark.line + 1}" if event.start_mark is not None else name
-        if isinstance(event, yaml.AliasEvent):
-            raise RequestError(f"{here}: a recipe has no aliases (`*{event.anchor}`); a text that starts with `*` "
-                               "needs quotes.")
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent) and event.tag is not None:
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            raise RequestError(f"{here}: a recipe has no tags (`{tag}`); a text that starts with `!` needs quotes.")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise RequestError(f"{here}: nested too deeply for a recipe: more than {DEEPEST} levels.")

@@ -1,4 +1,4 @@
-"""What this machine has: memory, and room on its disks; what this process takes of it; and whether llmkit knows it."""
+"""What this machine has: memory, room on its disks, packages; what this process takes; and whether llmkit knows it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
@@ -19,6 +20,20 @@ def untested() -> str | None:
     here = platform.system()
     return None if here in SUPPORTED else (
         f"{here or 'this system'} itself is untested; supported are Linux, macOS and WSL2.")
+
+
+@cache
+def installed(package: str) -> str | None:
+    """The version of a package, "5.23.0"; None where it isn't installed, as llmkit isn't that runs from its sources.
+
+    Looked up once: to read it takes milliseconds, and every checkpoint and summary names several.
+    """
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def memory() -> int:

@@ -216,8 +216,9 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
     about, figures, before = summary["recipe"], summary["evaluation"], summary.get("evaluation_before") or {}
     floors = summary.get("floors") or {}
     lines = [
-        f"{about['what']} with llmkit {summary['versions']['llmkit']}: backbone {code(about['backbone'])}, "
-        f"{about['kind']} {code(about['learning'])}, tuning {code(about['tuning'])}.", "",
+        f"{about['what']} with llmkit {summary['versions']['llmkit'] or '(not installed)'}: "
+        f"backbone {code(about['backbone'])}, {about['kind']} {code(about['learning'])}, "
+        f"tuning {code(about['tuning'])}.", "",
         f"- parameters: {summary['parameters']:,}, of which {summary['trainable_parameters']:,} were trained",
         f"- steps: {summary['steps']:,}; tokens: {summary['tokens']:,}; status: {summary['status']}",
         f"- data: {_sources(about['data'])}", ""]

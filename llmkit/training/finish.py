@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ from llmkit.training.looking.samples import show_training_rows
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import shared
 from llmkit.training.state import REACHED
+
+PACKAGES = ("llmkit", "torch", "transformers", "accelerate", "peft")
+"""Whose versions a summary says; None where one isn't installed."""
 
 
 def finish(session: Session) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "wall_seconds": time.monotonic() - session.began,
         "tokens_per_second": state.tokens / max(state.seconds, 1e-9),
         "data_wait": state.waited / max(state.seconds, 1e-9), **peaks(),
-        "versions": {name: version(name) for name in ("llmkit", "torch", "transformers", "accelerate", "peft")},
+        "versions": {name: machine.installed(name) for name in PACKAGES},
         "processes": session.accelerator.num_processes, "strategy": session.spread.name,
         "device": str(session.accelerator.device),
         "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),

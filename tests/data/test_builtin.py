@@ -14,13 +14,6 @@ FETCHED = ("chinese", "tang-poems")
 """Sets that come from a registry (test_chinese_text.py); the others are here with every Python."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def read(name: str) -> list[dict[str, Any]]:
     return [row for row, _ in builtin.rows(name)]
 

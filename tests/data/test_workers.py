@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,20 +24,30 @@ RECIPES = ["gpt2 causal_lm blocks", "bert masked_lm documents", "bert next_sente
 """Text in a stream and by documents, pairs of sentences, and a task."""
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_are_not_forked_draw_the_same_batches_and_import_no_more(method: str, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("\n\n".join(stories(40)))
-    (tmp_path / "rows.jsonl").write_text(
+METHODS = ("spawn", "forkserver")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What in_workers.py says of all methods."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "text.txt").write_text("\n\n".join(stories(40)))
+    (folder / "rows.jsonl").write_text(
         "".join(json.dumps({"text": story, "label": i % 2}) + "\n" for i, story in enumerate(stories(40))))
-    program = [sys.executable, str(Path(__file__).with_name("in_workers.py")), method, str(tmp_path), *RECIPES]
+    program = [sys.executable, str(Path(__file__).with_name("in_workers.py")), " ".join(METHODS), str(folder), *RECIPES]
     root = str(Path(__file__).parents[2])
-    done = subprocess.run(program, capture_output=True, text=True, timeout=240,
-                          env={**os.environ, "PYTHONPATH": root, "LLMKIT_CACHE": str(tmp_path / "cache")})
+    done = subprocess.run(program, capture_output=True, text=True, timeout=280,
+                          env={**os.environ, "PYTHONPATH": root, "LLMKIT_CACHE": str(folder / "cache")})
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["same"], told["different"], told["imported"]) == (RECIPES, [], [])
-    assert len(told["losses"][0]) == 2
-    assert told["losses"][0] == told["losses"][1]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_that_are_not_forked_draw_the_same_batches_and_import_no_more(method: str, told: Any) -> None:
+    found = told[method]
+    assert (found["same"], found["different"], found["imported"]) == (RECIPES, [], [])
+    assert len(told["expected"]) == 2
+    assert found["losses"] == told["expected"]
 
 
 # ---- arrays of files -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import FAMILIES, OBJECTIVE, random_encoder, stories, tiny
-from test_matrix import OPTIONS, cells, covering, rows_for, why_not
+from test_matrix import OPTIONS, covering, rows_for, why_not
 
 from fakecuda.asking import Pretend
 from fakecuda.build import build, lacking
@@ -140,7 +140,7 @@ def test_what_the_host_waits_for_is_counted(code: str, kinds: list[str], pretend
 # ---- what `make pretend-gpu` runs ----
 
 
-CELLS = [cell for cell in covering(cells()) if why_not(cell[0], cell[2], cell[3]) is None]
+CELLS = [cell for cell in covering() if why_not(cell[0], cell[2], cell[3]) is None]
 
 
 @pytest.mark.pretend_gpu

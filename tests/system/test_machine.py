@@ -128,3 +128,23 @@ def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path, monkeypatch)
     (44_700_000, "44.7 MB"), (123_400_000, "123 MB"), (1.5e9, "1.5 GB"), (24 * GIB, "25.8 GB"), (2e12, "2,000 GB")])
 def test_bytes_are_said_in_three_figures(count, words):
     assert machine.size(count) == words
+
+
+def test_the_version_of_a_package_is_looked_up_once(monkeypatch):
+    from importlib import metadata
+
+    asked = []
+
+    def version(name):
+        asked.append(name)
+        if name == "nothing-of-this-name":
+            raise metadata.PackageNotFoundError(name)
+        return "9.9"
+
+    machine.installed.cache_clear()
+    monkeypatch.setattr(metadata, "version", version)
+    try:
+        assert [machine.installed(name) for name in ("torch", "nothing-of-this-name") * 2] == ["9.9", None] * 2
+        assert asked == ["torch", "nothing-of-this-name"]
+    finally:
+        machine.installed.cache_clear()

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from hashlib import file_digest, sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from llmkit.models.base import Base
 from llmkit.models.fetch import commit_of, resolve_tokenizer
 from llmkit.planning.settle import SCHEDULES_WITHOUT_END, Settled
 from llmkit.recipe import LENGTHS, Recipe, registry
+from llmkit.system import machine
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.folder.run_folder import Checkpoint
 
@@ -170,13 +170,7 @@ def _content(place: Path, patterns: tuple[str, ...]) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """The versions of what decides the numbers of a run."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from its sources, without an installation
-            continue
-    return found
+    return {name: there for name in PACKAGES if (there := machine.installed(name)) is not None}
 
 
 def hashes(place: Path, patterns: tuple[str, ...]) -> dict[str, str]:
