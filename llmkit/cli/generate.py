@@ -182,7 +182,7 @@ def _cut(result: Result, shown: Sequence[str], most: int) -> str | None:
         left = ""
     more = f"--max-new-tokens {2 * most} lets the model write more" if first.tokens >= most else \
         "the model's context is full: a shorter prompt leaves it more"
-    return f"{which} cut at {many(first.tokens, 'token')}{left}; {more}"
+    return f"{which} cut at {first.tokens:,} tokens{left}; {more}"
 
 
 def _examples(mode: Prompting | None) -> list[str]:

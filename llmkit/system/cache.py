@@ -72,12 +72,8 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
     with _turn(place):
-        return place if place.is_dir() else appear(place, make, *_cannot(place.parent), root())
-
-
-def _cannot(folder: Path) -> tuple[str, str]:
-    """What is told where nothing can be written into the cache, and what to do then."""
-    return f"the cache folder {folder} can't be written", "Set LLMKIT_CACHE to one that can."
+        what = f"the cache folder {place.parent} can't be written"
+        return place if place.is_dir() else appear(place, make, what, "Set LLMKIT_CACHE to one that can.", root())
 
 
 def appear(place: Path, make: Callable[[Path], None], what: str, way_out: str, cache: Path) -> Path:
@@ -114,8 +110,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        what, way_out = _cannot(folder)
-        raise PlaceError(f"{what}: {error.strerror}. {way_out}") from error
+        raise PlaceError(f"the cache folder {folder} can't be written: {error.strerror}. "
+                         "Set LLMKIT_CACHE to one that can.") from error
 
 
 @contextmanager

@@ -28,7 +28,7 @@ HOLE = re.compile(r"\{(\d+)([!~]?)\}")
 that only English needs there, as a plural's s, and is left out."""
 PROSE = re.compile(r"(?<![\w./-])[a-z']{2,} [a-z']{2,} [a-z']{2,}(?![\w./=-])|[.?!] [A-Z][a-z]")
 """Three English words, or where a sentence begins: a value that has them would leave a line half translated."""
-PLURAL = re.compile(r"(e?s|is|are|it|them)?")
+PLURAL = re.compile(r"(e?s|is|are|was|were|it|them)?")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|«[^»]*»")
 LIST = re.compile(r"[\w./*<>|-]+(?:(?:, | or | and )[\w./*<>|-]+)+")
 """Names, `a, b or c`."""

@@ -36,6 +36,8 @@ def texts(path: Path) -> Iterator[str]:
                 yield holed([piece.replace("%%", "%") for piece in CONVERSION.split(pieces[0] or "")])
             if None not in pieces and "{" in (pieces[0] or ""):
                 yield holed(NAMED.split(pieces[0] or ""))  # _("No such command {name!r}.").format(…)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "many" and isinstance(node.args[1], ast.Constant):
+            yield from (f"{{0}} {node.args[1].value}{s}" for s in ("", "s"))
         if isinstance(node, ast.FunctionDef) and (help_ := ast.get_docstring(node)):
             yield from (" ".join(paragraph.split()) for paragraph in help_.split("\n\n"))
 

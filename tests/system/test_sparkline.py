@@ -43,7 +43,8 @@ class Screen:
 def shown(terminal: bool, stop: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> list[str]:
     """The log lines of a progress that is updated twice and then ends, or is stopped."""
     monkeypatch.setattr(sys, "stderr", Screen(terminal))
-    monkeypatch.setattr(report.log, "propagate", True)
+    # pytest listens at loggers that don't propagate, too: once is enough
+    monkeypatch.setattr(report.log, "propagate", caplog.handler not in report.log.handlers)
     caplog.set_level(logging.INFO, logger="llmkit")
     try:
         with report.progress(True) as progress:

@@ -149,8 +149,8 @@ def test_a_process_of_another_world_than_was_asked_for_refuses(
 
 
 def test_a_way_to_spread_that_is_not_gone_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RequestError, match=r"FSDP \(accelerate's launcher sets ACCELERATE_USE_FSDP\) isn't supported"):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(RequestError, match=r"DeepSpeed \(accelerate's launcher sets ACCELERATE_USE_DEEPSPEED\)"):
         check_world()
 
 

@@ -130,11 +130,11 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     about = "" if data["counted"] else "about "
     held = f"; {many(data['validation_rows'], 'row')} held out" if data["validation_rows"] else ""
     out += [
-        ("data", many(data["rows"], "row"), f"{about}{many(data['tokens'], 'token')}{held}"),
+        ("data", many(data["rows"], "row"), f"{about}{data['tokens']:,} tokens{held}"),
         ("a step", many(found["global_batch_size"], "row"), f"about {many(length['tokens_per_step'], 'token')}; "
          f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
-        ("the run", f"{'' if length['exact'] else 'about '}{many(length['steps'], 'step')}",
+        ("the run", f"{'' if length['exact'] else 'about '}{length['steps']:,} steps",
          f"{words(length['tokens'])} tokens, {length['epochs']:.3g} passes over the data{end(length)}"),
         ("", "", "")]
     seconds = speed["seconds_per_step"]

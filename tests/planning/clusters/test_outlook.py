@@ -146,7 +146,8 @@ def test_figures_that_cant_be_are_refused(given: dict[str, float], said: str) ->
 
 @pytest.mark.parametrize(("memory", "named"), [
     ("2.5GB", [["training.micro_batch_size=1"], ["training.gradient_checkpointing=true"]]),
-    ("1.5GB", [["optimizer=adamw_8bit", "training.micro_batch_size=1", "training.gradient_checkpointing=true"]]),
+    ("1.5GB", [["training.micro_batch_size=1", "training.distributed={strategy: fsdp}"],
+               ["optimizer=adamw_8bit", "training.micro_batch_size=1", "training.gradient_checkpointing=true"]]),
 ])
 def test_what_is_named_as_a_way_out_fits_when_it_is_done(
     memory: str, named: list[list[str]], tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
