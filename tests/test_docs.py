@@ -82,7 +82,8 @@ def commands(page: Path) -> list[str]:
 
 def test_the_chinese_readme_has_the_commands_of_the_english_one() -> None:
     ours, theirs = (commands(ROOT / name) for name in ("README.md", "README.zh-CN.md"))
-    changed = {"llmkit generate \"从前\" --model runs/mine": "llmkit generate \"Once upon a time\" --model runs/mine",
+    changed = {"llmkit explain runs/reviews \"这部电影很好看。\"": "llmkit explain runs/reviews \"A lovely film.\"",
+               "llmkit generate \"从前\" --model runs/mine": "llmkit generate \"Once upon a time\" --model runs/mine",
                "llmkit answer \"作者是谁？\" --context book.txt": "llmkit answer \"Who?\" --context book.txt",
                "llmkit search \"复制文件\" --in my/folder": "llmkit search \"copy a file\" --in my/folder",
                "llmkit answer \"作者是谁？\" --in my/folder": "llmkit answer \"Who wrote it?\" --in my/folder"}
