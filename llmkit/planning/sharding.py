@@ -27,10 +27,15 @@ def check(recipe: Recipe, processes: int) -> None:
                 raise RequestError(f"training.distributed.{option.name}: is for strategy: fsdp; with ddp each process "
                                    "has the whole model.")
         return
-    for why in _reasons(recipe):
+    if why := why_not(recipe):
         raise RequestError(f"training.distributed.strategy: fsdp: {why}")
     if processes > 1:
         _check_groups(plan, processes)
+
+
+def why_not(recipe: Recipe) -> str:
+    """Why a recipe's model can't be trained in parts; "" where it can."""
+    return next(_reasons(recipe), "")
 
 
 def _reasons(recipe: Recipe) -> Iterator[str]:

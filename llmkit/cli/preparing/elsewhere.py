@@ -75,7 +75,7 @@ def row(one: Mapping[str, Any]) -> list[str]:
     traffic = one["traffic"]
     hides = "nothing to hide" if not traffic["bytes"] else "yes" if traffic["hides"] else \
         f"{1 - traffic['exposed'] / traffic['seconds']:.0%}"
-    name = one["strategy"] if one["available"] else f"{one['strategy']} (not in this version)"
+    name = one["strategy"] if one["available"] else f"{one['strategy']} (not for this recipe)"
     return [name, size(one["memory"]["total"]), "fits" if one["fits"] else "too much", f"{one['micro_batch_size']:,}",
             f"{one['tokens_per_second']:,.0f}", size(traffic["bytes"]) if traffic["bytes"] else "none", hides,
             span(one["training_seconds"])]
@@ -132,7 +132,7 @@ def changes(found: Mapping[str, Any]) -> list[str]:
     """What makes it fit, as words to type."""
     if found["fits"]:
         return []
-    would = [f"{one['strategy']} would fit, and isn't in this version of llmkit, which trains with one GPU or ddp"
+    would = [f"{one['strategy']} would fit, and this recipe can't lie in parts: docs/sharding.md says what can"
              for one in found["strategies"] if one["fits"] and not one["available"]][:1]
     if not found["remedies"]:
         return ["", "nothing that was tried makes it fit: take a smaller model, or GPUs with more memory", *would]

@@ -57,6 +57,8 @@ class Demand:
     """Of a number of the forward pass: 2 in bf16 and fp16, 4 in fp32."""
     recomputes: bool = False
     """Whether activations are computed again (gradient_checkpointing)."""
+    gathers: int = FULL
+    """Bytes of a number of a weight on its way to those that gather it: llmkit sends fp32, others cast it before."""
 
 
 def shares(strategy: Strategy, cluster: Cluster) -> int:
@@ -89,8 +91,9 @@ def copies(model: Anatomy, demand: Demand, strategy: Strategy) -> float:
     if strategy in WHOLE:
         return float(demand.bytes * model.multiplied) if demand.bytes < FULL else 0.0
     share = model.trained / model.parameters
-    gathered = demand.bytes * (GATHERED * model.layer + model.root)
-    return gathered + (demand.bytes + FULL) * share * model.layer
+    gathered = demand.gathers * (GATHERED * model.layer + model.root)
+    cast = demand.bytes * (model.layer + model.root) if demand.bytes < demand.gathers else 0
+    return gathered + cast + (demand.bytes + FULL) * share * model.layer
 
 
 def activations(model: Anatomy, demand: Demand) -> float:

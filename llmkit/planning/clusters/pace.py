@@ -115,7 +115,7 @@ def traffic(
     DDP adds gradients up once a step: 2 (n - 1) / n of their bytes in a ring (Patarasuk & Yuan 2009), while the last
     micro-batch's backward pass runs. Full shard gathers the weights in each forward and backward pass and scatters the
     gradients, each (n - 1) / n: 3 N numbers a micro-batch against DDP's 2 N (Rajbhandari et al. 2020, §7.2), weights in
-    the forward pass's numbers, gradients in fp32. Hybrid does that within a machine, and adds each GPU's part of the
+    what they are gathered in, gradients in fp32. Hybrid does that within a machine, and adds each GPU's part of the
     gradients up across machines. Of a micro-batch's time a third is forward, or a quarter where it computes again.
     """
     micro = computing / accumulation
@@ -128,7 +128,7 @@ def traffic(
         sent = 2 * around(cluster.count) * gradients
         seconds = sent / cluster.between
         return Traffic(sent, seconds, max(0.0, seconds - backward))
-    whole = demand.bytes * model.parameters
+    whole = demand.gathers * model.parameters
     if strategy == "fsdp":
         gather, scatter = around(cluster.count) * whole, around(cluster.count) * gradients
         gathering, scattering, across, crossing = gather / cluster.between, scatter / cluster.between, 0.0, 0.0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmkit import recipe as recipes
+from llmkit.planning import sharding
 from llmkit.planning.clusters.gpus import Cluster
 from llmkit.planning.clusters.memory import Strategy
 from llmkit.planning.clusters.outlook import Case, Way, asked_for, case, way
@@ -97,6 +98,8 @@ def with_settings(request: Recipe, this: Case, settings: Sequence[str], strategy
     """The recipe with some fields changed, on the same cluster; None where that is no recipe of this version."""
     try:
         changed = recipes.load(recipes.tree_of(request), settings)
+        if SHARDED in settings and not shards(changed):
+            return None
         if all(setting in LIGHT or setting.startswith(SHORTER) for setting in settings):  # the model stays what it is
             ruled = recipes.with_optimizer(changed)[0]
             settled = replace(this.settled, recipe=replace(
@@ -126,11 +129,7 @@ def on_more(request: Recipe, this: Case, chosen: Way) -> dict[str, Any] | None:
 
 
 def shards(request: Recipe) -> bool:
-    """Whether this version of llmkit can spread a model's weights over GPUs: whether a recipe can ask for it."""
-    try:
-        recipes.load(recipes.tree_of(request), [SHARDED])
-    except LlmkitError:
-        return False
-    return True
+    """Whether the recipe's model can lie in parts on several GPUs."""
+    return not sharding.why_not(recipes.with_optimizer(request)[0])
 
 

@@ -175,14 +175,14 @@ def test_where_nothing_helps_none_is_named(tree: dict[str, Any]) -> None:
     assert reckoned(tree, "1xH100", memory="1.1GB")["remedies"] == []
 
 
-def test_fsdp_is_offered_from_the_version_on_that_has_it(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it, the table says so; with it, a recipe can ask for it, and it is among the ways out."""
-    if not ways_out.shards(recipes.load(tree)):
-        lines = {one["strategy"]: one["available"] for one in reckoned(tree, "8xH100")["strategies"]}
-        assert lines == {"one": True, "ddp": True, "fsdp": False}
-    monkeypatch.setattr(ways_out, "shards", lambda request: True)
+def test_parts_are_offered_to_recipes_whose_optimizer_bears_them(tree: dict[str, Any]) -> None:
+    """Among the ways out for AdamW; for adafactor, which needs each tensor whole, the table says so."""
+    assert all(one["available"] for one in reckoned(tree, "8xH100")["strategies"])
     assert ways_out.SHARDED in {setting for some in ways_out.candidates(
         recipes.load(tree), case_of(tree, "8xH100")) for setting in some}
+    tree["optimizer"] = {"name": "adafactor"}
+    lines = {one["strategy"]: one["available"] for one in reckoned(tree, "8xH100")["strategies"]}
+    assert lines == {"one": True, "ddp": True, "fsdp": False}
 
 
 def case_of(tree: dict[str, Any], on: str) -> Any:

@@ -87,7 +87,7 @@ def test_llm_foundrys_utilisation_follows_from_its_tokens_a_second(
 
 def test_torchtitans_memory_from_8_to_128_gpus(llama_8b: Anatomy) -> None:
     """82.4 against 67.0 GiB, compiled 77.0 against 62.0: 15.4 and 15.0 GiB less a GPU."""
-    load = Demand(rows=2, length=8192, states=2.0)
+    load = Demand(rows=2, length=8192, states=2.0, gathers=2)
     on_8, on_128 = (held(llama_8b, load, "fsdp", cluster(f"{count}xH100")).total / GIB for count in (8, 128))
     assert on_8 - on_128 == pytest.approx(15.4, rel=0.10)
     assert on_8 - on_128 == pytest.approx(15.0, rel=0.10)
@@ -114,7 +114,7 @@ def test_full_shard_sends_half_as_much_again_as_ddp() -> None:
 
 def test_torchtitans_traffic_hides_on_128_gpus_as_it_did(llama_8b: Anatomy) -> None:
     """5,762 tokens a second and GPU on 8, 5,605 on 128: 16,384 tokens took 2.84 s, and gathering hid."""
-    load = Demand(rows=2, length=8192, states=2.0)
+    load = Demand(rows=2, length=8192, states=2.0, gathers=2)
     assert traffic(llama_8b, load, "fsdp", cluster("128xH100"), 1, 16_384 / 5_762).hides
     slow = cluster("128xH100", bandwidth="10Gb/s")
     assert not traffic(llama_8b, load, "fsdp", slow, 1, 16_384 / 5_762).hides
