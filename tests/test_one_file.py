@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 MISTRAL = '''
@@ -48,6 +50,7 @@ class Mood(Classification):
 CELLS = ("mistral-objectives-causal_lm-feed_forward", "mistral-tasks-mood-layers", "gpt2-tasks-mood-full")
 
 
+@pytest.mark.slow
 def test_the_matrix_finds_a_file_that_was_dropped_into_its_folder(tmp_path: Path) -> None:
     copy = tmp_path / "llmkit"
     shutil.copytree(ROOT / "llmkit", copy, ignore=shutil.ignore_patterns("__pycache__"))

@@ -42,6 +42,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_that_are_not_forked_draw_the_same_batches_and_import_no_more(method: str, told: Any) -> None:
     found = told[method]

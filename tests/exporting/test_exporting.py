@@ -218,6 +218,7 @@ def test_each_heads_card_runs_in_plain_transformers_and_the_model_says_the_same(
     assert sum(json.loads(said["next sentence"])) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_each_heads_onnx_card_runs_without_torch_and_says_what_torch_says(
     models_of_each_head: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ def test_less_of_a_loss_is_better() -> None:
     assert not more_is_better("loss") and not more_is_better("perplexity")
 
 
+@pytest.mark.slow
 def test_a_real_process_runs_and_a_signal_ends_it_in_order(written: str, tmp_path: Path) -> None:
     import os
     import signal

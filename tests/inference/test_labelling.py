@@ -160,6 +160,7 @@ def written(models: dict[str, str], labelled: Path, tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_prompts_are_compared_on_the_same_rows_and_measured_once(
     written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

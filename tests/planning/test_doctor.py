@@ -200,6 +200,7 @@ def one_family(monkeypatch: pytest.MonkeyPatch) -> Any:
     return selftest
 
 
+@pytest.mark.slow
 def test_the_self_test_kills_and_resumes_a_model_and_splits_a_step(
     one_family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:

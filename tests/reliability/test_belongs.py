@@ -122,7 +122,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize(("method", "change"), cases(
     *((f"R25-{method}-{change}", method, change) for method in ("lora", "full") for change in CHANGES),
-    quick=("R25-lora-weights",)))
+    quick=()))
 def test_a_base_or_tokenizer_that_was_replaced_between_kill_and_resume_is_named(
     method: str, change: str, llmkit: Server, tree: Callable[..., Tree], below: Path, whole: Callable[..., Path],
 ) -> None:

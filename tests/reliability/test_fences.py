@@ -22,7 +22,6 @@ Tree = dict[str, Any]
 SAID = "This run ends and writes nothing more."
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("seed", [7, None])
 def test_a_run_that_sleeps_while_its_folder_becomes_another_runs_leaves_it_alone(
     seed: int | None, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path],

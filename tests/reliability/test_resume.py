@@ -102,7 +102,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", cases(*((f"R05-{name}", name) for name in METHODS), quick=("R05-gradual",)))
+@pytest.mark.parametrize("method", cases(*((f"R05-{name}", name) for name in METHODS)))
 def test_every_tuning_method_goes_on_where_it_was_killed(
     method: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:

@@ -1,5 +1,6 @@
 """The cache: made once, whole or absent; what killed processes left half goes; where it is, and who may read it."""
 
+import errno
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -74,8 +76,15 @@ def test_what_fails_to_be_made_leaves_nothing_and_is_tried_again(place: Path) ->
     assert (cache.once("kind", "key", writes("whole")) / "text").read_text() == "whole"
 
 
-def test_two_processes_that_make_the_same_at_once_end_with_one_of_both(place: Path) -> None:
+def test_on_a_disk_without_locks_two_that_make_the_same_at_once_end_with_one_of_both(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both begin on an empty cache; each waits in `make` until the other is there too."""
+
+    def no_lock(file: IO[bytes]) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache, "lock", no_lock)
 
     def make(folder: Path) -> None:
         (place / f"here-{os.getpid()}").touch()

@@ -38,6 +38,7 @@ for words in json.loads(sys.argv[1]):
 """Runs commands where llmkit finds less than POSIX has; the libraries are those for Linux, and find what they need."""
 
 
+@pytest.mark.slow
 def test_models_are_used_without_what_only_posix_has(tmp_path: Path, text: Path, labelled: Path) -> None:
     for name, family, data in (("writes", "gpt2", text), ("labels", "bert", labelled)):
         tree = tiny(family, data, tmp_path / name, max_steps=1)

@@ -160,7 +160,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
 
 
 @pytest.mark.parametrize(("by", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_run_after_a_checkpoint(
     by: signal.Signals, status: int, processes: int, text: Path, tmp_path: Path
 ) -> None:

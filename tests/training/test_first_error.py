@@ -131,6 +131,7 @@ class Sleeps(llmkit.Callback):
             time.sleep(14)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_answer_in_time_ends_both_with_6_and_the_field_that_says_how_long(text, tmp_path):
     first, second = both(tiny("bert", text, tmp_path / "run", ddp_timeout=6), tmp_path, Sleeps())
     said = "the other processes didn't answer within 6 s (training.ddp_timeout): one of them is slower than that, hangs"

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
-from llmkit.inference.constraining.tokens import ByteTokens
 from llmkit.system.errors import RequestError
 
 LEVELS = 64
@@ -136,6 +135,8 @@ def _unheld(schema: Mapping[str, Any]) -> str:
 def _begins(schema: str) -> bool:
     """Whether a text can begin so: a schema that only refers to itself lets none."""
     from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+    from llmkit.inference.constraining.tokens import ByteTokens
 
     letters = ByteTokens([*(bytes([one]) for one in range(256)), b""], [256], 256)
     matcher = LLMatcher(LLTokenizer(TokenizerWrapper(letters), eos_token=256), grammar_of(schema), log_level=0)

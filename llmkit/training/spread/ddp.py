@@ -105,10 +105,11 @@ class DataParallel:
         self.put_back(learner, {name: parted(saved[name], parameter) for name, parameter in wanted.items()})
         try:
             state = torch.load(moments, weights_only=True, map_location="cpu")
-            numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            state["state"] = {
-                i: {key: parted(value, numbered[i]) if isinstance(value, Tensor) else value
-                    for key, value in kept.items()} for i, kept in state["state"].items()}
+            if "state" in state:  # an optimizer of several has theirs, and is never in parts
+                numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+                state["state"] = {
+                    i: {key: parted(value, numbered[i]) if isinstance(value, Tensor) else value
+                        for key, value in kept.items()} for i, kept in state["state"].items()}
             optimizer.load_state_dict(state)
         except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
             reason = " ".join(str(error).split())[:200]
