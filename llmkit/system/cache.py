@@ -145,6 +145,8 @@ def _waited(path: Path, place: Path) -> IO[bytes] | None:
         except OSError as error:
             file.close()
             if error.errno not in (errno.EACCES, errno.EAGAIN):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
                 return None
             if not told and time.monotonic() - began > WAITS:
                 told = True
