@@ -243,6 +243,24 @@ WORDS = {**dict.fromkeys(FAMILIES, 300), "bert": 120, "electra": 120, "t5": 200,
 """Tokens of a family's tokenizer."""
 
 
+DRAWN = ("tests/training/looking", "tests/cli/test_report_and_runs.py")
+"""Where what a run draws is tested."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere runs draw nothing, whatever their recipes say: a picture takes a second, and a run a tenth of one."""
+    from llmkit.training.looking.drawing import Pictures
+
+    if any(place in request.path.as_posix() for place in DRAWN):
+        yield
+        return
+    make = Pictures.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pictures, "__init__", lambda self, run, on, began: make(self, run, False, began))
+        yield
+
+
 def tiny(family: str, data: Path, folder: Path, still: bool = False, **training: Any) -> dict[str, Any]:
     """A recipe that trains in a second."""
     return {
