@@ -31,7 +31,7 @@ check: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-matrix: setup  ## every family x objective or task x method; `make test` runs a quarter of the cells that cover every pair
+matrix: setup  ## every family x objective or task x method; `make test` runs some of the cells that cover every pair
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 LLMKIT_MATRIX=all $(BIN)/python -m pytest -n 2 tests/test_matrix.py
 
 pretend-gpu: setup  ## what the matrix covers on a GPU that isn't there, in fp32, bf16 and fp16; needs a C++ compiler

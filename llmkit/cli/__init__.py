@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(error: Any, words: Sequence[str]) -> str:
     """What is wrong with a command's words: the option, its value, and where to read more."""
-    message = str(error.format_message())
+    message = str(error.format_message()).replace("Value error, ", "")
     if type(error) is typer.BadParameter and error.param is not None:
         for option in error.param.opts:
             values = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]

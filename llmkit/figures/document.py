@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.figures.paper import DARK, LIGHT, Theme
+from llmkit.figures.paper import DARK, LIGHT, SIGN, Theme
 from llmkit.figures.tokens import rgb
 from llmkit.system.errors import PlaceError
 from llmkit.system.terminal import visible
@@ -51,6 +51,7 @@ def document(title: str, body: str, *styles: str) -> str:
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+            f'<meta name="generator" content="{SIGN}">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
 

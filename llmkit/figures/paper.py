@@ -130,13 +130,23 @@ def drawable(text: str) -> str:
     return plain("".join("?" if letter in missing else letter for letter in text))
 
 
+def check_free(path: Path) -> None:
+    """PlaceError where a file is there that llmkit didn't make: it would be lost."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(8192)
+    if head and SIGN.encode() not in head:
+        raise PlaceError(f"{path}: is there, and llmkit didn't make it; name another file, or move it away.")
+
+
 def save(figure: Figure, path: Path, about: str = "") -> None:
     """Write a picture as its name says, .png or .svg, in one step; PlaceError where the place can't be written.
 
     `about` says in words what is seen, and stands in the file's own description.
     """
     staging = path.with_name(f".{path.name}")
-    signed = {"Date": None} if path.suffix == ".svg" else {"Software": SIGN}
+    signed = {"Date": None, "Creator": SIGN} if path.suffix == ".svg" else {"Software": SIGN}
     try:
         with warnings.catch_warnings():  # in an SVG, letters are drawn by whoever looks at it
             warnings.filterwarnings("ignore", message="Glyph")

@@ -58,7 +58,9 @@ def short_run(family: str, name: str, text: Path, folder: Path, **training: Any)
 # ---- what `make test` runs ----
 
 
-@pytest.mark.parametrize(("family", "objective"), shortest(), ids=["-".join(pair) for pair in shortest()])
+@pytest.mark.parametrize(("family", "objective"), [
+    pytest.param(*pair, id="-".join(pair), marks=[pytest.mark.pretend_gpu] if i % 2 else [])
+    for i, pair in enumerate(shortest())])
 def test_each_family_and_each_objective_trains_and_seldom_waits(
     family: str, objective: str, pretend: Pretend, text: Path, tmp_path: Path) -> None:
     said, waits = pretend.ask("train", recipe=short_run(family, objective, text, tmp_path / "run"))

@@ -24,3 +24,14 @@ def test_a_sheet_becomes_a_file_of_its_kind(tmp_path: Path, name: str, begins: b
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(PlaceError, match=r"nowhere.*No such file"):
         paper.save(paper.sheet(1, 1), tmp_path / "nowhere" / "loss.png")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg"])
+def test_a_file_of_somebody_is_not_written_over_and_one_of_ours_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    paper.check_free(path)
+    paper.save(paper.sheet(1, 1), path)
+    paper.check_free(path)
+    path.write_text("mine")
+    with pytest.raises(PlaceError, match=f"{name}: is there, and llmkit didn't make it"):
+        paper.check_free(path)

@@ -135,7 +135,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(
     family: str, workers: int, text: Path, tmp_path: Path

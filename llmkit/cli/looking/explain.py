@@ -115,6 +115,7 @@ def parts_of(what: str) -> tuple[str, ...]:
 def where(output: str, text: str, model: str) -> Path:
     """Where a picture goes; an error where that can't be, before a model is opened."""
     from llmkit.data import jsonlines
+    from llmkit.figures.paper import check_free
     from llmkit.models.run import spare
     from llmkit.system.errors import RequestError
 
@@ -122,6 +123,7 @@ def where(output: str, text: str, model: str) -> Path:
         raise RequestError(f"--output {output}: a picture's name ends with .png or .svg, a page's with .html.")
     found = jsonlines.place(output, [text] if is_file(text) else [])
     spare(output, model)
+    check_free(found)
     return found
 
 

@@ -29,6 +29,7 @@ def parts_of(what: str | None, drawn: bool) -> tuple[str, ...]:
 def places(html: str | None, output: str | None, theme: str) -> Places:
     """Where a page and a picture go; an error where they can't, before anything is read."""
     from llmkit.data import jsonlines
+    from llmkit.figures.paper import check_free
     from llmkit.system.errors import RequestError, nearest
 
     if theme not in ("light", "dark"):
@@ -39,7 +40,9 @@ def places(html: str | None, output: str | None, theme: str) -> Places:
             continue
         if Path(value).suffix.lower() not in endings:
             raise RequestError(f"{option} {value}: its name must end with {' or '.join(endings)}.")
-        found.append((option, jsonlines.place(value)))
+        place = jsonlines.place(value)
+        check_free(place)
+        found.append((option, place))
     return tuple(found)
 
 
