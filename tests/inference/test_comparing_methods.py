@@ -99,6 +99,7 @@ def test_a_comparison_has_a_row_a_method_with_its_spread_and_cost(
     assert "holds another recipe's run (training.max_steps is 3, there 2)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_comparison_takes_what_finetune_takes(
     labelled: Path, here: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, classifier_base: Path,
