@@ -28,8 +28,7 @@ def as_launched(request: Recipe, variables: MutableMapping[str, str] = os.enviro
         return request  # the recipe says it
     plan = Distributed(
         strategy="fsdp", reshard_after_forward=is_on(variables, "FSDP_RESHARD_AFTER_FORWARD", "true"),
-        cpu_offload=is_on(variables, "FSDP_OFFLOAD_PARAMS"),
-        dp_replicate_size=int(variables.get("PARALLELISM_CONFIG_DP_REPLICATE_SIZE", "1")))
+        cpu_offload=is_on(variables, "FSDP_OFFLOAD_PARAMS"))
     return replace(request, training=replace(request.training, distributed=plan))
 
 
