@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
 import typer
 from typer.main import get_command
+from typer.models import CommandInfo
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
 from llmkit.cli.looking import compare, explain, prompts, report, runs
@@ -72,8 +75,37 @@ def whole(command: Any) -> Any:
 
 def _command(words: Sequence[str]) -> Any:
     """What runs the words: with its help in the language that is chosen, where that is to be shown."""
-    command = whole(get_command(app))
+    first = next((word for word in words if not word.startswith("-")), "")
+    asked_by_a_shell = "_LLMKIT_COMPLETE" in os.environ  # its words stand elsewhere
+    command = whole(get_command(app if asked_by_a_shell else only(app, first)))
     return told(command) if not words or "--help" in words or "-h" in words else command
+
+
+def only(group: typer.Typer, first: str) -> typer.Typer:
+    """The group with the options of one of its commands: those of all take as long to build as typer to load."""
+    slim = copy(group)
+    slim.registered_commands = [
+        info if _name(info) == first else _bare(info) for info in group.registered_commands]
+    slim.registered_groups = [copy(below) for below in group.registered_groups]
+    for below in slim.registered_groups:
+        if below.name != first and below.typer_instance is not None:
+            below.typer_instance = only(below.typer_instance, "")
+    return slim
+
+
+def _name(info: CommandInfo) -> str:
+    return info.name or str(getattr(info.callback, "__name__", "")).replace("_", "-")
+
+
+def _bare(info: CommandInfo) -> CommandInfo:
+    """A command with its name and its help, and without its options."""
+    bare = copy(info)
+    bare.name, bare.help, bare.callback = _name(info), info.help or inspect.getdoc(info.callback), _nothing
+    return bare
+
+
+def _nothing() -> None:
+    pass
 
 
 def told(command: Any) -> Any:
