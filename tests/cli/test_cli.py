@@ -251,7 +251,8 @@ def test_recipes_are_listed_shown_and_copied(llmkit: Command, tmp_path: Path) ->
     listed = json.loads(llmkit("recipes", "list", "--json").out)
     assert set(listed) == set(recipe.packaged())
     assert all(about.strip() and not about.startswith("#") for about in listed.values())
-    assert all(f"{name} " in llmkit("recipes", "list").out for name in listed)
+    table = llmkit("recipes", "list").out
+    assert all(f"{name} " in table for name in listed)
     shown = llmkit("recipes", "show", "bert_mlm").out
     assert shown == recipe.packaged()["bert_mlm"].read_text()
     assert llmkit("recipes", "copy", "bert_mlm") == Said(0, "bert_mlm.yaml\n", "")
