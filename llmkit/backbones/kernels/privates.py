@@ -81,6 +81,30 @@ def has_avx512_bf16() -> bool:
     return asked is not None and bool(asked())
 
 
+def leaves_steps_out(optimizer: Any) -> bool:
+    """Whether the kernel of an optimizer can leave a step out by a number that is on its device (torch's fused ones).
+
+    Not for tensors in parts: the number would have to be one too. Seen in torch 2.13.
+    """
+    from torch.distributed.tensor import DTensor
+
+    parted = any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"])
+    return bool(vars(optimizer).get("_step_supports_amp_scaling")) and not parted
+
+
+@contextmanager
+def left_out(optimizer: Any, wrong: Tensor) -> Iterator[None]:
+    """While the block runs, a step of the optimizer changes nothing where `wrong`, a truth value of its device, holds.
+
+    The way in which torch's GradScaler tells it. Seen in torch 2.13.
+    """
+    optimizer.found_inf = wrong.float()
+    try:
+        yield
+    finally:
+        del optimizer.found_inf
+
+
 def forget_accelerator(processes_too: bool) -> None:
     """Let the next Accelerator decide anew on its precision, which accelerate keeps for the whole process.
 
