@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+FLEX, FLASH = "flex_attention", "flash_attention_2"
+"""Ways to attend that keep documents apart without a dense mask."""
 WRITE = ("decoder", "encoder-decoder")
 """Shapes whose models can keep keys and values for the next token."""
 
@@ -161,10 +163,18 @@ class Family:
             return model(**inputs, use_cache=False)  # which nobody reads, and which keeps each layer's keys and values
         if documents is None:
             return model(**inputs)
-        if attention_of(model) == "eager":
+        way = attention_of(model)
+        if way == "eager":
             raise RequestError("data.packing: documents needs attention that takes a mask of booleans; open the model "
                                "with attn_implementation='sdpa', or choose blocks or none.")
         inputs.pop("attention_mask", None)
+        if way in (FLEX, FLASH):
+            from llmkit.backbones.kernels import apart
+
+            if way == FLEX:
+                return cls.isolated(model, inputs, apart.in_blocks(documents, cls.shape == "decoder", prefix),
+                                    restart(documents))
+            return cls.isolated(model, apart.one_row(inputs, documents), None, restart(documents).flatten()[None])
         if targets is None:
             seen = same(documents, documents)
             if cls.shape == "decoder":
@@ -178,8 +188,11 @@ class Family:
 
 
     @classmethod
-    def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
-        """Call an encoder or a decoder where each query sees the keys that `seen` (batch, 1, q, k) says."""
+    def isolated(cls, model: nn.Module, inputs: dict[str, Any], seen: Any, positions: Tensor) -> Any:
+        """Call an encoder or a decoder where each query sees the keys that `seen` (batch, 1, q, k) says.
+
+        Under FlexAttention that are its blocks; under FlashAttention None, for the inputs say where documents begin.
+        """
         if cls.shape == "decoder":
             return model(**inputs, attention_mask=seen, position_ids=positions, use_cache=False)
         return model(**inputs, attention_mask=seen, position_ids=positions)
