@@ -217,7 +217,7 @@ class Operation:
     def refuse(self) -> None:
         """Raise where CUDA would."""
         generator = self.kwargs.get("generator")
-        if generator is not None and generator.device.type == "cpu":
+        if generator is not None and not isinstance(generator, DeviceGenerator):
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if self.name in INDEXING:
             if not isinstance(self.args[0], PretendTensor):
@@ -331,6 +331,17 @@ def made_there(make: Callable[..., Any]) -> Callable[..., Any]:
     return making
 
 
+class Generator(torch.Generator):
+    """torch.Generator, which gives one of the device where it is asked for one."""
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        return super().__new__(DeviceGenerator if on_gpu(device) else cls)
+
+
+class DeviceGenerator(Generator):
+    """A CPU's generator that was made for the device."""
+
+
 def card(name: str = "Pretend A100", gigabytes: float = 80, major: int = 8, minor: int = 0) -> Any:
     """A GPU's properties, as torch.cuda gives them."""
     return types.SimpleNamespace(name=name, total_memory=int(gigabytes * 10**9), major=major, minor=minor,
@@ -353,6 +364,7 @@ def install() -> None:
     torch.utils._device._device_constructors()  # looks up torch.tensor once: it has to find torch's own
     torch.Tensor.to = indexed(torch.Tensor.to)  # type: ignore[method-assign]
     torch.tensor, torch.as_tensor = made_there(torch.tensor), made_there(torch.as_tensor)
+    torch.Generator = Generator  # type: ignore[misc]
     torch.inference_mode = torch.no_grad  # type: ignore[misc,assignment]  # such tensors can't be inference tensors
     torch.nn.functional.scaled_dot_product_attention = written_out(torch.nn.functional.scaled_dot_product_attention)
     torch.__future__.set_swap_module_params_on_conversion(True)  # a module that is moved keeps its parameters

@@ -49,7 +49,8 @@ def shortest() -> list[tuple[str, str]]:
 
 def short_run(family: str, name: str, text: Path, folder: Path, **training: Any) -> dict[str, Any]:
     """The recipe of four steps of two micro-batches each, an evaluation before and after, a checkpoint and a model."""
-    tree = tiny(family, text, folder, **{"precision": "bf16", "micro_batch_size": 4, "logging_steps": 2, **training})
+    tree = tiny(family, text, folder, **{
+        "precision": "bf16", "micro_batch_size": 4, "logging_steps": 2, "dataloader_num_workers": 0, **training})
     tree["objective"] = {"name": name, **OPTIONS.get(name, {})}
     tree["data"]["validation"] = 0.2
     return tree
@@ -161,7 +162,7 @@ def test_a_cell_trains_in_each_precision(
                  "packing": "none"},
         "objective" if kind == "objectives" else "task": {"name": learning, **OPTIONS.get(learning, {})},
         "training": {"max_steps": 4, "save_steps": 4, "global_batch_size": 8, "learning_rate": 1e-3,
-                     "precision": precision},
+                     "precision": precision, "dataloader_num_workers": 0},
         "output_dir": str(tmp_path / "run")})
     assert said["device"] == "cuda" and math.isfinite(said["loss"])
 
