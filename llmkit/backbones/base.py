@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmkit.backbones.kernels.privates import attention_of
+from llmkit.backbones.kernels.privates import attention_of, unasked
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.recipe import MOST_LAYERS
 from llmkit.recipe.promises import FAMILY
@@ -154,15 +155,17 @@ class Family:
         """
         import torch
 
-        inputs = dict(batch)
+        inputs: dict[str, Any] = dict(batch)
         documents, targets = inputs.pop("documents", None), inputs.pop("decoder_documents", None)
         prefix = inputs.pop("prefix", None)
         if documents is None and prefix is not None:  # padding is a document of its own
             documents = inputs.get("attention_mask", torch.ones_like(prefix)) - 1
-        if documents is None and cls.shape in WRITE and torch.is_grad_enabled():
-            return model(**inputs, use_cache=False)  # which nobody reads, and which keeps each layer's keys and values
         if documents is None:
-            return model(**inputs)
+            if cls.shape in WRITE:
+                inputs["use_cache"] = False  # nobody reads the keys and values that a model would keep
+            on_host = next(iter(batch.values())).device.type == "cpu"
+            with nullcontext() if on_host else unasked():
+                return model(**inputs)
         way = attention_of(model)
         if way == "eager":
             raise RequestError("data.packing: documents needs attention that takes a mask of booleans; open the model "

@@ -217,7 +217,7 @@ class Operation:
     def refuse(self) -> None:
         """Raise where CUDA would."""
         generator = self.kwargs.get("generator")
-        if generator is not None and not isinstance(generator, DeviceGenerator):
+        if generator is not None and generator.device.type == "cpu":
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
         if self.name in INDEXING:
             if not isinstance(self.args[0], PretendTensor):
@@ -342,6 +342,15 @@ class DeviceGenerator(Generator):
     """A CPU's generator that was made for the device."""
 
 
+def drawn_there(make: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.rand, which a generator of the device lets draw there."""
+    def drawing(*shape: Any, generator: Any = None, device: Any = None, **options: Any) -> Any:
+        if isinstance(generator, DeviceGenerator) and on_gpu(device):
+            return PretendTensor(make(*shape, generator=generator, **options))
+        return make(*shape, generator=generator, device=device, **options)
+    return drawing
+
+
 def card(name: str = "Pretend A100", gigabytes: float = 80, major: int = 8, minor: int = 0) -> Any:
     """A GPU's properties, as torch.cuda gives them."""
     return types.SimpleNamespace(name=name, total_memory=int(gigabytes * 10**9), major=major, minor=minor,
@@ -364,6 +373,7 @@ def install() -> None:
     torch.utils._device._device_constructors()  # looks up torch.tensor once: it has to find torch's own
     torch.Tensor.to = indexed(torch.Tensor.to)  # type: ignore[method-assign]
     torch.tensor, torch.as_tensor = made_there(torch.tensor), made_there(torch.as_tensor)
+    torch.rand = drawn_there(torch.rand)
     torch.Generator = Generator  # type: ignore[misc]
     torch.inference_mode = torch.no_grad  # type: ignore[misc,assignment]  # such tensors can't be inference tensors
     torch.nn.functional.scaled_dot_product_attention = written_out(torch.nn.functional.scaled_dot_product_attention)

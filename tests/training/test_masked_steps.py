@@ -69,7 +69,8 @@ class Ahead:
         self.accelerator = SimpleNamespace(scaler=None)
 
 
-@pytest.mark.parametrize(("kind", "fused", "ahead"), [("cpu", True, False), ("cuda", False, False), ("cuda", True, True)])
+@pytest.mark.parametrize(("kind", "fused", "ahead"), [
+    ("cpu", True, False), ("cuda", False, False), ("cuda", True, True)])
 def test_a_cpu_and_an_optimizer_that_cannot_are_asked_first(kind: str, fused: bool, ahead: bool) -> None:
     """On a CPU the numbers are there, and nothing is gained."""
     linear = layer()
