@@ -1,5 +1,6 @@
 """benchmarks/gpu.py: its sections run on a CPU with tiny shapes, and a section that fails costs no other."""
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,27 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> gpu.Bench:
     return gpu.Bench(tmp_path_factory.mktemp("gpu"), tiny=True)
 
 
-def test_writing_and_serving_are_measured(bench: gpu.Bench) -> None:
-    assert list(bench.writing()) == ["1 prompts, greedy", "1 prompts, sampled", "2 prompts, greedy",
-                                     "2 prompts, sampled"]
-    assert all(figures["tokens/s"] > 0 for figures in bench.serving().values())
-    assert bench.waits() == {"not measured": "there is no GPU"}
+def test_a_dry_run_goes_through_all_sections(tmp_path: Path) -> None:
+    assert gpu.main(["--tiny", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "GPU_RESULTS.md").read_text()
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == list(gpu.SECONDS)
+    assert "A dry run with tiny shapes: its speeds say nothing." in page
+    assert "| waits | |" not in page and "| not measured | there is no GPU |" in page
+    assert "failed" not in page
+    for way in ("flex_attention", "flash_attention_2", "use_liger_kernel"):  # which a CPU hasn't
+        assert re.search(rf"^\| {way} \| refused ", page, re.MULTILINE), way
+    for way in ("gpt2, llmkit", "gpt2, plain loop", "gpt2, Trainer", "sdpa", "chunked_loss", "1 prompts, greedy",
+                "2 prompts, sampled", "1 texts at once"):
+        assert re.search(rf"^\| {way} \| tokens/s ", page, re.MULTILINE), way
+    assert "two unbroken runs alike True, resumed alike True" in page
+
+
+def test_a_section_of_a_dry_run_that_fails_is_told(bench: gpu.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise ValueError("no such shape")
+
+    monkeypatch.setattr(bench, "writing", fail)
+    assert gpu.dry("writing", bench) == {"failed": "ValueError", "it said": "no such shape"}
 
 
 def test_a_plain_loop_stands_beside_it(bench: gpu.Bench) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmkit.backbones.kernels.privates import attention_of
+from llmkit.backbones.kernels.privates import attention_of, unasked
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.recipe import MOST_LAYERS
 from llmkit.recipe.promises import FAMILY
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
+FLEX, FLASH = "flex_attention", "flash_attention_2"
+"""Ways to attend that keep documents apart without a dense mask."""
 WRITE = ("decoder", "encoder-decoder")
 """Shapes whose models can keep keys and values for the next token."""
 
@@ -152,19 +155,29 @@ class Family:
         """
         import torch
 
-        inputs = dict(batch)
+        inputs: dict[str, Any] = dict(batch)
         documents, targets = inputs.pop("documents", None), inputs.pop("decoder_documents", None)
         prefix = inputs.pop("prefix", None)
         if documents is None and prefix is not None:  # padding is a document of its own
             documents = inputs.get("attention_mask", torch.ones_like(prefix)) - 1
-        if documents is None and cls.shape in WRITE and torch.is_grad_enabled():
-            return model(**inputs, use_cache=False)  # which nobody reads, and which keeps each layer's keys and values
         if documents is None:
-            return model(**inputs)
-        if attention_of(model) == "eager":
+            if cls.shape in WRITE:
+                inputs["use_cache"] = False  # nobody reads the keys and values that a model would keep
+            on_host = next(iter(batch.values())).device.type == "cpu"
+            with nullcontext() if on_host else unasked():
+                return model(**inputs)
+        way = attention_of(model)
+        if way == "eager":
             raise RequestError("data.packing: documents needs attention that takes a mask of booleans; open the model "
                                "with attn_implementation='sdpa', or choose blocks or none.")
         inputs.pop("attention_mask", None)
+        if way in (FLEX, FLASH):
+            from llmkit.backbones.kernels import apart
+
+            if way == FLEX:
+                return cls.isolated(model, inputs, apart.in_blocks(documents, cls.shape == "decoder", prefix),
+                                    restart(documents))
+            return cls.isolated(model, apart.one_row(inputs, documents), None, restart(documents).flatten()[None])
         if targets is None:
             seen = same(documents, documents)
             if cls.shape == "decoder":
@@ -178,8 +191,11 @@ class Family:
 
 
     @classmethod
-    def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
-        """Call an encoder or a decoder where each query sees the keys that `seen` (batch, 1, q, k) says."""
+    def isolated(cls, model: nn.Module, inputs: dict[str, Any], seen: Any, positions: Tensor) -> Any:
+        """Call an encoder or a decoder where each query sees the keys that `seen` (batch, 1, q, k) says.
+
+        Under FlexAttention that are its blocks; under FlashAttention None, for the inputs say where documents begin.
+        """
         if cls.shape == "decoder":
             return model(**inputs, attention_mask=seen, position_ids=positions, use_cache=False)
         return model(**inputs, attention_mask=seen, position_ids=positions)

@@ -50,11 +50,12 @@ class ModernBert(Family):
         return {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
 
     @classmethod
-    def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
+    def isolated(cls, model: nn.Module, inputs: dict[str, Any], seen: Any, positions: Tensor) -> Any:
         """One mask for layers that see everything, one for those that see a window of 128 tokens."""
-        import torch
+        from llmkit.backbones.kernels.apart import near
 
-        places = torch.arange(seen.shape[-1], device=seen.device)
-        near = (places[:, None] - places[None]).abs() <= model.config.local_attention // 2  # type: ignore[union-attr, operator]
-        return model(**inputs, attention_mask={"full_attention": seen, "sliding_attention": seen & near},
+        if seen is None:
+            return super().isolated(model, inputs, seen, positions)
+        window: int = model.config.local_attention // 2  # type: ignore[union-attr, operator, assignment]
+        return model(**inputs, attention_mask={"full_attention": seen, "sliding_attention": near(seen, window)},
                      position_ids=positions)

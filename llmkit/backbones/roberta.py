@@ -52,7 +52,7 @@ class Roberta(Family):
         return int(config.max_position_embeddings) - int(config.pad_token_id or 0) - 1
 
     @classmethod
-    def isolated(cls, model: nn.Module, inputs: dict[str, Tensor], seen: Tensor, positions: Tensor) -> Any:
+    def isolated(cls, model: nn.Module, inputs: dict[str, Any], seen: Any, positions: Tensor) -> Any:
         """Positions of each document are counted from after the padding token's id too."""
         first = model.config.pad_token_id + 1  # type: ignore[union-attr, operator]
         return super().isolated(model, inputs, seen, positions + first)

@@ -24,6 +24,8 @@ Key = tuple[int, int]
 Features = dict[str, NDArray[Any]]
 """What a row becomes: `input_ids`, `labels` … of one length."""
 
+MORE = 8
+"""Times as many rows as learn together may be judged together: nothing is kept of them for a backward pass."""
 EVALUATION = 2**32  # the pass that evaluation rows are drawn in: masks are the same at every step, for every seed
 
 
@@ -224,12 +226,23 @@ class Sent:
 
 
 def in_order(
-    rows: int, size: int, rank: int, processes: int, lengths: Sequence[int] | None = None,
+    rows: int, size: int, rank: int, processes: int, lengths: Sequence[int] | None = None, tokens: int | None = None,
 ) -> list[list[Key]]:
-    """The batches of an evaluation for one process: every row once, in order; by their length where that is known."""
+    """The batches of an evaluation for one process: every row once, in order; by their length where that is known.
+
+    size     rows of a batch
+    tokens   where lengths are known: as many rows as have so many positions together, `size` at least and MORE times
+             that at most
+    """
     order = range(rows) if lengths is None else sorted(range(rows), key=lambda row: -lengths[row])
-    starts = range(rank * size, rows, size * processes)
-    return [[(EVALUATION, row) for row in order[start : start + size]] for start in starts]
+    batches, start = list[list[Key]](), 0
+    while start < rows:
+        count = size
+        if tokens is not None and lengths is not None:
+            count = min(MORE * size, max(size, tokens // max(1, lengths[order[start]])))
+        batches.append([(EVALUATION, row) for row in order[start : start + count]])
+        start += count
+    return batches[rank::processes]
 
 
 def stack(rows: Sequence[Features], padding: dict[str, int]) -> Batch:

@@ -18,6 +18,7 @@ from llmkit.models import Base, Opened, open_model, pooling
 from llmkit.models.families import family_for
 from llmkit.models.pooling import Pooling
 from llmkit.models.run import Run
+from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.finite import stopped
 from llmkit.system.report import log
@@ -33,7 +34,7 @@ Role: TypeAlias = Literal["query", "document"]
 
 CHUNK = 2048
 """Texts that are sorted by length among themselves: memory beside the vectors doesn't grow with their number."""
-ROOM = {"cpu": 4096, "cuda": 65536}
+ROOM, ROOM_ON_A_GPU = 4096, 65536
 """Positions of a batch, padding included."""
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """What models call the prompts that they were trained to see before a question, and before a text to be found."""
@@ -84,8 +85,6 @@ class Embedder:
         …), which runs of `contrastive` and `similarity` have too. An encoder without them: the mean of its last hidden
         states. RequestError for a model that only writes, and for modules that llmkit doesn't know.
         """
-        import torch
-
         base = Base.open(name)
         folder, said = base.folder, _Files(base.folder)
         if not base.is_adapter:  # before the weights are read
@@ -104,7 +103,7 @@ class Embedder:
         limits = [said.max_length, opened.tokenizer.model_max_length, _learned_length(folder)]
         positions = family.position_limit(config)
         limits.append(None if positions is None else positions - opened.virtual_tokens)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = devices.kind()
         return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling.modes or ("mean",),
                    said.pooling.normalized, min(limit for limit in limits if limit is not None), said.lower,
                    said.prompts, said.default_prompt, device)
@@ -157,7 +156,7 @@ class Embedder:
     def vectors(self, ids: Sequence[list[int]], done: Callable[[int], None] | None = None) -> Vectors:
         """The vectors (texts, width) of token ids, special ones included; `done` is told of each batch's texts."""
         found = np.empty((len(ids), self.width), np.float32)
-        for rows in _batches([len(row) for row in ids], ROOM[self.device]):
+        for rows in _batches([len(row) for row in ids], ROOM if self.device == "cpu" else ROOM_ON_A_GPU):
             found[np.array(rows)] = self._vectors([ids[row] for row in rows])
             if done is not None:
                 done(len(rows))

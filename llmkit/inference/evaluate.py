@@ -380,16 +380,13 @@ def by_prompt(
 
 def open_scorer(model: Model) -> Scorer:
     """A language model, opened to be asked how likely words are; on a GPU where there is one."""
-    import torch
-
-    from llmkit.system import report
+    from llmkit.system import devices, report
 
     report.quiet_libraries()
     source = model if isinstance(model, Opened) else Base.open(model)
     opened = source if isinstance(source, Opened) else models.open_model(source)
-    gpu = torch.cuda.is_available()
     _, family = _family(source, recipe_of(place_of(model)))
-    return Scorer(opened, family, device="cuda" if gpu else "cpu", at_once=16_384 if gpu else 1024)
+    return Scorer(opened, family, device=devices.kind(), at_once=1024 if devices.on_cpu() else 16_384)
 
 
 def untuned(ready: Ready, model: Model) -> Learner:

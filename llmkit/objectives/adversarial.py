@@ -21,11 +21,12 @@ from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
 from llmkit.objectives.base import Objective, Samples, Sets, Setup, Sums, Text, perplexity, token
 from llmkit.objectives.causal_lm import CausalLM
+from llmkit.objectives.shared.chance import gumbel
 from llmkit.objectives.shared.showing import plain
 from llmkit.objectives.shared.variety import bleu, distinct, harmonic, self_bleu
 from llmkit.recipe import Positive, registry
 from llmkit.recipe.registry import OPTIONS
-from llmkit.system.devices import on_host, sent
+from llmkit.system.devices import on_host
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -243,7 +244,8 @@ class Adversarial(Objective):
         """A continuation of each row's first token, by the row's own noise and without dropout: see `unroll`."""
         generator: nn.Module = model.generator  # type: ignore[assignment]
         words = generator.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        noise = islice(gumbel(on_host(batch["seed"])[:, 0].tolist(), words), self.sample_length)
+        seeds, device = on_host(batch["seed"])[:, 0].tolist(), batch["input_ids"].device
+        noise = islice(gumbel(seeds, words, device), self.sample_length)
         with still(generator):
             ids, slopes = unroll(generator, batch["input_ids"][:, :1], noise, self.temperature)
         return ids, until(ids, model.end), slopes  # type: ignore[arg-type]
@@ -347,23 +349,13 @@ def still(model: nn.Module) -> Iterator[None]:
         model.train(was)
 
 
-def gumbel(seeds: Sequence[int], words: int) -> Iterator[Tensor]:
-    """Gumbel noise for one token after the other, each row's from its own seed: (rows, words) without end."""
-    import torch
-
-    own = [torch.Generator().manual_seed(seed) for seed in seeds]
-    while True:
-        numbers = torch.stack([torch.rand(words, generator=one, dtype=torch.float64) for one in own])
-        yield -torch.log(-torch.log(numbers.clamp_min(1e-300)))
-
-
 def straight_through(logits: Tensor, noise: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw a token from each distribution, with a gradient: (rows, words) -> (rows,), (rows, words).
 
     The token is that of the Gumbel-max trick, an honest sample. Its one-hot vector plus the slope, which is 0, has the
     gradient of softmax((logits + noise) / temperature) (Jang et al. 2017, §2.2).
     """
-    noisy = logits.float() + sent(noise, logits.device).float()
+    noisy = logits.float() + noise.float()
     soft = (noisy / temperature).softmax(-1)
     return noisy.argmax(-1), soft - soft.detach()
 

@@ -18,6 +18,7 @@ from llmkit.data.tokens import Ids
 from llmkit.models.changing.others import take_up
 from llmkit.objectives.base import Objective, Samples, Sums, guesses, perplexity
 from llmkit.objectives.masked_lm import MaskedLM
+from llmkit.objectives.shared.chance import of_gumbel, uniform
 from llmkit.objectives.shared.places import at, chosen, marked
 from llmkit.objectives.shared.showing import marked as with_marks
 from llmkit.objectives.shared.showing import rows_of
@@ -26,6 +27,7 @@ from llmkit.recipe.registry import OPTIONS
 from llmkit.system.devices import on_host, sent
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -147,8 +149,7 @@ class ReplacedToken(Objective):
         counted = (on_host(labels) != -100).sum(1)
         guess, _ = guesses(model.generator, inputs, labels, family, "AutoModelForMaskedLM")  # type: ignore[arg-type]
         drawn = guess.labels.clone()
-        noise = numbers(counted, on_host(seed), 1 if self.sampling == "multinomial" else guess.words)
-        noise = sent(noise, labels.device)
+        noise = self.noise(counted, on_host(seed), guess.words, labels.device)
 
         right = []
 
@@ -176,6 +177,13 @@ class ReplacedToken(Objective):
         said = doubt > 0
         found = torch.stack([(said & made_up).sum(), said.sum(), made_up.sum(), (said == made_up).sum()]).tolist()
         return sums, [sum(right), int(counted.sum()), *found, len(doubt)]
+
+    def noise(self, counts: Tensor, seeds: Tensor, words: int, device: torch.device) -> Tensor:
+        """What its draws are made of, (targets, 1 or words), on the device; many numbers are drawn there."""
+        if self.sampling == "gumbel" and device.type != "mps":  # which has no 64 bits
+            return uniform(counts.tolist(), seeds[:, 0].tolist(), words, device)
+        made = numbers(counts, seeds, 1 if self.sampling == "multinomial" else words)
+        return made if device.type == "mps" else sent(made, device)
 
     def show(
         self, model: nn.Module, batch: Batch, family: type[Family], tokenizer: PreTrainedTokenizerBase,
@@ -270,19 +278,17 @@ def numbers(counts: Tensor, seeds: Tensor, width: int) -> Tensor:
     """(targets, width) numbers between 0 and 1, for the targets of each row from a generator of its own; fp64."""
     import torch
 
-    made = [torch.rand((count, width), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            for count, seed in zip(counts.tolist(), seeds[:, 0].tolist(), strict=True)]
-    return torch.cat(made).to(counts.device)
+    return uniform(counts.tolist(), seeds[:, 0].tolist(), width, torch.device("cpu")).to(counts.device)
 
 
 def choose(chances: Tensor, noise: Tensor) -> Tensor:
     """The token that each target's numbers choose: one number by inverse transform, one a token by the Gumbel trick."""
-    import torch
-
+    if chances.device.type == "mps":  # which has no 64 bits
+        return choose(chances.cpu(), noise).to(chances.device)
     if noise.shape[1] == 1:
         return on_ladder(chances, noise)
-    gumbel: Tensor = (chances.double().log() - torch.log(-torch.log(noise.clamp_min(1e-300)))).argmax(-1)
-    return gumbel
+    likeliest: Tensor = (chances.double().log() + of_gumbel(noise)).argmax(-1)
+    return likeliest
 
 
 def on_ladder(weights: Tensor, heights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from multiprocessing import get_start_method
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,14 +17,16 @@ from llmkit import recipe
 from llmkit.backbones.base import Family
 from llmkit.backbones.kernels.privates import has_avx512_bf16, onednn_multiplies_bf16
 from llmkit.recipe import registry
-from llmkit.system import machine
+from llmkit.system import devices, machine
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-AT_ONCE = {"cpu": 4_096, "cuda": 16_384}
+AT_ONCE = {"cpu": 4_096, "mps": 4_096, "cuda": 16_384, "xpu": 16_384, "npu": 16_384}
 """Tokens of a micro-batch where memory allows: more of them make no step faster."""
+WORKERS = 4
+"""Processes that prepare batches for one that trains, at most."""
 OVERFLOW = frozenset({"t5", "umt5", "mt5"})
 """Model types whose activations fp16 can't hold."""
 WIDTH = 128
@@ -78,7 +81,6 @@ def size(
     is added where those are kept: by eager attention, and on a CPU where dropout is applied to them. What a
     step keeps is between half of this and twice as much; of DeBERTa, up to four times.
     """
-    import torch
     from torch import nn
 
     config: Any = model.config.get_text_config()
@@ -99,7 +101,7 @@ def size(
     kept = 0
     if family.attention == "eager":
         kept = 8  # scores of content and of position, their sum, and what is made of it
-    elif not torch.cuda.is_available() and any(getattr(config, name, 0) for name in DROPOUTS):
+    elif devices.on_cpu() and any(getattr(config, name, 0) for name in DROPOUTS):
         kept = 3
     layers = config.num_hidden_layers * (2 if family.shape == "encoder-decoder" else 1)
     parameters = sum(parameter.numel() * vocabulary // words if words in parameter.shape else parameter.numel()
@@ -116,9 +118,7 @@ def micro_batch_size(share: int, length: int, model: Size, adapter: bool, memory
 
     `memory` is what a process may use, in bytes. What an adapter doesn't train needs no gradients and no optimizer.
     """
-    import torch
-
-    most = AT_ONCE["cuda" if torch.cuda.is_available() else "cpu"]
+    most = AT_ONCE[devices.kind()]
     quick = max(divisors(share, most // length))
     left = memory - (model.weights if adapter else model.state)
     room = max(0, left // 2)  # the rest is for Python, the libraries, data and work space
@@ -140,6 +140,17 @@ def divisors(whole: int, most: int) -> Iterator[int]:
     yield from (n for n in range(2, min(whole, most) + 1) if whole % n == 0)
 
 
+def workers() -> tuple[int, str]:
+    """(processes that prepare batches beside each that trains, why); on a CPU they would take its cores."""
+    if devices.on_cpu():
+        return 0, "the cores train"
+    if get_start_method() != "fork":
+        return 0, "this system starts processes anew, each with libraries of its own"
+    spare = machine.cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) - 1
+    count = min(WORKERS, max(0, spare))
+    return count, "they prepare batches while the GPU computes" if count else "no core is left for them"
+
+
 # ---- which numbers ----
 
 
@@ -148,12 +159,12 @@ def precision(width: int, family: type[Family] | None = None) -> tuple[Literal["
 
     A GPU without bf16 of its own takes fp16, but for a family whose activations don't fit in it.
     """
-    import torch
-
-    if torch.cuda.is_available():
+    if not devices.on_cpu():
         best = machine.gpu_numbers()
         if best == "bf16":
             return "bf16", "this GPU multiplies bf16 faster"
+        if devices.kind() == "mps":
+            return "fp32", "what 16 bits bring on a Mac's GPU was never measured"
         if best == "fp32":
             return "fp32", "this GPU has neither bf16 nor fast fp16"
         if family is not None and overflows(family):
@@ -173,9 +184,7 @@ def cpu_multiplies_bf16() -> bool:
 
 def check_precision(chosen: str, family: type[Family]) -> None:
     """RequestError where a machine or a model can't have a precision."""
-    import torch
-
-    if chosen == "fp16" and not torch.cuda.is_available():
+    if chosen == "fp16" and devices.on_cpu():
         raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
                            "Use bf16 or fp32.")
     if chosen == "fp16" and overflows(family):
@@ -238,9 +247,7 @@ def compiled(
 
     `experts`: whether the layers are a mixture of experts.
     """
-    import torch
-
-    if not torch.cuda.is_available():
+    if devices.on_cpu():
         return False, "on a CPU compiling takes minutes and rarely saves them"
     if not family.layers:
         return False, "family: auto doesn't know the layers"
@@ -273,12 +280,12 @@ def check_compiled(chosen: bool, family: type[Family], experts: bool = False) ->
 def lacks_compiler() -> str | None:
     """What torch.compile needs and this machine lacks, or None.
 
-    On a CPU a C++ compiler; on a GPU Triton, which compiles its launcher by a C compiler, from Volta on.
+    On a CPU a C++ compiler; on a GPU Triton, which compiles its launcher by a C compiler, on NVIDIA's from Volta on.
     """
-    import torch
-
-    if torch.cuda.is_available():
-        if torch.cuda.get_device_capability() < (7, 0):
+    if (name := devices.kind()) in ("mps", "npu"):
+        return f"torch.compile on this {devices.NAMES[name]} is not something that llmkit relies on"
+    if name != "cpu":
+        if name == "cuda" and devices.driver().get_device_capability() < (7, 0):
             return "torch.compile needs a GPU of compute capability 7.0 or more"
         if find_spec("triton") is None:
             return "torch.compile needs the package triton on a GPU (pip install triton)"

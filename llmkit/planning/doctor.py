@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from llmkit import models
 from llmkit.recipe.registry import module as load_module
-from llmkit.system import cache, machine
+from llmkit.system import cache, devices, machine
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError
 from llmkit.system.locks import lock
@@ -209,19 +209,23 @@ def processors() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError):
         return  # said already
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            about = torch.cuda.get_device_properties(number)
-            with torch.cuda.device(number):
+    if (name := devices.kind()) in ("cuda", "xpu", "npu"):
+        for number in range(devices.count()):
+            about = devices.driver().get_device_properties(number)
+            with devices.driver().device(number):
                 best = machine.gpu_numbers()
             bf16 = best if best == "bf16" else f"no bf16: training.precision auto is {best}"
-            yield Finding(f"gpu {number}", "ok", f"{about.name}, {machine.size(about.total_memory)}, {bf16}")
+            tested = "" if name == "cuda" else "; llmkit was never tested on one"
+            yield Finding(f"{'gpu' if name == 'cuda' else name} {number}", "note" if tested else "ok",
+                          f"{about.name}, {machine.size(about.total_memory)}, {bf16}{tested}")
         return
     if Path("/dev/nvidia0").exists():
         yield Finding("gpu", "note", f"there is one, but this torch ({torch.__version__}) can't use it",
                       "Install torch for its CUDA: https://pytorch.org/get-started/locally.")
     elif said := machine.unused_device():
-        yield Finding("gpu", "note", said.partition("; ")[0])
+        yield Finding("gpu", "note", said)
+        if name == "mps":
+            return
     else:
         yield Finding("gpu", "ok", "none; the CPU trains")
     from llmkit.planning.choices import WIDTH, cpu_multiplies_bf16

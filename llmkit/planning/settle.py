@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe
 from llmkit.backbones.base import Family
+from llmkit.backbones.kernels import liger
 from llmkit.data.sources import Reader, open_source
 from llmkit.data.swapping.pairs import read_swaps
 from llmkit.models.base import Base
@@ -166,7 +167,7 @@ def _packing(request: Recipe, family: type[Family], name: str) -> Any:
     if packing == "auto":
         return next(way for way in can
                     if way != "documents" or (not family.mixes and request.tuning.packs(family)
-                                              and request.backbone.attn_implementation in ("auto", "sdpa")))
+                                              and attention.keeps_apart(request.backbone.attn_implementation, family)))
     if packing not in can:
         raise RequestError(f"data.packing: {registry.name_of(request.learning)} makes its own rows; it can't do "
                            f"{packing!r}, only {' or '.join(can)}.")
@@ -344,9 +345,14 @@ def _training(
         compiled, chosen["compile"] = choices.compiled(plan, family, text, experts)
         if compiled and request.backbone.quantization_config is not None:
             compiled, chosen["compile"] = False, quantized.UNCOMPILED
+    workers = plan.dataloader_num_workers
+    if workers == "auto":
+        workers, why = choices.workers()
+        chosen |= {"dataloader_num_workers": why} if workers else {}
+    liger.check(plan)
     quantized.check_compiled(compiled, request.backbone)
     choices.check_compiled(compiled, family, experts)
-    return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled,
+    return replace(plan, micro_batch_size=micro, precision=precision, compile=compiled, dataloader_num_workers=workers,
                    learning_rate=choices.usual_rate(request), head_learning_rate=choices.head_rate(request),
                    metric_for_best_model=plan.metric_for_best_model or choices.best(request)), chosen
 

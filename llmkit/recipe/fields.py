@@ -237,8 +237,12 @@ class Training:
     unpadded: layers that see no padding, in all families but DeBERTa, XLNet and encoder-decoders; fused_gelu: GPT-2's
     GELU, which T5 v1.1, UMT5 and ALBERT use too, in one kernel and not in eight.
     """
-    dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] = 0
-    """Processes that prepare batches; 0: the training process itself."""
+    use_liger_kernel: bool = False
+    """On GPUs: losses over words by Liger's fused linear cross-entropy (llmkit[liger]), not by chunked_loss. Its
+    other kernels aren't used. Which of the two is faster was never measured here."""
+    dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """Processes that prepare batches, beside each that trains; 0: that one itself. auto: none on a CPU, on a GPU up to
+    4, as cores allow."""
     logging_steps: Positive = 10
     """Steps between two lines of metrics.jsonl."""
     eval_steps: Positive | None = None

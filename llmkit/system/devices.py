@@ -1,29 +1,125 @@
-"""Numbers on their way to the device that computes with them, and what the host still knows of them meanwhile."""
+"""The device that computes, numbers on their way to it, and what the host still knows of them meanwhile."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from llmkit.system.environment import switched_on
+
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import torch
     from torch import Tensor
 
+NAMES = {"cuda": "GPU", "npu": "Ascend NPU", "xpu": "Intel GPU", "mps": "Mac's GPU (MPS)", "cpu": "CPU"}
+"""What the kinds of devices are called in a sentence."""
+USE_CPU = "ACCELERATE_USE_CPU"
+"""accelerate's variable by which all that is no CPU is left alone."""
 KNOWN: ContextVar[Mapping[int, tuple[Tensor, Tensor]]] = ContextVar("known")
 """By the id of a tensor on a device: that tensor, and the one of the host that it was copied from."""
+
+
+def kind() -> str:
+    """What computes here, as torch calls it: cuda (NVIDIA's and AMD's GPUs), npu, xpu, mps or cpu.
+
+    The same device that accelerate takes. Several processes of a Mac train on its CPU: its GPU has no way to add up
+    their gradients.
+    """
+    import torch
+
+    if switched_on(USE_CPU):
+        return "cpu"
+    if torch.backends.mps.is_available():
+        return "mps" if os.environ.get("WORLD_SIZE", "1") == "1" else "cpu"
+    if find_spec("torch_npu") is not None and _npu_is_there():
+        return "npu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "xpu" if torch.xpu.is_available() else "cpu"
+
+
+def _npu_is_there() -> bool:
+    """Asked by accelerate, which imports torch_npu for it: that puts torch.npu there."""
+    from accelerate.utils import is_npu_available
+
+    return bool(is_npu_available())
+
+
+def on_cpu() -> bool:
+    """Whether the CPU computes."""
+    return kind() == "cpu"
+
+
+def driver() -> Any:
+    """What torch has for the kind of device that computes: torch.cuda, torch.xpu …; not for a CPU."""
+    import torch
+
+    return getattr(torch, kind())
+
+
+def count() -> int:
+    """How many devices of that kind there are; 0 of a CPU."""
+    return 0 if on_cpu() else int(driver().device_count())
+
+
+def wait() -> None:
+    """Until the device has done all that it was asked to do."""
+    if not on_cpu():
+        driver().synchronize()
+
+
+def finest(device: torch.device) -> torch.dtype:
+    """The numbers of most bits that a device adds in: 64, and 32 on a Mac's GPU."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """A tensor in 64 bits; on the host where its device has none (MPS), which is waited for."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def same_chance(device: torch.device) -> AbstractContextManager[None]:
+    """While the block runs, chance is drawn as it likes; then the generators of host and device are what they were."""
+    import torch
+
+    if device.type == "mps":
+        return _same_chance_of_a_mac()
+    devices = [] if device.type == "cpu" else [device.index or 0]
+    context: AbstractContextManager[None] = torch.random.fork_rng(
+        devices, device_type="cuda" if device.type == "cpu" else device.type)
+    return context
+
+
+@contextmanager
+def _same_chance_of_a_mac() -> Iterator[None]:
+    import torch
+
+    before = torch.mps.get_rng_state()
+    try:
+        with torch.random.fork_rng([]):
+            yield
+    finally:
+        torch.mps.set_rng_state(before)
 
 
 def sent(numbers: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of numbers on a device; `torch.tensor(…, device=…)` would wait until all work before it is done.
 
-    CUDA takes numbers from memory that isn't pinned before the call returns, so they may be changed after it.
+    CUDA takes numbers from memory that isn't pinned before the call returns, so they may be changed after it; of other
+    devices that isn't known.
     """
     import torch
 
     made = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers, dtype=dtype)
-    return made.to(device, non_blocking=True)
+    return made.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 @contextmanager

@@ -9,6 +9,9 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from llmkit.system import devices
+from llmkit.system.environment import switched_on
+
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
 SUPPORTED = ("Linux", "Darwin")
@@ -44,28 +47,27 @@ def memory() -> int:
 
 def gpu_memory() -> int | None:
     """Bytes of this process's GPU; None where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
+    if devices.on_cpu():
         return None
-    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    if devices.kind() == "mps":  # of main memory, what Metal recommends at most
+        return int(devices.driver().recommended_max_memory())
+    return int(devices.driver().get_device_properties(devices.driver().current_device()).total_memory)
 
 
 def unused_device() -> str:
-    """Which device of this machine could train and doesn't, with the reason, in words; "" where there is none.
+    """What there is to say of the device that trains, or that could and doesn't, in words; "" where there is nothing.
 
-    llmkit's step adds in 64 bits, which Apple's GPUs haven't, and was never run on Ascend's or Intel's.
+    Macs' GPUs, Ascend's and Intel's are trained on where torch and accelerate do it; nobody has run llmkit on one.
     """
     import torch
 
-    if torch.cuda.is_available():
-        return ""
-    if torch.backends.mps.is_available():
-        return "this Mac's GPU (MPS) isn't used: losses are added in 64 bits, which it doesn't have; the CPU trains"
-    for name, whose in (("npu", "Huawei's Ascend"), ("xpu", "Intel's GPU")):
-        device = getattr(torch, name, None)
-        if device is not None and device.is_available():
-            return f"{whose} ({name}) isn't used: llmkit was never run on one; the CPU trains"
+    name = devices.kind()
+    if name in ("mps", "npu", "xpu"):
+        slow = "; it has no numbers of 64 bits, so each micro-batch's loss is added up on the CPU" * (name == "mps")
+        return (f"this {devices.NAMES[name]} trains ({name}), and llmkit was never tested on one{slow}; "
+                f"{devices.USE_CPU}=1 trains on the CPU")
+    if name == "cpu" and torch.backends.mps.is_available() and not switched_on(devices.USE_CPU):
+        return "this Mac's GPU (MPS) isn't used: it can't add up several processes' gradients; the CPU trains"
     return ""
 
 
@@ -74,11 +76,14 @@ def gpu_numbers() -> str:
 
     torch counts GPUs that only emulate bf16 (T4, V100, P100, RTX 20) among those that have it, where it isn't asked.
     """
-    import torch
-
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    name, driver = devices.kind(), devices.driver()
+    if name == "mps":  # it can, and what that brings was never measured
+        return "fp32"
+    if name == "npu":
+        return "bf16" if driver.is_bf16_supported() else "fp16"
+    if driver.is_bf16_supported(including_emulation=False):
         return "bf16"
-    return "fp16" if torch.cuda.get_device_capability() >= (7, 0) else "fp32"
+    return "fp16" if name == "xpu" or driver.get_device_capability() >= (7, 0) else "fp32"
 
 
 def main_memory() -> int:
@@ -102,18 +107,16 @@ def memory_each() -> int:
 
 def sharing() -> int:
     """Processes of this run that share a memory."""
-    import torch
-
-    return 1 if torch.cuda.is_available() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if devices.on_cpu() else 1
 
 
 def free_memory() -> int:
     """Bytes of the memory that nothing uses now."""
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0])
-    return free_main_memory()
+    if devices.on_cpu():
+        return free_main_memory()
+    if devices.kind() == "mps":
+        return int(devices.driver().recommended_max_memory() - devices.driver().driver_allocated_memory())
+    return int(devices.driver().mem_get_info()[0])
 
 
 def free_main_memory() -> int:
@@ -172,10 +175,11 @@ def peak_memory() -> int:
 
 
 def peak_gpu_memory() -> int | None:
-    """The most memory that this process has held on its GPU so far, in bytes; None where there is none."""
-    import torch
+    """The most memory that this process has held on its GPU so far, in bytes; None where there is none.
 
-    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+    A Mac's isn't counted: Metal says what is held now, and never what was.
+    """
+    return None if devices.kind() in ("cpu", "mps") else int(devices.driver().max_memory_allocated())
 
 
 def held_memory(path: Path = Path("/proc/self/statm")) -> int:

@@ -18,7 +18,7 @@ from llmkit.backbones.shared.routers import FIGURES, Load
 from llmkit.data.batches import EVALUATION, Batch, Drawn, RowOrder, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
 from llmkit.system import signals
-from llmkit.system.devices import moved
+from llmkit.system.devices import moved, precise
 from llmkit.system.errors import DataError
 from llmkit.system.finite import check_all
 from llmkit.system.signals import Stopping
@@ -34,6 +34,7 @@ log = logging.getLogger("llmkit")
 def evaluate(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
     stop: Stopping | None = None, spread: Spread | None = None, answers: list[dict[str, Any]] | None = None,
+    tokens: int | None = None,
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
 
@@ -41,22 +42,24 @@ def evaluate(
     last     whether no other evaluation of the run follows
     spread   how the learner lies on the processes; whole on each where nothing is said
     answers  where a count of the answers is put, by the main process
+    tokens   positions that a device digests at once, where more rows than `size` may be judged together
 
     Interrupted, on all of them, where `stop` heard a signal on one. DataError where no row has anything to predict.
     """
     objective, spread = learner.objective, spread or DataParallel(accelerator)
-    sums = torch.zeros(2, len(objective.weights), dtype=torch.float64, device=accelerator.device)
+    sums = precise(torch.zeros(2, len(objective.weights), device=accelerator.device))
     judged: list[Judged] = []
     load: Load | None = None
     written = objective.to_write(sum(map(len, sets)), last)
     with spread.judging():
-        for rows, batch in visited(accelerator, learner, sets, setup, size, stop=stop, even=spread.even):
+        for rows, batch in visited(
+                accelerator, learner, sets, setup, size, stop=stop, even=spread.even, tokens=tokens):
             if not rows:  # only so that the others can compute
                 learner(batch, "judge" if written is None else "loss")
                 continue
             losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
-            sums += torch.stack([torch.stack([part[head].double() for head in objective.weights])
+            sums += torch.stack([torch.stack([precise(part[head]) for head in objective.weights])
                                  for part in (losses, counts)])
             if some is not None:
                 judged.append((rows, some))
@@ -99,21 +102,23 @@ def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
 
 def visited(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
-    chosen: Sequence[int] | None = None, stop: Stopping | None = None, even: bool = False,
+    chosen: Sequence[int] | None = None, stop: Stopping | None = None, even: bool = False, tokens: int | None = None,
 ) -> Iterator[tuple[list[int], Batch]]:
     """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
 
     Where `stop` heard a signal, there are no more. `even`: every process gets as many batches as the first, however
-    few its rows are and whatever it hears; those beyond its rows are of no row.
+    few its rows are and whatever it hears; those beyond its rows are of no row. `tokens`: see `evaluate`.
 
     The learner is without dropout while they are gone through.
     """
     drawn, long = Drawn(sets, seed=0), lengths(sets)
     some = range(len(drawn)) if chosen is None else chosen
-    places = in_order(len(some), size, accelerator.process_index, accelerator.num_processes,
-                      None if long is None else [long[row] for row in some])
-    keys = [[(nth, some[place]) for nth, place in batch] for batch in places]
-    short = len(range(0, len(some), size * accelerator.num_processes)) - len(keys) if even else 0
+    if tokens is not None and long is None:
+        long = [setup.max_length] * len(drawn)
+    among = in_order(len(some), size, 0, 1, None if long is None else [long[row] for row in some], tokens)
+    mine = among[accelerator.process_index::accelerator.num_processes]
+    keys = [[(nth, some[place]) for nth, place in batch] for batch in mine]
+    short = -(-len(among) // accelerator.num_processes) - len(keys) if even else 0
     was = learner.training
     learner.eval()
     batches = load(drawn, keys + [[(EVALUATION, some[0])]] * short, Collator(learner.objective, setup.tokenizer))

@@ -131,6 +131,8 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "device": str(session.accelerator.device),
         "precision": recipe.training.precision, "adapter": recipe.tuning.adapter, "recipe": about(session),
         "output_dir": str(session.run.folder)}
+    if learner.compiled is not None:
+        more["graphs"] = dict(learner.compiled.graphs)
     base = session.settled.base
     if base is not None and base.commit is not None:
         more["base"] = {"name": base.name, "commit": base.commit}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
-from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels import liger, shortcuts
 from llmkit.data.memory import Given
 from llmkit.planning.settle import settle
 from llmkit.system import report
@@ -75,7 +75,7 @@ def fit(
         held.enter_context(repeatable(plan.full_determinism))
         accelerator = accelerate(plan.precision, run.folder, idles(settled), plan.tf32)
         held.callback(trackers.end, accelerator)
-        held.enter_context(shortcuts.only(plan.shortcuts))
+        held.enter_context(shortcuts.only(liger.ways(plan)))
         start = shared(accelerator, lambda: start)
         settled = settled if start is None else as_before(settled, run, start)
         session = ready(settled, found, meeting, accelerator, run, stop, began, start, callbacks=told)

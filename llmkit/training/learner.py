@@ -18,6 +18,8 @@ from llmkit.recipe.seams import Answering, Learning
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from llmkit.backbones.kernels.compiling import Compiled
+
 Way = Literal["loss", "judge", "predict", "represent", "refer"]
 """What is asked of an objective about a batch."""
 Said: TypeAlias = "Sums | tuple[Sums, list[Any]] | Tensor | list[Any]"
@@ -41,6 +43,8 @@ class Learner(nn.Module):
         """Those of a mixture of experts; none are heard where several networks learn, or all rows are compared."""
         self.load: Load | None = None
         """What they did with the last batch whose loss was asked for, with its gradient where there is one."""
+        self.compiled: Compiled | None = None
+        """How its layers are compiled, where they are."""
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from llmkit.backbones.shared.routers import FIGURES, LAYER, Load
+from llmkit.system.devices import finest
 from llmkit.training.session import Session
 
 log = logging.getLogger("llmkit")
@@ -35,7 +36,7 @@ class Log:
         """Add how evenly a step's tokens went to the experts, which all processes know."""
         layers = load.by_layer()
         names = (*FIGURES, *(f"{LAYER}{number}" for number in range(len(layers))))
-        figures = torch.cat([load.figures(), layers.to(torch.float64)]) / self.session.accelerator.num_processes
+        figures = torch.cat([load.figures(), layers.to(finest(layers.device))]) / self.session.accelerator.num_processes
         for name, figure in zip(names, figures, strict=True):
             self.pending[name] = self.pending.get(name, 0.0) + figure
         self.add("routed", 1)

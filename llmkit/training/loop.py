@@ -18,7 +18,7 @@ log = logging.getLogger("llmkit")
 def go_on(session: Session) -> None:
     """Step, log, evaluate, save, stop where a signal says so; until the recipe's length is reached."""
     plan, state, journal = session.recipe.training, session.state, Log(session)
-    stepper = Stepper(session, journal)
+    stepper, compiled = Stepper(session, journal), session.learner.compiled
     session.tell(lambda callback, view: callback.on_start(view))
     if state.step == 0 and session.sets.validation:
         validate(session, journal)
@@ -38,6 +38,8 @@ def go_on(session: Session) -> None:
                 state.seconds += time.monotonic() - clock
                 journal.add("seconds", time.monotonic() - clock)
                 session.tell(lambda callback, view: callback.on_step(view))
+                if compiled is not None and session.main and not compiled.told:
+                    log.info("%s", compiled.describe())
                 over = session.over
                 if state.step % plan.logging_steps == 0 or over:
                     figures = journal.line(rate)

@@ -179,9 +179,8 @@ def learn(
         epoch=order.epoch_rows / recipe.training.global_batch_size, tokenizer=tokenizer,
         learning_rate=recipe.training.learning_rate or 0.0, model_learning_rate=model_rate(recipe))
     tuned = tuning.apply(net.model, setting)
-    if recipe.training.compile:
-        compile_layers(net.model, settled.family)
-    elif unpadded:
+    compiled = compile_layers(net.model, settled.family) if recipe.training.compile else None
+    if compiled is None and unpadded:
         unpad(net.model, settled.family)
     tutor = None
     if settled.teacher is not None:
@@ -190,6 +189,7 @@ def learn(
             seen = None if steps is None else steps * recipe.training.global_batch_size / order.epoch_rows
             kept_answers(settled, tutor, below["teacher"], sets, setup, accelerator, seen)
     learner = paced(settled, net.model, tuned, setting, tokenizer, tutor)
+    learner.compiled = compiled
     if not learner.trained:
         raise RequestError(f"tuning: {registry.name_of(tuning)} leaves nothing to train: no parameter has "
                            "requires_grad.")

@@ -12,11 +12,12 @@ from dataclasses import replace
 import torch
 
 from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels.privates import leaves_steps_out, left_out
 from llmkit.backbones.shared.routers import Load
 from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
-from llmkit.system import signals
-from llmkit.system.devices import here, moved
+from llmkit.system import devices, signals
+from llmkit.system.devices import here, moved, precise
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
 from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
@@ -55,14 +56,15 @@ class Stepper:
         micro = Micro(session.order, recipe.training.global_batch_size, session.micro_batch_size,
                       accelerator.process_index, accelerator.num_processes, session.state.step, lengths(sets))
         loader = load(Drawn(sets, recipe.seed), micro, Collator(session.objective, session.setup.tokenizer),
-                      recipe.training.dataloader_num_workers, pin=accelerator.device.type == "cuda")
+                      int(recipe.training.dataloader_num_workers), pin=accelerator.device.type == "cuda")
         return as_told(loader)
 
     def step(self, batches: Iterator[Batch]) -> None:
         """One optimizer step.
 
         The loss is divided once, by the targets of all micro-batches on all processes: splitting changes nothing.
-        What is counted is counted before it is on the device, which the host waits for once a step: for loss and norm.
+        What is counted is counted before it is on the device, which the host waits for once a step: for loss and norm,
+        and after the optimizer's step is on its way.
         """
         parts = self.taken(batches)
         totals, tokens = self.agree(parts)
@@ -85,12 +87,17 @@ class Stepper:
         self.let_wait()
         clipped = session.spread.clip(session.learner.trained.values(), plan.max_grad_norm or math.inf)
         summed = session.everywhere(torch.stack([*sums.values()]).sum())
-        norm, loss = torch.stack([torch.as_tensor(one).to(summed) for one in (clipped, summed)]).tolist()
+        numbers = torch.stack([precise(torch.as_tensor(clipped)).to(summed), summed])
+        del room
+        ahead = self.moved_ahead(numbers)
+        norm, loss = numbers.tolist()
         if not math.isfinite(loss) or (not math.isfinite(norm) and accelerator.scaler is None):
+            if accelerator.scaler is not None and not ahead:
+                accelerator.scaler.update()  # which has looked at this step's gradients, and looks once a step
             self.not_finite(f"the loss is {loss}" if math.isfinite(norm) else f"the gradient is {norm}")
             return
-        del room
-        self.move()
+        if not ahead:
+            self.move()
         if math.isfinite(norm):
             state.skipped_last = 0
             session.recipe.tuning.after_step(session.learner.tuned, state.step + 1)
@@ -136,9 +143,22 @@ class Stepper:
         A forward or backward pass can be made again in smaller parts; an optimizer's step can't.
         """
         device = self.session.accelerator.device
-        if device.type != "cuda" or self.session.state.step > 0:
+        if device.type == "cpu" or self.session.state.step > 0:
             return None
         return torch.empty(self.kept(), dtype=torch.uint8, device=device)
+
+    def moved_ahead(self, numbers: torch.Tensor) -> bool:
+        """On a GPU: whether the optimizer's step is on its way before the host knows the norm and the loss, `numbers`.
+
+        Its kernel leaves the step out where one of them isn't finite. An optimizer whose kernel can't is asked later.
+        """
+        session = self.session
+        inner = session.optimizer.optimizer
+        if numbers.device.type == "cpu" or not leaves_steps_out(inner):
+            return False
+        with nullcontext() if session.accelerator.scaler is not None else left_out(inner, ~numbers.isfinite().all()):
+            self.move()  # in fp16 the scaler says itself what is left out
+        return True
 
     def move(self) -> None:
         """The optimizer's step. RequestError where memory ends in it: made again, some weights would move twice."""
@@ -183,7 +203,7 @@ class Stepper:
         """The losses of the step's micro-batches, one after the other, and their gradients; what routers did."""
         session = self.session
         accelerator, weight = session.accelerator, session.objective.weights
-        seen = dict.fromkeys(weight, torch.zeros((), dtype=torch.float64, device=accelerator.device))
+        seen = dict.fromkeys(weight, precise(torch.zeros((), device=accelerator.device)))
         whole, loads = self.routed(parts), list[Load]()
         for i, part in enumerate(parts):
             with nullcontext() if i + 1 == len(parts) else session.spread.apart(session.wrapped):
@@ -193,7 +213,7 @@ class Stepper:
                 if i + 1 == len(parts):
                     loss = loss + self.penalty()
                 accelerator.backward(loss * accelerator.num_processes)  # DDP takes the mean over processes
-            seen = {head: seen[head] + sums[head].detach().double() for head in weight}
+            seen = {head: seen[head] + precise(sums[head].detach()) for head in weight}
         return seen, whole or self.everyones(loads)
 
     def routed(self, parts: Sequence[Batch]) -> Load | None:
@@ -264,7 +284,7 @@ class Stepper:
                     towards = towards + self.penalty()
                 accelerator.backward(towards * accelerator.num_processes)
         # every process saw all rows: the sum over processes is the whole once
-        return {head: sums[head].detach().double() / accelerator.num_processes for head in weight}
+        return {head: precise(sums[head].detach()) / accelerator.num_processes for head in weight}
 
     def penalty(self) -> torch.Tensor | float:
         """What the tuning method adds to the loss of a step: the share of this process."""
@@ -303,8 +323,8 @@ class Stepper:
             return True
         self.session.optimizer.zero_grad()
         self.journal.pending = pending
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if not devices.on_cpu():
+            devices.driver().empty_cache()
         return False
 
     def smaller(self) -> Iterator[Batch]:

@@ -1,5 +1,7 @@
 """The chunked loss is the one of torch: its value, its gradients, in every number format, for every family's head."""
 
+import sys
+import types
 from typing import Any
 
 import pytest
@@ -7,9 +9,10 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 
 from llmkit.backbones.kernels import chunked_loss as likelihood
-from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels import liger, shortcuts
 from llmkit.objectives.base import guesses, plain_last
-from llmkit.recipe import registry
+from llmkit.recipe import Training, registry
+from llmkit.system.errors import RequestError
 
 FAMILIES = [name for name in registry.names("backbones") if name != "auto"]
 
@@ -130,3 +133,84 @@ def test_every_family_with_words_has_a_plain_last_layer_and_the_same_loss_withou
         assert loss == pytest.approx(plain.item(), rel=1e-5)
         assert each == pytest.approx(plain.item(), rel=1e-5)
         assert right == found[0][1]
+
+
+# ---- on a GPU, and by Liger ----
+
+
+def test_a_gpu_makes_more_logits_at_once_than_a_cpus_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert likelihood.at_once(torch.device("cpu")) == (32 * 2**20, 4 * 2**20)
+    held, fp32 = likelihood.at_once(torch.device("cuda"))
+    assert (held, fp32) == (64 * 2**20, 64 * 2**20)
+    assert -(-16_384 // (held // 50_304)) == 13  # products for a step of GPT-2
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A stand-in for liger-kernel 0.8.5, whose kernels need a GPU: what it was called with, by its own names."""
+    calls: list[dict[str, Any]] = []
+
+    def liger_fused_linear_cross_entropy(
+        input: Any, weight: Any, target: Any, bias: Any = None, ce_weight: Any = None, ignore_index: int = -100,
+        lse_square_scale: float = 0.0, label_smoothing: float = 0.0, reduction: str = "mean", softcap: Any = None,
+        return_z_loss: bool = False, accum_dtype: Any = None, use_token_scaling: bool = False,
+        return_token_accuracy: bool = False, return_predicted_tokens: bool = False, chunk_mem_const: int = 1,
+    ) -> Any:
+        calls.append({"reduction": reduction, "accum_dtype": accum_dtype})
+        return cross_entropy(linear(input, weight, bias).float(), target, ignore_index=ignore_index,
+                             reduction=reduction, label_smoothing=label_smoothing)
+
+    functional = types.ModuleType("liger_kernel.transformers.functional")
+    functional.liger_fused_linear_cross_entropy = liger_fused_linear_cross_entropy  # type: ignore[attr-defined]
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, functional.__name__, functional)
+    return calls
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_liger_is_asked_for_the_same_loss(smoothing: float, kernel: list[dict[str, Any]]) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(23, 16), torch.randn(700, 16) * 0.3, torch.randn(700), torch.randint(0, 700, (23,))
+
+    def loss(h: Any, w: Any, b: Any, y: Any) -> Any:
+        return likelihood.Linear(h, w, b, y).loss(smoothing)
+
+    ours = both(*given, loss)
+    assert kernel == []
+    with shortcuts.only([*shortcuts.ALL, "liger"]):
+        theirs = both(*given, loss)
+    assert kernel == [{"reduction": "sum", "accum_dtype": torch.float32}]
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_liger_cannot_make_is_made_here(kernel: list[dict[str, Any]]) -> None:
+    """Nobody's gradient, that of a table alone, probabilities that are watched, no target at all."""
+    hidden, weight = torch.randn(3, 4), torch.nn.Parameter(torch.randn(9, 4))
+    labels = torch.tensor([1, 2, 3])
+    with shortcuts.only([*shortcuts.ALL, "liger"]):
+        with torch.no_grad():
+            likelihood.Linear(hidden, weight, None, labels).loss()
+        likelihood.Linear(hidden, weight, None, labels).loss().backward()
+        slow = hidden.clone().requires_grad_()
+        likelihood.Linear(slow, weight, None, labels).loss(watch=lambda rows, chances: None)
+        assert float(likelihood.Linear(slow[:0], weight, None, labels[:0]).loss()) == 0.0
+    assert kernel == [] and weight.grad is not None
+
+
+def test_liger_needs_a_gpu_and_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Training(use_liger_kernel=True)
+    liger.check(Training())
+    assert "liger" in liger.ways(asked) and "liger" not in liger.ways(Training())
+    with pytest.raises(RequestError, match=r"use_liger_kernel: Liger's kernels are written for GPUs, and there is no"):
+        liger.check(asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(liger, "find_spec", lambda name: None if name == "liger_kernel" else object())
+    with pytest.raises(RequestError, match=r"the package liger-kernel isn't installed: pip install 'llmkit\[liger\]'"):
+        liger.check(asked)
+    monkeypatch.setattr(liger, "find_spec", lambda name: object())
+    with pytest.raises(RequestError, match=r"leaves out chunked_loss, in whose place it stands"):
+        liger.check(Training(use_liger_kernel=True, shortcuts=["unpadded"]))
+    liger.check(asked)

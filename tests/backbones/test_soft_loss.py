@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, kl_divergence
 
-from llmkit.backbones.kernels import soft_loss
+from llmkit.backbones.kernels import chunked_loss, soft_loss
 from llmkit.backbones.kernels.chunked_loss import Linear, Logits
 
 STUDENT = [[1.0, 0.0, -1.0], [0.0, 2.0, 0.5]]
@@ -85,7 +85,7 @@ def test_chunks_of_targets_give_the_loss_and_the_gradients_of_all_at_once(
     held: int, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A table of 6 words, 5 targets, a teacher of 8 words whose last two are none of the student's."""
-    monkeypatch.setattr(soft_loss, "HELD", held)
+    monkeypatch.setattr(chunked_loss, "HELD", held)
     make = torch.Generator().manual_seed(0)
     hidden, table, bias, theirs = (torch.randn(*size, generator=make) for size in ((5, 4), (6, 4), (6,), (5, 8)))
     labels, temperature = torch.arange(5), 2.0

@@ -331,6 +331,26 @@ def made_there(make: Callable[..., Any]) -> Callable[..., Any]:
     return making
 
 
+class Generator(torch.Generator):
+    """torch.Generator, which gives one of the device where it is asked for one."""
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        return super().__new__(DeviceGenerator if on_gpu(device) else cls)
+
+
+class DeviceGenerator(Generator):
+    """A CPU's generator that was made for the device."""
+
+
+def drawn_there(make: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.rand, which a generator of the device lets draw there."""
+    def drawing(*shape: Any, generator: Any = None, device: Any = None, **options: Any) -> Any:
+        if isinstance(generator, DeviceGenerator) and on_gpu(device):
+            return PretendTensor(make(*shape, generator=generator, **options))
+        return make(*shape, generator=generator, device=device, **options)
+    return drawing
+
+
 def card(name: str = "Pretend A100", gigabytes: float = 80, major: int = 8, minor: int = 0) -> Any:
     """A GPU's properties, as torch.cuda gives them."""
     return types.SimpleNamespace(name=name, total_memory=int(gigabytes * 10**9), major=major, minor=minor,
@@ -353,6 +373,8 @@ def install() -> None:
     torch.utils._device._device_constructors()  # looks up torch.tensor once: it has to find torch's own
     torch.Tensor.to = indexed(torch.Tensor.to)  # type: ignore[method-assign]
     torch.tensor, torch.as_tensor = made_there(torch.tensor), made_there(torch.as_tensor)
+    torch.rand = drawn_there(torch.rand)
+    torch.Generator = Generator  # type: ignore[misc]
     torch.inference_mode = torch.no_grad  # type: ignore[misc,assignment]  # such tensors can't be inference tensors
     torch.nn.functional.scaled_dot_product_attention = written_out(torch.nn.functional.scaled_dot_product_attention)
     torch.__future__.set_swap_module_params_on_conversion(True)  # a module that is moved keeps its parameters

@@ -20,6 +20,8 @@ from llmkit.training.fit import fit
 
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def bpe():
@@ -93,14 +95,14 @@ def test_the_gradient_of_a_sample_is_that_of_the_noisy_softmax():
 
 def test_samples_are_drawn_from_the_models_own_distribution():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    noise = next(gumbel(list(range(20_000)), 4))
+    noise = next(gumbel(list(range(20_000)), 4, CPU))
     drawn, _ = straight_through(logits.expand(20_000, 4), noise, 0.1)
     shares = torch.bincount(drawn, minlength=4) / 20_000
     assert shares.tolist() == pytest.approx(logits.softmax(-1).tolist(), abs=0.01)
 
 
 def test_a_rows_noise_is_its_own():
-    together, alone = gumbel([3, 7], 5), gumbel([7], 5)
+    together, alone = gumbel([3, 7], 5, CPU), gumbel([7], 5, CPU)
     for both, one in islice(zip(together, alone, strict=True), 3):
         assert torch.equal(both[1], one[0])
     assert not torch.equal(next(together)[0], next(together)[0])
@@ -110,7 +112,7 @@ def test_a_rows_noise_is_its_own():
 def test_samples_and_their_gradient_are_those_of_a_model_that_reads_all_again_for_each_token(family, bpe):
     model = network(Adversarial(), bpe, family).generator.eval()
     words = model.get_input_embeddings().num_embeddings
-    noise, first = list(islice(gumbel([1, 2, 3], words), 6)), torch.tensor([[0], [20], [21]])
+    noise, first = list(islice(gumbel([1, 2, 3], words, CPU), 6)), torch.tensor([[0], [20], [21]])
     weigh = torch.randn(6, words, generator=torch.Generator().manual_seed(0))
 
     table, text = model.get_input_embeddings().weight, one_hot(first, words).float()

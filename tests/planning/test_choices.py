@@ -282,9 +282,8 @@ def test_what_a_card_decides(
     At once are 16,384 tokens on a GPU, 4,096 on a CPU, where half of what the state leaves has room for them.
     """
     bert = registry.find("backbones", "bert")
-    if name == "MPS":  # llmkit trains on the CPU there
+    if name == "MPS":
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-        monkeypatch.setattr(choices, "cpu_multiplies_bf16", lambda: False)
     else:
         card(name)
     monkeypatch.delenv("CC", raising=False)

@@ -75,9 +75,9 @@ def test_unequal_devices_take_the_rows_of_the_smaller_and_miss_none(text: Path, 
 
 
 @pytest.mark.parametrize(("every", "common"), [
-    ([(8, "bf16", True), (8, "bf16", True)], (8, "bf16", True)),
-    ([(16, "bf16", True), (4, "fp16", True)], (4, "fp16", True)),
-    ([(2, "fp16", True), (4, "fp32", False)], (2, "fp32", False))])
+    ([(8, "bf16", True, 4), (8, "bf16", True, 4)], (8, "bf16", True, 4)),
+    ([(16, "bf16", True, 4), (4, "fp16", True, 1)], (4, "fp16", True, 1)),
+    ([(2, "fp16", True, 0), (4, "fp32", False, 2)], (2, "fp32", False, 0))])
 def test_what_all_devices_can_do_is_done(every: list[Any], common: Any) -> None:
     assert in_common(every) == common
 
@@ -127,23 +127,6 @@ def test_a_process_of_a_launch_takes_its_own_gpu_first(
 
 
 # ---- other devices, and small ones ----
-
-
-def test_devices_that_could_train_and_do_not_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class There:
-        @staticmethod
-        def is_available() -> bool:
-            return True
-
-    assert machine.unused_device() == ""
-    monkeypatch.setattr(torch, "xpu", There)
-    assert machine.unused_device().startswith("Intel's GPU (xpu) isn't used")
-    monkeypatch.setattr(torch, "npu", There, raising=False)
-    assert machine.unused_device().startswith("Huawei's Ascend (npu) isn't used")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert machine.unused_device().startswith("this Mac's GPU (MPS) isn't used")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert machine.unused_device() == ""
 
 
 def test_a_model_that_cannot_fit_a_gpu_is_refused_with_what_would(

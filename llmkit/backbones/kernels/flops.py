@@ -8,12 +8,14 @@ from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from llmkit.system import devices
+
 if TYPE_CHECKING:
     import torch
 
 SECONDS = 1.0
 """How long the machine's rate is measured, but for the products at the end of it."""
-SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
+SIDES, SIDES_ON_A_GPU = (1024, 2048), (4096, 8192)
 """Sides of the square matrices that are multiplied."""
 
 
@@ -67,7 +69,7 @@ def rate(precision: str) -> float:
     """
     import torch
 
-    return _rate(precision, "cuda" if torch.cuda.is_available() else "cpu", torch.get_num_threads())
+    return _rate(precision, devices.kind(), torch.get_num_threads())
 
 
 @cache
@@ -75,15 +77,15 @@ def _rate(precision: str, device: str, threads: int) -> float:
     import torch
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    best, began = 0.0, time.perf_counter()
-    for nth, side in enumerate(SIDES[device], 1):
+    best, began, sides = 0.0, time.perf_counter(), SIDES if device == "cpu" else SIDES_ON_A_GPU
+    for nth, side in enumerate(sides, 1):
         if best and 2 * (2 * side**3) / best > SECONDS:
             break  # a slow machine is at its full rate with smaller ones
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         _seconds(a, b)  # the first product chooses its kernel
         while True:
             best = max(best, 2 * side**3 / _seconds(a, b))
-            if time.perf_counter() - began > SECONDS * nth / len(SIDES[device]):
+            if time.perf_counter() - began > SECONDS * nth / len(sides):
                 break
     return best
 
@@ -94,8 +96,7 @@ def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
 
     began = time.perf_counter()
     torch.mm(a, b)
-    if a.is_cuda:
-        torch.cuda.synchronize()
+    devices.wait()
     return time.perf_counter() - began
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,61 @@ def has_avx512_bf16() -> bool:
 
     asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return asked is not None and bool(asked())
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """While the block runs, transformers doesn't wait for a device to see what is known here.
+
+    A row is one sequence, so that its positions needn't be searched for the beginnings of others; a mask of padding is
+    there where there is padding, so that it needn't be looked through; and where there is none, ids needn't be looked
+    at to warn of it. Seen in transformers 5.23.
+    """
+    from transformers import PreTrainedModel, masking_utils
+
+    def masked(looked: Callable[..., bool]) -> Callable[..., bool]:
+        def skips(padding_mask: Any, *args: Any, **options: Any) -> bool:
+            return padding_mask is None and looked(padding_mask, *args, **options)
+        return skips
+
+    causal, both = masking_utils._ignore_causal_mask_sdpa, masking_utils._ignore_bidirectional_mask_sdpa
+    instead: list[tuple[Any, str, Any]] = [
+        (masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
+        (masking_utils, "_ignore_causal_mask_sdpa", masked(causal)),
+        (masking_utils, "_ignore_bidirectional_mask_sdpa", masked(both)),
+        (PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda self, input_ids, attention_mask: None)]
+    before = [getattr(owner, name) for owner, name, _ in instead]
+    for owner, name, one in instead:
+        setattr(owner, name, one)
+    try:
+        yield
+    finally:
+        for (owner, name, _), one in zip(instead, before, strict=True):
+            setattr(owner, name, one)
+
+
+def leaves_steps_out(optimizer: Any) -> bool:
+    """Whether the kernel of an optimizer can leave a step out by a number that is on its device (torch's fused ones).
+
+    Not for tensors in parts: the number would have to be one too. Seen in torch 2.13.
+    """
+    from torch.distributed.tensor import DTensor
+
+    parted = any(isinstance(parameter, DTensor) for group in optimizer.param_groups for parameter in group["params"])
+    return bool(vars(optimizer).get("_step_supports_amp_scaling")) and not parted
+
+
+@contextmanager
+def left_out(optimizer: Any, wrong: Tensor) -> Iterator[None]:
+    """While the block runs, a step of the optimizer changes nothing where `wrong`, a truth value of its device, holds.
+
+    The way in which torch's GradScaler tells it. Seen in torch 2.13.
+    """
+    optimizer.found_inf = wrong.float()
+    try:
+        yield
+    finally:
+        del optimizer.found_inf
 
 
 def forget_accelerator(processes_too: bool) -> None:

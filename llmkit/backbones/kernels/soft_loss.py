@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import log_softmax, logsigmoid
 from torch.utils.checkpoint import checkpoint
 
-from llmkit.backbones.kernels.chunked_loss import HELD, Guesses
+from llmkit.backbones.kernels.chunked_loss import Guesses, at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +29,7 @@ def of_words(student: Guesses, teacher: Guesses, temperature: float) -> tuple[Te
     by chunks of targets, and are made again for the gradient.
     """
     words, count = min(student.words, teacher.words), len(student.labels)
-    step = max(1, HELD // words)
+    step = max(1, at_once(student.labels.device)[0] // words)
     losses, alike = [], []
 
     def chunk(rows: slice) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkit.backbones.kernels.privates import records
+from llmkit.system.devices import finest
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Load:
 
     def kept(self) -> Load:
         """Without gradients, in fp64: sums of many batches stay exact."""
-        return Load(self.chosen.double(), self.chances.detach().double(), self.tokens.double())
+        fine = finest(self.chosen.device)
+        return Load(self.chosen.to(fine), self.chances.detach().to(fine), self.tokens.to(fine))
 
     def flat(self) -> Tensor:
         """As one row of numbers, for processes to add up."""
@@ -206,7 +208,7 @@ class Routers:
     def nothing(self, device: torch.device) -> Load:
         """The load of no token."""
         layers = len(self.routers)
-        none = torch.zeros(layers, self.experts, dtype=torch.float64, device=device)
+        none = torch.zeros(layers, self.experts, dtype=finest(device), device=device)
         return Load(none, none, none.new_zeros(layers))
 
     def _counted(self, logits: Tensor, chosen: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,9 +220,10 @@ class Routers:
             weight = chances.new_ones(len(logits))
         else:
             weight = mask.reshape(-1).to(chances)
-        counts = chances.new_zeros(logits.shape[-1], dtype=torch.float64).index_add_(
-            0, picks.reshape(-1), weight.double().repeat_interleave(picks.shape[1]))
-        return counts, weight @ chances, weight.double().sum()
+        fine = weight.to(finest(weight.device))
+        counts = fine.new_zeros(logits.shape[-1]).index_add_(
+            0, picks.reshape(-1), fine.repeat_interleave(picks.shape[1]))
+        return counts, weight @ chances, fine.sum()
 
     def idle(self, model: nn.Module) -> int:
         """How many of a model's parameters are not at work for a token: those of the experts that it doesn't choose."""

@@ -103,7 +103,7 @@ def show(found: Mapping[str, Any]) -> None:
 def headline(found: Mapping[str, Any]) -> str:
     """`bert_mlm: masked_lm with full, bert-mini, adamw at 0.0005, bf16, 2 threads`."""
     each = f"{found['processes']} processes of {found['threads']}" if found["processes"] > 1 else str(found["threads"])
-    where = "GPU" if found["device"] == "cuda" else f"{each} thread{'s' if found['threads'] > 1 else ''}"
+    where = "GPU" if found["device"] != "cpu" else f"{each} thread{'s' if found['threads'] > 1 else ''}"
     compiled = ", compiled" if found["compile"] else ""
     taught = f"taught by {found['teacher']}, " if found["teacher"] else ""
     return (f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, {taught}"

@@ -22,7 +22,7 @@ from llmkit.models import Base
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import only_at
 from llmkit.objectives.span_corruption import sentinels
-from llmkit.system import report
+from llmkit.system import devices, report
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.report import log
 from llmkit.tasks.base import cut_short
@@ -253,9 +253,7 @@ def _writing(subject: Subject, written: str | None) -> Subject:
 
 def _on_device(subject: Subject) -> Subject:
     """On a GPU, where there is one."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.kind()
     subject.model.to(device).eval()
     return replace(subject, inputs={name: tensor.to(device) for name, tensor in subject.inputs.items()})
 

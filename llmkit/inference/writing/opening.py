@@ -7,7 +7,7 @@ from pathlib import Path
 from llmkit import models
 from llmkit.backbones.kernels import privates
 from llmkit.planning.choices import OVERFLOW
-from llmkit.system import machine
+from llmkit.system import devices, machine
 
 WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Auto classes of models that write."""
@@ -36,13 +36,11 @@ def numbers(folder: Path) -> tuple[str, str]:
 
     A token reads every weight once, so half the bytes is the gain; a narrow model fits in the cache and has none.
     """
-    import torch
-
-    if torch.cuda.is_available():
+    if not devices.on_cpu():
         best = machine.gpu_numbers()
         if best == "fp16" and models.config_of(folder).model_type in OVERFLOW:
             best = "fp32"
-        return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[best], "cuda"
+        return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[best], devices.kind()
     if not (folder / "config.json").is_file():
         return "float32", "cpu"
     config = models.config_of(folder)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from llmkit.optimizers.base import Learned, groups
 from llmkit.system.devices import gathered
@@ -29,16 +30,23 @@ class ScaledAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """A step of AdamW at the rates that the tensors' sizes make of the group's."""
         rates = [group["lr"] for group in self.param_groups]
-        # in one go: a GPU is waited for once, not for each tensor
         sizes = [rms(group["params"][0]) for group in self.param_groups]
-        numbers = gathered(torch.stack(sizes)).tolist() if sizes else []
         try:
-            for group, rate, size in zip(self.param_groups, rates, numbers, strict=True):
-                group["lr"] = rate * max(self.least, size)
+            for group, rate, size in zip(self.param_groups, rates, self.at_least(sizes), strict=True):
+                group["lr"] = rate * size
             return super().step(closure)
         finally:
             for group, rate in zip(self.param_groups, rates, strict=True):
                 group["lr"] = rate
+
+
+    def at_least(self, sizes: Sequence[torch.Tensor]) -> Sequence[Any]:
+        """Sizes that are no less than `least`; those of a GPU stay there, so that nobody waits for them."""
+        if not sizes:
+            return []
+        if sizes[0].device.type == "cuda" and not isinstance(sizes[0], DTensor):
+            return torch.stack(list(sizes)).clamp(min=self.least).unbind()
+        return [max(self.least, size) for size in gathered(torch.stack(list(sizes))).tolist()]
 
 
 def rms(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from llmkit.models import layout
 from llmkit.models.run import Run, recipe_beside
 from llmkit.planning.settle import Settled
 from llmkit.recipe import LENGTHS, Recipe, with_optimizer
+from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, PlaceError, RequestError
 from llmkit.training.folder.belonging import (
     asked_for,
@@ -193,7 +194,7 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
     if start.manifest["processes"] != processes:
         log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
     before, threads = start.manifest.get("threads"), torch.get_num_threads()  # older versions don't say
-    if isinstance(before, int) and before != threads and not torch.cuda.is_available():
+    if isinstance(before, int) and before != threads and devices.on_cpu():
         log.info("%d threads, %d before: the same rows, but sums are rounded otherwise, so losses differ in their last "
                  "digits; OMP_NUM_THREADS=%d goes on to the bit", threads, before, before)
     try:

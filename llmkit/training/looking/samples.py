@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from llmkit.data.batches import Drawn
-from llmkit.system.devices import moved
+from llmkit.system.devices import moved, same_chance
 from llmkit.tasks.base import Encoded, Task
 from llmkit.tasks.shared.writing import Writing
 from llmkit.training.spread.ddp import DataParallel
@@ -63,8 +62,7 @@ def sampled(session: Session, sets: Sequence[Any]) -> list[dict[str, Any]]:
     was = learner.training
     learner.eval()
     try:
-        with (torch.random.fork_rng([device] if device.type == "cuda" else []), session.spread.judging(),
-              session.averaged()):
+        with same_chance(device), session.spread.judging(), session.averaged():
             if isinstance(objective, Task):
                 return of_task(session, shorter(objective), next(part for part in sets if len(part)))
             drawn = Drawn(sets, seed=0)

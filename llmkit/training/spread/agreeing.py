@@ -13,6 +13,7 @@ import torch
 from accelerate.state import PartialState
 
 from llmkit.planning.settle import Settled
+from llmkit.system import devices
 from llmkit.system.errors import PlaceError
 from llmkit.training.spread.alike import check_settled
 from llmkit.training.spread.first import is_broken, late
@@ -22,17 +23,17 @@ log = logging.getLogger("llmkit")
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 """From what every device can do to what only some can."""
-CHOICES = ("micro_batch_size", "precision", "compile")
+CHOICES = ("micro_batch_size", "precision", "compile", "dataloader_num_workers")
 """What each process chooses for its own device."""
-Choice: TypeAlias = tuple[int, str, bool]
-"""Micro-batch, precision, compiled or not."""
+Choice: TypeAlias = tuple[int, str, bool, int]
+"""Micro-batch, precision, compiled or not, processes that prepare batches."""
 
 
 def take_device() -> None:
     """Let this process of a launch use its own GPU alone, before anything is asked of the first one."""
     rank = os.environ.get("LOCAL_RANK", "")
-    if rank.isdecimal() and torch.cuda.is_available() and int(rank) < torch.cuda.device_count():
-        torch.cuda.set_device(int(rank))
+    if rank.isdecimal() and devices.kind() not in ("cpu", "mps") and int(rank) < devices.count():
+        devices.driver().set_device(int(rank))
 
 
 def agreed(settled: Settled, meeting: Meeting) -> Settled:
@@ -45,9 +46,10 @@ def agreed(settled: Settled, meeting: Meeting) -> Settled:
         return settled
     plan = settled.recipe.training
     check_settled(meeting, settled.recipe, CHOICES)
-    mine: Choice = (int(plan.micro_batch_size), plan.precision, bool(plan.compile))
-    rows, precision, compiled = meeting.decide("choices", mine, in_common)
-    common: Choice = (rows, precision, compiled)
+    mine: Choice = (
+        int(plan.micro_batch_size), plan.precision, bool(plan.compile), int(plan.dataloader_num_workers))
+    rows, precision, compiled, workers = meeting.decide("choices", mine, in_common)
+    common: Choice = (rows, precision, compiled, workers)
     if common == mine:
         return settled
     fields: dict[str, Any] = dict(zip(CHOICES, common, strict=True))
@@ -68,7 +70,7 @@ def connect(meeting: Meeting) -> None:
     seconds = meeting.patience
     try:
         PartialState(
-            cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=seconds), rank=meeting.rank,
+            cpu=devices.on_cpu(), timeout=timedelta(seconds=seconds), rank=meeting.rank,
             world_size=meeting.processes, store=named("group", meeting.store))
     except (RuntimeError, torch.distributed.DistError) as error:
         if is_broken(error) or isinstance(error, torch.distributed.DistError):
@@ -80,18 +82,16 @@ def connect(meeting: Meeting) -> None:
 def in_common(every: Sequence[Choice]) -> Choice:
     """What all can do of what each would choose.
 
-    >>> in_common([(16, "bf16", True), (4, "fp16", True)])
-    (4, 'fp16', True)
+    >>> in_common([(16, "bf16", True, 4), (4, "fp16", True, 2)])
+    (4, 'fp16', True, 2)
     """
-    sizes, precisions, compiled = zip(*every, strict=True)
-    return min(sizes), min(precisions, key=PRECISIONS.index), all(compiled)
+    sizes, precisions, compiled, workers = zip(*every, strict=True)
+    return min(sizes), min(precisions, key=PRECISIONS.index), all(compiled), min(workers)
 
 
 def idle_gpus() -> str:
     """Which GPUs of this machine no process of the run uses, in words; "" where all are used."""
-    if not torch.cuda.is_available():
-        return ""
-    used, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    used, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), devices.count()
     if used >= there:
         return ""
     which = f"GPU {used} is" if there - used == 1 else f"GPUs {used} to {there - 1} are"

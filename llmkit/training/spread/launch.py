@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from llmkit.system import terminal
+from llmkit.system import devices, terminal
 from llmkit.system.environment import WORLD
 from llmkit.system.errors import RequestError, Stopped
 from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
@@ -52,7 +52,7 @@ def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) 
         terminal.err(f"llmkit: {note}")
     variables = {**os.environ, "PYTHONSAFEPATH": "1", WORLD: str(wanted.world)}
     if wanted.cpu:
-        variables["CUDA_VISIBLE_DEVICES"] = ""
+        variables |= {"CUDA_VISIBLE_DEVICES": "", devices.USE_CPU: "true"}
     began = time.time()
     status = _told(["the launcher"], [start(command(wanted, arguments), variables)])
     said = None if folder is None or not status else status_in(folder, began)
@@ -185,11 +185,9 @@ def check_gpus(processes: int) -> None:
     """Raise RequestError where there are GPUs and not one for each process; torch is asked, which takes its time."""
     if processes > 1 and 0 < (gpus := gpus_here()) < processes:
         raise RequestError(f"--processes {processes}: this machine has {gpus} GPU{'s' if gpus > 1 else ''}, and each "
-                           f"process needs its own; --processes {gpus}, or CUDA_VISIBLE_DEVICES= to train on CPUs.")
+                           f"process needs its own; --processes {gpus}, or ACCELERATE_USE_CPU=1 to train on CPUs.")
 
 
 def gpus_here() -> int:
     """How many GPUs processes of this machine can use."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return 0 if devices.kind() == "mps" else devices.count()  # several processes of a Mac have its CPU

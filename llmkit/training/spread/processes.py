@@ -16,18 +16,19 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, broadcast_object_list
 
 from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerators
+from llmkit.system import devices
 from llmkit.system.errors import RequestError
 
 
 def accelerate(precision: str, folder: Path, idle: bool = False, tf32: bool = False) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
-    if torch.cuda.is_available():  # a CPU would take the same word for bf16
+    if not devices.on_cpu():  # a CPU would take the same word for bf16
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # accelerate keeps the first run's precision for the whole process; each run has its own
     forget_accelerator(processes_too=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision, project_dir=folder,
-        cpu=not torch.cuda.is_available(),
+        cpu=devices.on_cpu(),
         # what the environment says of these would go over the recipe: a loss divided twice, a model compiled twice
         dynamo_backend="no", gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # a gradient lies in what is sent to the others: nothing is copied, and half the memory of gradients is saved

@@ -20,14 +20,14 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from llmkit.backbones.kernels import flops, shortcuts
+from llmkit.backbones.kernels import flops, liger, shortcuts
 from llmkit.data.batches import Drawn, Order, RowOrder, positions
 from llmkit.models import ends
 from llmkit.models.quantizing import bytes_in, numbers_in
 from llmkit.planning.settle import Settled, settle
 from llmkit.planning.unheeded import unheeded
 from llmkit.recipe import Recipe, registry
-from llmkit.system import cache, machine, report
+from llmkit.system import cache, devices, machine, report
 from llmkit.system.errors import CheckpointError
 from llmkit.system.machine import size
 from llmkit.system.signals import stopping
@@ -75,7 +75,7 @@ def plan(request: Recipe) -> dict[str, Any]:
     processes, each calls this.
     """
     with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
-          shortcuts.only(request.training.shortcuts), met(request, "auto") as meeting):
+          shortcuts.only(liger.ways(request.training)), met(request, "auto") as meeting):
         report.quiet_libraries()
         trackers.check(request.training.report_to)
         request = as_meant(request, "auto")
@@ -142,7 +142,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "teacher": None if recipe.teacher is None else recipe.teacher.model,
         "precision": training.precision, "compile": training.compile, "chosen": dict(settled.chosen),
         "processes": world(), "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": devices.kind(),
         "parameters": parameters, "trainable_parameters": parameters if every else None,
         "active_parameters": parameters - settled.idle,
         "data": None, "length": None, "speed": None, "time": None, "disk": None,
@@ -225,8 +225,7 @@ class Measured:
                 if not stepper.tried(batches):
                     batches = stepper.smaller()
                     continue
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
+                devices.wait()
                 done, session.state.step = done + 1, session.state.step + 1
                 if done > WARM:
                     seconds.append(time.monotonic() - began)
@@ -257,11 +256,12 @@ class Measured:
 def grown() -> Iterator[list[int]]:
     """How many bytes of memory the block takes at its most, beside what was there; on a GPU, of the GPU's."""
     found = [0]
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if devices.kind() not in ("cpu", "mps"):
+        driver = devices.driver()
+        driver.reset_peak_memory_stats()
+        before = driver.memory_allocated()
         yield found
-        found[0] = torch.cuda.max_memory_allocated() - before
+        found[0] = driver.max_memory_allocated() - before
         return
     before, over = machine.held_memory(), threading.Event()
 

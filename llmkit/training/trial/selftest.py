@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from llmkit import recipe as recipes
 from llmkit.models.run import Run
 from llmkit.planning.doctor import Finding
+from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, LlmkitError
 from llmkit.training.fit import fit
 
@@ -81,7 +82,7 @@ def recipe(family: str, text: Path, folder: Path, **training: Any) -> dict[str, 
         "objective": {"name": objective}, "output_dir": str(folder),
         "training": {"max_steps": STEPS, "save_steps": SAVED, "global_batch_size": 8, "learning_rate": 1e-3,
                      "logging_steps": 1, "precision": "fp32",
-                     "full_determinism": torch.cuda.is_available(), "figures": False, **training}}
+                     "full_determinism": not devices.on_cpu(), "figures": False, **training}}
 
 
 def kill_and_resume(tree: dict[str, Any]) -> int:
