@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
-from llmkit.data.encoder import EXAMPLES, Ids
+from llmkit.data.encoder import EXAMPLES
 from llmkit.data.files import Place
 from llmkit.data.large.hashes import DamagedError, content_of, damaged
+from llmkit.data.large.joined import JoinedIds, ids_of
 from llmkit.data.large.remote import brought_folder
 from llmkit.data.large.shards import CONTENT, Shard, name_of
 from llmkit.data.sources import Reader
@@ -41,8 +40,6 @@ LAYOUT = 1
 """Goes up when a folder is laid out otherwise."""
 NAMED = 12
 """Missing shards that are named; of more, the number is said."""
-OPEN = 128
-"""Files of ids that are mapped at once: each has a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ class TokenFolder(TokenOrigin):
 
     def _documents(self, reader: Reader) -> Documents:
         places = self.places
-        if len(places) == 1:
+        if len(places) == 1 and isinstance(ids_of(places[0]), Path):
             return tokens.read(places[0], reader)
         whole = sum(content["tokens"] for content in self.contents)
         counts = [content["documents"] for content in self.contents]
@@ -227,7 +224,7 @@ class TokenFolder(TokenOrigin):
         joined = cache.once("joined", key, lambda folder: _join(places, names, sum(counts), folder))
         arrays = {name: tokens.array_in(joined / f"{name}.npy") for name in ("offsets", "digests", *names)}
         dtype = json.loads((places[0] / "about.json").read_text())["dtype"]
-        ids: Any = JoinedIds([place / "ids.bin" for place in places], [one["tokens"] for one in self.contents], dtype)
+        ids: Any = JoinedIds(list(map(ids_of, places)), [one["tokens"] for one in self.contents], dtype)
         if arrays["offsets"][-1] != whole or len(ids) != whole:
             raise ValueError(f"{arrays['offsets'][-1]:,} ids, where {whole:,} are said to be")
         return Documents(ids, arrays["offsets"][:-1], arrays["offsets"][1:], arrays["digests"],
@@ -286,57 +283,3 @@ def _join(places: Sequence[Path], names: Sequence[str], documents: int, folder: 
             array[at[name] : at[name] + len(found)] = found + ends if name == "sentences" else found
             at[name] += len(found)
         ends += int(those[-1])
-
-
-class JoinedIds:
-    """The ids of several files as one array, of which slices and positions are taken; a part of the files is mapped.
-
-    paths, counts   the files and how many ids each has
-    """
-
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int], dtype: str) -> None:
-        self.paths, self.dtype = list(paths), np.dtype(dtype)
-        self.edges: list[int] = [0, *np.cumsum(counts).tolist()]
-        for path, count in zip(paths, counts, strict=True):
-            if path.stat().st_size != count * self.dtype.itemsize:
-                raise ValueError(f"{path.parent.name}/{path.name} has not the {count:,} ids that it is said to have")
-        self._maps: OrderedDict[int, Ids] = OrderedDict()
-
-    def __len__(self) -> int:
-        return self.edges[-1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_maps": OrderedDict()}  # a loader's worker maps them itself
-
-    def __getitem__(self, where: slice | NDArray[np.int64]) -> Ids:
-        if not isinstance(where, slice):
-            return self._at(np.asarray(where))
-        start, stop, step = where.indices(len(self))
-        if step != 1:
-            raise ValueError("only stretches without gaps are taken")
-        parts = []
-        while start < stop:
-            number = bisect_right(self.edges, start) - 1
-            end = min(stop, self.edges[number + 1])
-            parts.append(self._map(number)[start - self.edges[number] : end - self.edges[number]])
-            start = end
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, self.dtype), *parts])
-
-    def _at(self, where: NDArray[np.int64]) -> Ids:
-        out = np.empty(where.shape, self.dtype)
-        numbers = np.searchsorted(self.edges, where, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            here = numbers == number
-            out[here] = self._map(number)[where[here] - self.edges[number]]
-        return out
-
-    def _map(self, number: int) -> Ids:
-        """The ids of a file; of those that are open, the one that waited longest goes."""
-        found = self._maps.pop(number, None)
-        if found is None:
-            path = self.paths[number]
-            found = np.asarray(np.memmap(path, self.dtype, "r")) if path.stat().st_size else np.zeros(0, self.dtype)
-            while len(self._maps) >= OPEN:
-                self._maps.popitem(last=False)
-        self._maps[number] = found
-        return found

@@ -15,6 +15,8 @@ from threading import Timer
 from typing import Any
 
 from llmkit.data.files import TICK, sha256_of, state_of
+from llmkit.data.large.joined import ids_of
+from llmkit.data.large.remote import IDS, Far
 from llmkit.data.large.shards import CONTENT
 from llmkit.system import cache
 from llmkit.system.machine import cores, size
@@ -29,15 +31,13 @@ class DamagedError(ValueError):
     """A file of a shard isn't what was written."""
 
 
-def content_of(place: Path, without: Sequence[str] = ()) -> dict[str, Any]:
-    """What a shard says of itself; DamagedError where its files aren't of the sizes that it says.
-
-    without   files that aren't looked at
-    """
+def content_of(place: Path) -> dict[str, Any]:
+    """What a shard says of itself; DamagedError where its files aren't of the sizes that it says."""
     try:
         content: dict[str, Any] = json.loads((place / CONTENT).read_text())
         for name, (bytes_, _) in content["files"].items():
-            if name not in without and (there := (place / name).stat().st_size) != bytes_:
+            file = ids_of(place) if name == IDS else place / name
+            if (there := file.size if isinstance(file, Far) else file.stat().st_size) != bytes_:
                 raise DamagedError(f"{name} has {there:,} bytes, not {bytes_:,}")
         for name in ("tokens", "documents", "text"):
             int(content[name])
@@ -52,21 +52,21 @@ def content_of(place: Path, without: Sequence[str] = ()) -> dict[str, Any]:
     return content
 
 
-def damaged(places: Sequence[Path], without: Sequence[str] = ()) -> dict[Path, str]:
+def damaged(places: Sequence[Path]) -> dict[Path, str]:
     """The shards whose bytes aren't those that were written, with what is wrong in words; several are read at once.
 
-    What was hashed before isn't read again: whoever changes a file changes its size or its times (see
-    `llmkit.data.files.digest`).
+    Ids that are far away aren't read for it: that they stay what they are is seen by their version. What was hashed
+    before isn't read again: whoever changes a file changes its size or its times (see `llmkit.data.files.digest`).
     """
-    with _said(places, without), ThreadPoolExecutor(cores()) as threads:
-        found = zip(places, threads.map(lambda place: _wrong(place, without), places), strict=True)
+    with _said(places), ThreadPoolExecutor(cores()) as threads:
+        found = zip(places, threads.map(_wrong, places), strict=True)
         return {place: why for place, why in found if why}
 
 
-def _wrong(place: Path, without: Sequence[str]) -> str:
+def _wrong(place: Path) -> str:
     """What is wrong with a shard; "" where nothing is."""
     try:
-        files = {name: about for name, about in content_of(place, without)["files"].items() if name not in without}
+        files = {name: about for name, about in content_of(place)["files"].items() if (place / name).is_file()}
         states = {name: state_of((place / name).stat()) for name in files}
         if any(max(state[3:]) > time.time_ns() - TICK for state in states.values()):  # too new to tell a change by it
             _compare(place, files)
@@ -90,14 +90,14 @@ def _compare(place: Path, files: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _said(places: Sequence[Path], without: Sequence[str]) -> Iterator[None]:
+def _said(places: Sequence[Path]) -> Iterator[None]:
     """While the block runs, say once that shards are hashed, if that takes long."""
     if not places:
         yield
         return
 
     def tell() -> None:
-        held = sum(path.stat().st_size for place in places for path in place.glob("*") if path.name not in without)
+        held = sum(path.stat().st_size for place in places for path in place.glob("*"))
         log.info("%s: the hashes of %d shards (%s) are compared; what is whole is remembered",
                  places[0].parent, len(places), size(held))
 

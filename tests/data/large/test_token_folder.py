@@ -18,7 +18,7 @@ from llmkit.cli import main
 from llmkit.data import tokens
 from llmkit.data.batches import Order, order_of
 from llmkit.data.large import hashes
-from llmkit.data.large.folder import JoinedIds
+from llmkit.data.large.joined import JoinedIds
 from llmkit.data.large.permutation import KeyedOrder
 from llmkit.data.sources import open_source
 from llmkit.planning import tokenizing
@@ -135,7 +135,7 @@ def test_a_worker_gets_rows_without_what_is_mapped(many, made, monkeypatch):
 
 
 def test_ids_of_several_files_are_one_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmkit.data.large.folder.OPEN", 2)
+    monkeypatch.setattr("llmkit.data.large.joined.OPEN", 2)
     whole = np.arange(1, 21, dtype=np.uint16)
     paths = []
     for i, (start, stop) in enumerate([(0, 7), (7, 7), (7, 8), (8, 20)]):
