@@ -107,7 +107,9 @@ class TokenFolder(TokenOrigin):
             raise RequestError(f"{label!r} names no folder: tokens:DIR, where `llmkit tokenize RECIPE --out DIR` wrote "
                                "one.")
         if scheme_of(place) is not None:
-            label, place = f"tokens:{masked(place)}", str(brought_folder(place))
+            far = re.fullmatch(r"(\w+://[^/]+/.+?)(:\d+)?", place)
+            where, which = (place, "") if far is None else (far[1], far[2] or "")
+            label, place = f"tokens:{masked(place)}", f"{brought_folder(where)}{which}"
         path = Path(place).expanduser()
         found = re.fullmatch(r"(.+):(\d+)", str(path))
         if found and not path.is_dir():

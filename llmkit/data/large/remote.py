@@ -188,9 +188,7 @@ def _place(file: Far) -> Path:
 def _make_room(most: int, keep: set[Path]) -> None:
     """Remove the copies that were used longest ago until no more than so many bytes are left beside those to keep."""
     there = [path for path in _root().glob("*/*") if path.name != ADDRESS and path not in keep]
-    there.sort(key=lambda path: path.stat().st_mtime)
-    held = sum(path.stat().st_size for path in there)
-    _remove(there, held - most)
+    _remove(sorted(there, key=_used), sum(map(_size, there)) - most)
 
 
 def _remove(oldest: Sequence[Path], less: int) -> None:
@@ -228,9 +226,9 @@ def block_of(file: Far, start: int, stop: int) -> Path:
 
 
 def _used(path: Path) -> float:
-    """When a file was used last; 0 where it is gone by now."""
+    """When a file was used last; 0 where it is gone. A copy keeps its own times, for its digest is known by them."""
     with suppress(OSError):
-        return path.stat().st_mtime
+        return (path if path.suffix == BLOCKS else path.parent).stat().st_mtime
     return 0.0
 
 
@@ -425,10 +423,10 @@ def _system(address: str) -> tuple[Any, str]:
     import fsspec  # type: ignore[import-untyped]
 
     parts = urlsplit(address)
-    protocol = LIBRARIES[parts.scheme][0]
+    protocol, path = LIBRARIES[parts.scheme][0], address.partition("://")[2]  # a key may have any letter in it
     if protocol == "webhdfs":
-        return fsspec.filesystem(protocol, host=parts.hostname, port=parts.port or PORT), parts.path
-    return fsspec.filesystem(protocol), f"{parts.netloc}{parts.path}"
+        return fsspec.filesystem(protocol, host=parts.hostname, port=parts.port or PORT), path[len(parts.netloc) :]
+    return fsspec.filesystem(protocol), path
 
 
 def _stored_block(address: str, start: int, stop: int) -> tuple[bytes, str]:

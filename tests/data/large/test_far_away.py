@@ -292,6 +292,8 @@ def both(shards: Path, far: str = "s3://bucket/tokens") -> tuple[tokens.Document
 def test_tokens_are_learned_from_far_away_and_only_what_is_asked_for_is_fetched(stored, shards):
     ours, theirs = (open_source(Source(f"tokens:{place}")) for place in ("s3://bucket/tokens", shards))
     assert ours.content() == theirs.content()
+    ours = open_source(Source("tokens:s3://bucket/tokens:1"))  # the first of its sources, and the only one
+    assert ours.content() == theirs.content()
     here, away = both(shards)
     assert [name for name, *_ in stored if "ids.bin" in name] == []
     last = len(here) - 1
