@@ -1,10 +1,12 @@
 """Every family x objective or task x tuning method: trains, freezes, saves, resumes and reloads the same.
 
 Cells are found by listing the folders. Some cover every pair (family and learning, family and method, learning and
-method): `make test` runs some of these, `LLMKIT_MATRIX=pairs make test` all, and `make matrix` every cell.
+method): `make test` runs some of these, `LLMKIT_MATRIX=pairs make test` all, and `make matrix` every cell, and a few
+in parts on two processes.
 """
 
 import json
+import multiprocessing
 import os
 import shutil
 from functools import cache
@@ -23,6 +25,7 @@ from llmkit import models, recipe
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 from llmkit.training.fit import fit
+from llmkit.training.spread.launch import free_port
 
 SOURCES = {
     "classification": "labelled", "instruction": "asked", "tagging": "tagged", "question_answering": "questions",
@@ -263,6 +266,61 @@ def resumed_the_same(asked: recipe.Recipe, run: Path) -> None:
     fit(asked, resume="must")
     cut = load_file(run / "model" / name)
     assert [key for key in whole if not torch.equal(whole[key], cut[key])] == []
+
+
+IN_PARTS = [
+    ("gpt2", "objectives", "causal_lm", "full"), ("bert", "tasks", "classification", "lora"),
+    ("t5", "objectives", "span_corruption", "full"), ("llama", "tasks", "instruction", "prefix"),
+    ("deberta", "tasks", "tagging", "layers"), ("bart", "tasks", "translation", "bias")]
+"""Cells that are learned in parts too: each shape, and methods that train all, some or none of the model's own."""
+
+
+def part_of_a_run(tree: dict[str, Any], rank: int, port: int) -> None:
+    """What one of two processes does."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    llmkit.fit(tree)
+
+
+def in_two(tree: dict[str, Any]) -> Path:
+    """The folder of a run by two processes; one that hangs is a failure."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    children = [context.Process(target=part_of_a_run, args=(tree, rank, port)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    ended = [child.exitcode for child in children]
+    for child in children:
+        child.kill()
+    assert ended == [0, 0]
+    return Path(tree["output_dir"])
+
+
+@pytest.mark.skipif(WHICH != "all", reason="two runs of two processes each; make matrix runs them")
+@pytest.mark.parametrize(("family", "kind", "learning", "method"), IN_PARTS, ids=["-".join(cell) for cell in IN_PARTS])
+def test_a_cell_in_parts_learns_what_whole_models_learn(
+    family: str, kind: str, learning: str, method: str, base_of: Any, request: pytest.FixtureRequest, tmp_path: Path,
+) -> None:
+    """On two processes by fsdp and by ddp, with dropout: losses, norms and evaluations agree to 1e-5."""
+    data = request.getfixturevalue("text") if kind == "objectives" else rows_for(learning, request, tmp_path)
+    runs = [in_two({
+        "backbone": {"pretrained": str(base_of(family))}, "tuning": {"method": method}, "optimizer": "adamw",
+        "data": {"train": str(data), "validation": [str(first_rows(data, tmp_path))], "packing": "none",
+                 "max_length": 40 if kind == "tasks" else 32},
+        "objective" if kind == "objectives" else "task": {"name": learning},
+        "training": {"figures": False, "max_steps": 4, "eval_steps": 2, "global_batch_size": 16, "precision": "fp32",
+                     "distributed": {"strategy": strategy}},
+        "output_dir": str(tmp_path / strategy)}) for strategy in ("ddp", "fsdp")]
+    whole, parts = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs)
+    assert len(whole) == len(parts) > 4
+    for ours, theirs in zip(parts, whole, strict=True):
+        for name in {"loss", "grad_norm", "accuracy", "perplexity"} & theirs.keys():
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (name, theirs)
+    for path in (runs[0] / "model").glob("*.safetensors"):
+        other = load_file(runs[1] / "model" / path.name)
+        for name, value in load_file(path).items():
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", registry.names("tuning"))

@@ -22,7 +22,14 @@ from llmkit.cli.looking import compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import language, machine, terminal
 from llmkit.system.addresses import masked
-from llmkit.system.environment import forget_leftovers, is_first, is_first_here, name_files_in_utf8, prepare_torch
+from llmkit.system.environment import (
+    WORLD,
+    forget_leftovers,
+    is_first,
+    is_first_here,
+    name_files_in_utf8,
+    prepare_torch,
+)
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -204,7 +211,8 @@ def _fail(message: str, status: int, debug: bool, heard: bool = False) -> int:
         import traceback
 
         terminal.err(traceback.format_exc(), end="")
-    if is_first() or (is_first_here() if heard else status not in (75, 130)):
+    seen = heard and status > 128 and WORLD in os.environ  # of what was killed, who started the processes says it
+    if not seen and (is_first() or (is_first_here() if heard else status not in (75, 130))):
         said = terminal.visible(masked(" ".join(message.split())))
         said = LONG.sub(_cut, said)
         if len(said) > MOST:

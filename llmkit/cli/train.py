@@ -142,6 +142,8 @@ def run(
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
     request = checked(recipe, blocks, fields, settings, processes, tuned)
+    if launches:
+        check_spread(request, processes, words)
     if not words.launcher and not launch.is_worker() and (said := accelerate_options.passed_over(processes)):
         terminal.err(f"llmkit: {said}")
     if launches:
@@ -154,6 +156,17 @@ def run(
     if main:
         say(summary, request, as_json)
     return 0
+
+
+def check_spread(request: Any, processes: int, words: Words) -> None:
+    """RequestError where the processes that are about to be started can't share the model or the rows of a step."""
+    from llmkit import recipe as recipes
+    from llmkit.planning import sharding
+    from llmkit.training.spread import launch
+
+    every = launch.processes_of(processes, words.launcher)
+    recipes.check_processes(request.training, every, "--processes")
+    sharding.check(recipes.with_optimizer(request)[0], every)
 
 
 def checked(

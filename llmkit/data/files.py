@@ -109,7 +109,7 @@ def digest(path: Path) -> str:
             about = os.fstat(file.fileno())  # of a file that is open, a network's server is asked
         if max(about.st_mtime_ns, about.st_ctime_ns) > time.time_ns() - TICK:
             return sha256_of(path)
-        return _remembered(path.absolute(), *_state(about))
+        return _remembered(path.absolute(), *state_of(about))
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -120,7 +120,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
         return list(threads.map(digest, paths))
 
 
-def _state(about: os.stat_result) -> tuple[int, ...]:
+def state_of(about: os.stat_result) -> tuple[int, ...]:
     """What changes when a file does."""
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
@@ -147,7 +147,7 @@ def _remembered(path: Path, *about: int) -> str:
         if said["state"] == list(about):
             return str(said["sha256"])
     found = sha256_of(path)
-    if _state(path.stat()) == about:  # it stayed what it was while it was read
+    if state_of(path.stat()) == about:  # it stayed what it was while it was read
         with suppress(OSError):
             note.parent.mkdir(parents=True, exist_ok=True)
             staged = note.with_name(f".{note.name}-{os.getpid()}")

@@ -80,7 +80,7 @@ class Wrapped:
         """Tokens start to stop of one wrapped document."""
         first, last = int(self.documents.starts[document]), int(self.documents.stops[document])
         lead, size = len(self.before), last - first
-        body = self.documents.ids[first + max(0, start - lead) : first + max(0, min(stop - lead, size))]
+        body = self.documents.read(first + max(0, start - lead), first + max(0, min(stop - lead, size)))
         head = self.before[start:stop]
         tail = self.after[max(0, start - lead - size) : max(0, stop - lead - size)]
         return np.concatenate([np.array(head, body.dtype), body, np.array(tail, body.dtype)]) if head or tail else body

@@ -26,6 +26,7 @@ from llmkit.data.large.working import in_order
 from llmkit.data.mapped import mapped, portable
 from llmkit.data.sources import Place, Reader
 from llmkit.data.swapping.pairs import with_swapped
+from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.words import Phrases, bare, check
 from llmkit.system import cache
 from llmkit.system.errors import DataError, PlaceError, RequestError
@@ -45,6 +46,23 @@ AT_ONCE = 1000  # texts that a tokenizer gets together
 
 
 @dataclass(frozen=True)
+class Range:
+    """What ids a tokenizer has: in a file that is damaged others may be, and a model has no row for these."""
+
+    tokens: int
+    label: str
+    """What is damaged then."""
+    way_out: str
+
+    def __call__(self, ids: Ids) -> Ids:
+        """The ids; DataError where one is out of range."""
+        if len(ids) and (most := int(bare(ids).max())) >= self.tokens:
+            raise DataError(f"{self.label}: holds the id {most:,}, and the largest of its tokenizer is "
+                            f"{self.tokens - 1:,}: it is damaged. {self.way_out}")
+        return ids
+
+
+@dataclass(frozen=True)
 class Documents:
     """Documents as slices of one array of ids: document `i` is `ids[starts[i]:stops[i]]`, without special tokens."""
 
@@ -61,6 +79,18 @@ class Documents:
     """Of a source that is in shards, the number of each one's first document, and how many there are in all."""
     key: str = ""
     """What they are known by, for what is made of them and kept; "" where nothing is kept."""
+    bound: Range | None = None
+    """What ids are compared with when they are read; None where nobody said."""
+
+    def read(self, start: int, stop: int) -> Ids:
+        """The ids of a stretch; DataError where one is out of range."""
+        ids = self.ids[start:stop]
+        return ids if self.bound is None else self.bound(ids)
+
+    def at(self, where: NDArray[np.int64]) -> Ids:
+        """The ids at some places; DataError where one is out of range."""
+        ids = self.ids[where]
+        return ids if self.bound is None else self.bound(ids)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -252,7 +282,8 @@ def tokenize(reader: Reader, tokenizer: PreTrainedTokenizerBase, plain: bool = F
         documents, about = read(folder, reader), json.loads((folder / "about.json").read_text())
         tell(reader, tokenizer, plain, about, lambda: (
             documents.ids[start : start + STRETCH] for start in range(0, len(documents.ids), STRETCH)))
-    return replace(documents, key=key)
+    bound = Range(rows_for(tokenizer), str(folder), "Delete the folder; it is made anew.")
+    return replace(documents, key=key, bound=bound)
 
 
 @contextmanager
@@ -392,7 +423,7 @@ def _stretch(documents: Documents, ends: NDArray[np.int64], start: int, stop: in
     first, last = np.array(documents.starts[reached]), np.array(documents.stops[reached])
     last[-1] -= ends[reached][-1] - stop
     first[0] = documents.stops[reached][0] - (ends[reached][0] - start)
-    return documents.ids[places(first, last - first)]
+    return documents.at(places(first, last - first))
 
 
 def total(sets: list[Documents], what: str) -> int:

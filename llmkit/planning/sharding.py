@@ -29,8 +29,7 @@ def check(recipe: Recipe, processes: int) -> None:
         return
     if why := why_not(recipe):
         raise RequestError(f"training.distributed.strategy: fsdp: {why}")
-    if processes > 1:
-        _check_groups(plan, processes)
+    check_groups(plan, processes)
 
 
 def why_not(recipe: Recipe) -> str:
@@ -52,11 +51,26 @@ def _reasons(recipe: Recipe) -> Iterator[str]:
                f"or {DDP}.")
 
 
-def _check_groups(plan: Distributed, processes: int) -> None:
-    """RequestError where the groups aren't all the processes."""
-    size = plan.dp_shard_size or processes // plan.dp_replicate_size
-    if plan.dp_replicate_size * size != processes or (plan.dp_replicate_size > 1 and size < 2):
+def check_groups(plan: Distributed, processes: int) -> None:
+    """RequestError where a model in parts can't lie on so many processes in the groups that are asked for.
+
+    It can be known as soon as the number of processes is. One alone has the whole model, whatever is asked for.
+    """
+    if plan.strategy == "ddp" or processes == 1:
+        return
+    copies, size = plan.dp_replicate_size, plan.dp_shard_size
+    if copies > 1 and (processes % copies or processes < 2 * copies):
         raise RequestError(
-            f"training.distributed: dp_replicate_size {plan.dp_replicate_size} × dp_shard_size {size} is "
-            f"{plan.dp_replicate_size * size}, and there are {processes} processes: the two must multiply to it, "
-            "with dp_shard_size 2 or more.")
+            f"training.distributed.dp_replicate_size: {copies} groups of one size, of 2 or more processes each, can't "
+            f"be made of {processes} processes; {_groups(processes)}.")
+    if size is not None and copies * size != processes:
+        raise RequestError(
+            f"training.distributed.dp_shard_size: {copies} group{'s' * (copies > 1)} (dp_replicate_size) of {size} "
+            f"process{'es' * (size > 1)} make {copies * size}, and there are {processes}; leave dp_shard_size out, and "
+            f"it is {processes // copies}.")
+
+
+def _groups(processes: int) -> str:
+    """What can be instead: `1, 2 or 4 can`"""
+    can = [str(count) for count in range(1, processes // 2 + 1) if processes % count == 0]
+    return f"{' or '.join([', '.join(can[:-1]), can[-1]] if len(can) > 1 else can)} can"

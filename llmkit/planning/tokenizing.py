@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data.large import shards
 from llmkit.data.large.folder import LAYOUT, PLAN, TOKENIZER, Making, plan_of
+from llmkit.data.large.hashes import damaged
 from llmkit.data.large.shards import CONTENT, Shard, name_of, shards_of
 from llmkit.data.sources import Reader
 from llmkit.data.tokens import Documents, TokenOrigin
@@ -23,6 +26,7 @@ from llmkit.planning.vocabulary import options_of, speak
 from llmkit.recipe import Recipe, registry
 from llmkit.system import cache
 from llmkit.system.errors import DataError, PlaceError, RequestError
+from llmkit.system.machine import existing
 from llmkit.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -36,35 +40,39 @@ Tell = Callable[[int, int, str, Mapping[str, Any], float], object]
 
 def tokenize(
     request: Recipe, out: str | Path, num_proc: int | Literal["auto"] = "auto", shard: tuple[int, int] = (1, 1),
-    size: int = shards.SIZE, tell: Tell = lambda *of: None,
+    size: int | None = None, tell: Tell = lambda *of: None,
 ) -> dict[str, Any]:
-    """Tokenize a recipe's training text into a folder, as a run of it would; make what of it isn't there.
+    """Tokenize a recipe's training text into a folder, as a run of it would; make what isn't there, or is damaged.
 
     out        the folder; data.train: tokens:OUT learns from it
     num_proc   how many processes share the work on a shard
     shard      (i, n): every n-th shard, from the i-th on, for machines that share the work
-    size       bytes of text in a shard, about
+    size       bytes of text in a shard, about; None: 256 MB, or what the folder was begun with
     tell       is told of each shard
 
     Returns {"out", "shards": in all, "made": now, "there": before, "missing": [names that are still to be made],
-    "documents", "tokens", "bytes": of text, all of what was made now, "seconds", "num_proc", "notes"}. RequestError for
-    a task, and where the folder is another recipe's; DataError where the text isn't what it was.
+    "documents", "tokens", "bytes": of text, all of what was made now, "whole": {these three of all that is there},
+    "seconds", "num_proc", "notes"}. RequestError for a task, and where the folder is another recipe's or has shards of
+    another size; DataError where the text isn't what it was; PlaceError where the folder can't be written.
     """
     number, machines = shard
     if isinstance(request.learning, Task):
         raise RequestError(f"tokenize: {registry.name_of(request.learning)} is a task, whose rows are made by finetune "
                            "itself; an objective learns from text that is tokenized ahead.")
+    folder = Path(out)
+    check_out(folder, size)
     settled = settle(replace(request, data=replace(request.data, num_proc=num_proc)), of_any_size=True)
     if made := next((reader.label for reader in settled.train if isinstance(reader.origin, TokenOrigin)), None):
         raise RequestError(f"data.train: {made} is tokenized already; name the text.")
-    tokenizer, folder = speak(settled), Path(out)
+    tokenizer = speak(settled)
     asked = how_asked(settled, tokenizer)
     making = Making.asked(asked[0][0], tokenizer, asked[0][1], options_of(settled))
     readers, plain = [reader for reader, _ in asked], making.plain
-    cuts = _plan(folder, readers, tokenizer, making, size)
+    cuts = _plan(folder, readers, tokenizer, making, size or shards.SIZE)
     mine = [i for i in range(len(cuts)) if i % machines == number - 1]
-    done: list[Mapping[str, Any]] = []
-    there, began = sum((folder / name_of(i) / CONTENT).is_file() for i in mine), time.monotonic()
+    done, began = list[Mapping[str, Any]](), time.monotonic()
+    _clear([folder / name_of(i) for i in mine])
+    there = sum((folder / name_of(i) / CONTENT).is_file() for i in mine)
     for i in mine:
         place = folder / name_of(i)
         if (place / CONTENT).is_file() or cache.at_work(place):
@@ -73,15 +81,28 @@ def tokenize(
         content = shards.make(readers[cuts[i].source], cuts[i], place, tokenizer, plain)
         done.append(content)
         tell(there + len(done), len(mine), place.name, content, time.monotonic() - start)
+    found = [json.loads(path.read_text()) for i in range(len(cuts))
+             if (path := folder / name_of(i) / CONTENT).is_file()]
     missing = [name_of(i) for i in range(len(cuts)) if not (folder / name_of(i) / CONTENT).is_file()]
-    if not missing and not any(json.loads((folder / name_of(i) / CONTENT).read_text())["tokens"]
-                               for i in range(len(cuts))):
+    if not missing and not any(content["tokens"] for content in found):
         raise DataError(f"data.train: {', '.join(reader.label for reader in readers)}: there is no text to learn from.")
-    totals = {name: sum(int(content[total]) for content in done)
-              for name, total in (("documents", "documents"), ("tokens", "tokens"), ("bytes", "text"))}
-    return {"out": str(folder), "shards": len(cuts), "made": len(done), "there": there, "missing": missing, **totals,
+    return {"out": str(folder), "shards": len(cuts), "made": len(done), "there": there, "missing": missing,
+            **_totals(done), "whole": _totals(found),
             "seconds": time.monotonic() - began, "num_proc": max(reader.processes for reader in readers),
             "notes": [note for reader in readers for note in reader.notes]}
+
+
+def _totals(contents: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What shards hold together."""
+    return {name: sum(int(content[total]) for content in contents)
+            for name, total in (("documents", "documents"), ("tokens", "tokens"), ("bytes", "text"))}
+
+
+def _clear(places: Sequence[Path]) -> None:
+    """Remove the shards that aren't what was written, so that they are made anew; that is said."""
+    for place, why in damaged([place for place in places if place.is_dir()]).items():
+        log.warning("%s: is damaged (%s); it is made anew", place, why)
+        shutil.rmtree(place)
 
 
 # ---- how an objective wants its text ----
@@ -131,6 +152,26 @@ def how_asked(settled: Settled, tokenizer: PreTrainedTokenizerBase) -> list[tupl
 # ---- the folder ----
 
 
+def check_out(folder: Path, size: int | None) -> None:
+    """Before any text is read: PlaceError where nothing can be written there, or something else is there.
+
+    DataError where what it says of its shards can't be read, RequestError where they are of another size than is asked.
+    """
+    if (file := next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)):
+        raise PlaceError(f"--out {folder}: {'' if file == folder else f'{file} '}is a file; name a folder.")
+    there = existing(folder)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise PlaceError(f"--out {folder}: {there} can't be written; choose another folder.")
+    if not (folder / PLAN).is_file():
+        if folder.is_dir() and any(not path.name.startswith((".", TOKENIZER)) for path in folder.iterdir()):
+            raise PlaceError(f"--out {folder}: holds other files, and no {PLAN}; choose a new folder.")
+        return
+    begun = plan_of(folder, f"--out {folder}")["size"]
+    if size is not None and size != begun:
+        raise RequestError(f"--shard-megabytes {size / 2**20:g}: {folder} was begun with shards of "
+                           f"{begun / 2**20:g} MB; leave it out to go on with them, or choose another --out.")
+
+
 def _plan(
     folder: Path, readers: Sequence[Reader], tokenizer: PreTrainedTokenizerBase, making: Making, size: int,
 ) -> list[Shard]:
@@ -138,11 +179,7 @@ def _plan(
 
     RequestError where the folder is of another recipe, DataError where its text has changed since.
     """
-    if folder.exists() and not folder.is_dir():
-        raise PlaceError(f"--out {folder}: is a file; name a folder.")
     if not (folder / PLAN).is_file():
-        if folder.is_dir() and any(not path.name.startswith((".", TOKENIZER)) for path in folder.iterdir()):
-            raise PlaceError(f"--out {folder}: holds other files, and no {PLAN}; choose a new folder.")
         _begin(folder, readers, tokenizer, making, size)
     label = f"--out {folder}"
     plan = plan_of(folder, label)

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from llmkit.recipe import Recipe, registry, with_optimizer
 
 
-def unheeded(recipe: Recipe, steps: int | None) -> list[str]:
+def unheeded(recipe: Recipe, steps: int | None, processes: int = 1) -> list[str]:
     """A sentence for each option of a settled recipe that can't act in a run of so many steps; None: nobody knows them.
 
     `training.warmup_steps: 500 isn't over when the run ends, after step 100: …`
     """
-    return [f"training.{one}" for part in (_evaluations, _schedule, _optimizer) for one in part(recipe, steps)]
+    return [f"training.{one}" for one in (*_evaluations(recipe, steps), *_schedule(recipe, steps),
+                                          *_optimizer(recipe, steps), *_parts(recipe, processes))]
+
+
+def _parts(recipe: Recipe, processes: int) -> Iterator[str]:
+    """What of a model in parts doesn't come to pass."""
+    plan = recipe.training.distributed
+    if plan.strategy == "fsdp" and processes == 1:
+        yield "distributed.strategy: fsdp can't act: one process has the whole model; --processes N starts several"
+    elif plan.cpu_offload and not torch.cuda.is_available():
+        yield "distributed.cpu_offload can't act: there is no GPU here, and all parts lie in main memory anyway"
 
 
 def _evaluations(recipe: Recipe, steps: int | None) -> Iterator[str]:

@@ -98,9 +98,9 @@ def prepare_torch() -> None:
         os.environ.setdefault(name, value)
 
 
-def switched_on(variable: str) -> bool:
+def switched_on(variable: str, variables: Mapping[str, str] = os.environ) -> bool:
     """Whether an environment variable says yes, as huggingface_hub reads its own: 1, on, yes or true."""
-    return os.environ.get(variable, "").upper() in {"1", "ON", "YES", "TRUE"}
+    return variables.get(variable, "").strip().upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def name_files_in_utf8() -> None:

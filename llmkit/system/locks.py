@@ -105,6 +105,19 @@ def dead(signed: str) -> bool | None:
     return None if found is None or found[1] != _space() else not runs(found[2])
 
 
+def end_of(signed: str) -> int | None:
+    """How a process of this machine ended whose parent hasn't asked yet: its status, or minus its signal; else None."""
+    found = re.fullmatch(r"([0-9a-f]{8})-(\d+)-(\d+)", signed)
+    if found is None or found[1] != _space():
+        return None
+    try:
+        said = Path(f"/proc/{found[2]}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # no Linux, or its parent has asked
+        return None
+    code = int(said[49]) if said[0] == "Z" and said[19] == found[3] else 0  # what wait() will give (proc(5))
+    return -(code & 0x7F) or code >> 8 or None  # 0: it isn't told to everybody
+
+
 def _space(proc: Path = Path("/proc")) -> str:
     """What numbers this process: one start of one kernel, and in it a space of numbers, as each container has one."""
     try:

@@ -31,6 +31,8 @@ STEPS = 3.0
 """How many of its slowest steps a run has at least."""
 SAME = 0.5
 """Seconds in which a repeated signal is the same one: schedulers send theirs to a launcher and to its children too."""
+GOES_ON = "The same command goes on from the last checkpoint"
+"""What is said where processes were killed."""
 
 
 class Stopping:
@@ -119,6 +121,12 @@ class Stopping:
             with suppress(OSError):  # the terminal is gone
                 terminal.err(f"llmkit: error: {said}")
         os._exit(status)
+
+
+def killer(number: int) -> str:
+    """`SIGKILL, as a machine does that is out of memory` of 9; `SIGSEGV` of 11."""
+    name = signal.Signals(number).name
+    return f"{name}, as a machine does that is out of memory" if name == "SIGKILL" else name
 
 
 def heard(flags: Sequence[float]) -> signal.Signals | None:

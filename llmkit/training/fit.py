@@ -25,7 +25,7 @@ from llmkit.training.prepare import announce, idles, material, ready
 from llmkit.training.request import Request, read
 from llmkit.training.spread.agreeing import agreed, connect, take_device
 from llmkit.training.spread.alike import check_folder, met
-from llmkit.training.spread.launchers import as_launched
+from llmkit.training.spread.launchers import launched
 from llmkit.training.spread.meeting import first
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
@@ -61,7 +61,7 @@ def fit(
         trackers.check(request.training.report_to)
         take_device()
         meeting = held.enter_context(met(request, resume))
-        request = as_launched(as_meant(request, resume))
+        request = held.enter_context(launched(as_meant(request, resume)))
         settled = settle(request, world(), memory=memory)
         held.enter_context(run.locked() if meeting.main else nullcontext())
         check_folder(meeting, run)

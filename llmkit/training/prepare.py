@@ -260,7 +260,7 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     run.free(session.objective.others(session.learner.model), recipe.training.figures)
     enough_room(run, session.learner, session.length, session.state, recipe)
     describe(session.settled, session.sets, session.learner, start)
-    for said in unheeded(recipe, session.length.steps):
+    for said in unheeded(recipe, session.length.steps, session.accelerator.num_processes):
         log.warning("%s", said)
     list_bad_rows(session.settled, run)
     session.sets = with_floors(session.sets, recipe.learning, session.setup)

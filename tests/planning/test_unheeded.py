@@ -47,6 +47,18 @@ def test_what_cant_act_is_said(
     assert unheeded(asked(text, tmp_path, **training), steps) == ([] if said is None else [f"training.{said}"])
 
 
+@pytest.mark.parametrize(("plan", "processes", "said"), [
+    ({"strategy": "fsdp"}, 1, "strategy: fsdp can't act: one process has the whole model; --processes N starts "
+     "several"),
+    ({"strategy": "fsdp", "cpu_offload": True}, 2, "cpu_offload can't act: there is no GPU here, and all parts lie in "
+     "main memory anyway"), ({"strategy": "fsdp"}, 2, None), ({}, 1, None)])
+def test_what_of_a_model_in_parts_cant_act_is_said(
+    plan: dict[str, Any], processes: int, said: str | None, text: Path, tmp_path: Path
+) -> None:
+    found = unheeded(asked(text, tmp_path, distributed=plan), 100, processes)
+    assert found == ([] if said is None else [f"training.distributed.{said}"])
+
+
 def test_a_run_says_it_once_and_trains(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

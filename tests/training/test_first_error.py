@@ -4,7 +4,10 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from conftest import tiny
 
 import llmkit
 from llmkit.system.errors import CheckpointError, DataError, LlmkitError, RequestError
+from llmkit.system.locks import end_of, signature
 from llmkit.training.spread.first import KEY, FirstError, in_words, is_broken
 from llmkit.training.spread.launch import free_port
 
@@ -101,6 +105,7 @@ def test_an_error_that_was_left_has_its_kind_and_its_process(left, kind, message
 
 
 def test_where_processes_are_on_several_machines_the_machine_is_named(monkeypatch):
+    monkeypatch.setattr("llmkit.training.spread.first.SAME", 0.0)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     store = torch.distributed.HashStore()
@@ -121,6 +126,76 @@ def test_a_broken_connection_is_known(error, broken):
 def test_an_error_stands_in_one_line():
     assert in_words(DataError("a.txt:3:\n it is empty.")) == "a.txt:3: it is empty."
     assert in_words(KeyError("label")) == "KeyError: 'label'"
+
+
+BROKE = RuntimeError("[pair.cc:538] Connection closed by peer [127.0.0.1]:4711")
+
+
+def ended_by(number: int) -> tuple[subprocess.Popen[bytes], str]:
+    """(a process that is killed, whose parent hasn't asked yet; what it was called)."""
+    child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    space, *_ = signature().split("-")
+    started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    os.kill(child.pid, number)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return child, f"{space}-{child.pid}-{started}"
+
+
+def told_by_first(signed: str, host: str | None = None) -> LlmkitError:
+    """What the first process tells whose connection broke, of a second one that was called so."""
+    store = torch.distributed.HashStore()
+    store.set("signed/1", f"{signed} {host or socket.gethostname()}")
+    with pytest.raises(LlmkitError) as error, FirstError(0, 2, store, 60):
+        raise BROKE
+    return error.value
+
+
+@pytest.mark.parametrize(("number", "said"), [
+    (signal.SIGKILL, "was killed by SIGKILL, as a machine does that is out of memory."),
+    (signal.SIGSEGV, "was killed by SIGSEGV.")])
+def test_a_process_that_was_killed_is_named_with_its_signal(number, said):
+    child, signed = ended_by(number)
+    error = told_by_first(signed)
+    assert str(error) == f"process 1: it (pid {child.pid}) {said} The same command goes on from the last checkpoint"
+    assert error.status == 128 + number
+    child.wait()
+    error = told_by_first(signed)  # its parent has asked: nobody knows how it ended
+    assert str(error).startswith(f"process 1: it (pid {child.pid}) was killed, most likely by SIGKILL, as a machine")
+    assert error.status == 137
+
+
+def test_a_process_that_ended_by_itself_was_not_killed(monkeypatch):
+    monkeypatch.setattr("llmkit.training.spread.first.HEARD", 0.1)
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(5)"])
+    started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    signed = f"{signature().split('-')[0]}-{child.pid}-{started}"
+    assert end_of(signed) == 5
+    error = told_by_first(signed)
+    assert (error.status, str(error)[:40]) == (1, "another process of this run ended before")
+    child.wait()
+
+
+def test_of_another_machine_it_is_said_that_nobody_knows(monkeypatch):
+    monkeypatch.setattr("llmkit.training.spread.first.HEARD", 0.1)
+    error = told_by_first("00000000-7-7", "node1")
+    assert str(error).startswith("a process on node1 was ended from outside and could say nothing, or the network ")
+    assert error.status == 137
+
+
+def test_what_the_first_process_tells_too_isn_t_told_twice():
+    """A request that no process can run: each finds out by itself."""
+    store = torch.distributed.HashStore()
+    heard = []
+    for rank, said in ((0, "no"), (1, "no"), (2, "else")):
+        error = RequestError(said)
+        with pytest.raises(RequestError), FirstError(rank, 1, store, 60):
+            raise error
+        heard.append(error.heard)
+    assert heard == [False, True, False]
 
 
 class Sleeps(llmkit.Callback):

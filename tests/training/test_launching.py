@@ -1,14 +1,17 @@
 """Processes of a launch: all are waited for, and one that somebody killed is named with its signal."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmkit.system.errors import RequestError, Stopped
+from llmkit.training.folder.ending import ended
 from llmkit.training.spread import launch
 
 SLEEPS = "import time; time.sleep(60)"
@@ -64,6 +67,23 @@ def test_the_process_and_the_signal_are_named(number: str, said: str, monkeypatc
     assert error.value.status == 128 + signal.Signals[number]
     assert str(error.value) == (f"process 1 of 0 to 2 (pid {made[1].pid}) {said} "
                                 "The same command goes on from the last checkpoint")
+
+
+def test_the_folder_of_the_run_says_it_too_where_a_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first process said of a connection that broke is written over."""
+    monkeypatch.setattr(launch, "start", lambda command, variables, sink=None: started(
+        killing("SIGKILL") if variables["RANK"] == "1" else SLEEPS)[0])
+    for name in ("nothing", "run"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"event": "train", "step": 1, "loss": 2.0}\n')
+    (tmp_path / "run" / "status.json").write_text(ended(1, "another process of this run ended before this one"))
+    (tmp_path / "run" / ".lock").write_text("")
+    for name in ("nothing", "run"):
+        with pytest.raises(Stopped) as error:
+            launch.launch(["pretrain", "x.yaml"], 2, (), tmp_path / name)
+    said = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (said["status"], said["message"], said["process"]) == (137, str(error.value), 1)
+    assert list((tmp_path / "nothing").iterdir()) == []
 
 
 def test_each_process_knows_which_one_it_is() -> None:

@@ -103,13 +103,13 @@ def acted(script: str, folder: Path, status: int | None, torchrun: int) -> tuple
 
 
 @pytest.mark.parametrize(("status", "ended", "told"), [
-    (75, 75, "requeue 7\n"), (3, 3, ""), (0, 0, ""), (None, 1, "")])
+    (75, 75, "requeue 7\n"), (137, 137, ""), (3, 3, ""), (0, 0, ""), (None, 1, "")])
 def test_slurm_queues_a_run_anew_that_was_stopped_after_a_checkpoint_and_nothing_else(
     status: int | None, ended: int, told: str, tmp_path: Path) -> None:
     assert acted(slurm.write(made(nodes=2)), tmp_path, status, 1 if status != 0 else 0) == (ended, told)
 
 
-@pytest.mark.parametrize(("status", "ended"), [(75, 143), (3, 3), (0, 0), (None, 137)])
+@pytest.mark.parametrize(("status", "ended"), [(75, 143), (137, 137), (3, 3), (0, 0), (None, 137)])
 def test_a_pod_ends_so_that_the_operator_starts_it_anew_where_that_helps(
     status: int | None, ended: int, tmp_path: Path) -> None:
     job = yaml.safe_load(kubernetes.write(made(nodes=2, image="a", claim="b")))
@@ -148,6 +148,7 @@ def test_a_script_passes_the_signal_on_and_waits_until_all_is_saved(tmp_path: Pa
     ({"nodes": 3}, "--nodes 3: training.global_batch_size 16 can't be shared by 3 processes; --set "
                    "training.global_batch_size=18 can."),
     ({"gpus": 2, "processes": 4}, "--processes 4: a machine of 2 GPUs has 2, one each; say --gpus 0"),
+    ({"grace": 5}, "--grace 5: at least 20 seconds, in which a checkpoint is saved"),
     ({"account": "a\n#SBATCH --uid=0"}, "--account 'a\\n#SBATCH --uid=0': letters, digits"),
     ({"image": "a b"}, "--image 'a b'"), ({"time": "soon"}, "--time 'soon': how long it may run"),
     ({"time": "0"}, "--time '0': is no time at all."), ({"cpus": 0}, "--cpus 0: at least 1.")])

@@ -17,14 +17,15 @@ from torch import nn
 
 from llmkit import recipe as recipes
 from llmkit.cli import main
+from llmkit.planning import sharding
 from llmkit.planning.settle import settle
 from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.folder.run_folder import Checkpoint, describe
 from llmkit.training.learner import Learner
-from llmkit.training.spread import shards
+from llmkit.training.spread import launch, shards
 from llmkit.training.spread.ddp import DataParallel
-from llmkit.training.spread.launchers import as_launched
+from llmkit.training.spread.launchers import as_launched, launched
 
 FSDP = {"distributed": {"strategy": "fsdp"}}
 
@@ -33,15 +34,51 @@ FSDP = {"distributed": {"strategy": "fsdp"}}
     ({"training": {"distributed": {"dp_replicate_size": 2}}}, r"dp_replicate_size: is for strategy: fsdp"),
     ({"training": FSDP, "optimizer": {"name": "adafactor"}}, r"adafactor needs each tensor whole.*optimizer: adamw,"),
     ({"training": {"distributed": {"strategy": "fsdp", "dp_replicate_size": 2}}},
-     r"dp_replicate_size 2 × dp_shard_size 1 is 2, and there are 2 processes"),
+     r"dp_replicate_size: 2 groups of one size, of 2 or more .* can't be made of 2 processes; 1 can\."),
     ({"training": {"distributed": {"strategy": "fsdp", "dp_shard_size": 3}}},
-     r"dp_replicate_size 1 × dp_shard_size 3 is 3, and there are 2"),
+     r"dp_shard_size: 1 group .* of 3 processes make 3, and there are 2; leave dp_shard_size out, and it is 2\."),
     ({"training": {"distributed": {"strategy": "zero"}}}, r"distributed.strategy: \"zero\".*There is: ddp, fsdp")])
 def test_what_cannot_lie_in_parts_is_refused_before_it_is_opened(tree, said, text: Path, tmp_path: Path) -> None:
     recipe = tiny("gpt2", text, tmp_path / "run")
     whole = {**recipe, **tree, "training": {**recipe["training"], **tree["training"]}}
     with pytest.raises(RequestError, match=said):
         settle(recipes.load(whole), 2)
+
+
+@pytest.mark.parametrize(("copies", "size", "processes", "said"), [
+    (2, None, 4, None), (2, 2, 4, None), (1, 4, 4, None), (2, 3, 1, None),  # one process has the whole model
+    (3, None, 8, "can't be made of 8 processes; 1, 2 or 4 can."), (8, None, 8, "8 groups"),
+    (2, 3, 8, "2 groups (dp_replicate_size) of 3 processes make 6, and there are 8; leave dp_shard_size out, and it is "
+     "4."),
+    (1, 3, 8, "1 group (dp_replicate_size) of 3 processes make 3, and there are 8")])
+def test_groups_must_be_all_the_processes(copies: int, size: int | None, processes: int, said: str | None) -> None:
+    plan = recipes.Distributed("fsdp", dp_replicate_size=copies, dp_shard_size=size)
+    if said is None:
+        sharding.check_groups(plan, processes)
+        return
+    with pytest.raises(RequestError) as told:
+        sharding.check_groups(plan, processes)
+    assert said in str(told.value)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--set", "training.distributed.dp_replicate_size=2"], "can't be made of 2 processes; 1 can."),
+    (["--set", "training.distributed.dp_shard_size=3"], "of 3 processes make 3, and there are 2"),
+    (["--set", "optimizer=muon"], "muon needs each tensor whole")])
+def test_what_cannot_be_is_told_once_and_before_a_process_starts(
+    words: list[str], said: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def start(*given: object) -> None:
+        raise AssertionError("a process is started")
+
+    monkeypatch.setattr(launch, "start", start)
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(tiny("gpt2", text, tmp_path / "run", **FSDP)))
+    for verb in ("pretrain", "plan"):
+        assert main([verb, str(tmp_path / "r.yaml"), "--processes", "2", *words]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
 
 
 def test_a_method_that_looks_at_whole_gradients_is_refused(text: Path, tmp_path: Path) -> None:
@@ -63,9 +100,11 @@ def request_of_a_run(text: Path, tmp_path: Path) -> recipes.Recipe:
 def test_accelerates_launcher_is_heard(request_of_a_run: recipes.Recipe) -> None:
     asked = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false",
              "FSDP_OFFLOAD_PARAMS": "true"}
-    plan = as_launched(request_of_a_run, asked).training.distributed
-    assert plan == recipes.Distributed("fsdp", reshard_after_forward=False, cpu_offload=True)
-    assert "ACCELERATE_USE_FSDP" not in asked  # accelerate itself spreads nothing
+    for _ in range(2):  # a second run of one program hears it too
+        with launched(request_of_a_run, asked) as heard:
+            plan = heard.training.distributed
+            assert plan == recipes.Distributed("fsdp", reshard_after_forward=False, cpu_offload=True)
+            assert "ACCELERATE_USE_FSDP" not in asked  # accelerate itself spreads nothing
 
 
 def test_what_the_recipe_says_comes_before_the_launcher(request_of_a_run: recipes.Recipe) -> None:

@@ -77,6 +77,7 @@ def plan(
     given = train.tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation)
     request = train.checked(*given, set_, processes)
     if launches:
+        train.check_spread(request, processes, words)
         return launch.launch(words.own, processes, words.launcher)
     from llmkit.training.trial import rehearsal as planning
 

@@ -11,6 +11,7 @@ import typer
 from llmkit.cli import completion
 from llmkit.cli.train import Set
 from llmkit.system import terminal
+from llmkit.system.plural import many
 
 MEGA = 1_000_000
 
@@ -29,8 +30,9 @@ def tokenize(
     shard: Annotated[str, typer.Option(
         "--shard", metavar="i/n", help="Every n-th shard from the i-th on: one of n machines that share the work.",
     )] = "1/1",
-    shard_megabytes: Annotated[int, typer.Option(
-        "--shard-megabytes", metavar="N", help="Text in a shard, about; a kill loses one shard.", min=1)] = 256,
+    shard_megabytes: Annotated[int | None, typer.Option(
+        "--shard-megabytes", metavar="N", min=1, show_default=False,
+        help="Text in a shard, about; a kill loses one shard. Usually 256, or what the folder was begun with.")] = None,
     set_: Set = [],  # noqa: B006
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
@@ -43,7 +45,8 @@ def tokenize(
     report.quiet_libraries()
     processes, which = checked(num_proc), share(shard)
     request = recipes.load(recipe, set_)
-    found = tokenizing.tokenize(request, out, processes, which, shard_megabytes * 2**20, say)
+    size = None if shard_megabytes is None else shard_megabytes * 2**20
+    found = tokenizing.tokenize(request, out, processes, which, size, say)
     if json_:
         print(json.dumps(found))
         return
@@ -78,10 +81,16 @@ def say(done: int, of: int, name: str, content: Mapping[str, Any], seconds: floa
 
 
 def summary(found: Mapping[str, Any]) -> str:
-    """What was made, and what is still to be made."""
-    said = (f"{found['out']}: {found['made']:,} shards made, {found['there']:,} were there, of {found['shards']:,} in "
-            f"all; {found['tokens']:,} tokens of {found['documents']:,} documents in {found['seconds']:.1f} s, "
-            f"{found['num_proc']} process{'es' * (found['num_proc'] != 1)}")
+    """What was made, what is there, and what is still to be made."""
+    made, whole = found["made"], found["whole"]
+    said = [f"{found['out']}: {made:,} of {many(found['shards'], 'shard')} made in {found['seconds']:.1f} s by "
+            f"{many(found['num_proc'], 'process', 'processes')}: {many(found['tokens'], 'token')} of "
+            f"{many(found['documents'], 'document')}" if made else f"{found['out']}: nothing was left to be made"]
+    if found["there"]:
+        said.append(f"{many(found['there'], 'shard')} {'was' if found['there'] == 1 else 'were'} there; in all there "
+                    f"are {many(whole['tokens'], 'token')} of {many(whole['documents'], 'document')}")
     if missing := found["missing"]:
-        return f"{said}\n{len(missing):,} shards are missing: {', '.join(missing[:12])}{' …' * (len(missing) > 12)}"
-    return f"{said}\nlearn from them: data.train: tokens:{found['out']}"
+        said.append(f"{many(len(missing), 'shard')} missing: {', '.join(missing[:12])}{' …' * (len(missing) > 12)}")
+    else:
+        said.append(f"learn from them: data.train: tokens:{found['out']}")
+    return "\n".join(said)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from bisect import bisect_right
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
-from llmkit.data.encoder import EXAMPLES, Ids
+from llmkit.data.encoder import EXAMPLES
 from llmkit.data.files import Place
+from llmkit.data.large.hashes import DamagedError, content_of, damaged
+from llmkit.data.large.joined import JoinedIds, ids_of
 from llmkit.data.large.remote import brought_folder
-from llmkit.data.large.shards import CONTENT, name_of
+from llmkit.data.large.shards import CONTENT, Shard, name_of
 from llmkit.data.sources import Reader
-from llmkit.data.tokens import Documents, Marked, TokenOrigin
+from llmkit.data.tokenizer_files import rows_for
+from llmkit.data.tokens import Documents, Marked, Range, TokenOrigin
 from llmkit.system import cache
 from llmkit.system.addresses import masked, scheme_of
 from llmkit.system.errors import DataError, RequestError
@@ -39,8 +40,6 @@ LAYOUT = 1
 """Goes up when a folder is laid out otherwise."""
 NAMED = 12
 """Missing shards that are named; of more, the number is said."""
-OPEN = 128
-"""Files of ids that are mapped at once: each has a descriptor."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,17 @@ class TokenFolder(TokenOrigin):
     def open(cls, label: str) -> TokenFolder:
         """`tokens:DIR`, or `tokens:DIR:2` for the second source of the recipe that it was made by.
 
-        DataError where it isn't there, where shards of it are missing, with their names, or where it is of a layout
-        that this version doesn't know.
+        RequestError where no folder is named; DataError where it isn't there, where shards of it are missing, with
+        their names, or where it is of a layout that this version doesn't know.
         """
         place, number = label.removeprefix("tokens:"), None
+        if not place.strip():
+            raise RequestError(f"{label!r} names no folder: tokens:DIR, where `llmkit tokenize RECIPE --out DIR` wrote "
+                               "one.")
         if scheme_of(place) is not None:
-            label, place = f"tokens:{masked(place)}", str(brought_folder(place))
+            far = re.fullmatch(r"(\w+://[^/]+/.+?)(:\d+)?", place)
+            where, which = (place, "") if far is None else (far[1], far[2] or "")
+            label, place = f"tokens:{masked(place)}", f"{brought_folder(where)}{which}"
         path = Path(place).expanduser()
         found = re.fullmatch(r"(.+):(\d+)", str(path))
         if found and not path.is_dir():
@@ -145,20 +149,33 @@ class TokenFolder(TokenOrigin):
     @cached_property
     def contents(self) -> list[dict[str, Any]]:
         """What each shard says of itself; DataError where its files aren't of the sizes that it says."""
-        out = []
-        for number in self.numbers:
-            place = self.folder / name_of(number)
+        out, wrong = list[dict[str, Any]](), dict[Path, str]()
+        for place in self.places:
             try:
-                content = json.loads((place / CONTENT).read_text())
-                for name, (size, _) in content["files"].items():
-                    if (place / name).stat().st_size != size:
-                        raise ValueError(f"{name} has {(place / name).stat().st_size:,} bytes, not {size:,}")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                why = " ".join(str(error).split())[:200]
-                raise DataError(f"{place}: this shard is damaged ({why}); delete its folder and make it anew: `llmkit "
-                                f"tokenize RECIPE --out {self.folder}`.") from error
-            out.append(content)
+                out.append(content_of(place))
+            except DamagedError as error:
+                wrong[place] = str(error)
+        if wrong:
+            raise self._damaged(wrong)
         return out
+
+    @property
+    def places(self) -> list[Path]:
+        """Where its shards are."""
+        return [self.folder / name_of(number) for number in self.numbers]
+
+    def check(self) -> None:
+        """DataError where a byte of a shard isn't what was written, with the shard's name and what to do."""
+        if found := damaged(self.places):
+            raise self._damaged(found)
+
+    def _damaged(self, found: Mapping[Path, str]) -> DataError:
+        """What is wrong with shards."""
+        named = [f"{place.name} ({why})" for place, why in list(found.items())[:NAMED]]
+        what = "this shard is" if len(found) == 1 else f"{len(found):,} shards are"
+        return DataError(f"{self.label}: {what} damaged: {', '.join(named)}{' …' * (len(found) > NAMED)}. The command "
+                         f"that made them makes them anew, and leaves the others: `llmkit tokenize RECIPE --out "
+                         f"{self.folder}`.")
 
     @property
     def size(self) -> int:
@@ -181,10 +198,11 @@ class TokenFolder(TokenOrigin):
         if reader.asked not in ("auto", *cuts) and cuts != {None}:
             raise RequestError(f"data.document: {reader.asked} is asked for, and the documents of {self.label} are "
                                f"{' and '.join(sorted(map(str, cuts)))}s; say auto, or tokenize the text anew.")
+        self.check()
         with tokens.readable(reader, self.folder):
             documents = self._documents(reader)
             tokens.tell(reader, tokenizer, plain, self._about(), lambda: ())
-        return documents
+        return replace(documents, bound=Range(rows_for(tokenizer), self.label, "Tokenize the text anew."))
 
     def _about(self) -> dict[str, Any]:
         """What was counted in all shards."""
@@ -198,8 +216,8 @@ class TokenFolder(TokenOrigin):
         return out
 
     def _documents(self, reader: Reader) -> Documents:
-        places = [self.folder / name_of(number) for number in self.numbers]
-        if len(places) == 1:
+        places = self.places
+        if len(places) == 1 and isinstance(ids_of(places[0]), Path):
             return tokens.read(places[0], reader)
         whole = sum(content["tokens"] for content in self.contents)
         counts = [content["documents"] for content in self.contents]
@@ -208,7 +226,7 @@ class TokenFolder(TokenOrigin):
         joined = cache.once("joined", key, lambda folder: _join(places, names, sum(counts), folder))
         arrays = {name: tokens.array_in(joined / f"{name}.npy") for name in ("offsets", "digests", *names)}
         dtype = json.loads((places[0] / "about.json").read_text())["dtype"]
-        ids: Any = JoinedIds([place / "ids.bin" for place in places], [one["tokens"] for one in self.contents], dtype)
+        ids: Any = JoinedIds(list(map(ids_of, places)), [one["tokens"] for one in self.contents], dtype)
         if arrays["offsets"][-1] != whole or len(ids) != whole:
             raise ValueError(f"{arrays['offsets'][-1]:,} ids, where {whole:,} are said to be")
         return Documents(ids, arrays["offsets"][:-1], arrays["offsets"][1:], arrays["digests"],
@@ -219,18 +237,32 @@ def plan_of(folder: Path, label: str) -> dict[str, Any]:
     """What a folder of tokens says of itself; DataError where it is none, or one that this version doesn't know."""
     try:
         plan: dict[str, Any] = json.loads((folder / PLAN).read_text())
-        layout = plan["layout"]
+        if plan["layout"] == LAYOUT:
+            _check_plan(plan)
     except FileNotFoundError as error:
         near = f"; there is no such folder as {folder}" if not folder.is_dir() else f": {folder} has no {PLAN}"
         raise DataError(f"{label}: isn't a folder that `llmkit tokenize RECIPE --out DIR` wrote{near}.") from error
     except OSError as error:
         raise DataError(f"{folder / PLAN}: can't be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / PLAN}: is damaged ({' '.join(str(error).split())[:200]}).") from error
-    if layout != LAYOUT:
-        raise DataError(f"{label}: was written by llmkit {plan.get('llmkit', '?')} in layout {layout}, and this "
-                        f"version reads layout {LAYOUT}; tokenize the text anew.")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{folder / PLAN}: is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]}), "
+                        "and without it nobody knows what text the shards are of. Put a copy there, as another machine "
+                        "that shared the work has one; or delete the folder and make it anew: `llmkit tokenize RECIPE "
+                        f"--out {folder}`.") from error
+    if plan["layout"] != LAYOUT:
+        raise DataError(f"{label}: was written by llmkit {plan.get('llmkit', '?')} in layout {plan['layout']}, and "
+                        f"this version reads layout {LAYOUT}; tokenize the text anew.")
     return plan
+
+
+def _check_plan(plan: Mapping[str, Any]) -> None:
+    """KeyError, TypeError or ValueError where a plan hasn't all that is asked of it."""
+    Making(**plan["making"])
+    for source in plan["sources"]:
+        _ = source["source"], source["document"], source["notes"], [int(count) for count in source["bytes"]]
+    for shard in plan["shards"]:
+        _ = plan["sources"][Shard.of(shard).source]
+    int(plan["size"])
 
 
 def _join(places: Sequence[Path], names: Sequence[str], documents: int, folder: Path) -> None:
@@ -253,57 +285,3 @@ def _join(places: Sequence[Path], names: Sequence[str], documents: int, folder: 
             array[at[name] : at[name] + len(found)] = found + ends if name == "sentences" else found
             at[name] += len(found)
         ends += int(those[-1])
-
-
-class JoinedIds:
-    """The ids of several files as one array, of which slices and positions are taken; a part of the files is mapped.
-
-    paths, counts   the files and how many ids each has
-    """
-
-    def __init__(self, paths: Sequence[Path], counts: Sequence[int], dtype: str) -> None:
-        self.paths, self.dtype = list(paths), np.dtype(dtype)
-        self.edges: list[int] = [0, *np.cumsum(counts).tolist()]
-        for path, count in zip(paths, counts, strict=True):
-            if path.stat().st_size != count * self.dtype.itemsize:
-                raise ValueError(f"{path.parent.name}/{path.name} has not the {count:,} ids that it is said to have")
-        self._maps: OrderedDict[int, Ids] = OrderedDict()
-
-    def __len__(self) -> int:
-        return self.edges[-1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_maps": OrderedDict()}  # a loader's worker maps them itself
-
-    def __getitem__(self, where: slice | NDArray[np.int64]) -> Ids:
-        if not isinstance(where, slice):
-            return self._at(np.asarray(where))
-        start, stop, step = where.indices(len(self))
-        if step != 1:
-            raise ValueError("only stretches without gaps are taken")
-        parts = []
-        while start < stop:
-            number = bisect_right(self.edges, start) - 1
-            end = min(stop, self.edges[number + 1])
-            parts.append(self._map(number)[start - self.edges[number] : end - self.edges[number]])
-            start = end
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, self.dtype), *parts])
-
-    def _at(self, where: NDArray[np.int64]) -> Ids:
-        out = np.empty(where.shape, self.dtype)
-        numbers = np.searchsorted(self.edges, where, side="right") - 1
-        for number in np.unique(numbers).tolist():
-            here = numbers == number
-            out[here] = self._map(number)[where[here] - self.edges[number]]
-        return out
-
-    def _map(self, number: int) -> Ids:
-        """The ids of a file; of those that are open, the one that waited longest goes."""
-        found = self._maps.pop(number, None)
-        if found is None:
-            path = self.paths[number]
-            found = np.asarray(np.memmap(path, self.dtype, "r")) if path.stat().st_size else np.zeros(0, self.dtype)
-            while len(self._maps) >= OPEN:
-                self._maps.popitem(last=False)
-        self._maps[number] = found
-        return found

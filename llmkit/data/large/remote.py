@@ -1,18 +1,21 @@
-"""Files that are far away (https, s3, oss, hdfs), copied by ranges into a part of the cache that is bounded."""
+"""Files that are far away (https, s3, oss, hdfs), read by ranges into a part of the cache that is bounded."""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import ipaddress
+import json
+import logging
 import os
 import shutil
 import socket
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -23,10 +26,16 @@ from llmkit.system.environment import switched_on
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
 from llmkit.system.machine import size as words
 
+log = logging.getLogger("llmkit")
+
 BLOCK = 2**24
 """Bytes that are asked for at once; a copy that was cut short goes on behind the last whole block."""
 SECONDS = 30
 """How long a host may be silent."""
+SLOW = 300.0
+"""Seconds that a block may take."""
+PAUSES = (1.0, 4.0, 15.0)
+"""Seconds after which a host that failed is asked again."""
 REDIRECTS = 5
 """Addresses that one may lead to, one after the other."""
 MOST = "LLMKIT_FAR_CACHE"
@@ -35,12 +44,21 @@ USUAL = 50
 LIBRARIES = {"s3": ("s3", "s3fs"), "oss": ("oss", "ossfs"), "hdfs": ("webhdfs", "requests"),
              "webhdfs": ("webhdfs", "requests")}
 """What fsspec calls a scheme, and the package that it needs for it."""
+IDS, NOTE = "ids.bin", "ids.far.json"
+"""A shard's ids; and what is in its place where these are fetched by blocks: address, size and version."""
+BLOCKS = ".block"
+FEW = 8
+"""Blocks that are kept however little room there is."""
 PORT = 9870
 """Of WebHDFS, where an address says none."""
 ADDRESS = ".address"
 """The file beside a copy that says where it is from."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
 """Hosts that plain http is used for: no network is between."""
+
+
+class AwayError(DataError):
+    """A host doesn't answer, or not in time; a moment later it may."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +68,36 @@ class Far:
     address: str
     size: int
     version: str
-    """What changes when the file does: its entity tag, or when it was changed."""
-    read: Callable[[int, int], bytes]
-    """Bytes from one place to another."""
+    """What changes when the file does: its entity tag, or when it was changed; "" where the host says neither."""
 
     @property
     def name(self) -> str:
         """The last part of its path."""
         return PurePosixPath(urlsplit(self.address).path).name or "file"
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes from one place to another; a host that fails is asked again after each of PAUSES.
+
+        DataError where it fails still, where less comes than was promised, or where the file is another one by now.
+        """
+        web = scheme_of(self.address) in ("http", "https")
+        for pause in (*PAUSES, None):
+            try:
+                block, version = (_web_block if web else _stored_block)(self.address, start, stop)
+            except AwayError as error:
+                if pause is None:
+                    raise
+                log.warning("%s It is asked again in %g s.", error, pause)
+                time.sleep(pause)
+                continue
+            if version != self.version:
+                raise DataError(f"{masked(self.address)}: has changed while it was read (it was {self.version}, and is "
+                                f"{version or 'without a version'}); start again, and it is read anew.")
+            if len(block) != stop - start:
+                raise DataError(f"{masked(self.address)}: is truncated: {len(block):,} bytes came from byte {start:,} "
+                                f"on, where {stop - start:,} were promised; try again.")
+            return block
+        raise AssertionError  # the last try returns or raises
 
 
 def brought(address: str) -> list[Path]:
@@ -67,6 +107,12 @@ def brought(address: str) -> list[Path]:
     (--offline), the host can't be reached, says no (403), has no such file (404), or sends less than it said;
     PlaceError where they are more than may be kept here.
     """
+    scheme = _checked(address)
+    return _kept(address, [_web(address)] if scheme in ("http", "https") else _stored(address))
+
+
+def _checked(address: str) -> str:
+    """The scheme of an address that may be asked for; errors as of `brought`."""
     scheme = scheme_of(address)
     if MASK in address:
         raise RequestError(f"{address}: in this recipe the address is masked, for it held what opens it; give it anew: "
@@ -75,7 +121,11 @@ def brought(address: str) -> list[Path]:
         raise RequestError(f"{masked(address)}: {scheme}:// isn't known.{nearest(str(scheme), ['https', *LIBRARIES])}")
     if switched_on("LLMKIT_OFFLINE"):
         raise DataError(f"{masked(address)}: --offline forbids every connection; give a file that is here.")
-    files = [_web(address)] if scheme in ("http", "https") else _stored(address, *LIBRARIES[scheme])
+    return scheme
+
+
+def _kept(address: str, files: Sequence[Far]) -> list[Path]:
+    """Copies of files, made where there are none; PlaceError where they are more than may be kept."""
     whole, most = sum(file.size for file in files), _most()
     if whole > most:
         raise PlaceError(f"{masked(address)}: {words(whole)} of files, and {words(most)} of such are kept here; allow "
@@ -86,21 +136,30 @@ def brought(address: str) -> list[Path]:
 
 
 def brought_folder(address: str) -> Path:
-    """A local copy of a folder of tokens that is far away; errors as of `brought`."""
-    scheme = scheme_of(address)
+    """A local copy of a folder of tokens that is far away; errors as of `brought`.
+
+    In the place of a large file of ids there is a note of where it is: its ids are fetched when they are asked for.
+    """
+    scheme = _checked(address)
     if scheme in ("http", "https"):
         raise RequestError(f"tokens:{masked(address)}: over {scheme} a folder can't be listed; give one of "
                            f"{', '.join(f'{name}://' for name in LIBRARIES)}, or a copy.")
-    files = brought(f"{address.rstrip('/')}/**")
+    there = _stored(f"{address.rstrip('/')}/**")
+    away = [file for file in there if file.name == IDS and file.size > BLOCK]
+    files = _kept(address, [file for file in there if file not in away])
     base = urlsplit(address).path.strip("/")
-    key = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()
+    key = hashlib.sha256("\n".join(map(str, [*files, *away])).encode()).hexdigest()
 
     def link(folder: Path) -> None:
-        for file in files:
-            address = (file.parent / ADDRESS).read_text()
-            place = folder / PurePosixPath(urlsplit(address).path.strip("/")).relative_to(base)
+        def place_of(address: str, name: str) -> Path:
+            place = folder / PurePosixPath(urlsplit(address).path.strip("/")).relative_to(base).with_name(name)
             place.parent.mkdir(parents=True, exist_ok=True)
-            os.link(file, place)
+            return place
+
+        for file in files:
+            os.link(file, place_of((file.parent / ADDRESS).read_text(), file.name))
+        for far in away:
+            place_of(far.address, NOTE).write_text(json.dumps(asdict(far)))
 
     return cache.once("far-folders", key, link)
 
@@ -129,12 +188,59 @@ def _place(file: Far) -> Path:
 def _make_room(most: int, keep: set[Path]) -> None:
     """Remove the copies that were used longest ago until no more than so many bytes are left beside those to keep."""
     there = [path for path in _root().glob("*/*") if path.name != ADDRESS and path not in keep]
-    there.sort(key=lambda path: path.stat().st_mtime)
-    held = sum(path.stat().st_size for path in there)
-    while there and held > most:
-        oldest = there.pop(0)
-        held -= oldest.stat().st_size
-        shutil.rmtree(oldest.parent, ignore_errors=True)
+    _remove(sorted(there, key=_used), sum(map(_size, there)) - most)
+
+
+def _remove(oldest: Sequence[Path], less: int) -> None:
+    """Remove files from the first on until so many bytes are free."""
+    for path in oldest:
+        if less <= 0:
+            return
+        with suppress(OSError):  # another process has removed it
+            less -= path.stat().st_size
+            path.unlink()
+            if [left.name for left in path.parent.iterdir()] == [ADDRESS]:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def block_of(file: Far, start: int, stop: int) -> Path:
+    """A stretch of a file, fetched where it isn't here: blocks have the room that whole copies leave."""
+    place = _place(file).parent / f"{start}-{stop}{BLOCKS}"
+    if place.is_file() and place.stat().st_size == stop - start:
+        os.utime(place)
+        return place
+    block = file.read(start, stop)
+    every = [path for path in _root().glob("*/*") if path.name != ADDRESS]
+    blocks = sorted((path for path in every if path.suffix == BLOCKS), key=_used)
+    held = sum(map(_size, every)) + len(block)
+    _remove(blocks[: max(0, len(blocks) - FEW)], held - _most())
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (place.parent / ADDRESS).write_text(_bare(file.address))
+        staged = place.with_name(f".{place.name}-{os.getpid()}")
+        staged.write_bytes(block)
+        staged.replace(place)
+    except OSError as error:
+        raise _unwritable(place, error) from error
+    return place
+
+
+def _used(path: Path) -> float:
+    """When a file was used last; 0 where it is gone. A copy keeps its own times, for its digest is known by them."""
+    with suppress(OSError):
+        return (path if path.suffix == BLOCKS else path.parent).stat().st_mtime
+    return 0.0
+
+
+def _size(path: Path) -> int:
+    with suppress(OSError):
+        return path.stat().st_size
+    return 0
+
+
+def _unwritable(place: Path, error: OSError) -> PlaceError:
+    return PlaceError(f"{place.parent}: can't be written: {error.strerror or error}. Set LLMKIT_CACHE to a folder "
+                      "that can.")
 
 
 def _copied(file: Far) -> Path:
@@ -152,19 +258,14 @@ def _copied(file: Far) -> Path:
             _copy(file, at, out)
         part.replace(place)
     except OSError as error:
-        raise PlaceError(f"{place.parent}: can't be written: {error.strerror or error}. Set LLMKIT_CACHE to a folder "
-                         "that can.") from error
+        raise _unwritable(place, error) from error
     return place
 
 
 def _copy(file: Far, at: int, out: IO[bytes]) -> None:
     while at < file.size:
         stop = min(at + BLOCK, file.size)
-        block = file.read(at, stop)
-        if len(block) != stop - at:
-            raise DataError(f"{masked(file.address)}: is truncated: {len(block):,} bytes came from byte {at:,} on, "
-                            f"where {stop - at:,} were promised; try again.")
-        out.write(block)
+        out.write(file.read(at, stop))
         at = stop
 
 
@@ -177,25 +278,45 @@ def _bare(address: str) -> str:
 
 
 def _web(address: str) -> Far:
+    """The file of an address, by the answer to a request for its first byte."""
     parts = urlsplit(address)
     if parts.scheme.lower() == "http" and parts.hostname not in LOCAL:
         raise RequestError(f"{masked(address)}: plain http can be read and changed on its way; use https://.")
-    opener = urllib.request.build_opener(_Careful(parts.hostname))
-
-    def read(start: int, stop: int) -> bytes:
-        asked = _request(address, start, stop)
-        with _told(address), opener.open(asked, timeout=SECONDS) as answer:
-            if answer.status == 200 and start:  # it sends the whole each time
-                answer.read(start)
-            return bytes(answer.read(stop - start))
-
-    with _told(address), opener.open(_request(address, 0, 1), timeout=SECONDS) as answer:
+    with _told(address), _opener(address).open(_request(address, 0, 1), timeout=SECONDS) as answer:
         ranged = answer.headers.get("Content-Range", "").rpartition("/")[2]
         length = ranged if answer.status == 206 else answer.headers.get("Content-Length", "")
-        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+        version = _web_version(answer)
     if not length.isdecimal():
         raise DataError(f"{masked(address)}: the host doesn't say how large it is; save it to a file first.")
-    return Far(address, int(length), version, read)
+    return Far(address, int(length), version)
+
+
+def _web_block(address: str, start: int, stop: int) -> tuple[bytes, str]:
+    """(a stretch of a file, the version that it is of)."""
+    with _told(address), _opener(address).open(_request(address, start, stop), timeout=SECONDS) as answer:
+        if answer.status == 200 and start:  # it sends the whole each time
+            _received(answer, start)
+        return _received(answer, stop - start), _web_version(answer)
+
+
+def _received(answer: Any, count: int) -> bytes:
+    """So many bytes of an answer, fewer where it has no more; TimeoutError where they come too slowly."""
+    began, got = time.monotonic(), bytearray()
+    while len(got) < count and (some := answer.read1(count - len(got))):
+        got += some
+        if time.monotonic() - began > SLOW:
+            raise TimeoutError(f"{len(got):,} of {count:,} bytes came in {SLOW:g} s")
+    if len(got) < count and answer.length:
+        raise ConnectionError(f"the connection ended after {len(got):,} of {count:,} bytes")
+    return bytes(got)
+
+
+def _web_version(answer: Any) -> str:
+    return answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+
+
+def _opener(address: str) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Careful(urlsplit(address).hostname))
 
 
 def _request(address: str, start: int, stop: int) -> urllib.request.Request:
@@ -259,10 +380,11 @@ def _told(address: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise DataError(_refusal(said, error.code)) from None
+        kind = AwayError if error.code in (408, 425, 429) or error.code >= 500 else DataError
+        raise kind(_refusal(said, error.code)) from None
     except (TimeoutError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
         why = masked(str(error.reason if isinstance(error, urllib.error.URLError) else error)) or type(error).__name__
-        raise DataError(f"{said}: can't be reached: {why}.") from None
+        raise AwayError(f"{said}: can't be reached: {why}.") from None
 
 
 def _refusal(said: str, status: int) -> str:
@@ -276,37 +398,57 @@ def _refusal(said: str, status: int) -> str:
 # ---- what fsspec opens ----
 
 
-def _stored(address: str, protocol: str, package: str) -> list[Far]:
+def _stored(address: str) -> list[Far]:
     """The files of an object store or of WebHDFS; credentials are those of its own variables and files."""
-    said, parts = masked(address), urlsplit(address)
+    parts = urlsplit(address)
     if parts.password is not None:
-        raise RequestError(f"{said}: leave name and password out; they are taken from where {package} looks for them.")
-    options = {"host": parts.hostname, "port": parts.port or PORT} if protocol == "webhdfs" else {}
-    with _foretold(said, package, protocol):
-        import fsspec  # type: ignore[import-untyped]
-
-        system = fsspec.filesystem(protocol, **options)
-        path = parts.path if protocol == "webhdfs" else f"{parts.netloc}{parts.path}"
+        package = LIBRARIES[parts.scheme][1]
+        raise RequestError(f"{masked(address)}: leave name and password out; they are taken from where {package} looks "
+                           "for them.")
+    with _foretold(address):
+        system, path = _system(address)
         found = system.glob(path, detail=True) if "*" in path else {path: system.info(path)}
         files = [(name, about) for name, about in sorted(found.items()) if about["type"] == "file"]
     if not files:
-        raise DataError(f"{said}: no file matches.")
+        raise DataError(f"{masked(address)}: no file matches.")
+    base = f"{parts.scheme}://{parts.netloc}/" if LIBRARIES[parts.scheme][0] == "webhdfs" else f"{parts.scheme}://"
+    return [Far(base + name.lstrip("/"), int(about["size"]), _version(about)) for name, about in files]
 
-    def reader(name: str) -> Callable[[int, int], bytes]:
-        def read(start: int, stop: int) -> bytes:
-            with _foretold(said, package, protocol):
-                return bytes(system.cat_file(name, start, stop))
 
-        return read
+def _system(address: str) -> tuple[Any, str]:
+    """(the file system of an address, what it calls the file there).
 
-    base = f"{parts.scheme}://{parts.netloc}/" if protocol == "webhdfs" else f"{parts.scheme}://"
-    return [Far(base + name.lstrip("/"), int(about["size"]), str(about.get("ETag") or about.get("LastModified")
-                or about.get("modificationTime") or about.get("mtime") or ""), reader(name)) for name, about in files]
+    fsspec keeps its systems, and has others after a fork: their connections are no longer ours there.
+    """
+    import fsspec  # type: ignore[import-untyped]
+
+    parts = urlsplit(address)
+    protocol, path = LIBRARIES[parts.scheme][0], address.partition("://")[2]  # a key may have any letter in it
+    if protocol == "webhdfs":
+        return fsspec.filesystem(protocol, host=parts.hostname, port=parts.port or PORT), path[len(parts.netloc) :]
+    return fsspec.filesystem(protocol), path
+
+
+def _stored_block(address: str, start: int, stop: int) -> tuple[bytes, str]:
+    """(a stretch of a file, the version that the file has after it was read)."""
+    with _foretold(address):
+        system, name = _system(address)
+        block = bytes(system.cat_file(name, start=start, end=stop))
+        system.invalidate_cache()
+        return block, _version(system.info(name))
+
+
+def _version(about: Mapping[str, Any]) -> str:
+    """What a store says of a file that changes with it."""
+    return str(next((about[name] for name in ("ETag", "LastModified", "modificationTime", "mtime")
+                     if about.get(name)), ""))
 
 
 @contextmanager
-def _foretold(said: str, package: str, protocol: str) -> Iterator[None]:
+def _foretold(address: str) -> Iterator[None]:
     """As `_told`, of what fsspec's file systems raise."""
+    said = masked(address)
+    protocol, package = LIBRARIES[urlsplit(address).scheme]
     try:
         yield
     except ImportError as error:
@@ -317,8 +459,8 @@ def _foretold(said: str, package: str, protocol: str) -> Iterator[None]:
     except PermissionError:
         raise DataError(_refusal(said, 403)) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{said}: can't be reached: {masked(' '.join(str(error).split()))[:200]}.") from None
+        raise AwayError(f"{said}: can't be reached: {masked(' '.join(str(error).split()))[:200]}.") from None
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "oss2", "requests", "aiohttp"):
             raise
-        raise DataError(f"{said}: can't be reached: {masked(' '.join(str(error).split()))[:200]}.") from None
+        raise AwayError(f"{said}: can't be reached: {masked(' '.join(str(error).split()))[:200]}.") from None

@@ -67,7 +67,7 @@ class Rows:
         return len(self.document)
 
     def __getitem__(self, row: int) -> Ids:
-        return self.documents.ids[self.start[row] : self.stop[row]]
+        return self.documents.read(int(self.start[row]), int(self.stop[row]))
 
     def cuts(self, row: int) -> NDArray[np.int64]:
         """Where a row can be cut in two, counted from its start: between sentences, or else in the middle."""

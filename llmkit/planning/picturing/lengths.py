@@ -26,7 +26,7 @@ def of_documents(readers: Sequence[Reader], setup: Setup) -> dict[str, Any]:
     for reader in readers:
         documents = tokenize(reader, setup.tokenizer, setup.plain)
         lengths += documents.lengths.tolist()
-        missing += [_unknown(bare(documents.ids[start:stop]), unknown)
+        missing += [_unknown(bare(documents.read(start, stop)), unknown)
                     for start, stop in zip(documents.starts, documents.stops, strict=True)]
     return told("documents", lengths, missing, setup.max_length)
 

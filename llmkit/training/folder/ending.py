@@ -22,10 +22,14 @@ LAUNCHERS = ("RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")
 """What a launcher sets for what it starts: torchrun, and accelerate's, which end with 1 whatever that ended with."""
 
 
-def ended(status: int, said: str) -> str:
-    """The file's text: {"status": 75, "message": "stopped by SIGTERM …", "process": 0, "host": "node1", "time": "…"}"""
+def ended(status: int, said: str, process: int | None = None) -> str:
+    """The file's text: {"status": 75, "message": "stopped by SIGTERM …", "process": 0, "host": "node1", "time": "…"}
+
+    process   whose end it is, where that isn't this one's
+    """
+    number = int(os.environ.get("RANK") or 0) if process is None else process
     return json.dumps({
-        "status": status, "message": said, "process": int(os.environ.get("RANK") or 0), "host": socket.gethostname(),
+        "status": status, "message": said, "process": number, "host": socket.gethostname(),
         "time": datetime.now(UTC).isoformat(timespec="seconds")}, indent=1)
 
 
@@ -57,6 +61,13 @@ def leave(run: RunFolder, status: int, said: str) -> None:
     if is_first() and (run.begun or (any(name in os.environ for name in LAUNCHERS) and is_free(run))):
         with suppress(LlmkitError, OSError):  # what went wrong first is what is told
             put(run.folder / layout.STATUS, ended(status, said))
+
+
+def leave_killed(folder: Path, status: int, said: str, process: int) -> None:
+    """Write the file for a process that was killed, by who started it; into a folder where a run was, and none is."""
+    if folder.is_dir() and standing.ours(folder) and is_free(RunFolder(folder)):
+        with suppress(LlmkitError, OSError):
+            put(folder / layout.STATUS, ended(status, said, process))
 
 
 def is_free(run: RunFolder) -> bool:

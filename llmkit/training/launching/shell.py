@@ -25,7 +25,7 @@ def settings(wanted: Wanted) -> list[str]:
     if wanted.threads is not None:
         lines.append(f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{wanted.threads}}}"')
     # after a signal torchrun kills what hasn't ended after 30 s; a checkpoint may take longer
-    lines.append(f'export PET_SHUTDOWN_TIMEOUT="${{PET_SHUTDOWN_TIMEOUT:-{max(1, wanted.grace - 10)}}}"')
+    lines.append(f'export PET_SHUTDOWN_TIMEOUT="${{PET_SHUTDOWN_TIMEOUT:-{wanted.grace - 10}}}"')
     return lines
 
 

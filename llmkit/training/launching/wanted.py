@@ -13,6 +13,8 @@ from llmkit.system.errors import RequestError
 
 LONGEST = 50
 """Characters of a job's name: Kubernetes adds `-worker-12` and allows 63."""
+SHORTEST = 20
+"""Seconds between the signal and the end that a script may ask for: ten of them are the launcher's own."""
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>[0-5]?\d))?(?::(?P<third>[0-5]?\d))?")
 """Slurm's forms: 90 (minutes), 90:00, 24:00:00, 2-12, 2-12:30, 2-12:30:00."""
 WORD = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
@@ -91,7 +93,10 @@ def wanted(words: Sequence[str], name: str, folder: Path, rows: int, **given: ob
     for option in ("nodes", "processes"):
         if getattr(made, option) < 1:
             raise RequestError(f"--{option} {getattr(made, option)}: at least 1.")
-    for option in ("gpus", "restarts", "grace"):
+    if made.grace < SHORTEST:
+        raise RequestError(f"--grace {made.grace}: at least {SHORTEST} seconds, in which a checkpoint is saved and the "
+                           "launcher ends.")
+    for option in ("gpus", "restarts"):
         if getattr(made, option) < 0:
             raise RequestError(f"--{option} {getattr(made, option)}: at least 0.")
     if made.cpus is not None and made.cpus < 1:

@@ -28,7 +28,7 @@ SCALER = "scaler.json"
 class DataParallel:
     """The whole model on every process: what is asked of it is in `spread.base.Spread`."""
 
-    even = False
+    even: bool = False
 
     @property
     def name(self) -> str:
@@ -63,11 +63,11 @@ class DataParallel:
         """Nothing was changed."""
 
     def copies(self, learner: Learner) -> dict[str, Tensor]:
-        """A clone of each parameter that trains."""
+        """A clone of each parameter that trains, or of the part of it that is here."""
         return {name: parameter.detach().clone() for name, parameter in learner.trained.items()}
 
     def put_back(self, learner: Learner, copies: Mapping[str, Tensor]) -> None:
-        """Copy them into the parameters."""
+        """Copy them into the parameters, or into their parts."""
         with torch.no_grad():
             for name, parameter in learner.trained.items():
                 parameter.copy_(copies[name])
@@ -89,10 +89,11 @@ class DataParallel:
         if best is not None:
             save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
 
-    def load(
-        self, start: Checkpoint, learner: Learner, optimizer: Any,
-        parted: Callable[[Tensor, nn.Parameter], Tensor] = lambda value, _: value,
-    ) -> dict[str, Tensor] | None:
+    def parted(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """What this process keeps of a tensor that belongs to a parameter: all of it."""
+        return value
+
+    def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
         """Each process reads all of it, and keeps what `parted` makes of a tensor."""
         if shards.is_sharded(start):
             return shards.read(start, learner, getattr(optimizer, "optimizer", optimizer), alone=True)
@@ -102,13 +103,13 @@ class DataParallel:
         saved, wanted = tensors(weights), learner.trained
         if saved.keys() != wanted.keys() or any(saved[name].shape != wanted[name].shape for name in saved):
             raise CheckpointError(f"{start.folder}: its weights aren't those of this recipe's model.")
-        self.put_back(learner, {name: parted(saved[name], parameter) for name, parameter in wanted.items()})
+        self.put_back(learner, {name: self.parted(saved[name], parameter) for name, parameter in wanted.items()})
         try:
             state = torch.load(moments, weights_only=True, map_location="cpu")
             if "state" in state:  # an optimizer of several has theirs, and is never in parts
                 numbered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
                 state["state"] = {
-                    i: {key: parted(value, numbered[i]) if isinstance(value, Tensor) else value
+                    i: {key: self.parted(value, numbered[i]) if isinstance(value, Tensor) else value
                         for key, value in kept.items()} for i, kept in state["state"].items()}
             optimizer.load_state_dict(state)
         except (UnpicklingError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
@@ -122,7 +123,7 @@ class DataParallel:
                 raise CheckpointError(f"{scale}: isn't the state of a gradient scaler: {error}") from error
         if best is None:
             return None
-        return {name: parted(value, wanted[name]) for name, value in tensors(best).items()}
+        return {name: self.parted(value, wanted[name]) for name, value in tensors(best).items()}
 
     def whole(self, learner: Learner) -> AbstractContextManager[Any]:
         """They are."""

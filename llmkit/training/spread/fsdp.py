@@ -25,13 +25,19 @@ from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.spread.processes import shared
 
 
-class FullyShard:
+class FullyShard(DataParallel):
     """A part of the model on every process: what is asked of it is in `spread.base.Spread`."""
 
-    name, even = "fsdp", True
+    even = True
 
     def __init__(self, accelerator: Accelerator, plan: Distributed) -> None:
-        self.accelerator, self.plan = accelerator, plan
+        super().__init__(accelerator)
+        self.plan = plan
+
+    @property
+    def name(self) -> str:
+        """As the recipe calls it."""
+        return "fsdp"
 
     def prepare(self, learner: Learner, make: Callable[[], Any]) -> tuple[nn.Module, Any]:
         """The learner in parts, layer by layer, and an optimizer of the parts."""
@@ -79,16 +85,6 @@ class FullyShard:
         for unit in units(learner):
             unit.reshard()
 
-    def copies(self, learner: Learner) -> dict[str, Tensor]:
-        """A clone of this process's parts."""
-        return {name: parameter.detach().clone() for name, parameter in learner.trained.items()}
-
-    def put_back(self, learner: Learner, copies: Mapping[str, Tensor]) -> None:
-        """Copy them into the parts."""
-        with torch.no_grad():
-            for name, parameter in learner.trained.items():
-                parameter.copy_(copies[name])
-
     def not_finite(self, learner: Learner) -> str | None:
         """Each process looks at its parts, and tells the others."""
         wrong = torch.stack([~here(parameter).isfinite().all() for parameter in learner.trained.values()]).float()
@@ -104,7 +100,7 @@ class FullyShard:
         """Each process reads its parts, be the checkpoint whole or in the parts of another number of processes."""
         if shards.is_sharded(start):
             return shards.read(start, learner, optimizer.optimizer)
-        return DataParallel(self.accelerator).load(start, learner, optimizer, self.parted)
+        return super().load(start, learner, optimizer)
 
     def parted(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         """The part of a whole tensor that its parameter has here; a tensor of another shape stays whole."""

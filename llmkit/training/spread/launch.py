@@ -17,7 +17,7 @@ from typing import IO
 from llmkit.system import devices, terminal
 from llmkit.system.environment import WORLD
 from llmkit.system.errors import RequestError, Stopped
-from llmkit.system.signals import STATUS, end_with_parent, leave_terminal, listened
+from llmkit.system.signals import GOES_ON, STATUS, end_with_parent, killer, leave_terminal, listened
 from llmkit.training.spread.accelerate_options import Start, asked, command
 
 PATIENCE = 60  # seconds that the others have to end in order when one has ended, before they are killed
@@ -41,7 +41,12 @@ def launch(arguments: Sequence[str], processes: int, options: Sequence[str] = ()
     port = free_port()
     return _told([f"process {rank} of 0 to {processes - 1}" for rank in range(processes)],
                  [start([sys.executable, "-m", "llmkit", *arguments], _variables(rank, processes, port))
-                  for rank in range(processes)])
+                  for rank in range(processes)], folder)
+
+
+def processes_of(processes: int, options: Sequence[str] = ()) -> int:
+    """How many processes `launch` makes, on all machines together."""
+    return asked(processes, options).world if options else processes
 
 
 def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) -> int:
@@ -54,24 +59,27 @@ def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) 
     if wanted.cpu:
         variables |= {"CUDA_VISIBLE_DEVICES": "", devices.USE_CPU: "true"}
     began = time.time()
-    status = _told(["the launcher"], [start(command(wanted, arguments), variables)])
+    status = _told(["the launcher"], [start(command(wanted, arguments), variables)], folder)
     said = None if folder is None or not status else status_in(folder, began)
     if said is None or not said["status"]:
         return status
     raise Stopped(str(said.get("message")), said["status"])
 
 
-def _told(names: Sequence[str], children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for children; Stopped where somebody killed one, which can't say so itself."""
+def _told(names: Sequence[str], children: Sequence[subprocess.Popen[bytes]], folder: Path | None) -> int:
+    """Wait for children; Stopped where somebody killed one, which can't say so itself: the run's folder says it too."""
     killed: list[int] = []
     status = wait(children, killed)
     if not killed:
         return status
     which = killed[0]
-    by = signal.Signals(-children[which].returncode)
-    why = ", as a machine does that is out of memory" if by.name == "SIGKILL" else ""
-    raise Stopped(f"{names[which]} (pid {children[which].pid}) was killed by {by.name}{why}; the others were ended. "
-                  "The same command goes on from the last checkpoint", status)
+    said = (f"{names[which]} (pid {children[which].pid}) was killed by {killer(-children[which].returncode)}; the "
+            f"others were ended. {GOES_ON}")
+    if folder is not None:
+        from llmkit.training.folder.ending import leave_killed
+
+        leave_killed(folder, status, said, which)
+    raise Stopped(said, status)
 
 
 def free_port() -> int:

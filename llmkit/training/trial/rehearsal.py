@@ -115,7 +115,8 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["disk"] = disk = on_disk(session, Path(away), request.folder, cached, length["steps"])
         found["time"] = timed(session, measured, length, disk, request.folder, asking)
         if accelerator.is_main_process:
-            warnings += [*unheeded(recipe, session.length.steps), *warned(found, request, recipe)]
+            warnings += [*unheeded(recipe, session.length.steps, accelerator.num_processes),
+                         *warned(found, request, recipe)]
         accelerator.wait_for_everyone()
         return found
 

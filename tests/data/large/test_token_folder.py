@@ -1,9 +1,12 @@
 """`tokens:DIR`: learns from a folder of tokens as from the text, and refuses one that isn't whole or isn't meant."""
 
+import hashlib
 import json
 import logging
+import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,8 @@ from llmkit import recipe as recipes
 from llmkit.cli import main
 from llmkit.data import tokens
 from llmkit.data.batches import Order, order_of
-from llmkit.data.large.folder import JoinedIds
+from llmkit.data.large import hashes
+from llmkit.data.large.joined import JoinedIds
 from llmkit.data.large.permutation import KeyedOrder
 from llmkit.data.sources import open_source
 from llmkit.planning import tokenizing
@@ -59,6 +63,18 @@ def copy(made: Path, tmp_path: Path) -> Path:
 
 def sets(data: str | Path, /, **more):
     return rows(settle(recipes.load(tree(data, **more))))[1]
+
+
+def spoil(shard: Path, token: int = 7, signed: bool = False) -> None:
+    """Put another token in the place of a shard's third; `signed`: the hash that is written beside it is of that."""
+    path = shard / "ids.bin"
+    ids = np.fromfile(path, np.uint16)
+    ids[2] = token
+    ids.tofile(path)
+    if signed:
+        about = json.loads((shard / "shard.json").read_text())
+        about["files"]["ids.bin"][1] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (shard / "shard.json").write_text(json.dumps(about))
 
 
 def all_ids(found) -> list[list[int]]:
@@ -119,7 +135,7 @@ def test_a_worker_gets_rows_without_what_is_mapped(many, made, monkeypatch):
 
 
 def test_ids_of_several_files_are_one_array(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmkit.data.large.folder.OPEN", 2)
+    monkeypatch.setattr("llmkit.data.large.joined.OPEN", 2)
     whole = np.arange(1, 21, dtype=np.uint16)
     paths = []
     for i, (start, stop) in enumerate([(0, 7), (7, 7), (7, 8), (8, 20)]):
@@ -147,9 +163,7 @@ def test_a_run_learns_from_it_and_goes_on_and_says_what_changed(copy, corpus, tm
     assert main(args) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]["loss"] > 0
     shard = copy / "shard-00001"
-    about = json.loads((shard / "shard.json").read_text())
-    about["files"]["ids.bin"][1] = "0" * 64
-    (shard / "shard.json").write_text(json.dumps(about))
+    spoil(shard, signed=True)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000002")
     (tmp_path / "run" / "summary.json").unlink()
     text = (tmp_path / "run" / "recipe.yaml").read_text()
@@ -190,7 +204,69 @@ def test_missing_shards_are_named(copy):
 def test_a_damaged_shard_is_named(copy):
     path = copy / "shard-00002" / "ids.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    refused(f"tokens:{copy}", DataError, r"shard-00002: this shard is damaged \(ids\.bin has [\d,]+ bytes, not")
+    refused(f"tokens:{copy}", DataError, r"this shard is damaged: shard-00002 \(ids\.bin has [\d,]+ bytes, not")
+    (copy / "shard-00001" / "offsets.npy").unlink()
+    refused(f"tokens:{copy}", DataError, r"2 shards are damaged: shard-00001 \(offsets\.npy is missing\), shard-00002 ")
+
+
+def test_a_shard_that_was_changed_at_its_size_is_named_and_made_anew_alone(copy, corpus, made, caplog):
+    spoil(copy / "shard-00001")
+    refused(f"tokens:{copy}", DataError, r"shard-00001 \(ids\.bin isn't what was written: it has another hash\)\. The "
+            rf"command .* leaves the others: `llmkit tokenize RECIPE --out {copy}`")
+    (copy / "shard-00002" / "shard.json").unlink()
+    before = {path: path.stat().st_mtime_ns for path in copy.glob("shard-*/ids.bin")}
+    with caplog.at_level(logging.WARNING, "llmkit"):
+        found = tokenizing.tokenize(recipes.load(tree(corpus)), copy, 1)
+    assert (found["made"], found["there"]) == (2, len(before) - 2)
+    assert "shard-00001: is damaged (ids.bin isn't what was written: it has another hash); it is made" in caplog.text
+    assert "shard-00002: is damaged (shard.json is missing); it is made anew" in caplog.text
+    assert {path.parent.name for path in before if path.stat().st_mtime_ns != before[path]} == {
+        "shard-00001", "shard-00002"}
+    for path in made.glob("shard-*/*"):
+        assert (copy / path.relative_to(made)).read_bytes() == path.read_bytes()
+
+
+def test_what_is_whole_is_hashed_once_and_again_where_its_times_changed(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "TICK", 0)
+    read: list[str] = []
+    usual = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: (read.append(path.parent.name), usual(path))[1])
+    shards = sorted(copy.glob("shard-*"))
+    assert hashes.damaged(shards) == {}
+    assert set(read) == {shard.name for shard in shards}
+    read.clear()
+    assert hashes.damaged(shards) == {}
+    assert read == []
+    times = (shards[1] / "ids.bin").stat()
+    spoil(shards[1])
+    os.utime(shards[1] / "ids.bin", ns=(times.st_atime_ns, times.st_mtime_ns))  # the time of the change itself tells
+    assert list(hashes.damaged(shards)) == [shards[1]]
+    assert set(read) == {shards[1].name}
+    assert list(hashes.damaged(shards)) == [shards[1]]  # what is damaged isn't remembered
+
+
+def test_hashing_that_takes_long_is_said_once(made, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "SAYS", 0.01)
+    usual = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: (time.sleep(0.02), usual(path))[1])
+    with caplog.at_level(logging.INFO, "llmkit"):
+        hashes.damaged(sorted(made.glob("shard-*"))[:2])
+    assert caplog.text.count("the hashes of 2 shards (") == 1
+
+
+def test_an_id_that_no_token_has_is_an_error_of_the_data(copy, corpus, tmp_path, monkeypatch):
+    """Where its hash is right, as where another program wrote it; and of text, where the cache was damaged."""
+    spoil(copy / "shard-00001", 300, signed=True)
+    with pytest.raises(DataError, match=rf"tokens:{copy}: holds the id 300, and the largest of its tokenizer is 299"):
+        all_ids(sets(f"tokens:{copy}", tokenizer={"pretrained": str(copy / "tokenizer")}).train)
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
+    sets(corpus)
+    (ids,) = (tmp_path / "cache" / "tokens").glob("*/ids.bin")
+    spoil(ids.parent, 4711)
+    with pytest.raises(DataError, match=rf"{ids.parent}: holds the id 4,711, .* Delete the folder; it is made anew"):
+        all_ids(sets(corpus).train)
 
 
 def test_another_layout_is_named_and_so_is_no_folder_of_tokens(copy, tmp_path):
@@ -200,7 +276,10 @@ def test_another_layout_is_named_and_so_is_no_folder_of_tokens(copy, tmp_path):
     refused(f"tokens:{tmp_path}", DataError, r"isn't a folder that `llmkit tokenize RECIPE --out DIR` wrote.*tokens\.")
     refused(f"tokens:{tmp_path}/none", DataError, r"there is no such folder as")
     (copy / "tokens.json").write_text("{")
-    refused(f"tokens:{copy}", DataError, r"tokens\.json: is damaged")
+    for text in ("{", "[]", json.dumps({**plan, "making": {}}), json.dumps({**plan, "shards": [{"source": 5}]})):
+        (copy / "tokens.json").write_text(text)
+        refused(f"tokens:{copy}", DataError, r"tokens\.json: is damaged \(.*Put a copy there.* or delete the folder")
+    refused("tokens:", RequestError, r"'tokens:' names no folder: tokens:DIR, where")
 
 
 @pytest.mark.parametrize(("change", "match"), [
@@ -242,13 +321,16 @@ def test_a_kill_loses_one_shard_and_the_rest_stays(copy, corpus, capsys, tmp_pat
     content = (copy / "shard-00002" / "ids.bin").read_bytes()
     shutil.rmtree(copy / "shard-00002")
     (copy / ".shard-00002@00000000-1-1@abc").mkdir()
-    assert main(["tokenize", str(tmp_path / "recipe.yaml"), "--out", str(copy), "--num-proc", "1", "--shard-megabytes",
-                 "1", "--json"]) == 0
+    assert main(["tokenize", str(tmp_path / "recipe.yaml"), "--out", str(copy), "--num-proc", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["made"], found["there"], found["missing"]) == (1, len(before) - 1, [])
     assert (copy / "shard-00002" / "ids.bin").read_bytes() == content
     after = {path: path.stat().st_mtime_ns for path in copy.glob("shard-*/ids.bin")}
     assert {path for path in after if after[path] != before[path]} == {copy / "shard-00002" / "ids.bin"}
+    assert main(["tokenize", str(tmp_path / "recipe.yaml"), "--out", str(copy)]) == 0
+    said = capsys.readouterr().out
+    assert f"{copy}: nothing was left to be made\n{len(before)} shards were there; in all there are " in said
+    assert f"{found['whole']['tokens']:,} tokens of 151 documents" in said
 
 
 def test_machines_share_the_shards(corpus, made, tmp_path):
@@ -272,10 +354,22 @@ def test_a_folder_of_another_recipe_or_text_is_refused(copy, corpus, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("the cat\n" * 100)
     again(DataError, "was begun from another text", text=other, tokenizer={"pretrained": str(copy / "tokenizer")})
+
+
+def test_a_place_that_cannot_be_is_refused_before_any_text_is_read(copy, corpus, tmp_path, monkeypatch):
+    def opened(*given: object, **more: object) -> None:
+        raise AssertionError("text is read")
+
+    monkeypatch.setattr(tokenizing, "settle", opened)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
-    with pytest.raises(PlaceError, match=r"holds other files, and no tokens\.json"):
-        tokenizing.tokenize(recipes.load(tree(corpus)), tmp_path / "full", 1)
+    for out, size, error, match in (
+            (tmp_path / "full", None, PlaceError, r"holds other files, and no tokens\.json"),
+            (corpus, None, PlaceError, "stories.txt: is a file; name a folder"),
+            (corpus / "deep" / "er", None, PlaceError, "stories.txt is a file; name a folder"),
+            (copy, 2**26, RequestError, r"--shard-megabytes 64: .* was begun with shards of 0\.00286\d+ MB")):
+        with pytest.raises(error, match=match):
+            tokenizing.tokenize(recipes.load(tree(corpus)), out, 1, size=size)
 
 
 @pytest.mark.parametrize(("options", "match"), [
