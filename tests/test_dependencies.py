@@ -54,7 +54,7 @@ def modules(path: Path) -> Iterator[str]:
 
 def imported(*folders: str) -> dict[str, str]:
     """Distributions that the modules of folders import, in lower case, each with a file that does."""
-    ours = {"llmkit", "benchmarks", "reliability", "fakecuda", "agent",
+    ours = {"llmkit", "benchmarks", "reliability", "fakecuda", "agent", "llmkit_backward",
             *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {NAMES.get(name, name).lower(): str(path.relative_to(ROOT)) for path in paths for name in modules(path)
