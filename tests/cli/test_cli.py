@@ -164,9 +164,9 @@ def test_mistakes_that_need_no_library_are_told_before_any_is_loaded(bert: Path,
 
 
 def test_version(llmkit: Command) -> None:
-    from importlib.metadata import version
+    from llmkit.system.machine import installed
 
-    assert llmkit("--version") == Said(0, f"llmkit {version('llmkit')}\n", "")
+    assert llmkit("--version") == Said(0, f"llmkit {installed('llmkit')}\n", "")
 
 
 @pytest.mark.parametrize(("words", "parts"), [
