@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs release clean
+.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs site man release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,8 +55,15 @@ bench-full: setup  ## the same at full size: hours
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py
 
-release:  ## wheel and sdist into dist/; the wheel is tried out in a clean environment: --help, three steps, no network
-	$(PYTHON) .ci/release.py
+site: setup  ## the documentation as a site, in build/site: English and Chinese, no network; a dead link ends it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	$(BIN)/python docs/website.py
+
+man: setup  ## pages for man of every command, into dist/man
+	$(BIN)/python docs/manual.py dist/man
+
+release:  ## wheel and sdist into dist/; the wheel is tried out in a clean environment: --help, three steps, no network (EXTRAS=--extras: and each extra)
+	$(PYTHON) .ci/release.py $(EXTRAS)
 
 slow: setup  ## quality tests that take minutes; those on real data read it from $$LLMKIT_DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -2,7 +2,9 @@
 
 Only the standard library is imported: it runs before anything is installed. What holds afterwards: the source archive
 builds the same wheel, the wheel carries the types, the recipes and the tested versions, and what it installs answers
---help and trains three steps on text that every Python has, without a network.
+--help and trains three steps on text that every Python has, without a network. The template of plug-ins is installed
+beside it, and is found. With --extras each extra is installed there too, one after the other, and what it is for is
+imported.
 """
 
 import json
@@ -16,8 +18,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CARRIED = tuple(f"llmkit/{name}" for name in (
-    "py.typed", "constraints.txt", "recipes/bert_mlm.yaml", "serving/page/index.html"))
+    "py.typed", "constraints.txt", "recipes/bert_mlm.yaml", "serving/page/index.html", "system/messages/zh.po"))
 """Files of the wheel that are no modules, and that something would miss."""
+IMPORTS = {
+    "adamw_8bit": ("bitsandbytes",), "aim": ("aim",), "chinese": ("jieba",), "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",), "hdfs": ("requests",),
+    "json": ("jsonschema", "llguidance"), "mlflow": ("mlflow",), "onnx": ("onnx", "onnxruntime"), "oss": ("ossfs",),
+    "quality": ("datasketch",), "quantized": ("bitsandbytes",), "s3": ("s3fs",), "search": ("bm25s", "faiss"),
+    "serve": ("h11", "prometheus_client", "starlette", "uvicorn"), "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard",), "trackio": ("trackio",), "wandb": ("wandb",),
+}
+"""What can be imported once an extra is installed: an extra that brings something else has another use."""
 TINY = ("backbone.size=tiny", "tokenizer={train: {vocab_size: 1000}}", "data.max_length=64", "data.validation=null",
         "training.max_steps=3", "training.global_batch_size=8")
 
@@ -28,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         hatchling: list[str | Path] = [environment(work / "tools", "hatchling"), "-m", "hatchling", "build"]
-        for old in dist.glob("llmkit-*"):
+        for old in dist.glob("llmkit_train-*"):
             old.unlink()
         run(*hatchling, "-d", dist, "-t", "sdist", "-t", "wheel", at=ROOT)
         (wheel,), (archive,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
@@ -46,6 +57,12 @@ def main() -> int:
         steps = json.loads((work / "run" / "summary.json").read_text())["steps"]
         if steps != 3:
             sys.exit(f"release: {steps} steps instead of 3")
+        pip(python, "--no-deps", source / "examples" / "plugin")
+        run(llmkit, "pretrain", source / "examples" / "plugin" / "backward_lm.yaml", "--output-dir", "plugin",
+            "--set", f"data.train={source / 'README.md'}", at=work)
+        for extra, modules in IMPORTS.items() if "--extras" in sys.argv else ():
+            pip(python, f"{wheel}[{extra}]")
+            run(python, "-c", "; ".join(f"import {module}" for module in modules), at=work)
     print(f"release: {wheel.name} and {archive.name} in {dist}")
     return 0
 
@@ -60,7 +77,7 @@ def check(wheel: Path, again: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "llmkit").rglob("*.py")}
     if lost := sorted(modules - first.keys()):
         sys.exit(f"release: the wheel lacks {', '.join(lost)[:500]}")
-    if foreign := sorted(name for name in first if not name.startswith(("llmkit/", "llmkit-"))):
+    if foreign := sorted(name for name in first if not name.startswith(("llmkit/", "llmkit_train-"))):
         sys.exit(f"release: the wheel holds {', '.join(foreign)[:500]}")
 
 
@@ -74,9 +91,14 @@ def environment(folder: Path, *packages: str) -> Path:
     """The interpreter of a new environment with packages of the tested versions."""
     python = folder / "bin" / "python"
     run(sys.executable, "-m", "venv", folder, at=ROOT)
+    pip(python, *packages)
+    return python
+
+
+def pip(python: Path, *packages: str | Path) -> None:
+    """Install packages of the tested versions."""
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt",
         *packages, at=ROOT)
-    return python
 
 
 def run(*words: str | Path, at: Path) -> None:

@@ -12,7 +12,7 @@ from tokenizers import models as token_models
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-pytest.importorskip("uvicorn", reason="the server's libraries aren't installed: pip install 'llmkit[serve]'")
+pytest.importorskip("uvicorn", reason="the server's libraries aren't installed: pip install 'llmkit-train[serve]'")
 pytest.importorskip("openai", reason="openai isn't installed: pip install openai")
 from conftest import write_rows
 from served import Server

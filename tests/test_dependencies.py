@@ -23,11 +23,13 @@ UNIMPORTED = {
     "mypy": "`make check` runs it", "ruff": "`make check` runs it", "types-pyyaml": "mypy reads it",
     **dict.fromkeys(("s3fs", "ossfs", "requests"), "fsspec asks for it where an address does"),
     "pytest-timeout": "pytest loads it", "pytest-xdist": "pytest loads it",
+    "mkdocs": "`make site` runs it", "mkdocs-material": "mkdocs' theme", "mkdocstrings": "mkdocs loads it",
 }
 """Distributions that no module of ours imports, and who asks for them."""
 UNDECLARED = {
     "llama_cpp": "built from source in minutes; its tests are skipped without it",
     "bitsandbytes": "60 MB for an optimizer and quantised bases; their tests are skipped without it",
+    "mkdocs": "builds the site: the extra `site`",
     "schedulefree": "what our own schedule_free is compared with, where it is there",
 }
 """What tests use where it is there, and nobody has to install."""
@@ -54,7 +56,7 @@ def modules(path: Path) -> Iterator[str]:
 
 def imported(*folders: str) -> dict[str, str]:
     """Distributions that the modules of folders import, in lower case, each with a file that does."""
-    ours = {"llmkit", "benchmarks", "reliability", "fakecuda", "agent",
+    ours = {"llmkit", "benchmarks", "reliability", "fakecuda", "agent", "llmkit_backward", "manual",
             *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
     paths = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
     return {NAMES.get(name, name).lower(): str(path.relative_to(ROOT)) for path in paths for name in modules(path)

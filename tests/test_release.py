@@ -1,13 +1,20 @@
 """`make release`: a wheel that lacks something, or that its source archive doesn't build, isn't released."""
 
+import re
+import tomllib
 import zipfile
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from test_dependencies import NAMES
+
+from llmkit.system.machine import DISTRIBUTIONS
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture
@@ -24,7 +31,35 @@ def release() -> ModuleType:
 def files(release: ModuleType) -> dict[str, str]:
     """What a whole wheel holds."""
     modules = [str(path.relative_to(ROOT)) for path in (ROOT / "llmkit").rglob("*.py")]
-    return dict.fromkeys([*modules, *release.CARRIED, "llmkit-0.1.0.dist-info/METADATA"], "")
+    return dict.fromkeys([*modules, *release.CARRIED, "llmkit_train-0.1.0.dist-info/METADATA"], "")
+
+
+def test_every_extra_has_its_imports_and_brings_what_is_imported(release: ModuleType) -> None:
+    extras = {name: {Requirement(line).name.lower() for line in lines}
+              for name, lines in PROJECT["optional-dependencies"].items() if name not in ("dev", "site")}
+    brings = {name: {NAMES.get(module, module).lower().replace("_", "-") for module in modules}
+              for name, modules in release.IMPORTS.items()}
+    assert brings == {name: {one.replace("_", "-") for one in needs} for name, needs in extras.items()}
+
+
+def test_the_name_is_one_that_the_registry_would_take() -> None:
+    """PyPI takes names for the same whose letters are: l, i and 1; o and 0; and dashes, dots and underscores."""
+    def alike(name: str) -> str:
+        return re.sub("[li]", "1", re.sub("[-_.]", "", name.lower()).replace("o", "0"))
+
+    assert PROJECT["name"] == re.sub("[-_.]+", "-", PROJECT["name"].lower()) == DISTRIBUTIONS[0]
+    there = ("llm-kit", "llm-kit-pro", "llmkit-cli", "llmkit-py", "llmkit-python", "llmkit-rs", "llmkit-sdk")
+    assert alike("llmkit") in map(alike, there) and alike(PROJECT["name"]) not in map(alike, there)
+
+
+def test_messages_and_pages_name_it_where_they_say_what_to_install() -> None:
+    folders = [path for folder in ("llmkit", "docs", "recipes", "examples") for path in (ROOT / folder).rglob("*")]
+    texts = {path: path.read_text() for path in folders if path.suffix in (".py", ".md", ".yaml", ".po")}
+    old = {str(path): found for path, text in texts.items() if (found := re.findall(r"llmkit\[[a-z_{,0-9]+\]", text))}
+    assert old == {}
+    extras = {extra for text in texts.values() for names in re.findall(r"llmkit-train\[([a-z_0-9,]+)\]", text)
+              for extra in names.split(",")}
+    assert extras - set(PROJECT["optional-dependencies"]) == set()
 
 
 def wheel(path: Path, files: dict[str, str]) -> Path:

@@ -314,7 +314,7 @@ def test_text_is_printed_in_one_module() -> None:
     """Which shows what steers a terminal; typer says the version and the help, which are ours."""
     found = [f"{path.relative_to(ROOT)}: {ast.unparse(call)}" for path in MODULES if path != ROOT / "system/terminal.py"
              for call in printed(tree(path))]
-    assert found == ["cli/__init__.py: typer.echo(f\"llmkit {installed('llmkit')}\")",
+    assert found == ["cli/__init__.py: typer.echo(f'llmkit {found}')",
                      "cli/__init__.py: typer.echo(context.get_help(), err=True)"]
 
 

@@ -63,9 +63,8 @@ def everywhere(
 ) -> None:
     """Options of every command."""
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"llmkit {installed('llmkit')}")
+        found = machine.installed("llmkit") or "from its sources, not installed"
+        typer.echo(f"llmkit {found}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +14,10 @@ from llmkit.system import terminal
 if TYPE_CHECKING:
     from llmkit.recipe.registry import Kind
 
-if TYPE_CHECKING:
-    from llmkit.recipe.registry import Kind
-
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+SCHEMA = "llmkit.schema.json"
+"""What `recipes copy` leaves beside a recipe, for editors."""
 
 models_app = typer.Typer(
     rich_markup_mode=None, invoke_without_command=True,
@@ -118,7 +117,7 @@ def recipes_copy(
     place: Annotated[
         Path, typer.Argument(metavar="[PATH]", help="A folder or a file; here where nothing is said.")] = Path(),
 ) -> None:
-    """Copy a recipe, to change it."""
+    """Copy a recipe, to change it; and, beside it, the JSON Schema by which an editor knows its fields."""
     from llmkit import recipe
     from llmkit.system.errors import PlaceError
 
@@ -126,11 +125,27 @@ def recipes_copy(
     target = place / source.name if place.is_dir() else place
     if target.exists():
         raise PlaceError(f"{target}: exists already; name another file.")
+    known = target.with_name(SCHEMA)
+    ours = not known.exists() or _is_ours(known)
+    line = f"# yaml-language-server: $schema=./{SCHEMA}\n" if ours else ""
     try:
-        shutil.copyfile(source, target)
+        target.write_text(line + source.read_text(encoding="utf-8"), encoding="utf-8")
+        if ours:
+            known.write_text(json.dumps(recipe.schema(), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise PlaceError(f"{target}: {error.strerror}.") from error
+        raise PlaceError(f"{error.filename or target}: {error.strerror}.") from error
     terminal.out(target)
+    if not ours:
+        terminal.err(f"{known}: is a file of yours and is left as it is, so {target.name} names no schema.")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a schema that an earlier copy left."""
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(there, dict) and there.get("title") == "llmkit recipe"
 
 
 def methods(json_: Json = False) -> None:
@@ -159,10 +174,13 @@ def optimizers(json_: Json = False) -> None:
 
 
 def _plugins(kind: Kind, json_: bool) -> None:
-    """Each plug-in of a kind with its module's first line."""
+    """Each plug-in of a kind with its module's first line; those of installed packages, which aren't imported, last."""
     from llmkit.recipe import registry
 
-    _show({name: registry.about(kind, name) for name in registry.names(kind)}, json_)
+    others = {name: f"{' and '.join(point.value for point in points)}, of "
+                    f"{' and '.join(registry.package_of(point) for point in points)}."
+              for name, points in registry.installed(kind).items()}
+    _show({**{name: registry.about(kind, name) for name in registry.names(kind)}, **others}, json_)
 
 
 def _show(rows: dict[str, str], json_: bool) -> None:

@@ -60,9 +60,9 @@ def several_modes(incomplete: str) -> list[str]:
 
 
 def _plugins(kind: Kind, incomplete: str) -> list[str]:
-    from llmkit.recipe.registry import names
+    from llmkit.recipe.registry import installed, names
 
-    return _starting(names(kind), incomplete)
+    return _starting([*names(kind), *installed(kind)], incomplete)
 
 
 def _last_of(kind: Kind, incomplete: str) -> list[str]:

@@ -76,7 +76,7 @@ def generate(
         help="Put PROMPT into another: 'example(k=4, file=examples.jsonl)'.")] = None,
     json_schema: Annotated[str | None, typer.Option(
         "--json-schema", metavar="FILE|object", help="Write JSON of the form of a JSON schema, or any object: "
-        "llmkit[json].")] = None,
+        "llmkit-train[json].")] = None,
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
     logprobs: Annotated[int | None, typer.Option(

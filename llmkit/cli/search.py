@@ -22,7 +22,7 @@ MARGIN = " " * 7
 """Before a passage's lines: as wide as a score and the space behind it."""
 
 Mix = Annotated[bool, typer.Option(
-    "--mix", help="Rank by words too (BM25), and fuse both orders: llmkit[search].")]
+    "--mix", help="Rank by words too (BM25), and fuse both orders: llmkit-train[search].")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +45,7 @@ def search(
     passage_tokens: Annotated[int | None, typer.Option(
         "--passage-tokens", metavar="N", help="Tokens of a passage at most; 128, or what the model reads.")] = None,
     approximate: Annotated[bool, typer.Option(
-        "--approximate", help="Compare a part of a large index only, by FAISS: llmkit[search].")] = False,
+        "--approximate", help="Compare a part of a large index only, by FAISS: llmkit-train[search].")] = False,
     mix: Mix = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:

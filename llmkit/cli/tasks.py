@@ -106,7 +106,7 @@ def answer(
     passage_tokens: Annotated[int | None, typer.Option(
         "--passage-tokens", metavar="N", help="Of --in, tokens of a passage at most.")] = None,
     approximate: Annotated[bool, typer.Option(
-        "--approximate", help="Of --in, compare a part of a large index only: llmkit[search].")] = False,
+        "--approximate", help="Of --in, compare a part of a large index only: llmkit-train[search].")] = False,
     temperature: Annotated[float | None, typer.Option(
         "--temperature", metavar="T", help="Of --in, above 1 bolder, below 1 safer; 0: the likeliest token.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of --in, for --temperature.")] = None,

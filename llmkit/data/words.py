@@ -211,7 +211,7 @@ def _jieba() -> Any:
     try:
         import jieba
     except ModuleNotFoundError as error:
-        raise RequestError("objective.segmenter: jieba isn't installed; pip install 'llmkit[chinese]', or "
+        raise RequestError("objective.segmenter: jieba isn't installed; pip install 'llmkit-train[chinese]', or "
                            "segmenter: tokenizer.") from error
     jieba.setLogLevel(logging.WARNING)
     return jieba

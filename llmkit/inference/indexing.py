@@ -145,7 +145,8 @@ def _make_near(vectors: Vectors, folder: Path) -> None:
 def faiss() -> Any:
     """The library for large indexes; RequestError where it isn't installed."""
     if find_spec("faiss") is None:
-        raise RequestError("--approximate needs FAISS: pip install 'llmkit[search]'; without it, search is exact.")
+        raise RequestError("--approximate needs FAISS: pip install 'llmkit-train[search]'; without it, search is "
+                           "exact.")
     import faiss as library
 
     return library

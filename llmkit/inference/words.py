@@ -82,7 +82,8 @@ def open_words(index: Index) -> WordIndex:
 def bm25s() -> Any:
     """The library that ranks by words; RequestError where it isn't installed."""
     if find_spec("bm25s") is None:
-        raise RequestError("--mix needs bm25s: pip install 'llmkit[search]'; without it, search is by meaning alone.")
+        raise RequestError("--mix needs bm25s: pip install 'llmkit-train[search]'; without it, search is by meaning "
+                           "alone.")
     import bm25s as library
 
     return library

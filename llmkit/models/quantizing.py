@@ -35,7 +35,7 @@ def bits(chosen: Quantization) -> int:
 def check_installed(what: str) -> None:
     """RequestError where bitsandbytes isn't installed; `what` is what needs it."""
     if find_spec("bitsandbytes") is None:
-        raise RequestError(f"{what} needs bitsandbytes, which isn't installed: pip install 'llmkit[quantized]'.")
+        raise RequestError(f"{what} needs bitsandbytes, which isn't installed: pip install 'llmkit-train[quantized]'.")
 
 
 def bitsandbytes() -> Any:

@@ -51,8 +51,8 @@ class MaskedLM(Objective):
     whole_word: bool = False
     """Hide words, never a part of one (BERT's whole-word masking; Cui et al. 2019 for Chinese)."""
     segmenter: Literal["auto", "tokenizer", "jieba"] = "auto"
-    """Who says what a word is: the tokenizer, for scripts with spaces; jieba for Chinese (llmkit[chinese]); auto: jieba
-    where it is installed and the text is Chinese."""
+    """Who says what a word is: the tokenizer, for scripts with spaces; jieba for Chinese (llmkit-train[chinese]); auto:
+    jieba where it is installed and the text is Chinese."""
     phrases: str | None = None
     """A file of phrases and names, UTF-8, one a line: each is hidden as a whole, the longest first, beside whole words
     (Sun et al. 2019, ERNIE §3.2)."""
@@ -203,7 +203,7 @@ def chosen_segmenter(train: Sequence[Reader]) -> tuple[Literal["tokenizer", "jie
         return "tokenizer", ""
     if find_spec("jieba") is None:
         return "tokenizer", (f"the text is Chinese ({share:.0%} of its letters), and what a tokenizer takes for a word "
-                             "there is one character; pip install 'llmkit[chinese]' finds words")
+                             "there is one character; pip install 'llmkit-train[chinese]' finds words")
     return "jieba", f"the text is Chinese ({share:.0%} of its letters)"
 
 

@@ -103,7 +103,7 @@ def packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     tested = tested_versions()
-    for line in metadata.requires("llmkit") or []:
+    for line in needs():
         need = Requirement(line)
         if need.marker is not None and not need.marker.evaluate({"extra": ""}):
             continue
@@ -119,8 +119,18 @@ def packages() -> Iterator[Finding]:
             yield Finding(need.name, "problem", said, install, RequestError)
         elif need.name in MAIN:
             newer = newer_than(version, tested.get(need.name.lower()))
-            way_out = "Where something is odd, try the tested ones: pip install -c constraints.txt llmkit."
+            way_out = "Where something is odd, try the tested ones: pip install -c constraints.txt llmkit-train."
             yield Finding(need.name, "note" if newer else "ok", f"{version}{newer}", way_out if newer else "")
+
+
+def needs() -> list[str]:
+    """What llmkit needs, as its installed package says it; nothing is known where it runs from its sources."""
+    for name in machine.DISTRIBUTIONS:
+        try:
+            return metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+    return []
 
 
 def broken(package: str, version: str) -> str:

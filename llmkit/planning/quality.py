@@ -147,7 +147,7 @@ def near_duplicates(look: Look) -> tuple[dict[str, Any] | None, list[str]]:
     try:
         from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
     except ImportError:
-        return None, ["near duplicates aren't looked for: that needs datasketch: pip install 'llmkit[quality]'"]
+        return None, ["near duplicates aren't looked for: that needs datasketch: pip install 'llmkit-train[quality]'"]
     index, count, examples = MinHashLSH(threshold=LIKE, num_perm=HASHES), 0, list[list[str]]()
     kept: dict[int, Any] = {}
     for number, text in enumerate(look.texts):

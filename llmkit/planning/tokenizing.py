@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +23,7 @@ from llmkit.objectives.base import Setup
 from llmkit.planning.settle import Settled, settle
 from llmkit.planning.vocabulary import options_of, speak
 from llmkit.recipe import Recipe, registry
-from llmkit.system import cache
+from llmkit.system import cache, machine
 from llmkit.system.errors import DataError, PlaceError, RequestError
 from llmkit.system.machine import existing
 from llmkit.tasks.base import Task
@@ -224,7 +223,7 @@ def _begin(
     cuts = [shard for number, reader in enumerate(readers) for shard in shards_of(reader, number, size)]
     for reader in readers:
         _ = reader.odd  # it is noted
-    plan = {"layout": LAYOUT, "llmkit": version("llmkit"), "making": asdict(making), "size": size,
+    plan = {"layout": LAYOUT, "llmkit": machine.installed("llmkit"), "making": asdict(making), "size": size,
             "sources": list(_sources(readers)), "shards": [shard.plain() for shard in cuts]}
     staged = folder / f".{PLAN}-{time.time_ns()}"
     staged.write_text(json.dumps(plan))

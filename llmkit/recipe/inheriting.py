@@ -7,6 +7,7 @@ from typing import Any
 
 from llmkit.recipe.fields import BLOCKS, LENGTHS
 from llmkit.recipe.reading import Keys, Tree
+from llmkit.recipe.variables import path_of
 from llmkit.system.errors import RequestError
 
 OWN = ("name", "output_dir")
@@ -38,6 +39,7 @@ def inherited(tree: Tree, path: Path | None, find: Callable[[str, Path], tuple[P
         name, where = over[-1].root.pop("base"), over[-1].where(("base",))
         if not isinstance(name, str) or not name:
             raise RequestError(f"{where}: a base is one recipe: a packaged one's name, or a file beside this one.")
+        name = path_of(name, where)
         here = files[-1].parent if files[-1] is not None else Path()
         try:
             found, below = find(name, here)

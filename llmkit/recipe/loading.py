@@ -17,6 +17,7 @@ from llmkit.recipe.complaints import explain
 from llmkit.recipe.fields import BLOCKS, LENGTHS, Data, Recipe
 from llmkit.recipe.inheriting import NAMED, inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
+from llmkit.recipe.variables import filled
 from llmkit.recipe.watching import Told, foreign
 from llmkit.system.errors import RequestError, nearest
 
@@ -134,6 +135,7 @@ def _index(node: list[Any], key: str, tree: Tree, path: Sequence[str]) -> int:
 
 def build(tree: Tree) -> Recipe:
     """Turn a tree into a recipe; every field is checked, the first error is raised with its place."""
+    tree = filled(tree)
     root = dict(tree.root)
     plugins = {block: _plugin(tree, block, root.pop(block)) for block in BLOCKS if root.get(block) is not None}
     root = {key: value for key, value in root.items()

@@ -13,6 +13,8 @@ from llmkit.recipe.reading import Loader
 from llmkit.system.addresses import masked
 
 DATALESS = ("name", "output_dir", "data.num_proc")
+DOTTED = r"^[^\W\d]\w*(\.[^\W\d]\w*)+$"
+"""A module's name, as a plug-in of somebody's own has it."""
 FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout",
         "distributed", "figures")
 
@@ -119,8 +121,16 @@ def options_schema(cls: type[Any]) -> dict[str, Any]:
     return whole
 
 
+def _theirs(kind: registry.Kind) -> dict[str, Any]:
+    """What a plug-in of somebody's own may be called: a module, `my.objective`, or a name of an installed package."""
+    return {"anyOf": [{"type": "string", "pattern": DOTTED, "description": "A module of your own."},
+                      *([{"enum": list(there)}] if (there := registry.installed(kind)) else [])]}
+
+
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, with every plug-in's options, for editors."""
+    """The JSON Schema of a recipe, with every plug-in's options, for editors. Those of modules of people's own, which
+    aren't imported for it, may be anything.
+    """
     whole = TypeAdapter(Recipe).json_schema()
     definitions = whole.setdefault("$defs", {})
     for block, (kind, key) in BLOCKS.items():
@@ -132,7 +142,9 @@ def schema() -> dict[str, Any]:
             part["required"] = [key, *part.get("required", [])]
             choices.append(part)
         described = {k: v for k, v in whole["properties"][block].items() if k == "description"}
-        whole["properties"][block] = {**described, "anyOf": [{"enum": list(registry.names(kind))}, *choices]}
+        theirs = _theirs(kind)
+        choices.append({"type": "object", "properties": {key: theirs}, "required": [key]})  # only its module has more
+        whole["properties"][block] = {**described, "anyOf": [{"enum": list(registry.names(kind))}, theirs, *choices]}
     source = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Source"}]}
     listed = {"anyOf": [*source["anyOf"], {"type": "array", "items": source}]}
     data = definitions["Data"]["properties"]

@@ -70,7 +70,7 @@ def need() -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
-        raise RequestError(f"serving needs {error.name}: pip install 'llmkit[serve]'.") from error
+        raise RequestError(f"serving needs {error.name}: pip install 'llmkit-train[serve]'.") from error
 
 
 def loopback(host: str) -> bool:

@@ -16,6 +16,8 @@ LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "me
 """Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
 SUPPORTED = ("Linux", "Darwin")
 """Systems that llmkit trains on, as `platform.system` calls them; WSL2 is a Linux."""
+DISTRIBUTIONS = ("llmkit-train", "llmkit")
+"""What pip calls llmkit, and what it called it in 0.1: PyPI has an llm-kit, which it takes for the same name."""
 
 
 def untested() -> str | None:
@@ -33,10 +35,12 @@ def installed(package: str) -> str | None:
     """
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    for name in DISTRIBUTIONS if package == "llmkit" else (package,):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def memory() -> int:
@@ -93,11 +97,9 @@ def main_memory() -> int:
 
 def _installed() -> int:
     """Bytes of main memory that are built in."""
-    if sys.platform == "win32":
-        import psutil
+    import psutil  # type: ignore[import-untyped]
 
-        return int(psutil.virtual_memory().total)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().total)
 
 
 def memory_each() -> int:
@@ -124,18 +126,11 @@ def free_main_memory() -> int:
     return min([_available(), *(max(0, limit - used) for limit, used in _limits())])
 
 
-def _available(path: Path = Path("/proc/meminfo")) -> int:
-    """Bytes that could be had without swapping; where the system doesn't say, half of all."""
-    if sys.platform == "win32":
-        import psutil
+def _available() -> int:
+    """Bytes that could be had without swapping."""
+    import psutil
 
-        return int(psutil.virtual_memory().available)
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        lines = []
-    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return main_memory() // 2 if found is None else 1024 * int(found.split()[1])
+    return int(psutil.virtual_memory().available)
 
 
 def _limits(root: Path = Path("/sys/fs/cgroup")) -> list[tuple[int, int]]:
@@ -166,7 +161,7 @@ def peak_memory() -> int:
     try:
         from resource import RUSAGE_SELF, getrusage
     except ImportError:  # Windows
-        import psutil  # type: ignore[import-untyped]
+        import psutil
 
         held = psutil.Process().memory_info()._asdict()
         return int(held.get("peak_wset", held["rss"]))
@@ -182,17 +177,11 @@ def peak_gpu_memory() -> int | None:
     return None if devices.kind() in ("cpu", "mps") else int(devices.driver().max_memory_allocated())
 
 
-def held_memory(path: Path = Path("/proc/self/statm")) -> int:
-    """Bytes of main memory that this process holds now; 0 where the system doesn't say."""
-    if sys.platform == "win32":
-        import psutil
+def held_memory() -> int:
+    """Bytes of main memory that this process holds now."""
+    import psutil
 
-        return int(psutil.Process().memory_info().rss)
-    try:
-        pages = path.read_text().split()[1]
-    except OSError:
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.Process().memory_info().rss)
 
 
 def free_disk(folder: Path) -> int:

@@ -164,9 +164,9 @@ def test_mistakes_that_need_no_library_are_told_before_any_is_loaded(bert: Path,
 
 
 def test_version(llmkit: Command) -> None:
-    from importlib.metadata import version
+    from llmkit.system.machine import installed
 
-    assert llmkit("--version") == Said(0, f"llmkit {version('llmkit')}\n", "")
+    assert llmkit("--version") == Said(0, f"llmkit {installed('llmkit')}\n", "")
 
 
 @pytest.mark.parametrize(("words", "parts"), [
@@ -256,7 +256,14 @@ def test_recipes_are_listed_shown_and_copied(llmkit: Command, tmp_path: Path) ->
     shown = llmkit("recipes", "show", "bert_mlm").out
     assert shown == recipe.packaged()["bert_mlm"].read_text()
     assert llmkit("recipes", "copy", "bert_mlm") == Said(0, "bert_mlm.yaml\n", "")
-    assert (tmp_path / "bert_mlm.yaml").read_text() == shown
+    line, _, rest = (tmp_path / "bert_mlm.yaml").read_text().partition("\n")
+    assert (line, rest) == ("# yaml-language-server: $schema=./llmkit.schema.json", shown)
+    assert json.loads((tmp_path / "llmkit.schema.json").read_text()) == recipe.schema()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "llmkit.schema.json").write_text("{}")
+    kept = llmkit("recipes", "copy", "bert_mlm", "mine")
+    assert kept.status == 0 and "is a file of yours and is left as it is" in kept.err
+    assert (tmp_path / "mine" / "bert_mlm.yaml").read_text() == shown
     refused(llmkit("recipes", "copy", "bert_mlm"), 6, "bert_mlm.yaml: exists already")
     assert llmkit("recipes", "copy", "bert_mlm", "mine.yaml").status == 0
     refused(llmkit("recipes", "copy", "bert_mlm", "mine.yaml/below.yaml"), 6, "Not a directory")

@@ -409,7 +409,7 @@ def test_without_onnxruntime_the_extra_is_named(
     from llmkit.exporting.formats import onnx
 
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    with pytest.raises(RequestError, match=r"needs onnxruntime: pip install 'llmkit\[onnx\]'"):
+    with pytest.raises(RequestError, match=r"needs onnxruntime: pip install 'llmkit-train\[onnx\]'"):
         llmkit.export(models_of_each_head["label"], tmp_path / "out", format="onnx")
 
 

@@ -225,7 +225,7 @@ def test_without_the_extra_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch
     from llmkit.inference.constraining import schema as module
 
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"^json_schema: .* needs llguidance: pip install 'llmkit\[json\]'"):
+    with pytest.raises(RequestError, match=r"^json_schema: .* needs llguidance: pip install 'llmkit-train\[json\]'"):
         Options(json_schema={})
 
 

@@ -228,7 +228,7 @@ def test_an_approximate_search_finds_nearly_what_an_exact_one_does(tmp_path, ope
 
 def test_without_faiss_an_approximate_search_says_what_to_install(folder, opened, monkeypatch):
     monkeypatch.setattr(indexing, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"pip install 'llmkit\[search\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'llmkit-train\[search\]'"):
         Searcher.open("here", opened, approximate=True)
 
 

@@ -89,5 +89,5 @@ def test_a_text_that_stands_twice_comes_once_and_files_without_words_do(opened: 
 
 def test_without_the_library_the_way_to_it_is_said(monkeypatch: pytest.MonkeyPatch, opened: Embedder) -> None:
     monkeypatch.setattr(words, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"--mix needs bm25s: pip install 'llmkit\[search\]'"):
+    with pytest.raises(RequestError, match=r"--mix needs bm25s: pip install 'llmkit-train\[search\]'"):
         Searcher.open("all.txt", opened, mix=True)

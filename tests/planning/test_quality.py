@@ -52,7 +52,8 @@ def test_without_datasketch_the_rest_is_there_and_it_is_said(corpus, monkeypatch
     monkeypatch.setitem(__import__("sys").modules, "datasketch", None)
     found = quality(str(corpus))
     assert found["near"] is None
-    assert "near duplicates aren't looked for: that needs datasketch: pip install 'llmkit[quality]'" in found["notes"]
+    assert ("near duplicates aren't looked for: that needs datasketch: pip install 'llmkit-train[quality]'"
+            in found["notes"])
     assert found["exact"]["documents"] == 1
 
 

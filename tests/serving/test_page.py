@@ -12,7 +12,8 @@ from urllib.request import Request, urlopen
 import pytest
 from served import GREETING, Server
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit[dev]'")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit-train[dev]'")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
 CHROMIUM = shutil.which("chromium")

@@ -85,8 +85,8 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_
     for words in (["pretrain"], ["plan"], ["pretrain", "--processes", "2"]):
         assert main([words[0], str(path), *words[1:]]) == 2
         assert capsys.readouterr().err.rstrip().rpartition("\n")[2] == (
-            f"llmkit: error: training.report_to: {name} is not installed: pip install 'llmkit[{name}]'; or leave it "
-            "out, for metrics.jsonl is written anyway.")
+            f"llmkit: error: training.report_to: {name} is not installed: pip install 'llmkit-train[{name}]'; or leave "
+            "it out, for metrics.jsonl is written anyway.")
     with pytest.raises(RequestError, match="is not installed"):
         llmkit.fit(asked(text, tmp_path / "run", name))
     assert not (tmp_path / "run").exists()
@@ -95,7 +95,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_
 
 def test_several_that_are_missing_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r"wandb and mlflow are not installed: pip install 'llmkit\[wandb,mlflow\]'"):
+    with pytest.raises(RequestError, match=r"wandb and mlflow are not installed: pip install 'llmkit-train\[wandb,mlf"):
         trackers.check(["wandb", "mlflow", "wandb"])
     monkeypatch.setattr(trackers, "_installed", lambda name: name == "tensorboardX")
     trackers.check(["tensorboard"])
@@ -113,7 +113,7 @@ def test_every_tracker_has_an_extra_and_a_line_of_its_page() -> None:
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     page = (root / "docs" / "trackers.md").read_text()
     for name in get_args(recipe.Tracker):
-        assert extras[name] and f"| `{name}` | `llmkit[{name}]` |" in page
+        assert extras[name] and f"| `{name}` | `llmkit-train[{name}]` |" in page
 
 
 def test_a_recipe_is_flattened() -> None:

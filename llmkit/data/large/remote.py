@@ -453,7 +453,7 @@ def _foretold(address: str) -> Iterator[None]:
         yield
     except ImportError as error:
         extra = protocol.removeprefix("web")
-        raise RequestError(f"{said}: needs {package}: pip install 'llmkit[{extra}]'.") from error
+        raise RequestError(f"{said}: needs {package}: pip install 'llmkit-train[{extra}]'.") from error
     except FileNotFoundError:
         raise DataError(_refusal(said, 404)) from None
     except PermissionError:

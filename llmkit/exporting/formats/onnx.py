@@ -64,7 +64,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise RequestError where the libraries aren't there, or a model of this kind can't be written."""
     for library in ("onnx", "onnxruntime"):
         if find_spec(library) is None:
-            raise RequestError(f"--format onnx needs {library}: pip install 'llmkit[onnx]'")
+            raise RequestError(f"--format onnx needs {library}: pip install 'llmkit-train[onnx]'")
     if reason := untraceable(config):
         raise RequestError(f"--format onnx: {reason}; --format safetensors keeps all of it.")
 

@@ -27,8 +27,8 @@ def needed(what: str) -> None:
     """RequestError where the extra isn't installed; `what` is what needs it."""
     for name in ("llguidance", "jsonschema"):
         if find_spec(name) is None:
-            raise RequestError(f"{what}: to hold a text to JSON needs {name}: pip install 'llmkit[json]'. Without it, "
-                               "ask for JSON in words, or give a tool.")
+            raise RequestError(f"{what}: to hold a text to JSON needs {name}: pip install 'llmkit-train[json]'. "
+                               "Without it, ask for JSON in words, or give a tool.")
 
 
 def checked(given: str | bool | Mapping[str, Any], name: str = "json_schema") -> str:

@@ -14,7 +14,7 @@ from llmkit.system.errors import RequestError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-INSTALL = "pip install 'llmkit[explain]'"
+INSTALL = "pip install 'llmkit-train[explain]'"
 STEPS, MOST_STEPS = 64, 1024
 """Points of the integral to start with; they are doubled until it is complete, and at most so many."""
 NEAR = 0.01

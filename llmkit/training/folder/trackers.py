@@ -36,7 +36,7 @@ def check(names: Sequence[str]) -> None:
                if not any(map(_installed, (name, INSTEAD.get(name, name))))]
     if lacking:
         raise RequestError(f"training.report_to: {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not "
-                           f"installed: pip install 'llmkit[{','.join(lacking)}]'; or leave it out, for "
+                           f"installed: pip install 'llmkit-train[{','.join(lacking)}]'; or leave it out, for "
                            f"{layout.METRICS} is written anyway.")
 
 

@@ -15,7 +15,7 @@ from llmkit import recipe as recipes
 from llmkit.figures.curves import Panel, is_number, measured, panels
 from llmkit.models import layout
 from llmkit.models.run import Run
-from llmkit.recipe import BLOCKS, Recipe
+from llmkit.recipe import BLOCKS, Recipe, registry
 from llmkit.system.errors import CheckpointError, LlmkitError
 from llmkit.tasks.shared import floors as floored
 
@@ -190,9 +190,11 @@ class Story:
 
 def foreign(asked: Mapping[str, Any]) -> bool:
     """Whether a recipe names a plug-in of somebody's own: to check it would run its code, and here nobody asked."""
-    keys = {block: key for block, (_, key) in BLOCKS.items()} | {"backbone": "family"}
-    said = ((asked.get(block), key) for block, key in keys.items())
-    return any("." in str((one.get(key) if isinstance(one, dict) else one) or "") for one, key in said)
+    keys = {**BLOCKS, "backbone": ("backbones", "family")}
+    said = ((kind, asked.get(block), key) for block, (kind, key) in keys.items())
+    named = ((kind, str((one.get(key) if isinstance(one, dict) else one) or "")) for kind, one, key in said)
+    return any("." in name or (name not in registry.names(kind) and name in registry.installed(kind))
+               for kind, name in named)
 
 
 def one_line(error: BaseException) -> str:

@@ -427,7 +427,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 
     monkeypatch.delenv("LLMKIT_OFFLINE")
     monkeypatch.setattr(fsspec, "filesystem", lacks)
-    with pytest.raises(RequestError, match=r"needs s3fs: pip install 'llmkit\[s3\]'"):
+    with pytest.raises(RequestError, match=r"needs s3fs: pip install 'llmkit-train\[s3\]'"):
         remote.brought("s3://bucket/a.txt")
 
 

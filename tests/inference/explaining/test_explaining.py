@@ -231,10 +231,10 @@ def test_without_captum_one_message_says_how_to_get_it(
 
     for module in (explanation, gradients):
         monkeypatch.setattr(module, "installed", lambda: False)
-    with pytest.raises(RequestError, match=r"pip install 'llmkit\[explain\]'"):
+    with pytest.raises(RequestError, match=r"pip install 'llmkit-train\[explain\]'"):
         integrated_gradients(asked(made["bert", LABELS], LABELS))
     found = explain(made["bert", LABELS], TEXTS[LABELS], what=["tokens"])
-    assert found.notes == ["integrated gradients need captum: pip install 'llmkit[explain]'"]
+    assert found.notes == ["integrated gradients need captum: pip install 'llmkit-train[explain]'"]
     assert list(found.worth) == ["occlusion", "rollout"]
 
 

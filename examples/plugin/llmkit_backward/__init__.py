@@ -1,0 +1,1 @@
+"""Plug-ins for llmkit: a module each. Nothing is imported here, so that llmkit starts as fast as before."""
