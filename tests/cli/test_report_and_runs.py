@@ -106,7 +106,7 @@ def test_several_runs_stand_side_by_side(
     (["report", "RUN", "-o", "mine.html"], 6, "mine.html: is there, and llmkit report didn't write it"),
     (["report", "RUN", "-o", "."], 2, "is a folder; name a file in it"),
     (["runs", "show", "nowhere"], 2, "there is no such folder"),
-    (["runs", "list", "nowhere"], 6, "nowhere: there is no such folder"), (["runs", "lst"], 2, "No such command"),
+    (["runs", "list", "nowhere"], 2, "nowhere: there is no such folder"), (["runs", "lst"], 2, "No such command"),
 ])
 def test_what_cannot_be_shown_is_said(
     words: list[str], status: int, part: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
