@@ -27,7 +27,7 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Lines:
+class NewLines:
     """What was read of a file of events."""
 
     events: list[Event]
@@ -43,7 +43,7 @@ class Lines:
     """Lines that can't be read."""
 
 
-def read(path: Path, since: int = 0, file: str = "", most: int = MOST) -> Lines:
+def read(path: Path, since: int = 0, file: str = "", most: int = MOST) -> NewLines:
     """The lines after a byte of a file, at most so many of each kind; all where `file` isn't this one any more.
 
     Nothing where there is no such file yet.
@@ -56,7 +56,7 @@ def read(path: Path, since: int = 0, file: str = "", most: int = MOST) -> Lines:
             source.seek(0 if fresh else since)
             return _thinned(source, 0 if fresh else since, known.st_size, name, fresh, most)
     except FileNotFoundError:
-        return Lines([], 0, "", fresh=True)
+        return NewLines([], 0, "", fresh=True)
 
 
 def last(path: Path) -> list[Event]:
@@ -73,7 +73,7 @@ def last(path: Path) -> list[Event]:
     return [event for line in whole if (event := parsed(line)) is not None]
 
 
-def _thinned(source: IO[bytes], since: int, size: int, name: str, fresh: bool, most: int) -> Lines:
+def _thinned(source: IO[bytes], since: int, size: int, name: str, fresh: bool, most: int) -> NewLines:
     every = max(1, _count(source, since, size) // PARSED)
     kinds: dict[str, list[Event]] = {}
     until, trains, broken = since, 0, 0
@@ -97,7 +97,7 @@ def _thinned(source: IO[bytes], since: int, size: int, name: str, fresh: bool, m
         events.append(ended)  # where the run is now
     events.sort(key=lambda event: float(event["step"]))
     told = max(1, -(-trains // most)) if trains > most else 1
-    return Lines(events, until, name, fresh, told, broken)
+    return NewLines(events, until, name, fresh, told, broken)
 
 
 def _count(source: IO[bytes], since: int, size: int) -> int:

@@ -60,7 +60,8 @@ class Story:
         try:
             summary = run.summary or {}
         except (CheckpointError, OSError) as error:
-            notes.append(f"its {layout.SUMMARY} can't be read: {one_line(error)}")
+            why = one_line(error).removeprefix(f"{run.folder / layout.SUMMARY}: ").removeprefix("can't be read: ")
+            notes.append(f"its {layout.SUMMARY} can't be read: {why}")
         if not isinstance(summary, dict):
             notes.append(f"its {layout.SUMMARY} can't be read: it holds no object")
             summary = {}

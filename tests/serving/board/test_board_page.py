@@ -42,13 +42,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / "recipe.yaml").write_text(json.dumps({
             "name": title, "backbone": {"family": "gpt2", "size": EVIL if name == "evil" else "tiny"},
             "data": {"train": EVIL}, "objective": {"name": "causal_lm"}, "training": {"max_steps": 40}}))
-        (place / "metrics.jsonl").write_text("".join(map(train, range(1, 11)))
-                                             + json.dumps({"event": "evaluate", "step": 10, "loss": 2.0, EVIL: 1.0}) + "\n")
+        evaluated = json.dumps({"event": "evaluate", "step": 10, "loss": 2.0, EVIL: 1.0}) + "\n"
+        (place / "metrics.jsonl").write_text("".join(map(train, range(1, 11))) + evaluated)
         (place / "samples.jsonl").write_text(json.dumps({"event": "samples", "step": 10, "about": EVIL, "rows": [
             {EVIL: [[EVIL, "wrong", EVIL]], "label": EVIL, "near": [EVIL]}]}) + "\n")
         (place / "summary.json").write_text(json.dumps({
             "status": "running" if name == "going" else "stopped", "why": EVIL, "steps": 10, "one_answer": EVIL,
-            "evaluation": {EVIL: 1.0, "loss": 2.0}, "floors": {EVIL: {"loss": 1.0}}, "device": EVIL, "versions": {EVIL: EVIL}}))
+            "evaluation": {EVIL: 1.0, "loss": 2.0}, "floors": {EVIL: {"loss": 1.0}}, "device": EVIL,
+            "versions": {EVIL: EVIL}}))
     shutil.copytree(OLD / "lora", folder / "lora")
     return folder
 

@@ -7,7 +7,7 @@ export function make(tag, attributes = {}, ...inside) {
     if (name === "act") node.addEventListener(tag === "form" ? "submit" : "click", value);
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...inside.flat().filter((one) => one !== null && one !== undefined && one !== ""));
+  node.append(...inside.flat(Infinity).filter((one) => one !== null && one !== undefined && one !== ""));
   return node;
 }
 
