@@ -109,7 +109,8 @@ def test_live_is_the_first_processs_affair_and_in_no_recipe(text, tmp_path, monk
     for more in ([], ["--live"]):
         assert main(["pretrain", str(tmp_path / "r.yaml"), "--json", *more]) == 0
     assert asked[0] == asked[1] and shown == [tmp_path / "run"]
-    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"),
+                        ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
     assert main(["pretrain", str(tmp_path / "r.yaml"), "--live"]) == 0
     assert len(asked) == 3 and len(shown) == 1
