@@ -18,7 +18,7 @@ from typer.main import get_command
 from typer.models import CommandInfo
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
-from llmkit.cli.looking import compare, explain, prompts, report, runs
+from llmkit.cli.looking import board, compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import language, machine, terminal
 from llmkit.system.addresses import masked
@@ -50,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST})
 for group in (train, plan, tokenize, launch, compare, use, generate, chat, tasks, search, score, explain, prompts,
-              report, runs, serve, doctor, catalogue):
+              report, runs, board, serve, doctor, catalogue):
     group.register(app)
 
 

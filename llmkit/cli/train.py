@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ Resume = Annotated[str, typer.Option(
 Processes = Annotated[int, typer.Option(
     "--processes", metavar="N", help="Processes on this machine: one a GPU, or gloo on CPUs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")]
+Live = Annotated[bool, typer.Option("--live", help="A page beside the run that moves with it: llmkit board.")]
 Method = Annotated[str | None, typer.Option(
     "--method", metavar="NAME", autocompletion=completion.methods, help="Tuning method: full, lora, prefix …")]
 Task = Annotated[str | None, typer.Option(
@@ -60,11 +62,11 @@ def pretrain(
         metavar="RECIPE", autocompletion=completion.recipes,
         help="A path, or a name from `llmkit recipes list`.")],
     set_: Set = [], method: Method = None, output_dir: Folder = None, seed: Seed = None,  # noqa: B006
-    resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
+    resume: Resume = "auto", processes: Processes = 1, live: Live = False, json_: Json = False,
 ) -> int:
     """Train a model on text, from scratch or further, as a recipe says."""
     fields = {"output_dir": output_dir, "seed": seed}
-    return run(recipe, {"method": method}, fields, set_, resume, processes, context.obj, json_)
+    return run(recipe, {"method": method}, fields, set_, resume, processes, context.obj, json_, live=live)
 
 
 def finetune(
@@ -74,11 +76,11 @@ def finetune(
         help="A path or a packaged name; the task's own example where none is given.")] = None,
     method: Method = None, task: Task = None, model: Model = None, data: Rows = None, validation: Held = None,
     set_: Set = [], output_dir: Folder = None, seed: Seed = None,  # noqa: B006
-    resume: Resume = "auto", processes: Processes = 1, json_: Json = False,
+    resume: Resume = "auto", processes: Processes = 1, live: Live = False, json_: Json = False,
 ) -> int:
     """Tune a pretrained model for a task: with a recipe, or with a model and data of your own."""
     request = tuned(recipe, {"output_dir": output_dir, "seed": seed}, method, task, model, data, validation, set_)
-    return run(*request, set_, resume, processes, context.obj, json_, True)
+    return run(*request, set_, resume, processes, context.obj, json_, True, live)
 
 
 def tuned(
@@ -130,9 +132,12 @@ def sets(settings: Sequence[str], field: str) -> bool:
 
 def run(
     recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str], resume: str,
-    processes: int, words: Words, as_json: bool, tuned: bool = False,
+    processes: int, words: Words, as_json: bool, tuned: bool = False, live: bool = False,
 ) -> int:
-    """Check the whole request, start more processes where they are asked for, train, and say what came out."""
+    """Check the whole request, start more processes where they are asked for, train, and say what came out.
+
+    live   the first process starts a board beside the run
+    """
     from llmkit.system import report
     from llmkit.system.environment import is_first
     from llmkit.training.spread import accelerate_options, launch
@@ -141,6 +146,10 @@ def run(
     main = is_first()
     if main and not launches:  # else the first of those that are launched says it
         report.to_stderr()
+    if live:
+        from llmkit.serving.server import need
+
+        need()
     request = checked(recipe, blocks, fields, settings, processes, tuned)
     if launches:
         check_spread(request, processes, words)
@@ -151,7 +160,8 @@ def run(
     from llmkit.system.signals import leave_terminal
     from llmkit.training.fit import fit
 
-    summary = fit(request, resume)
+    with beside(request.folder, live and main):
+        summary = fit(request, resume)
     leave_terminal()
     if main:
         say(summary, request, as_json)
@@ -167,6 +177,15 @@ def check_spread(request: Any, processes: int, words: Words) -> None:
     every = launch.processes_of(processes, words.launcher)
     recipes.check_processes(request.training, every, "--processes")
     sharding.check(recipes.with_optimizer(request)[0], every)
+
+
+def beside(folder: Path, live: bool) -> AbstractContextManager[None]:
+    """A board of the run in a folder while it trains, where one is wanted."""
+    if not live:
+        return nullcontext()
+    from llmkit.serving.board.starting import board_beside
+
+    return board_beside(folder)
 
 
 def checked(

@@ -31,6 +31,17 @@ def spare(output: str, model: str | Path | None) -> None:
                            "another.")
 
 
+def looked_into(path: str | Path) -> Path:
+    """The folder of a path, for those who look at runs; RequestError where there is none, or a file is there."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise RequestError(f"{path}: is a file; a folder is needed, as runs or runs/first.")
+    raise RequestError(f"{path}: there is no such folder; runs are in the folder that --output-dir named, else in "
+                       "runs/.")
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of a run, be it finished or not. Each file is read when it is first asked for."""

@@ -482,4 +482,5 @@ def token(tokenizer: PreTrainedTokenizerBase, role: str, why: str) -> int:
 
 def more_is_better(metric: str) -> bool:
     """Whether more of a figure is better: as transformers guesses, and for the other figures of which less is."""
-    return not metric.endswith(("loss", "perplexity", "distance", "self_bleu", "mse"))
+    return not metric.endswith(("loss", "perplexity", "distance", "self_bleu", "mse", "generator", "discriminator",
+                                "masked_lm", "next_sentence"))  # the latter are losses of one head

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llmkit.serving.answers import Answer, ChatAnswer, CompletionAnswer
 from llmkit.serving.events import Events, Stream, collected, server_sent, unless_gone
 from llmkit.serving.jobs import NOT_FINITE
+from llmkit.serving.network.bodies import json_body
 from llmkit.serving.network.guard import knows
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest, parse
 from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from llmkit.inference.search import Searcher
     from llmkit.serving.metrics import Metrics
 
-FAR = 64
-"""A body that says it is so many times the limit is refused before any of it comes."""
 AT_ONCE = 32
 """Texts that are embedded between two steps of those that are written."""
 UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError, MemoryError)
@@ -69,7 +68,7 @@ class Api:
 
     async def chat(self, http: Request) -> Response:
         """POST /v1/chat/completions."""
-        request = parse(ChatRequest, await self._body(http))
+        request = parse(ChatRequest, await json_body(http, self.limits))
         request.refuse()
         model = self._model(request.model, "text")
         text = await self._read(lambda: of_chat(model, request, self.limits, self.searcher))
@@ -78,7 +77,7 @@ class Api:
 
     async def complete(self, http: Request) -> Response:
         """POST /v1/completions."""
-        request = parse(CompletionRequest, await self._body(http))
+        request = parse(CompletionRequest, await json_body(http, self.limits))
         request.refuse()
         model = self._model(request.model, "text")
         texts = await self._read(lambda: [
@@ -92,7 +91,7 @@ class Api:
 
     async def search(self, http: Request) -> Response:
         """POST /v1/search: the passages of the server's files that are closest to a query, or to several."""
-        request = parse(SearchRequest, await self._body(http))
+        request = parse(SearchRequest, await json_body(http, self.limits))
         searcher = self.searcher
         if searcher is None:
             raise ApiError(404, "this server searches no files; start it with llmkit serve … --in FOLDER.")
@@ -103,7 +102,7 @@ class Api:
 
     async def embed(self, http: Request) -> Response:
         """POST /v1/embeddings."""
-        request = parse(EmbeddingRequest, await self._body(http))
+        request = parse(EmbeddingRequest, await json_body(http, self.limits))
         model = self._model(request.model, "embedding")
         if request.dimensions not in (None, model.embedder.width):
             raise ApiError(400, f"dimensions: {model.name} gives vectors of {model.embedder.width} numbers, no others.",
@@ -171,30 +170,6 @@ class Api:
 
     def _unknown(self, message: str) -> ApiError:
         return ApiError(404, message, param="model", code="model_not_found")
-
-    async def _body(self, http: Request) -> bytes:
-        """A request's JSON, of a limited size."""
-        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # what a foreign page can send without asking first is no JSON
-            raise ApiError(415, f"Content-Type must be application/json, not {kind or 'nothing'}.")
-        body, limit, seconds = bytearray(), self.limits.body_bytes, self.limits.body_seconds
-        large = ApiError(413, f"the request has more than the {limit:,} bytes that this server takes.",
-                         headers={"Connection": "close"})
-        length = http.headers.get("content-length", "")
-        if length.isdecimal() and (len(length) > 18 or int(length) > FAR * limit):
-            raise large  # a little too much is read first: who still sends when it is closed sees no answer
-        try:
-            async with asyncio.timeout(seconds):
-                async for chunk in http.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise large
-        except TimeoutError:
-            raise ApiError(408, f"the request's body took more than {seconds:g} s to come.",
-                           headers={"Connection": "close"}) from None
-        except ClientDisconnect:
-            raise ApiError(400, "the client left before its request was whole.") from None
-        return bytes(body)
 
     async def _read(self, work: Callable[[], Any]) -> Any:
         """What `work` makes of a request, beside the event loop; ApiError where it makes nothing of it."""

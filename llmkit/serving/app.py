@@ -15,8 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 from llmkit.serving.api import Api
 from llmkit.serving.network.guard import PATHS, Guard, failed
+from llmkit.serving.network.limits import Limits
 from llmkit.serving.protocol import ApiError, told
-from llmkit.serving.requests import Limits
 from llmkit.serving.served import Served
 from llmkit.serving.worker import Worker
 from llmkit.system.errors import LlmkitError

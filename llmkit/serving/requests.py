@@ -15,6 +15,7 @@ from llmkit.inference.writing.sampling import Choosing
 from llmkit.serving import modes, tools
 from llmkit.serving.engine import Engine
 from llmkit.serving.jobs import Wish
+from llmkit.serving.network.limits import Limits as Limits
 from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
@@ -24,30 +25,6 @@ if TYPE_CHECKING:
 
 CHANCE = ("top_p", "top_k", "min_p")
 """Options that only sampling has a use for."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes."""
-
-    places: int = 16
-    """Texts written at once."""
-    queue: int = 32
-    """Texts that may wait; more are answered with 429."""
-    new_tokens: int = 1024
-    """Tokens of a text."""
-    prompt_tokens: int | None = None
-    """Tokens of a prompt; none: what the model's context takes."""
-    body_bytes: int = 4 << 20
-    """Bytes of a request."""
-    connections: int = 512
-    """Connections at once; fewer where this process may open fewer files."""
-    head_seconds: float = 10.0
-    """Time for the first line and the headers of a request."""
-    body_seconds: float = 60.0
-    """Time for its body."""
-    unread_seconds: float = 60.0
-    """Time in which a client must take something of an answer that waits for it."""
 
 
 @dataclass(frozen=True)

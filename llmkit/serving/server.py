@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmkit.system.errors import PlaceError, RequestError
 from llmkit.system.report import log
@@ -17,8 +17,8 @@ from llmkit.system.signals import tell
 
 if TYPE_CHECKING:
     from llmkit.serving.network.connections import Connections
+    from llmkit.serving.network.limits import Limits
     from llmkit.serving.network.often import Often
-    from llmkit.serving.requests import Limits
 
 QUEUE = 1024
 """Connections that the kernel keeps until they are taken."""
@@ -60,7 +60,7 @@ def serve(
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
         application = app.build(models, worker, limits, metrics, key, names, searcher)
         worker.start()
-        asyncio.run(_run(application, listener, worker, limits, ready))
+        asyncio.run(listen(application, listener, worker, limits, ready))
 
 
 def need() -> None:
@@ -108,8 +108,17 @@ def _taken(host: str, port: int, error: OSError) -> PlaceError:
     return PlaceError(f"--host {host} --port {port}: {way_out.get(error.errno or 0, str(error.strerror))}")
 
 
-async def _run(
-    application: Any, listener: socket.socket, worker: Any, limits: Limits, ready: Callable[[str], None] | None
+class AtWork(Protocol):
+    """What works behind an application, and ends with it."""
+
+    def stop(self, seconds: float) -> None:
+        """Take nothing new, and let what runs go on for so long."""
+    def join(self, seconds: float) -> None:
+        """Wait for its end, but no longer than this."""
+
+
+async def listen(
+    application: Any, listener: socket.socket, worker: AtWork, limits: Limits, ready: Callable[[str], None] | None
 ) -> None:
     """Serve until a signal comes; then take nothing new, and let what runs end within some seconds."""
     from llmkit.serving.network.often import listening
@@ -130,7 +139,7 @@ def _lines(limits: Limits, often: Often) -> Connections:
 
 
 async def _serve(
-    application: Any, listener: socket.socket, worker: Any, lines: Connections, ready: Callable[[str], None] | None
+    application: Any, listener: socket.socket, worker: AtWork, lines: Connections, ready: Callable[[str], None] | None
 ) -> None:
     import uvicorn
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import tiny
 
 from llmkit.cli import main
@@ -95,6 +96,8 @@ def test_several_runs_stand_side_by_side(
     assert "2 runs side by side" in page.text
     assert "training.learning_rate0.010.0001" in page.text
     assert page.text.index("accuracy —") < page.text.index("loss —")
+    assert page.text.count("★") == 1 + len(json.loads(
+        (runs / "fast" / "summary.json").read_text())["evaluation"]) + 1  # alike but for their rates
     status, _, err = said(["report", *both, "--metric", "accuracyy"], capsys)
     assert status == 2
     assert "no run has such a figure" in err and "'accuracy'" in err
@@ -106,7 +109,7 @@ def test_several_runs_stand_side_by_side(
     (["report", "RUN", "-o", "mine.html"], 6, "mine.html: is there, and llmkit report didn't write it"),
     (["report", "RUN", "-o", "."], 2, "is a folder; name a file in it"),
     (["runs", "show", "nowhere"], 2, "there is no such folder"),
-    (["runs", "list", "nowhere"], 6, "nowhere: there is no such folder"), (["runs", "lst"], 2, "No such command"),
+    (["runs", "list", "nowhere"], 2, "nowhere: there is no such folder"), (["runs", "lst"], 2, "No such command"),
 ])
 def test_what_cannot_be_shown_is_said(
     words: list[str], status: int, part: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -207,3 +210,24 @@ def test_cleaning_is_a_list_before_it_is_done(tmp_path: Path, runs: Path, capsys
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     assert said(["runs", "clean", str(tmp_path)], capsys)[2].strip() == "nothing may be deleted"
     assert document(["report", str(tmp_path / "run")], capsys)["runs"][0]["status"] == "completed"
+
+
+def test_runs_of_other_data_or_tasks_get_no_star(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str],
+) -> None:
+    for field, value in (("train", "other.txt"), ("validation", 0.1)):
+        other = tmp_path / field
+        shutil.copytree(runs / "slow", other)
+        recipe = yaml.safe_load((other / "recipe.yaml").read_text())
+        (other / "recipe.yaml").write_text(json.dumps({**recipe, "data": {**recipe["data"], field: value}}))
+        page = tmp_path / f"{field}.html"
+        assert said(["report", str(runs / "fast"), str(other), "-o", str(page)], capsys)[0] == 0
+        assert Page(page).text.count("★") == 1  # the words below the table
+
+
+def test_a_broken_summary_is_named_once(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "fast", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{")
+    status, _, err = said(["runs", "list", str(tmp_path)], capsys)
+    assert status == 0
+    assert err.count("summary.json") == 1 and err.count("can't be read") == 1

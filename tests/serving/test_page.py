@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
@@ -10,18 +9,17 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from browsing import FLAGS, NONE, program
 from served import GREETING, Server
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit-train[dev]'")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = program()
 if CHROMIUM is None:
-    pytest.skip("no chromium on this machine (Debian's package is `chromium`)", allow_module_level=True)
+    pytest.skip(NONE, allow_module_level=True)
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
 KEY = "sesame"
 
 

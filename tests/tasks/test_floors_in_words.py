@@ -42,3 +42,21 @@ def test_word_frequencies_are_a_floor_of_losses_of_single_tokens_alone() -> None
     assert floors.known({}, None, alike) == {}
     assert floors.below(alike, floors.known({}, 1.5, alike)) == [
         "loss 2.0000 is above its floor, 1.5000 (word frequencies alone)"]
+
+
+def test_a_loss_that_stays_at_chance_is_said() -> None:
+    """log 2 = 0.6931; of a share of 0.1, 0.1 log 10 + 0.9 log(10/9) = 0.3251."""
+    pairs = {"loss": 0.6929, "accuracy": 0.52, "f1": 0.1, "majority": 0.5}
+    assert floors.below(pairs, floors.known({}, None, pairs)) == [
+        "loss 0.6929 is at its floor, 0.6931 (chance: both answers are held equally likely, log 2 nats)"]
+    learned = {**pairs, "loss": 0.68}
+    assert floors.below(learned, floors.known({}, None, learned)) == []
+    replaced = {"generator": 5.0, "discriminator": 0.3270, "accuracy": 0.9, "replaced": 0.1, "f1": 0.0}
+    known = floors.known({}, None, replaced)
+    assert known == {floors.REPLACED: {"discriminator": pytest.approx(0.325083), "accuracy": 0.9}}
+    assert floors.below(replaced, known) == [
+        "discriminator 0.3270 is above its floor, 0.3251 (the share of replaced tokens: each token is doubted as "
+        "often as tokens are replaced)"]
+    assert floors.below({**replaced, "discriminator": 0.2}, known) == []
+    both_heads = {"loss": 5.0, "perplexity": 90.0, "majority": 0.5}
+    assert floors.known({}, None, both_heads) == {}

@@ -53,14 +53,13 @@ def report(
 
 def run_at(path: str) -> Run:
     """The run in a folder; PlaceError or RequestError where there is none."""
-    from llmkit.models.run import Run
-    from llmkit.system.errors import PlaceError, RequestError
+    from llmkit.models.run import Run, looked_into
+    from llmkit.system.errors import PlaceError
 
     found = Run.open(path)
     if found is None:
-        if Path(path).expanduser().is_dir():
-            raise PlaceError(f"{path}: is no run's folder; `llmkit runs list {path}` says which are in it.")
-        raise RequestError(f"{path}: there is no such folder; a run's folder is needed, as runs/first.")
+        looked_into(path)
+        raise PlaceError(f"{path}: is no run's folder; `llmkit runs list {path}` says which are in it.")
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
@@ -30,6 +31,8 @@ def plan(
     set_: Set = [], method: Method = None, task: Task = None, model: Model = None, data: Rows = None,  # noqa: B006
     validation: Held = None, output_dir: Folder = None, seed: Seed = None, processes: Processes = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    output: Annotated[str | None, typer.Option(
+        "--output", "-o", metavar="FILE.png|.svg", help="Draw memory and time by part, as both.")] = None,
     on: Annotated[str | None, typer.Option(
         "--on", metavar="64xH100", help="Reckon for GPUs that aren't here instead; nothing is measured.")] = None,
     gpu_memory: Annotated[str | None, typer.Option(
@@ -62,6 +65,7 @@ def plan(
     if recipe is None and task is None:
         raise RequestError("plan: give a RECIPE, or a --task.")
     words = context.obj
+    places = () if output is None else drawn_at(output, on)
     asked = {"--gpu-memory": gpu_memory, "--flops": flops, "--bandwidth": bandwidth, "--gpus-per-node": gpus_per_node,
              "--strategy": strategy, "--mfu": mfu, "--disk-bandwidth": disk_bandwidth, "--price": price}
     if on is None and gpu_memory is None and flops is None:
@@ -82,11 +86,49 @@ def plan(
     from llmkit.training.trial import rehearsal as planning
 
     found = planning.plan(request)
+    if main and places:
+        draw(found, places)
     if main and json_:
         print(json.dumps(found))
     elif main:
         show(found)
     return 0
+
+
+def drawn_at(output: str, on: str | None) -> tuple[Path, ...]:
+    """Where the picture goes, as .png and as .svg; an error where it can't, before anything is measured."""
+    from llmkit.data import jsonlines
+    from llmkit.figures.paper import check_free
+    from llmkit.system.errors import RequestError
+
+    if on is not None:
+        raise RequestError(f"--output {output}: draws what is measured here; leave out --on, or take --json.")
+    if Path(output).suffix.lower() not in (".png", ".svg"):
+        raise RequestError(f"--output {output}: its name must end with .png or .svg.")
+    found = tuple(jsonlines.place(str(Path(output).with_suffix(suffix))) for suffix in (".png", ".svg"))
+    for path in found:
+        check_free(path)
+    return found
+
+
+def draw(found: Mapping[str, Any], places: Sequence[Path]) -> None:
+    """Write the picture of a plan: memory by part beside what there is, and time by part."""
+    from llmkit.figures import planned
+    from llmkit.system import terminal
+
+    memory, time = found["memory"], found["time"]
+    parts = {name: float(memory[name]) for name in ("weights", "gradients", "optimizer", "activations")}
+    rest = (memory.get("peak") or 0) - sum(parts.values())
+    if rest > 0:
+        parts["Python, libraries, the rest"] = rest
+    names = {"training": "training", "evaluations": "evaluations", "checkpoints": "checkpoints",
+             "reference": "asking the untuned model"}
+    spent = {} if time is None else {said: float(time[name]) for name, said in names.items() if time.get(name)}
+    shown = planned.Planned(headline(found), {name: count for name, count in parts.items() if count},
+                            float(memory["available"]), spent)
+    for path in places:
+        planned.draw(shown, path)
+    terminal.err(f"memory and time: {', '.join(map(str, places))}")
 
 
 def show(found: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from llmkit.serving.protocol import ApiError
 
 if TYPE_CHECKING:
+    from llmkit.serving.network.limits import Limits
     from llmkit.serving.network.often import Often
-    from llmkit.serving.requests import Limits
 
 BACKLOG = 32
 """Connections that asyncio takes at once; each has a descriptor before it is counted."""

@@ -46,7 +46,8 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                own = {name for name, _ in message["headers"]}  # a page whose styles stand in it has its own policy
+                given = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in own]
                 message = {**message, "headers": [*message["headers"], *given]}
                 self.metrics.requests.labels(label, str(message["status"])).inc()
             await send(message)

@@ -17,8 +17,17 @@ WORDS = {
     "most similar sentence": "the sentence that shares most words with the question",
     "no answer": "always that there is no answer", "the longest choice": "always the longest choice",
     "the first three sentences": "the first three sentences of the text", "the source copied": "the text as it is",
+    "chance": "both answers are held equally likely, log 2 nats",
+    "the share of replaced tokens": "each token is doubted as often as tokens are replaced",
+    "the more frequent answer": "always the answer that most pairs have",
 }
 """What the short name of a floor means."""
+
+
+CHANCE, REPLACED = "chance", "the share of replaced tokens"
+"""Floors that a model reaches which learned nothing of its rows: a loss is held against them with some room."""
+ROOM = 0.01
+"""A loss that is less than this share below such a floor is at it: validation rows are few."""
 
 
 def in_words(what: str, learned: bool = True) -> str:
@@ -40,7 +49,23 @@ def known(
     if isinstance(entropy, float) and isinstance(loss, float) and isinstance(perplexity, float) and math.isclose(
             perplexity, math.exp(min(700.0, loss)), rel_tol=1e-3):
         found["word frequencies alone"] = {"loss": entropy}
-    return found
+    return {**found, **by_chance(figures)}
+
+
+def by_chance(figures: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """The floors of objectives that ask yes or no, by the figures of their evaluation; none of others.
+
+    Of pairs of sentences the loss of chance is log 2 (both are as likely by construction); of replaced tokens, whose
+    share is r, it is -r log r - (1 - r) log(1 - r).
+    """
+    share, majority = figures.get("replaced"), figures.get("majority")
+    if isinstance(share, float) and isinstance(figures.get("discriminator"), float):
+        kept = 1 - share
+        entropy = -sum(part * math.log(part) for part in (share, kept) if part > 0)
+        return {REPLACED: {"discriminator": entropy, "accuracy": max(share, kept)}}
+    if isinstance(majority, float) and "perplexity" not in figures:
+        return {CHANCE: {"loss": math.log(2)}, "the more frequent answer": {"accuracy": majority}}
+    return {}
 
 
 def best(metric: str, floors: Mapping[str, Mapping[str, float]]) -> tuple[str, float] | None:
@@ -67,8 +92,9 @@ def below(
         if floor is None or figure is None:
             continue
         what, least = floor
-        if (figure < least) if more_is_better(name) else (figure > least):
-            side = "below" if more_is_better(name) else "above"
+        room = ROOM * least if what in (CHANCE, REPLACED) and not more_is_better(name) else 0.0
+        if (figure < least) if more_is_better(name) else (figure > least - room):
+            side = "below" if more_is_better(name) else "above" if figure > least else "at"
             out.append(f"{name} {figure:.4f} is {side} its floor, {least:.4f} ({in_words(what, learned)})")
     return out
 

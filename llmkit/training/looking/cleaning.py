@@ -10,8 +10,8 @@ from pathlib import Path
 
 from llmkit.models import layout
 from llmkit.models.files import read_json
-from llmkit.models.run import Run, is_run
-from llmkit.system.errors import CheckpointError, PlaceError
+from llmkit.models.run import Run, is_run, looked_into
+from llmkit.system.errors import CheckpointError
 from llmkit.training.folder.holding import held, telling
 
 HALF = re.compile(rf"\.(?:was-)?(?:{layout.MODEL}|{re.escape(layout.BEFORE)}|step-\d{{8,}})(?:\.[0-9a-f]{{8}})?")
@@ -30,15 +30,18 @@ class Waste:
 
 
 def runs_under(folder: Path) -> Iterator[Run]:
-    """Every run in a folder and below it, in the order of their names; PlaceError where there is no such folder."""
-    if not folder.is_dir():
-        raise PlaceError(f"{folder}: there is no such folder.")
+    """Every run in a folder and below it, in the order of their names; RequestError where there is no such folder."""
+    looked_into(folder)
+    yield from _under(folder)
+
+
+def _under(folder: Path) -> Iterator[Run]:
     if is_run(folder):
         yield Run(folder)
         return
     for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
         if not below.name.startswith("."):
-            yield from runs_under(below)
+            yield from _under(below)
 
 
 def waste(run: Run, ours: bool = False) -> Iterator[Waste]:

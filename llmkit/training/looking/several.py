@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmkit import recipe as recipes
@@ -59,27 +60,40 @@ def labels(stories: Sequence[Story]) -> list[str]:
 
 
 def results(stories: Sequence[Story], names: Sequence[str]) -> Iterator[Html]:
-    """A row a run; the best of each figure is marked, and what it is without a model stands below."""
+    """A row a run; the best of each figure among like runs is marked, what it is without a model stands below."""
     top = {name: finest(stories, name) for name in names}
     rows: list[list[Any]] = []
     for label, story in zip(labels(stories), stories, strict=True):
-        cells = [(marked(value(story, name)) if top[name] is not None and value(story, name) == top[name]
-                  else value(story, name)) for name in names]
+        cells = [(marked(value(story, name)) if value(story, name) is not None
+                  and value(story, name) == top[name].get(alike(story)) else value(story, name)) for name in names]
         rows.append([label, story.status, story.learning, story.plugin("tuning"), story.model, story.step, *cells])
     floors = {what: some for story in stories for what, some in story.floors.items()}
     rows += [[f"floor: {what}", "", "", "", "", None, *(some.get(name) for name in names)]
              for what, some in floors.items()]
     yield markup.table(("run", "status", "learned", "tuning", "from", "steps", *names), rows,
-                       "★: the best of the figure. Compare only what was measured on the same rows.")
+                       "★: the best of the figure among runs that learned the same from the same data and were "
+                       "measured on the same rows; others are not compared.")
     for label, story in zip(labels(stories), stories, strict=True):
         for sentence in (*story.verdicts, *story.notes):
             yield tag("p", f"{label}: {sentence}.", class_="warn")
 
 
-def finest(stories: Sequence[Story], name: str) -> float | None:
-    """The best of a figure, where there are several to choose from."""
-    known = [found for story in stories if (found := value(story, name)) is not None]
-    return (max(known) if more_is_better(name) else min(known)) if len(known) > 1 else None
+def finest(stories: Sequence[Story], name: str) -> dict[str, float]:
+    """The best of a figure among runs that are alike, by what they are alike in; none of a run that has no like."""
+    known: dict[str, list[float]] = {}
+    for story in stories:
+        if (found := value(story, name)) is not None:
+            known.setdefault(alike(story), []).append(found)
+    return {what: (max if more_is_better(name) else min)(some) for what, some in known.items() if len(some) > 1}
+
+
+def alike(story: Story) -> str:
+    """What runs must have in common to be compared: what they learned, from which data, measured on which rows."""
+    data = story.asked.get("data")
+    parts = data if isinstance(data, Mapping) else {"train": data}
+    # a share of the rows is held out by the seed
+    seed = story.asked.get("seed") if isinstance(parts.get("validation"), int | float) else None
+    return json.dumps([story.learning, parts.get("train"), parts.get("validation"), seed], sort_keys=True, default=str)
 
 
 def marked(figure: float | None) -> Html:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +40,13 @@ class Story:
     """What couldn't be read of it."""
 
     @classmethod
-    def of(cls, run: Run) -> Story:
-        """Read a run's folder; what can't be read is noted, and the rest is told."""
+    def of(
+        cls, run: Run, events: Iterable[Any] | None = None, samples: tuple[Mapping[str, Any], ...] | None = None,
+    ) -> Story:
+        """Read a run's folder; what can't be read is noted, and the rest is told.
+
+        events, samples   lines that were read of it already; all of its files where nothing is given
+        """
         notes: list[str] = []
         asked: Mapping[str, Any] = {}
         recipe: Recipe | None = None
@@ -52,11 +60,15 @@ class Story:
         try:
             summary = run.summary or {}
         except (CheckpointError, OSError) as error:
-            notes.append(f"its {layout.SUMMARY} can't be read: {one_line(error)}")
+            why = one_line(error).removeprefix(f"{run.folder / layout.SUMMARY}: ").removeprefix("can't be read: ")
+            notes.append(f"its {layout.SUMMARY} can't be read: {why}")
         if not isinstance(summary, dict):
+            notes.append(f"its {layout.SUMMARY} can't be read: it holds no object")
             summary = {}
-        events = tuple(event for event in run.events if isinstance(event, dict) and is_number(event.get("step")))
-        return cls(run, asked, recipe, summary, events, samples_in(run.folder), tuple(notes))
+        known = tuple(event for event in (run.events if events is None else events)
+                      if isinstance(event, dict) and is_number(event.get("step")))
+        return cls(run, asked, recipe, summary, known, samples_in(run.folder) if samples is None else samples,
+                   tuple(notes))
 
     # ---- what it was ----
 
@@ -95,7 +107,7 @@ class Story:
         """completed, stopped, failed, running, interrupted; unknown where it says none."""
         try:
             return self.run.status or "unknown"
-        except CheckpointError:
+        except (CheckpointError, OSError, AttributeError):  # a summary that can't be read is noted
             return "unknown"
 
     @property
@@ -152,8 +164,7 @@ class Story:
     @property
     def size(self) -> int:
         """Bytes of all that is in its folder."""
-        return sum(path.stat().st_size for path in self.run.folder.rglob("*") if path.is_file() and not
-                   path.is_symlink())
+        return weight(self.run.folder)
 
     @property
     def panels(self) -> list[Panel]:
@@ -171,8 +182,8 @@ class Story:
         same = self.summary.get("one_answer")
         return [*([str(same)] if same else []), *floored.below(self.figures, self.floors)]
 
-    def facts(self) -> dict[str, Any]:
-        """What a table, and --json, has of it."""
+    def facts(self, size: int | None = None) -> dict[str, Any]:
+        """What a table, and --json, has of it. `size`: bytes of its folder, where somebody measured it already."""
         floor = floored.best(self.metric, self.floors)
         return {
             "folder": str(self.run.folder), "name": self.name, "status": self.status, "learning": self.learning,
@@ -180,12 +191,23 @@ class Story:
             "value": self.figures.get(self.metric, self.train_loss if self.metric == "loss" else None),
             "floor": None if floor is None else {"name": floor[0], "value": floor[1]}, "train_loss": self.train_loss,
             "steps": self.step, "tokens": self.summary.get("tokens"), "seconds": self.summary.get("wall_seconds"),
-            "bytes": self.size, "when": self.when, "notes": list(self.notes)}
+            "bytes": self.size if size is None else size, "when": self.when, "notes": list(self.notes)}
 
     def fields(self) -> list[tuple[str, Any, Any]]:
         """(field, value, its default) of the recipe; the default is "" where a field has none, or isn't known here."""
         usual = {} if self.recipe is None else recipes.defaults(self.recipe)
         return [(name, value, usual.get(name, "")) for name, value in recipes.flat(dict(self.asked)).items()]
+
+
+def weight(folder: Path) -> int:
+    """Bytes of the files in a folder and below it; links, and what goes while it is looked at, don't count."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                seen = os.lstat(os.path.join(place, name))
+                found += seen.st_size if stat.S_ISREG(seen.st_mode) else 0
+    return found
 
 
 def foreign(asked: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmkit.models.run import Run
-from llmkit.system.errors import PlaceError
+from llmkit.system.errors import PlaceError, RequestError
 from llmkit.training.folder.holding import held
 from llmkit.training.folder.run_folder import RunFolder, describe, sealed
 from llmkit.training.looking import cleaning
@@ -122,5 +122,5 @@ def test_runs_are_found_below_a_folder_in_their_order(tmp_path: Path) -> None:
         made(tmp_path / name, "completed")
     os.symlink(tmp_path / "a", tmp_path / "link")
     assert [run.folder.relative_to(tmp_path).as_posix() for run in cleaning.runs_under(tmp_path)] == ["a", "b/second"]
-    with pytest.raises(PlaceError, match="there is no such folder"):
+    with pytest.raises(RequestError, match="there is no such folder"):
         list(cleaning.runs_under(tmp_path / "nowhere"))
