@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs site man release clean
+.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs book site man release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench-full: setup  ## the same at full size: hours
 
 docs: setup  ## write anew what the code prints into the pages of docs/
 	$(BIN)/python docs/pages.py
+
+book: setup  ## run the book's chapters and write what they print into docs/book (CHAPTER=03, CHAPTER="zh/03 --check")
+	$(BIN)/python docs/book/make.py $(CHAPTER)
 
 site: setup  ## the documentation as a site, in build/site: English and Chinese, no network; a dead link ends it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
