@@ -46,8 +46,8 @@ MOST_ADDED, LONGEST_ADDED = 100_000, 1000
 """Tokens that are added to a vocabulary one by one, and the characters of one: texts are searched for all of them."""
 MOST_AROUND = 64
 """Special tokens, or pieces of a template, that stand around each text."""
-MOST_IDS = 2**31
-"""Ids of tokens are kept in 32 bits."""
+HOLES = 2**16
+"""Ids without a token that even a small vocabulary may have."""
 SENTINEL = re.compile(r"extra\d+")
 """UER's name of a sentinel, a line of a vocab.txt."""
 
@@ -158,9 +158,9 @@ def _without_mark(folder: Path) -> Iterator[Path]:
 
 def _check_numbers(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """CheckpointError where a tokenizer's ids, or the length that it knows, are no numbers of tokens."""
-    if rows_for(tokenizer) > MOST_IDS:
-        raise CheckpointError(f"{folder}: its tokenizer has the id {rows_for(tokenizer) - 1:,}; ids below {MOST_IDS:,} "
-                              "are read.")
+    if (rows := rows_for(tokenizer)) > 2 * len(tokenizer) + HOLES:  # a table of embeddings has a row for each
+        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, and ids up to {rows - 1:,}: they"
+                              " would leave most rows of a model's table empty.")
     longest: Any = tokenizer.model_max_length
     if not isinstance(longest, int | float) or longest != longest:  # NaN
         raise CheckpointError(f"{folder / SETTINGS}: model_max_length is {str(longest)[:40]!r}, and no number.")

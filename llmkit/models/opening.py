@@ -18,7 +18,7 @@ from llmkit.models import ends, layout
 from llmkit.models.base import Base
 from llmkit.models.catalogue import CATALOGUE
 from llmkit.models.checking.adapters import brought, check_adapter, config_for
-from llmkit.models.checking.weighing import check_size
+from llmkit.models.checking.weighing import check_rows, check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.fetch import place
 from llmkit.models.files import (
@@ -221,6 +221,7 @@ def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> O
     model, missing = _load_below(base, kind, config, dtype, quantized, in_full)
     rows = max(rows, len(tokenizer) if tokenized else 0)
     if rows > config.get_text_config().vocab_size:
+        check_rows(folder, model, rows)
         model.resize_token_embeddings(rows, mean_resizing=False)
     tuned = _tuned(model, given)
     ends.read(model, folder)

@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from llmkit import recipe
 from llmkit.cli import main
 from llmkit.data.tokenizer_files import load
+from llmkit.models import open_model
 from llmkit.models.checking.adapters import config_for
+from llmkit.models.checking.weighing import check_rows
 from llmkit.system.errors import CheckpointError
 from llmkit.training.fit import fit
 from reliability.strangers import change
@@ -105,13 +107,21 @@ def test_a_token_that_the_model_has_no_row_for_is_told_where_a_text_has_it(copie
     assert main(["classify", "a", "--model", str(folder)]) == 0
 
 
-def test_ids_that_are_kept_in_no_32_bits_are_refused(copied):
+@pytest.mark.parametrize("number", [66_200, 10**9, 4 * 10**9])
+def test_ids_far_from_all_others_are_refused_for_a_table_has_a_row_for_each(number, copied):
     path = copied("gpt2") / "tokenizer.json"
     said = json.loads(path.read_text())
-    said["model"]["vocab"]["zzz"] = 4_000_000_000
+    said["model"]["vocab"]["zzz"] = number
     path.write_text(json.dumps(said))
-    with pytest.raises(CheckpointError, match="has the id 4,000,000,000; ids below 2,147,483,648 are read"):
+    with pytest.raises(CheckpointError, match=f"has 301 tokens, and ids up to {number:,}: they would leave most rows"):
         load(path.parent)
+
+
+def test_an_adapter_asks_for_no_table_that_its_weights_do_not_hold(trained):
+    model = open_model(trained / "gpt2").model
+    assert check_rows(trained / "gpt2" / "model", model, 300 + 2**19) is None  # 32 wide: 2**24 numbers
+    with pytest.raises(CheckpointError, match=r"asks for a table of 33,554,432 tokens over a model of 300, and"):
+        check_rows(trained / "gpt2" / "model", model, 2**25)
 
 
 @pytest.mark.parametrize("length", ["abc", None, [5]])
