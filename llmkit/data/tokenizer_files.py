@@ -44,6 +44,10 @@ CLASSES = {"bert": "bert-base-uncased", "gpt2": "GPT-2", "roberta": "RoBERTa", "
 """Tokenizers by the model_type whose class reads them, with the name of a model that people know."""
 MOST_ADDED, LONGEST_ADDED = 100_000, 1000
 """Tokens that are added to a vocabulary one by one, and the characters of one: texts are searched for all of them."""
+MOST_AROUND = 64
+"""Special tokens, or pieces of a template, that stand around each text."""
+HOLES = 2**16
+"""Ids without a token that even a small vocabulary may have."""
 SENTINEL = re.compile(r"extra\d+")
 """UER's name of a sentinel, a line of a vocab.txt."""
 
@@ -84,7 +88,9 @@ def has_tokenizer(folder: Path) -> bool:
 def read(place: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or a file, with whatever error transformers has."""
     if place.is_dir():
-        return _with_sentinels(_of_folder(place))
+        tokenizer = _with_sentinels(_of_folder(place))
+        _check_numbers(tokenizer, place)
+        return tokenizer
     name = usual_name(place)
     if (name != WHOLE and place.name in (SETTINGS, PAIRS, MERGES)) or (place.parent / SETTINGS).is_file():
         return read(place.parent)
@@ -150,8 +156,37 @@ def _without_mark(folder: Path) -> Iterator[Path]:
         yield Path(name)
 
 
+def _check_numbers(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """CheckpointError where a tokenizer's ids, or the length that it knows, are no numbers of tokens."""
+    if (rows := rows_for(tokenizer)) > 2 * len(tokenizer) + HOLES:  # a table of embeddings has a row for each
+        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, and ids up to {rows - 1:,}: they"
+                              " would leave most rows of a model's table empty.")
+    longest: Any = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or longest != longest:  # NaN
+        raise CheckpointError(f"{folder / SETTINGS}: model_max_length is {str(longest)[:40]!r}, and no number.")
+
+
+def _check_frame(path: Path) -> None:
+    """CheckpointError where a tokenizer.json puts more tokens around each text than any model reads.
+
+    {"post_processor": {"single": [{"SpecialToken": {"id": "[CLS]"}}, {"Sequence": {"id": "A"}}], …}}  ->  1 token
+    """
+    if not path.is_file():
+        return
+    text, decoder = path.read_text(encoding="utf-8", errors="replace"), json.JSONDecoder()
+    for match in re.finditer(r'"(single|pair|ids)"\s*:\s*(?=\[)', text):
+        try:
+            found, _ = decoder.raw_decode(text, match.end())
+        except (ValueError, RecursionError):
+            return  # who reads it next says what is wrong
+        if len(found) > MOST_AROUND:
+            raise CheckpointError(f"{path}: puts {len(found):,} tokens around a text ({match[1]}); at most "
+                                  f"{MOST_AROUND} are taken.")
+
+
 def _check_added(folder: Path) -> None:
     """CheckpointError where a tokenizer adds more tokens, or longer ones, than are searched for."""
+    _check_frame(folder / WHOLE)
     for name in (WHOLE, SETTINGS, "added_tokens.json", "special_tokens_map.json"):
         for tokens in _added(folder / name):
             if len(tokens) > MOST_ADDED:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,23 @@ def add(folder: Path, learned: Sequence[int]) -> None:
     if ends != before:
         said["eos_token_id"] = ends if len(ends) > 1 else ends[0]
         path.write_text(json.dumps(dict(sorted(said.items())), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def unstopped(model: Any) -> Iterator[None]:
+    """Hide the stop strings of a model's generation config from its `generate`, which would want a tokenizer for them.
+
+    Who asks looks for them in what is written. An adapter's are its base's.
+    """
+    config = model.generation_config
+    if config is None or config.stop_strings is None:
+        yield
+        return
+    kept, config.stop_strings = config.stop_strings, None
+    try:
+        yield
+    finally:
+        config.stop_strings = kept
 
 
 def read(model: Any, folder: Path) -> None:

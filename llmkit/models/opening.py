@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from llmkit.backbones.kernels.privates import processors
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
 from llmkit.models.catalogue import CATALOGUE
 from llmkit.models.checking.adapters import brought, check_adapter, config_for
-from llmkit.models.checking.weighing import check_size
+from llmkit.models.checking.weighing import check_rows, check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.fetch import place
 from llmkit.models.files import (
@@ -33,7 +36,7 @@ from llmkit.models.quantizing import QUANTIZED, bits, check_installed, options, 
 from llmkit.models.wheel import write_as_today
 from llmkit.recipe import Quantization, registry
 from llmkit.system.environment import prepare_torch
-from llmkit.system.errors import CheckpointError, RequestError
+from llmkit.system.errors import CheckpointError, DataError, RequestError
 
 log = logging.getLogger("llmkit")
 
@@ -107,7 +110,9 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
     if rows is not None and needed > rows:
         log.warning("%s: %d tokens from id %d on have no embeddings; a text with one of them can't be read",
                     base.folder, needed - rows, rows)
+        table.register_forward_pre_hook(partial(_check_ids, base.folder, rows))
     if kind in WRITERS:
+        check_writing(network, base.folder)
         for entry in CATALOGUE.values():
             if entry.decoding and place(entry) == base.folder:
                 write_as_today(network.generation_config, entry)
@@ -118,11 +123,41 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
             log.warning("%s: %s", base.folder, NO_END)
 
 
+def _check_ids(folder: Path, rows: int, table: Any, given: tuple[Any, ...]) -> None:
+    """DataError where a text has a token that the table of embeddings has no row for."""
+    if given and (largest := int(given[0].max())) >= rows:
+        raise DataError(f"{folder}: a text has the token {largest:,}, and the model has embeddings of {rows:,} tokens: "
+                        "its tokenizer is another model's. Take the one that the model was trained with.")
+
+
+def check_writing(network: PreTrainedModel, folder: Path) -> None:
+    """RequestError where a model can't write by what its generation_config.json says, however it is asked.
+
+    {"repetition_penalty": 0}  ->  … can't be used: `penalty` has to be a strictly positive float, but is 0
+    """
+    import torch
+
+    if network.generation_config is None:
+        return
+    config = deepcopy(network.generation_config)
+    config.max_new_tokens = 1
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    try:
+        processors(network, config, 1)(ids, torch.zeros(1, network.config.get_text_config().vocab_size))
+    except UNREADABLE as error:
+        raise RequestError(f"{folder / ends.FILE} can't be used: {in_one_line(error)}") from error
+
+
 def kind_of(model: str | Path | Base) -> str:
     """The auto class that a model is opened with; an adapter's is that of the task that it was trained for."""
     base = Base.open(model)
     where = base if base.has_config or not base.is_adapter else base.below
-    return PEFT_HEADS.get(base.adapter.get("task_type") or "") or head_of(where.config())
+    return _adapters_head(base.adapter) or head_of(where.config())
+
+
+def _adapters_head(said: Mapping[str, Any]) -> str | None:
+    """The auto class of the task that an adapter's config names; None where it names none that is known."""
+    return PEFT_HEADS.get(str(said.get("task_type")))
 
 
 def chats(model: str | Path | Base) -> bool:
@@ -182,13 +217,16 @@ def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> O
     config.get_text_config().vocab_size = base_config.get_text_config().vocab_size
     tokenized = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
     tokenizer = tokenizer_of(folder if tokenized else base.folder)
-    kind = head or PEFT_HEADS.get(adapter.get("task_type") or "") or head_of(config)
+    kind = head or _adapters_head(adapter) or head_of(config)
     model, missing = _load_below(base, kind, config, dtype, quantized, in_full)
     rows = max(rows, len(tokenizer) if tokenized else 0)
     if rows > config.get_text_config().vocab_size:
+        check_rows(folder, model, rows)
         model.resize_token_embeddings(rows, mean_resizing=False)
     tuned = _tuned(model, given)
     ends.read(model, folder)
+    if kind in WRITERS:
+        check_writing(model, folder)
     nn.Module.to(tuned, dtype_of(dtype))  # transformers refuses it of a quantised base, whose layers it leaves alone
     held = brought(folder, missing)
     return Opened(tuned.eval(), tokenizer, folder, kind,

@@ -26,8 +26,12 @@ TOKENS = r"(eos|bos|pad|decoder_start|forced_bos|forced_eos)_token_id|bad_words_
 """Fields of a generation_config.json that are tokens, or lists of them."""
 OF_VOCABULARY = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 """Those whose scores are changed at every step: all must be there."""
+POSITIVE = ("repetition_penalty", "encoder_repetition_penalty")
+"""Those that scores are divided by."""
 MOST_TOKENS = 2**31
 MOST_LABELS = 100_000
+ELSEWHERE = ("backbone",)
+"""Fields by which transformers would look for another model's config, and ask whether to run the code beside it."""
 MOST_BYTES = 2**24
 """Of a config.json; one with 100,000 labels in words has a few million."""
 MOST_EXPERTS = 2**20
@@ -79,14 +83,42 @@ def check_config(path: Path) -> None:
         return  # who reads it next says what is wrong
     for name, value, bound in excesses(said):
         raise RequestError(f"{path} can't be used: {name} is {value}; the most is {bound.most:,} ({bound.what}).")
+    for name, value, what in misfits(said):
+        raise RequestError(f"{path} can't be used: {name} is {_short(value)}; {what}.")
+
+
+def misfits(said: Any) -> Iterator[tuple[str, Any, str]]:
+    """Fields of a config that aren't of the kind that they have in every model: (name, value, what they have to be).
+
+    {"id2label": {"0": null}}  ->  ("id2label.0", None, "a label is a text")
+    """
+    if not isinstance(said, Mapping):
+        return
+    classes = said.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+        yield "architectures", classes, "it is a list of names"
+    labels = said.get("id2label") or {}
+    if not isinstance(labels, Mapping):
+        yield "id2label", labels, "it is an object with a label for each number"
+        return
+    for number, label in labels.items():
+        if not isinstance(label, str | int | float):
+            yield f"id2label.{_short(number)}", label, "a label is a text"
+            return
+    for name in ELSEWHERE:
+        if isinstance(value := said.get(name), str):
+            yield name, value, "a model that is made of another one's files isn't opened"
 
 
 def check_generation(path: Path, config: Path) -> None:
-    """RequestError where a generation_config.json names tokens that no model, or not this one, can have.
+    """RequestError where a generation_config.json has a penalty that is none, or tokens that no model can have.
 
     {"bad_words_ids": [[1000000000]]} beside a config of 353 words  ->  … names the token 1000000000; there are 353.
     """
     said, beside = (_object(one) for one in (path, config))
+    for name in POSITIVE:
+        if (value := said.get(name)) is not None and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise RequestError(f"{path} can't be used: {name} is {_short(value)}; it is a number above 0.")
     known = beside.get("vocab_size")
     words = known if isinstance(known, int) else MOST_TOKENS
     for name, value in said.items():

@@ -75,3 +75,22 @@ def test_a_place_that_cant_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PlaceError, match="file"):
         sheet(row("full", 0.5)).write(tmp_path / "file", "compare", {})
+
+
+@pytest.mark.parametrize("name", ["compare.json", "compare.md", "compare.png", "compare.svg"])
+def test_a_file_of_somebody_elses_is_not_written_over(name, tmp_path):
+    Sheet.check(tmp_path, "compare")
+    Sheet.check(tmp_path / "none", "compare")
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(PlaceError, match=rf"{name} is there, and no comparison of llmkit wrote that; choose another"):
+        Sheet.check(tmp_path, "compare")
+    Sheet.check(tmp_path, "prompts")
+
+
+def test_a_comparison_that_is_made_again_takes_the_place_of_the_last(tmp_path):
+    document = {"recipe": "r.yaml", "metric": "accuracy", "seeds": [1], "folder": str(tmp_path)}
+    for value in (0.5, 0.75):
+        Sheet.check(tmp_path, "compare")
+        sheet(row("full", value)).write(tmp_path, "compare", document)
+    assert json.loads((tmp_path / "compare.json").read_text()) == document
+    assert "0.7500" in (tmp_path / "compare.md").read_text()

@@ -89,6 +89,22 @@ def test_nothing_is_written_where_another_run_or_somebodys_files_are(launched: N
     assert said(tmp_path / "mine") == {"status": "mine"}
 
 
+def test_a_run_whose_folder_became_another_runs_says_its_end_nowhere(launched: None, tmp_path: Path) -> None:
+    """As a run that slept, and was then ended by a second signal."""
+    folder, old = tmp_path / "run", RunFolder(tmp_path / "run")
+    with old.locked():
+        old.begun = True
+        folder.rename(tmp_path / "moved")
+        leave(old, 75, "stopped")
+        assert not folder.exists()
+        with RunFolder(folder).locked():
+            leave(old, 75, "stopped")
+        assert said(folder) is None
+        assert said(tmp_path / "moved") is None
+    leave(old, 75, "stopped")
+    assert said(folder) is None
+
+
 def test_somebodys_status_json_is_refused(text: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "status.json").write_text('{"status": "mine"}')

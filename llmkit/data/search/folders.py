@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.fields import ALIASES, find_fields
+from llmkit.data.files import LONGEST_DOCUMENT, changed, files_of
 from llmkit.data.files import Changed as Changed
-from llmkit.data.files import changed, files_of
 from llmkit.data.formats import format_of
 from llmkit.data.search.passages import Unit
 from llmkit.data.search.web import readable
@@ -142,6 +142,8 @@ def _opened(shown: str, path: Path, number: int, inside: str) -> Listed | str:
         rows = Listed(shown, number, inside, reader.fingerprint(), reader)
         return "without a row that has a text" if next(rows.documents(), None) is None else rows
     try:
+        if path.stat().st_size > LONGEST_DOCUMENT:
+            return f"a text of more than {LONGEST_DOCUMENT:,} bytes"
         with path.open("rb") as file:
             data = file.read(8192)
             if b"\0" in data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 
 from llmkit.data.search.passages import BREAK
@@ -10,6 +11,12 @@ _UNREAD = {"title", "script", "style", "template", "svg"}
 _INLINE = {"a", "abbr", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "img",
            "input", "ins", "kbd", "label", "mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
            "time", "tt", "u", "var", "wbr"}
+
+
+OPEN, TRIES = 8192, 16
+"""Characters behind a tag that is never closed which Python's parser looks through for each `<` in them; how many such
+tags are passed over one by one where there are more."""
+_TAG = re.compile(r"<[^<>]*>")
 
 
 def readable(page: str) -> str:
@@ -30,6 +37,19 @@ class _Reader(HTMLParser):
         self.written: list[str] = []
         self.line = 1
         self.unread = 0
+
+    def close(self) -> None:
+        """What stands behind tags that are never closed is read too, though not a hundred thousand times."""
+        for _ in range(TRIES):
+            if len(self.rawdata) <= OPEN or not self.rawdata.startswith("<"):
+                break
+            rest, self.rawdata = self.rawdata, ""
+            self.handle_data("<")
+            self.feed(rest[1:])
+        if len(self.rawdata) > OPEN and self.rawdata.startswith("<"):
+            rest, self.rawdata = self.rawdata, ""
+            self.handle_data(_TAG.sub("", rest))
+        super().close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.unread += tag in _UNREAD

@@ -95,6 +95,7 @@ class Comparison:
         if task is not None and not self.name.endswith(task):
             self.name = f"{self.name}-{task}"  # as finetune calls its folders
         self.folder = folder or Path("runs") / f"{self.name}-compare"
+        Sheet.check(self.folder, "compare")
         self.metric = metric or requests[0].learning.metric
         self.rates = {contender.label: usual_rate(request) for contender, request
                       in zip(self.contenders, requests, strict=True)}

@@ -78,6 +78,7 @@ class Prompts:
         self.modes = {one.label: made(one, request.prompting) for one in modes}
         self.slugs = {one.label: one.slug for one in modes}
         self.folder = folder or Path("runs") / f"{request.name}-prompts"
+        Sheet.check(self.folder, "prompts")
         self.metric = metric or self.task.metric
         self.outcomes: list[PromptOutcome] = []
         self.floors: Floors = {}

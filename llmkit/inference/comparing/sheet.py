@@ -12,6 +12,7 @@ from typing import Any
 from llmkit.figures.compared import Comparing, Point, draw
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import PlaceError
+from llmkit.training.folder.run_folder import put
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,34 @@ class Sheet:
                     f"{picture.missing[:20]}{'…' if len(picture.missing) > 20 else ''}.")
         return "In the .png, names are numbers: they are too long to stand in it."
 
+    @staticmethod
+    def check(folder: Path, name: str) -> None:
+        """PlaceError where one of the files is there that `write` leaves, and no comparison wrote it."""
+        files = [f"{name}.{suffix}" for suffix in ("json", "md", "png", "svg")]
+        there = [file for file in files if (folder / file).exists()]
+        if there and not _is_ours(folder / files[0]):
+            raise PlaceError(f"{folder}: {', '.join(there)} {'is' if len(there) == 1 else 'are'} there, and no "
+                             "comparison of llmkit wrote that; choose another --output-dir, or move it away.")
+
     def write(self, folder: Path, name: str, document: Mapping[str, Any]) -> None:
         """Leave NAME.json, NAME.md, NAME.png and NAME.svg in a folder."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.json").write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
-            (folder / f"{name}.md").write_text(self.markdown(), encoding="utf-8")
+            put(folder / f"{name}.json", json.dumps(document, indent=1, ensure_ascii=False))
+            put(folder / f"{name}.md", self.markdown())
             if any(row["runs"] for row in self.rows):
                 for suffix in ("png", "svg"):
                     draw(self.picture, folder / f"{name}.{suffix}")
         except OSError as error:
             raise PlaceError(f"{folder}: {error.strerror}.") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is the document of a comparison."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"recipe", "metric", "seeds", "folder"} <= found.keys()
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

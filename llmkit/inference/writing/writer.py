@@ -244,6 +244,7 @@ class Writer:
         import torch
 
         from llmkit.models import quiet
+        from llmkit.models.ends import unstopped
 
         model: Any = self.opened.model
         config, known, stop = self.settings(options)
@@ -262,7 +263,7 @@ class Writer:
                  top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known),
                  whole_sentences=whole_sentences)
             for i in range(len(prompts)) for which in range(count)]
-        with quiet(), torch.inference_mode():
+        with quiet(), unstopped(base_of(model)), torch.inference_mode():
             if searched or self.assistant is not None:
                 beams.search(self, prompts, texts, config, seeds, stopped)
             elif privates.leaves_batches(base_of(model)):

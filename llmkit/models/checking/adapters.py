@@ -41,6 +41,8 @@ UNSIZED = re.compile(r"\w*(seed|key|step|tinit|tfinal|deltaT|alpha|scal|ind[ei]|
 """Fields with numbers that are no sizes."""
 LEAST = 1024
 """A size that any adapter may have, be its weights smaller."""
+MOST_UNKNOWN = 512
+"""Names, or patterns, of layers that aren't the end of a layer's name."""
 LONGEST, MOST_ENTRIES, SECONDS = 2000, 2**16, 2.0
 """Characters of a pattern; entries of a list; how long patterns may take for all names of a model's layers."""
 
@@ -68,6 +70,10 @@ def check_adapter(folder: Path, said: Mapping[str, Any]) -> None:
 
 
 def _check_lists(path: Path, said: Mapping[str, Any]) -> None:
+    if not isinstance(said.get("task_type"), str | None):
+        raise CheckpointError(f"{path}: task_type is {str(said['task_type'])[:40]}, and no name of a task.")
+    if not isinstance(said.get("num_virtual_tokens"), int | None):
+        raise CheckpointError(f"{path}: num_virtual_tokens is {str(said['num_virtual_tokens'])[:40]}, and no number.")
     for name, value in said.items():
         if isinstance(value, list | dict) and len(value) > MOST_ENTRIES:
             raise CheckpointError(f"{path}: {name} has {len(value):,} entries; at most {MOST_ENTRIES:,} are read.")
@@ -152,12 +158,27 @@ def config_for(model: Any, folder: Path, said: Mapping[str, Any]) -> Any:
 
     fields = dict(said)
     names = [name for name, _ in model.named_modules()]
+    _check_unknown(folder / ADAPTER, said, names)
     for name in WHOLE:
         if isinstance(pattern := fields.get(name), str) and pattern != "all-linear":
             fields[name] = _spelled_out(pattern, names, f"{folder / ADAPTER}: {name}")
     if isinstance(fields.get("init_lora_weights"), str):
         fields["init_lora_weights"] = True
     return PeftConfig.from_peft_type(**fields)  # type: ignore[no-untyped-call]
+
+
+def _check_unknown(path: Path, said: Mapping[str, Any], names: Iterable[str]) -> None:
+    """CheckpointError where a config names many layers that the model doesn't have: peft looks for each of them in all.
+
+    layers h.0.attn, h.1.attn: {"target_modules": ["attn", "h.1.attn", "x1", "x2"]} names 2 that aren't there
+    """
+    known = {".".join(parts[i:]) for name in names for parts in [name.split(".")] for i in range(len(parts))}
+    for name, value in said.items():
+        if NAMES.fullmatch(name) and isinstance(value, list | dict):
+            unknown = sum(1 for one in value if one not in known)
+            if unknown > MOST_UNKNOWN:
+                raise CheckpointError(f"{path}: {name} names {unknown:,} layers that the model below it doesn't have; "
+                                      f"at most {MOST_UNKNOWN} are looked for. It isn't an adapter of this model.")
 
 
 def _spelled_out(pattern: str, names: Iterable[str], where: str) -> str:

@@ -12,7 +12,7 @@ from llmkit.models.layout import CONFIG
 from llmkit.system.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 ROOM = 2**24
 """Numbers that a small model may be larger than its weights: what isn't saved, as masks."""
@@ -32,6 +32,18 @@ def check_size(folder: Path, config: PretrainedConfig) -> None:
     if asked > 2 * held * (PACKED if hasattr(config, "quantization_config") else 1) + ROOM:
         raise CheckpointError(f"{folder / CONFIG} asks for a {config.model_type} of {asked:,} numbers, and the weights "
                               f"beside it hold {held:,}: it isn't the config of these weights.")
+
+
+def check_rows(folder: Path, model: PreTrainedModel, rows: int) -> None:
+    """CheckpointError where an adapter's folder asks for a larger table of tokens than its weights come near to.
+
+    Its own rows stand in its file; those of the base are there already.
+    """
+    more = (rows - model.config.get_text_config().vocab_size) * model.get_input_embeddings().weight.shape[-1]
+    if more > 2 * (numbers_held(folder) or 0) + ROOM:
+        raise CheckpointError(f"{folder} asks for a table of {rows:,} tokens over a model of "
+                              f"{model.config.get_text_config().vocab_size:,}, and the weights in it hold "
+                              f"{numbers_held(folder) or 0:,} numbers: it isn't the config of these weights.")
 
 
 def numbers_held(folder: Path) -> int | None:

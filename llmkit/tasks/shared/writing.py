@@ -19,7 +19,7 @@ from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import encode
 from llmkit.models import ends
 from llmkit.models.chatting import templates
-from llmkit.models.ends import ends_of
+from llmkit.models.ends import ends_of, unstopped
 from llmkit.objectives.base import Judged, Responses, Setup, Sums, perplexity, token
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
@@ -247,9 +247,11 @@ class Writing(Task):
             only_written = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=asked.shape[1])
             how |= {"repetition_penalty": 1.0}
             watched.append(only_written)
-        written = writer.generate(
-            input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
-            pad_token_id=pad, eos_token_id=ends, use_cache=True, logits_processor=LogitsProcessorList(watched), **how)
+        with unstopped(writer):
+            written = writer.generate(
+                input_ids=asked, attention_mask=seen, max_new_tokens=room, num_beams=self.num_beams, do_sample=False,
+                pad_token_id=pad, eos_token_id=ends, use_cache=True, logits_processor=LogitsProcessorList(watched),
+                **how)
         written = written[:, asked.shape[1]:] if family.shape == "decoder" else written[:, 1:]
         return [until(ids, {*ends, pad}) for ids in written.tolist()]
 

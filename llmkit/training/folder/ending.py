@@ -57,9 +57,11 @@ def status_left(run: RunFolder) -> Iterator[None]:
 
 
 def leave(run: RunFolder, status: int, said: str) -> None:
-    """Write the file, by the first process, into a folder that is this run's or that nobody has."""
-    if is_first() and (run.begun or (any(name in os.environ for name in LAUNCHERS) and is_free(run))):
+    """Write the file, by the first process, into a folder that is still this run's or that nobody has."""
+    launched = any(name in os.environ for name in LAUNCHERS)
+    if is_first() and (run.token is not None if run.begun else launched and is_free(run)):
         with suppress(LlmkitError, OSError):  # what went wrong first is what is told
+            run.check()
             put(run.folder / layout.STATUS, ended(status, said))
 
 

@@ -1,10 +1,14 @@
 """Passages: paragraphs with their headings, long ones cut at sentences; pages without their tags."""
 
+import time
+
 import pytest
 from conftest import stories
 
+from llmkit.data.search.folders import listed
 from llmkit.data.search.passages import BREAK, passages
 from llmkit.data.search.web import readable
+from llmkit.system.errors import DataError
 
 
 def words(texts):
@@ -77,3 +81,30 @@ def test_a_page_is_read_without_tags_in_its_own_lines():
     found = [(text[:start].count("\n") + 1, text[start:stop].split(BREAK)) for start, stop in passages(text, words, 20)]
     assert [(line, [part.strip() for part in parts if part.strip()]) for line, parts in found] == [
         (6, ["Cats", "They purr &\nsleep."]), (8, ["Dogs\n  bark."]), (9, ["Loud."])]
+
+
+@pytest.mark.parametrize("piece", ["<a ", "<!--", "<!", "<?", "</a ", "<a b='", "<script>", "<![CDATA[", "&#x110000;&"])
+def test_a_page_of_tags_that_never_close_is_read_once(piece):
+    started = time.process_time()
+    assert "before" in readable(f"<p>before {piece * 40_000}")
+    assert time.process_time() - started < 5
+
+
+def test_what_stands_behind_a_tag_that_never_closes_is_read():
+    long = "words and words " * 1000
+    said = readable(f"<p>before <a href='x {long}<b>after</b> the end")
+    assert "before" in said
+    assert said.endswith("after the end")
+    assert readable(f"<p>one <!-- two {long}").startswith(f"{BREAK}one ")
+
+
+def test_a_text_too_large_for_the_memory_is_passed_over_unread(tmp_path):
+    (tmp_path / "small.txt").write_text("the cat sat\n")
+    with (tmp_path / "large.log").open("w") as file:
+        file.write("a" * 10_000)
+        file.truncate(2**30 + 1)  # it takes no room on the disk
+    found = listed([str(tmp_path)])
+    assert [source.inside for source in found.sources] == ["small.txt"]
+    assert found.passed_over == {"a text of more than 1,073,741,824 bytes": [str(tmp_path / "large.log")]}
+    with pytest.raises(DataError, match="is a text of more than 1,073,741,824 bytes; only text can be searched"):
+        listed([str(tmp_path / "large.log")])
