@@ -6,8 +6,8 @@
 English: sst2. Chinese: ChnSentiCorp. The training texts are pretrained on, without their labels (Krishna et al. 2023,
 "Downstream datasets make surprisingly good pretraining corpora"); the validation texts are seen by no run but to be
 measured. Every run is a folder: stop it whenever you like, the same command goes on. `--tokens` is what a pretraining
-sees; several make a curve. The first seed is fine-tuned at each of `--rates`, the others at the rate that was best for
-it: what one start bears ruins another.
+sees; several make a curve. `--shots 400` fine-tunes on so many rows a label in the place of all. The first seed is
+fine-tuned at each of `--rates`, the others at the rate that was best for it: what one start bears ruins another.
 """
 
 import argparse
@@ -34,6 +34,7 @@ LANGUAGES: dict[str, dict[str, Any]] = {
 ENCODER = {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 384,
            "max_position_embeddings": 512, "local_attention": 16, "classifier_pooling": "mean"}
 """ModernBERT: positions are relative, and all layers but the first and the last see 8 tokens to each side."""
+EPOCHS_OF_SHOTS = 5
 DROPOUT = {"embedding_dropout": 0.1, "mlp_dropout": 0.1, "attention_dropout": 0.1}
 """In every fine-tuning; pretraining has none, but for contrastive, whose two views are two dropouts."""
 
@@ -47,6 +48,10 @@ class Start:
 
     def __str__(self) -> str:
         return "nothing (random weights)" if self.objective is None else f"{self.objective}, {self.tokens / 1e6:g} M"
+
+    def tuned(self, language: str, shots: int | None) -> str:
+        """What the names of its fine-tunings begin with."""
+        return self.slug(language) + ("" if shots is None else f"-shots-{shots}")
 
     def slug(self, language: str) -> str:
         """English, masked_lm of 3 M tokens  ->  english-masked_lm-3000000"""
@@ -79,17 +84,21 @@ def pretraining(language: str, start: Start, folder: Path) -> dict[str, Any]:
         "output_dir": str(folder / start.slug(language))}
 
 
-def finetuning(language: str, start: Start, seed: int, rate: float, folder: Path, words: Path) -> dict[str, Any]:
+def finetuning(
+    language: str, start: Start, seed: int, rate: float, folder: Path, words: Path, shots: int | None = None,
+) -> dict[str, Any]:
     """The recipe of a fine-tuning; `words` is the folder that random weights have their tokenizer from."""
-    name = f"{start.slug(language)}-{seed}-{rate:g}"
+    name = f"{start.tuned(language, shots)}-{seed}-{rate:g}"
+    epochs = LANGUAGES[language]["epochs"] if shots is None else EPOCHS_OF_SHOTS
     fresh = {"backbone": {"family": "modernbert", "config": {**ENCODER, **DROPOUT}},
              "tokenizer": {"pretrained": str(words)}}
     begun = {"backbone": {"pretrained": str(folder / start.slug(language)), "config": DROPOUT}}
     return {
         "name": name, "seed": seed, "task": "classification", **(fresh if start.objective is None else begun),
         "data": {"train": [source(language, "train", "text", "label")],
-                 "validation": [source(language, "validation", "text", "label")], "max_length": 64},
-        "training": {"num_train_epochs": LANGUAGES[language]["epochs"], "global_batch_size": 32, "learning_rate": rate,
+                 "validation": [source(language, "validation", "text", "label")], "max_length": 64,
+                 **({} if shots is None else {"shots": shots})},
+        "training": {"num_train_epochs": epochs, "global_batch_size": 32, "learning_rate": rate,
                      "warmup_steps": 0.1, "logging_steps": 50, "save_steps": 1000, "figures": False},
         "output_dir": str(folder / "fine" / name)}
 
@@ -101,10 +110,10 @@ def ended(folder: Path) -> dict[str, Any] | None:
     return summary if summary is not None and summary["status"] == "completed" else None
 
 
-def accuracies(folder: Path, language: str, start: Start) -> dict[float, dict[int, float]]:
+def accuracies(folder: Path, language: str, start: Start, shots: int | None) -> dict[float, dict[int, float]]:
     """By rate and seed, what the finished fine-tunings of a start reached."""
     found: dict[float, dict[int, float]] = {}
-    name = start.slug(language)
+    name = start.tuned(language, shots)
     for path in (folder / "fine").glob(f"{name}-[0-9]*"):
         seed, rate = path.name.removeprefix(f"{name}-").split("-", 1)
         if (summary := ended(path)) is not None:
@@ -139,23 +148,23 @@ def cell(found: dict[float, dict[int, float]], first: int) -> str:
             f"{others}")
 
 
-def floor(folder: Path, language: str) -> str:
+def floor(folder: Path, language: str, shots: int | None) -> str:
     """What words and logistic regression reach on the same rows, which each fine-tuning says."""
-    for path in (folder / "fine").glob(f"{language.lower()}-*"):
+    for path in (folder / "fine").glob(f"{Start().tuned(language, shots)}-[0-9]*"):
         if (summary := ended(path)) is not None:
             return f"{summary['floors']['TF-IDF, logistic regression']['accuracy']:.3f}"
     return ""
 
 
-def table(folder: Path, starts: Sequence[Start], first: int) -> str:
+def table(folder: Path, starts: Sequence[Start], first: int, shots: int | None = None) -> str:
     """A Markdown table of what is there."""
     lines = [f"| pretrained by | {' | '.join(f'{name}: its loss | accuracy' for name in LANGUAGES)} |",
              f"|---|{'---|---|' * len(LANGUAGES)}"]
     for start in starts:
         cells = [one for language in LANGUAGES for one in (
-            losses(folder, language, start), cell(accuracies(folder, language, start), first))]
+            losses(folder, language, start), cell(accuracies(folder, language, start, shots), first))]
         lines.append(f"| {start} | {' | '.join(cells)} |")
-    floors = [one for language in LANGUAGES for one in ("", floor(folder, language))]
+    floors = [one for language in LANGUAGES for one in ("", floor(folder, language, shots))]
     return "\n".join([*lines, f"| floor: TF-IDF, logistic regression | {' | '.join(floors)} |"])
 
 
@@ -169,15 +178,17 @@ def runs(given: argparse.Namespace, starts: Sequence[Start]) -> Iterator[dict[st
         first = given.seeds[0]
         for seed in given.seeds:
             for start in starts:
-                rates = given.rates if seed == first else [best_rate(accuracies(given.folder, language, start), first)]
+                rates = given.rates if seed == first else [
+                    best_rate(accuracies(given.folder, language, start, given.shots), first)]
                 for rate in rates:
-                    yield finetuning(language, start, seed, rate, given.folder, words)
+                    yield finetuning(language, start, seed, rate, given.folder, words, given.shots)
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--folder", type=Path, default=Path("runs/pretraining_helps"))
     options.add_argument("--tokens", type=int, nargs="+", default=[3_000_000])
+    options.add_argument("--shots", type=int, help="fine-tune on so many rows a label")
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3])
     options.add_argument("--languages", nargs="+", default=list(LANGUAGES), choices=list(LANGUAGES))
@@ -194,7 +205,7 @@ def main() -> None:
         for tree in runs(given, starts):
             if ended(Path(tree["output_dir"])) is None:
                 fit(recipe.load(tree))
-    print(table(given.folder, starts, given.seeds[0]))
+    print(table(given.folder, starts, given.seeds[0], given.shots))
 
 
 if __name__ == "__main__":
