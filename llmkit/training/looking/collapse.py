@@ -78,7 +78,7 @@ def states(model: PreTrainedModel, rows: Sequence[Tensor]) -> Tensor:
     was, device = model.training, next(model.parameters()).device
     ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     try:
         with torch.inference_mode():
             body: Any = model.base_model
