@@ -2,9 +2,10 @@
 
     python benchmarks/optimizers.py --folder runs/optimizers --steps 600              # hours on two cores
     python benchmarks/optimizers.py --families t5 --optimizers adamw,adamw_rms --steps 300
+    python benchmarks/optimizers.py --size tiny --rows 16 --length 64 --steps 150 --factors 1,3     # 15 minutes on one
 
-Each optimizer has its usual rate, a third of it and three times as much; the best of them by validation loss is drawn.
-Rows, masks and weights are the same for all. Stop it whenever you like: the same command goes on.
+Each optimizer has its usual rate times each of `--factors`; the best of them by validation loss is drawn. Rows, masks
+and weights are the same for all. Stop it whenever you like: the same command goes on.
 """
 
 import argparse
@@ -14,29 +15,29 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = {"gpt2": "causal_lm", "bert": "masked_lm", "t5": "span_corruption"}
-FACTORS = (1 / 3, 1.0, 3.0)
 STILL = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "t5": ("dropout_rate",),
          "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob")}
 
 
-def recipe_of(family: str, optimizer: str, factor: float, folder: Path, steps: int, data: str) -> Any:
+def recipe_of(family: str, optimizer: str, factor: float, given: argparse.Namespace) -> Any:
     """A recipe, at its optimizer's usual rate times a factor."""
     from llmkit import recipe
     from llmkit.planning.choices import usual_rate
 
+    steps = given.steps
     tree: dict[str, Any] = {
         "name": f"{family}-{optimizer}",
-        "backbone": {"family": family, "size": "mini", "config": dict.fromkeys(STILL[family], 0.0)},
+        "backbone": {"family": family, "size": given.size, "config": dict.fromkeys(STILL[family], 0.0)},
         "tokenizer": {"train": {"vocab_size": 8192}},
-        "data": {"train": data, "validation": 0.02, "max_length": 128},
+        "data": {"train": given.data, "validation": 0.02, "max_length": given.length},
         "objective": {"name": FAMILIES[family]},
         "optimizer": {"name": optimizer},
-        "training": {"max_steps": steps, "global_batch_size": 32, "warmup_steps": 0.1, "logging_steps": 10,
+        "training": {"max_steps": steps, "global_batch_size": given.rows, "warmup_steps": 0.1, "logging_steps": 10,
                      "lr_scheduler_type": "constant_with_warmup" if optimizer == "schedule_free" else "cosine",
-                     "eval_steps": max(1, steps // 6), "save_steps": 100}}
+                     "save_steps": 100, "save_total_limit": 1, "figures": False}}
     rate = usual_rate(recipe.load(tree)) * factor
     tree["training"]["learning_rate"] = rate
-    return recipe.load({**tree, "output_dir": str(folder / f"{family}-{optimizer}-{rate:.3g}")})
+    return recipe.load({**tree, "output_dir": str(given.folder / f"{family}-{optimizer}-{rate:.3g}")})
 
 
 def measured(asked: Any) -> dict[str, Any]:
@@ -90,6 +91,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--folder", type=Path, default=Path("runs/optimizers"))
     options.add_argument("--steps", type=int, default=600)
+    options.add_argument("--size", default="mini", help="the families' size of this name")
+    options.add_argument("--rows", type=int, default=32, help="rows a step")
+    options.add_argument("--length", type=int, default=128, help="tokens a row")
+    options.add_argument("--factors", default="0.333,1,3", help="on each optimizer's usual rate")
     options.add_argument("--data", default="builtin:python-docs")
     options.add_argument("--families", default=",".join(FAMILIES))
     options.add_argument("--optimizers", default=",".join(usual))
@@ -98,8 +103,7 @@ def main(words: Sequence[str] | None = None) -> None:
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for family in given.families.split(","):
         for name in given.optimizers.split(","):
-            runs = [measured(recipe_of(family, name, factor, given.folder, given.steps, given.data))
-                    for factor in FACTORS]
+            runs = [measured(recipe_of(family, name, float(factor), given)) for factor in given.factors.split(",")]
             found.setdefault(family, {})[name] = min(runs, key=lambda run: run["loss"])
             (given.folder / "optimizers.json").write_text(json.dumps(found, indent=1))
             draw(found, given.folder / "optimizers.png")

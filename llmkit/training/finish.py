@@ -19,6 +19,7 @@ from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError, status_of
 from llmkit.training.folder.belonging import length_of
 from llmkit.training.folder.ending import ended, in_words
+from llmkit.training.looking import collapse
 from llmkit.training.looking.samples import show_training_rows
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import shared
@@ -38,6 +39,7 @@ def finish(session: Session) -> dict[str, Any]:
         with session.spread.whole(session.learner):
             if session.main:
                 publish(session)
+                collapse.after_pretraining(session)
     if session.main:
         summary = conclude(session, "completed", session.state.ended or REACHED)
         summary |= {name: sum(one[name] for one in most) for name in most[0]}

@@ -43,6 +43,7 @@ from llmkit.training.folder.belonging import check_foundation, check_optimizer, 
 from llmkit.training.folder.resume import kept, restored
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
+from llmkit.training.looking import collapse
 from llmkit.training.optimizer import learned
 from llmkit.training.schedule import Length, weights
 from llmkit.training.session import Session
@@ -157,6 +158,8 @@ def learn(
     """The model as the recipe wants it tuned, with its objective, and the teacher beside it where there is one."""
     recipe, tuning, tokenizer = settled.recipe, settled.recipe.tuning, setup.tokenizer
     net = network(settled, tokenizer, dict(sets.facts))
+    if refers and accelerator.is_main_process:
+        collapse.before_tuning(settled, net.model, sets.train)
     order = order_of(sets.train, weights(recipe), recipe.seed, recipe.data.shuffle)
     steps = Length(recipe.training, order.epoch_rows).steps
     if isinstance(recipe.learning, Task) and recipe.learning.reference and refers:
