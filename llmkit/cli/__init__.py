@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
@@ -170,6 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # the last place that can say it in one line
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return _fail(f"{error.filename}: {os.strerror(error.errno)}.", PlaceError.status, debug)
         if full := no_room(error):
             return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
         if no_memory(error):

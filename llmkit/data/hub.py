@@ -1,6 +1,7 @@
 """Data sets that `datasets` loads: `hub:org/name`, `hub:org/name:config`, `hub:org/name:config:split`, and folders."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_folder(source: Source) -> HubRows | None:
     """
     path, named = folders.parted(source.source)
     folder = Path(path).expanduser()
-    if not folder.is_dir() or not folders.splits_of(folder):
+    if not os.path.isdir(folder) or not folders.splits_of(folder):
         return None
     dataset, files = folders.load(folder, split_of(source, named), source.source)
     config = str(dataset.info.config_name or "")

@@ -269,6 +269,15 @@ def test_recipes_are_listed_shown_and_copied(llmkit: Command, tmp_path: Path) ->
     refused(llmkit("recipes", "copy", "bert_mlm", "mine.yaml/below.yaml"), 6, "Not a directory")
 
 
+@pytest.mark.parametrize("words", [("runs", "list"), ("generate", "hi", "--model"), ("report",), ("pretrain",)])
+def test_a_path_that_no_system_takes_is_told(words: tuple[str, ...], llmkit: Command, tmp_path: Path) -> None:
+    said = llmkit(*words, "a" * 5000)
+    assert said.status in (2, 6)
+    assert "File name too long" in said.last
+    (tmp_path / "round").symlink_to("round")
+    assert "unforeseen" not in llmkit(*words, "round/below").err
+
+
 def test_models_are_listed_as_one_json_document(llmkit: Command) -> None:
     rows = json.loads(llmkit("models", "list", "--json").out)
     assert {"smollm2-135m-instruct", "minilm-l6"} <= {row["name"] for row in rows}

@@ -126,7 +126,6 @@ class Server:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.count = 0
-        self.ended: dict[int, tuple[int, int]] = {}
         self.environment = {**os.environ, **VARIABLES, **self.variables}
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environment, text=True)
@@ -153,7 +152,7 @@ class Server:
                     stderr=err, stdin=subprocess.DEVNULL, start_new_session=True)
             return Command(process.pid, said, lambda: None if process.poll() is None else (process.returncode, 0))
         pid = self._ask({"words": given, "said": str(said), "cwd": str(cwd or Path.cwd()), "env": dict(env), **limits})
-        return Command(pid, said, lambda: self._status(pid))
+        return Command(pid, said, lambda: self._status(said))
 
     def run(self, *words: object, seconds: float = PATIENCE, **more: Any) -> Done:
         """Run `llmkit WORDS` to its end."""
@@ -192,18 +191,18 @@ class Server:
         self.process.stdin.close()
         self.process.wait(30)
 
-    def _status(self, pid: int) -> tuple[int, int] | None:
-        path = self.folder / f"{pid}.status"
-        if pid not in self.ended and path.exists():
-            status, peak = path.read_text().split()
-            self.ended[pid] = int(status), int(peak)
-            path.unlink()
-        return self.ended.get(pid)
+    @staticmethod
+    def _status(said: Path) -> tuple[int, int] | None:
+        path = said.with_suffix(".status")
+        if not path.exists():
+            return None
+        status, peak = path.read_text().split()
+        return int(status), int(peak)
 
     def _ask(self, request: Mapping[str, Any]) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({**request, "folder": str(self.folder)}) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -212,7 +211,7 @@ class Server:
 
 
 def serve() -> None:
-    """Import, then fork a child for every line on stdin; `<pid>.status` in the folder says how it ended."""
+    """Import, then fork a child for every line on stdin; `.status` beside what it said says how it ended."""
     import gc
     import importlib
     import select
@@ -238,7 +237,7 @@ def serve() -> None:
                 pid = os.fork()
                 if pid == 0:
                     _child(**request)
-                running[pid] = Path(request["folder"])
+                running[pid] = Path(request["said"])
             os.write(1, f"{pid}\n".encode())
     finally:
         for pid in running:
@@ -262,14 +261,14 @@ def _reap(running: dict[int, Path]) -> None:
         pid, status, usage = os.wait4(-1, os.WNOHANG)
         if not pid:
             return
-        folder = running.pop(pid)
-        staging = folder / f".{pid}"
+        said = running.pop(pid)  # not by its number: another process has it soon
+        staging = said.with_suffix(".staging")
         staging.write_text(f"{os.waitstatus_to_exitcode(status)} {usage.ru_maxrss * 1024}")
-        staging.rename(folder / f"{pid}.status")
+        staging.rename(said.with_suffix(".status"))
 
 
 def _child(
-    words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], folder: str, uid: int | None = None,
+    words: Sequence[str], said: str, cwd: str, env: Mapping[str, str], uid: int | None = None,
     umask: int | None = None, file_size: int | None = None, signal_at: tuple[int, str, int] | None = None,
     signal_after: tuple[int, int] | None = None, kill_at_rename: tuple[int, str, str] | None = None,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -64,7 +65,7 @@ def whole(llmkit: Server, wholes: dict[str, Path]) -> Callable[..., Path]:
     def make(tree: Tree, processes: int = 1) -> Path:
         key = json.dumps([{**tree, "output_dir": ""}, processes], sort_keys=True)
         if key not in wholes:
-            folder = wholes[""] / f"{len(wholes):04d}"
+            folder = wholes[""] / hashlib.sha256(key.encode()).hexdigest()[:12]  # also of one that failed before
             path = runs.write({**tree, "output_dir": str(folder)})
             done = llmkit.run_all("pretrain", path, processes=processes)
             assert done.status == 0, done.err

@@ -234,7 +234,7 @@ LABELS: dict[str, Any] = {
     "F5-label-missing": ({"text": "a b"}, r":3: the field 'label' is empty"),
     "F5-label-null": ({"text": "a b", "label": None}, r":3: the field 'label' is empty"),
     "F5-label-blank": ({"text": "a b", "label": " "}, r":3: the field 'label' is empty"),
-    "F5-label-object": ({"text": "a b", "label": {"a": 1}}, r":3: the label {'a': 1} is neither"),
+    "F5-label-object": ({"text": "a b", "label": {"a": 1}}, r":3: the field 'label' is no text: \{'a': 1\}"),
     "F5-label-nan": (b'{"text": "a b", "label": NaN}', r":3: the label nan is neither a word nor a whole number"),
     "F5-label-infinite": (b'{"text": "a b", "label": 1e999}', r":3: the label inf is neither"),
     "F5-text-missing": ({"label": 1}, r":3: the field 'text' is empty"),
