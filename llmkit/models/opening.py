@@ -110,7 +110,7 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
     if rows is not None and needed > rows:
         log.warning("%s: %d tokens from id %d on have no embeddings; a text with one of them can't be read",
                     base.folder, needed - rows, rows)
-        table.register_forward_pre_hook(partial(_check_ids, base.folder, rows))
+        table.register_forward_pre_hook(partial(_check_texts, base.folder, rows))
     if kind in WRITERS:
         check_writing(network, base.folder)
         for entry in CATALOGUE.values():
@@ -123,9 +123,14 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
             log.warning("%s: %s", base.folder, NO_END)
 
 
-def _check_ids(folder: Path, rows: int, table: Any, given: tuple[Any, ...]) -> None:
-    """DataError where a text has a token that the table of embeddings has no row for."""
-    if given and (largest := int(given[0].max())) >= rows:
+def _check_texts(folder: Path, rows: int, table: Any, given: tuple[Any, ...]) -> None:
+    if given and given[0].numel():
+        check_ids(folder, rows, int(given[0].max()))
+
+
+def check_ids(folder: Path, rows: int, largest: int) -> None:
+    """DataError where a text has a token, the one of the largest id, that a table of embeddings has no row for."""
+    if largest >= rows:
         raise DataError(f"{folder}: a text has the token {largest:,}, and the model has embeddings of {rows:,} tokens: "
                         "its tokenizer is another model's. Take the one that the model was trained with.")
 

@@ -107,6 +107,17 @@ def test_a_token_that_the_model_has_no_row_for_is_told_where_a_text_has_it(copie
     assert main(["classify", "a", "--model", str(folder)]) == 0
 
 
+def test_so_it_is_where_a_text_is_written(copied, capsys):
+    folder = copied("gpt2")
+    path = folder / "tokenizer.json"
+    said = json.loads(path.read_text())
+    there = said["model"]["vocab"]
+    there[max(there, key=there.get)] = 5000
+    path.write_text(json.dumps(said))
+    assert main(["generate", max(there, key=there.get).replace("Ġ", " "), "--raw", "--model", str(folder)]) == 3
+    assert "a text has the token 5,000, and the model has embeddings of 300 tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [66_200, 10**9, 4 * 10**9])
 def test_ids_far_from_all_others_are_refused_for_a_table_has_a_row_for_each(number, copied):
     path = copied("gpt2") / "tokenizer.json"

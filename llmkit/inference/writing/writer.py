@@ -24,6 +24,7 @@ from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.inference.writing.turn_ends import learned_ends
 from llmkit.models.languages import UnreadScript
+from llmkit.models.opening import check_ids
 from llmkit.system.errors import RequestError
 from llmkit.system.report import log
 
@@ -148,6 +149,7 @@ class Writer:
                 raise RequestError(
                     f"the prompt is empty, and {self.name} has no token to start a text with: give a word.")
             ids = starts[:1]
+        check_ids(self.opened.folder, int(self.opened.model.config.get_text_config().vocab_size), max(ids))
         self.unknown.see(ids, prompt)
         self.unknown.warn(self.name)
         if not self.unknown.said:

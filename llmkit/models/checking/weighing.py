@@ -39,7 +39,8 @@ def check_rows(folder: Path, model: PreTrainedModel, rows: int) -> None:
 
     Its own rows stand in its file; those of the base are there already.
     """
-    more = (rows - model.config.get_text_config().vocab_size) * model.get_input_embeddings().weight.shape[-1]
+    table: Any = model.get_input_embeddings()
+    more = (rows - model.config.get_text_config().vocab_size) * table.weight.shape[-1]
     if more > 2 * (numbers_held(folder) or 0) + ROOM:
         raise CheckpointError(f"{folder} asks for a table of {rows:,} tokens over a model of "
                               f"{model.config.get_text_config().vocab_size:,}, and the weights in it hold "
