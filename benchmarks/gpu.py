@@ -418,6 +418,8 @@ def main(given: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {}
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="llmkit-gpu-") as place:
+        if asked.tiny:
+            os.environ.setdefault("LLMKIT_CACHE", f"{place}/cache")
         bench = Bench(Path(place), asked.tiny)
         for section in asked.only.split(","):
             began = time.monotonic()

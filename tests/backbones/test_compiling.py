@@ -38,6 +38,7 @@ def rows(count: int, length: int) -> dict[str, Any]:
     return {"input_ids": ids, "labels": ids}
 
 
+@pytest.mark.slow
 def test_an_evaluation_before_the_first_step_takes_no_graph_from_training(traced: None) -> None:
     """T5 spent torch's limit of 8 on it, and then no step was compiled."""
     model = small("t5")

@@ -30,10 +30,11 @@ def pretend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 MICRO_BATCHES = 2
-READ = {"contrastive": 4, "replaced_token": 2, "adversarial": 3}
-"""How often a model reads a micro-batch: its two views twice (GradCache), two networks, three; once for the others."""
-THEIRS = 4
-"""How often at most transformers itself waits while a micro-batch is read: for masks, caches, DeBERTa's positions."""
+READ = {"contrastive": 4, "replaced_token": 2}
+"""How often a model reads a micro-batch: its two views twice (GradCache), two networks; once for the others."""
+THEIRS = {"deberta": 2, "adversarial": 8}
+"""How often at most transformers itself waits while a micro-batch is read: for DeBERTa's scale, and for the caches of a
+generator that writes samples and the mask of a discriminator that reads them. Not at all for the others."""
 
 
 def shortest() -> list[tuple[str, str]]:
@@ -68,8 +69,9 @@ def test_each_family_and_each_objective_trains_and_seldom_waits(
     said, waits = pretend.ask("train", recipe=short_run(family, objective, text, tmp_path / "run"))
     assert said["device"] == "cuda" and math.isfinite(said["loss"])
     theirs = sum(count for _, place, count in waits if "<- transformers/" in place)
-    assert theirs <= THEIRS * MICRO_BATCHES * READ.get(objective, 1), waits
-    assert sum(count for _, _, count in waits) - theirs <= 3, waits
+    most = max(THEIRS.get(family, 0), THEIRS.get(objective, 0))
+    assert theirs <= most * MICRO_BATCHES * READ.get(objective, 1), waits
+    assert sum(count for _, _, count in waits) - theirs == 1, waits  # for the loss and the gradient's norm, together
 
 
 @pytest.fixture(scope="session")
