@@ -174,12 +174,11 @@ def test_a_cell_trains_in_each_precision(
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_steps_that_are_not_finite_are_left_out_one_after_the_other(
     precision: str, pretend: Pretend, text: Path, tmp_path: Path) -> None:
-    """After a step that is far too large no loss is finite; what ends the run is its checkpoint, not the scaler."""
+    """After a step that is far too large no loss is finite: each further step is left out, and none is an error."""
     tree = short_run("gpt2", "causal_lm", text, tmp_path / "run", precision=precision, learning_rate=1e30,
                      max_grad_norm=None, on_nonfinite="skip")
     del tree["data"]["validation"]
-    with pytest.raises(AssertionError, match="NumberError"):
-        pretend.ask("train", recipe=tree)
+    pretend.ask("train", recipe=tree)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "skipped"] == [2, 3, 4]
 
