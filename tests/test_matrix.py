@@ -309,9 +309,10 @@ def test_a_cell_in_parts_learns_what_whole_models_learn(
         "data": {"train": str(data), "validation": [str(first_rows(data, tmp_path))], "packing": "none",
                  "max_length": 40 if kind == "tasks" else 32},
         "objective" if kind == "objectives" else "task": {"name": learning},
-        "training": {"figures": False, "max_steps": 4, "eval_steps": 2, "global_batch_size": 16, "precision": "fp32",
-                     "distributed": {"strategy": strategy}},
+        "training": {"figures": False, "max_steps": 4, "eval_steps": 2, "logging_steps": 1, "global_batch_size": 16,
+                     "precision": "fp32", "distributed": {"strategy": strategy}},
         "output_dir": str(tmp_path / strategy)}) for strategy in ("ddp", "fsdp")]
+    assert [json.loads((run / "summary.json").read_text())["strategy"] for run in runs] == ["ddp", "fsdp"]
     whole, parts = ([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs)
     assert len(whole) == len(parts) > 4
     for ours, theirs in zip(parts, whole, strict=True):

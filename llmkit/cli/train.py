@@ -175,7 +175,7 @@ def check_spread(request: Any, processes: int, words: Words) -> None:
     from llmkit.training.spread import launch
 
     every = launch.processes_of(processes, words.launcher)
-    recipes.check_processes(request.training, every, "--processes")
+    recipes.check_processes(request.training, every)
     sharding.check(recipes.with_optimizer(request)[0], every)
 
 
