@@ -41,10 +41,10 @@ SECTIONS = {
     "Start": ("README", "installing", "recipes", "migration", "models"),
     "Train": ("tasks", "tuning", "optimizers", "distillation", "mixture_of_experts", "word_swaps", "large_text"),
     "Use": ("generating", "verbs", "chat", "prompting", "search", "answering", "agent", "scoring", "explaining",
-            "serving", "export", "judging", "shell"),
+            "serving", "export"),
     "Run": ("planning", "doctor", "gpu", "several_machines", "sharding", "reports", "trackers", "reliability",
             "limits"),
-    "Python": ("python", "notebooks", "plugins", "architecture"),
+    "Python": ("python", "plugins", "architecture"),
     "Measured": ("results", "performance")}
 """English pages by what they are for; one that isn't named here comes last."""
 
