@@ -52,8 +52,9 @@ bench: setup  ## speed and memory beside the stock way on reduced sizes, in less
 bench-full: setup  ## the same at full size: hours
 	$(BIN)/python -m benchmarks.speed --full
 
-docs: setup  ## write anew what the code prints into the pages of docs/
+docs: setup  ## write anew what the code prints into the pages of docs/; say which Chinese pages are behind
 	$(BIN)/python docs/pages.py
+	$(BIN)/python docs/website.py --behind
 
 site: setup  ## the documentation as a site, in build/site: English and Chinese, no network; a dead link ends it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
