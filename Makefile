@@ -52,8 +52,9 @@ bench: setup  ## speed and memory beside the stock way on reduced sizes, in less
 bench-full: setup  ## the same at full size: hours
 	$(BIN)/python -m benchmarks.speed --full
 
-docs: setup  ## write anew what the code prints into the pages of docs/
+docs: setup  ## write anew what the code prints into the pages of docs/; say which Chinese pages are behind
 	$(BIN)/python docs/pages.py
+	$(BIN)/python docs/website.py --behind
 
 book: setup  ## run the book's chapters and write what they print into docs/book (CHAPTER=03, CHAPTER="zh/03 --check")
 	$(BIN)/python docs/book/make.py $(CHAPTER)

@@ -12,10 +12,12 @@ A page of docs/ may have a twin, docs/zh/NAME.md, which says in its front matter
     ---
 
 Beside the pages as they are stand a page a command (docs/manual.py), the Python reference from docstrings, and the
-book, docs/book/en and docs/book/zh, where it is there. Links that lead out of docs/ lead to a copy, or to the repository.
+book, docs/book/en and docs/book/zh, where it is there. Links that lead out of docs/ lead to a copy, or to the
+repository.
 """
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -39,10 +41,10 @@ SECTIONS = {
     "Start": ("README", "installing", "recipes", "migration", "models"),
     "Train": ("tasks", "tuning", "optimizers", "distillation", "mixture_of_experts", "word_swaps", "large_text"),
     "Use": ("generating", "verbs", "chat", "prompting", "search", "answering", "agent", "scoring", "explaining",
-            "serving", "export", "judging", "shell"),
+            "serving", "export"),
     "Run": ("planning", "doctor", "gpu", "several_machines", "sharding", "reports", "trackers", "reliability",
             "limits"),
-    "Python": ("python", "notebooks", "plugins", "architecture"),
+    "Python": ("python", "plugins", "architecture"),
     "Measured": ("results", "performance")}
 """English pages by what they are for; one that isn't named here comes last."""
 
@@ -141,8 +143,8 @@ def stage(to: Path) -> list[Any]:
             continue
         _, page = front_matter(path.read_text(encoding="utf-8"))
         if path in behind:
-            title, _, rest = page.partition("\n")
-            page = f"{title}\n\n{banner(behind[path])}{rest.lstrip()}"
+            heading, _, rest = page.partition("\n")
+            page = f"{heading}\n\n{banner(behind[path])}{rest.lstrip()}"
         target.write_text(moved(page, path, place, known), encoding="utf-8")
     commands(to / "commands")
     reference(to / "reference.md")
@@ -218,6 +220,8 @@ def build(pages: Path, site: Path) -> None:
     """mkdocs, in strict mode: a link that leads nowhere ends it."""
     from mkdocs.commands.build import build as made
     from mkdocs.config import load_config
+
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")  # mkdocs counts them, and says why
 
     config = load_config(str(ROOT / "mkdocs.yml"), docs_dir=str(pages), site_dir=str(site), nav=navigation(pages),
                          strict=True)
