@@ -120,6 +120,7 @@ def side_by_side(parts: Sequence[tuple[str, str, NDArray[np.float64]]], theme: T
             image = heat(axes, table, theme, high)
             image.set_clim(low, high)
             axes.set_aspect("equal")
+            axes.set_anchor("N")  # else a square leaves the top of its place empty
             axes.set_title(name, fontsize=10)
             axes.set_xlabel(f"key j\n\n{below}", fontsize=7.5)
             axes.set_ylabel("query i", fontsize=8)
