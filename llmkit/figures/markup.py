@@ -29,7 +29,7 @@ svg .net{stroke:var(--line);stroke-width:1}svg .curve{fill:none;stroke-width:2}
 svg .floor{stroke:var(--faint);stroke-width:1.5;stroke-dasharray:6 4}
 mark{background:none;color:inherit;border-bottom:3px solid var(--faint)}mark.right{border-color:var(--c2)}
 mark.wrong{border-color:var(--c1);border-bottom-style:double}mark.doubted{border-color:var(--c3);border-bottom-style:dotted}
-@media(max-width:30rem){svg text{font-size:18px}}
+@media(max-width:30rem){svg text{font-size:15px}}
 """
 
 

@@ -47,12 +47,12 @@ def draw(shown: Planned, path: Path) -> None:
     with rc_context(paper.style()):
         figure = paper.sheet(9, 2.7 + 2.1 * bool(shown.time))
         places = figure.subplots(1 + bool(shown.time), 1, squeeze=False)[:, 0]
+        near = shown.available <= 3 * sum(shown.memory.values())
         stack(places[0], "memory", {f"{name} ({size(count)})": count / 1e9 for name, count in shown.memory.items()},
-              "GB")
-        if shown.available <= 3 * sum(shown.memory.values()):
-            places[0].axvline(shown.available / 1e9, color=paper.LIGHT.ink, linestyle="--", linewidth=1.2)
-            places[0].annotate(f" {size(shown.available)}: all there is", (shown.available / 1e9, 0.97), fontsize=8,
-                               xycoords=("data", "axes fraction"), va="top", ha="left", annotation_clip=False)
+              f"GB   ({'the dashed line, ' if near else ''}{size(shown.available)}: all there is)")
+        if near:
+            places[0].axvline(shown.available / 1e9, color=paper.LIGHT.ink, linestyle="--", linewidth=1.5)
+            places[0].set_xlim(0, 1.02 * max(shown.available, sum(shown.memory.values())) / 1e9)
         if shown.time:
             unit, one = next((unit, one) for unit, one in (("hours", 3600), ("minutes", 60), ("seconds", 1))
                              if sum(shown.time.values()) >= 2 * one or one == 1)

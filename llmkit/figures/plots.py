@@ -114,12 +114,13 @@ def yes_and_no(
 def side_by_side(parts: Sequence[tuple[str, str, NDArray[np.float64]]], theme: Theme = LIGHT) -> Figure:
     """Tables of numbers, each on a scale of its own: (name, words below it, (rows, columns))."""
     with drawing(theme):
-        figure = sheet(3.5 * len(parts), 5.6, theme)
+        figure = sheet(3.5 * len(parts), 4.8, theme)
         for axes, (name, below, table) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
             low, high = float(np.nanmin(table)), float(np.nanmax(table))
             image = heat(axes, table, theme, high)
             image.set_clim(low, high)
             axes.set_aspect("equal")
+            axes.set_anchor("N")  # else a square leaves the top of its place empty
             axes.set_title(name, fontsize=10)
             axes.set_xlabel(f"key j\n\n{below}", fontsize=7.5)
             axes.set_ylabel("query i", fontsize=8)

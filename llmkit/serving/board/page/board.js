@@ -171,7 +171,7 @@ function showHead(mine) {
     make("dl", { class: "tiles" },
       tile(say("step"), number(one.steps), one.share !== null && going ? `${Math.floor(100 * one.share)} %` : ""),
       tile(say("loss"), measure(one.loss), say("training")),
-      tile(one.metric, measure(one.value), one.floor === null ? say("validation") : floorWords(one)),
+      tile(`${one.metric}, ${say("validation")}`, measure(one.value), floorWords(one)),
       tile(say("left"), going && one.left !== null ? clock(one.left) : ""),
       tile(say("tokens_per_second"), one.speed === null ? "" : number(Math.round(one.speed))),
       tile(say("costs.wall_seconds"), !going && one.seconds !== null ? clock(one.seconds) : ""),

@@ -69,7 +69,8 @@ export function figure(panel) {
   const log = panel.wide && lowest > 0 && Math.max(...values) > WIDE * lowest;
   const all = [...values, ...panel.floors.map((floor) => floor[1])];
   const upTicks = log ? decades(all) : even(Math.min(...all), Math.max(...all));
-  const acrossTicks = even(Math.min(...steps), Math.max(...steps), 1);
+  const [first, last] = [Math.min(...steps), Math.max(...steps)];
+  const acrossTicks = first === last ? even(0, Math.max(1, 2 * last), 1) : even(first, last, 1);
   const up = scale(upTicks, HEIGHT - BOTTOM, TOP, log);
   const across = scale(acrossTicks, LEFT, WIDTH - RIGHT);
   const told = `${panel.title}: ${[...panel.lines.map(words), ...panel.floors.map(([what, value]) =>
