@@ -225,6 +225,7 @@ def test_chapters_are_named_by_number_language_or_path() -> None:
         book.chapters(["99"])
 
 
+@pytest.mark.slow  # two runs; a chapter a language is run in any case
 def test_the_notebook_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "notebook.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
