@@ -27,7 +27,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 LANGUAGES: dict[str, dict[str, Any]] = {
     "English": {"train": "sst2/train.tsv", "validation": "sst2/dev.tsv", "fields": {"text": 0, "label": 1},
-                "epochs": 3},
+                "epochs": 2},
     "Chinese": {"train": "chnsenticorp/train.tsv", "validation": "chnsenticorp/dev.tsv",
                 "fields": {"text": "text_a", "label": "label"}, "epochs": 2},
 }

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from llmkit.training.fit import fit
-from llmkit.training.looking.collapse import mean_cosine, states
+from llmkit.training.looking.collapse import ALIKE, mean_cosine, states, without_rogues
 
 
 def of_rows(rows: Path, base: Path, folder: Path) -> dict[str, Any]:
@@ -52,6 +52,14 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     ([[1.0, 0.0]], None)])
 def test_the_mean_cosine_is_that_of_every_two_vectors(vectors: list[list[float]], cosine: float | None) -> None:
     assert mean_cosine(torch.tensor(vectors)) == (cosine if cosine is None else pytest.approx(cosine, abs=1e-12))
+
+
+def test_two_dimensions_that_are_large_in_all_tokens_make_no_collapse() -> None:
+    vectors = torch.cat([torch.eye(98), torch.full((98, 2), 1000.0)], 1)
+    assert (mean_cosine(vectors) or 0.0) > ALIKE
+    kept = without_rogues(vectors)
+    assert kept.shape == (98, 98)
+    assert mean_cosine(kept) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_states_are_those_of_each_row_by_itself(healthy: Path) -> None:
