@@ -238,7 +238,7 @@ class Training:
     GELU, which T5 v1.1, UMT5 and ALBERT use too, in one kernel and not in eight.
     """
     use_liger_kernel: bool = False
-    """On GPUs: losses over words by Liger's fused linear cross-entropy (llmkit[liger]), not by chunked_loss. Its
+    """On GPUs: losses over words by Liger's fused linear cross-entropy (llmkit-train[liger]), not by chunked_loss. Its
     other kernels aren't used. Which of the two is faster was never measured here."""
     dataloader_num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
     """Processes that prepare batches, beside each that trains; 0: that one itself. auto: none on a CPU, on a GPU up to

@@ -33,7 +33,7 @@ def check(plan: Training) -> None:
     missing = next((name for name in ("liger_kernel", "triton") if find_spec(name) is None), None)
     if missing is not None:
         raise RequestError(f"training.use_liger_kernel: the package {missing.replace('_', '-')} isn't installed: pip "
-                           "install 'llmkit[liger]'.")
+                           "install 'llmkit-train[liger]'.")
     if "chunked_loss" not in plan.shortcuts:
         raise RequestError("training.use_liger_kernel: training.shortcuts leaves out chunked_loss, in whose place it "
                            "stands; name that too.")
