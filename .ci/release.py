@@ -23,7 +23,8 @@ CARRIED = tuple(f"llmkit/{name}" for name in (
 IMPORTS = {
     "adamw_8bit": ("bitsandbytes",), "aim": ("aim",), "chinese": ("jieba",), "clearml": ("clearml",),
     "comet_ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",), "hdfs": ("requests",),
-    "json": ("jsonschema", "llguidance"), "mlflow": ("mlflow",), "onnx": ("onnx", "onnxruntime"), "oss": ("ossfs",),
+    "json": ("jsonschema", "llguidance"), "liger": ("liger_kernel",), "mlflow": ("mlflow",),
+    "onnx": ("onnx", "onnxruntime"), "oss": ("ossfs",),
     "quality": ("datasketch",), "quantized": ("bitsandbytes",), "s3": ("s3fs",), "search": ("bm25s", "faiss"),
     "serve": ("h11", "prometheus_client", "starlette", "uvicorn"), "swanlab": ("swanlab",),
     "tensorboard": ("tensorboard",), "trackio": ("trackio",), "wandb": ("wandb",),

@@ -236,9 +236,10 @@ def test_what_follows_two_dashes_goes_to_the_launcher(
         return 0
 
     monkeypatch.setattr(launch, "launch", start)
-    assert llmkit("pretrain", bert, "--seed", 3, "--", "--num_machines", 2).status == 0
-    words, processes, options, folder = seen[0]
-    assert (words, processes, options) == (["pretrain", str(bert), "--seed", "3"], 1, ["--num_machines", "2"])
+    options = ["--num_machines", "2", "--main_process_ip", "10.0.0.1", "--main_process_port", "29500"]
+    assert llmkit("pretrain", bert, "--seed", 3, "--", *options).status == 0
+    words, processes, launcher, folder = seen[0]
+    assert (words, processes, launcher) == (["pretrain", str(bert), "--seed", "3"], 1, options)
     assert folder == bert.parent / "run"
     assert llmkit("finetune", "--model", "x", "--processes", 2, "--", "--multi_gpu").status == 0
     assert seen[1][:3] == (["finetune", "--model", "x", "--processes", "2"], 2, ["--multi_gpu"])

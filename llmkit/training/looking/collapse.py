@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("llmkit")
 
 TEXTS, LONGEST = 8, 128
-"""How many rows are looked at, and how many tokens of each."""
+"""How many rows are looked at, and how many tokens of each at most: no more than a row of the recipe may have."""
 ROGUE = 50
 """One dimension of so many is left out, those with the largest means: a few that are large in every token make all
 cosines nearly 1 in healthy models too (Timkey and van Schijndel 2021, "Rogue Dimensions")."""
@@ -72,7 +72,8 @@ def likeness(settled: Settled, model: PreTrainedModel, sets: Sequence[Any]) -> f
     rows = [drawn[0, row].get("input_ids") for row in range(min(TEXTS, len(drawn)))]
     if any(row is None or row.ndim != 1 for row in rows):
         return None
-    ids = [torch.as_tensor(row[:LONGEST]).long() for row in rows if row is not None]
+    longest = min(LONGEST, settled.recipe.data.max_length)  # rows of several texts, as of choices, are longer
+    ids = [torch.as_tensor(row[:longest]).long() for row in rows if row is not None]
     return mean_cosine(without_rogues(states(model, ids)))
 
 
