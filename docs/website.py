@@ -42,9 +42,9 @@ SECTIONS = {
     "Train": ("tasks", "tuning", "optimizers", "distillation", "mixture_of_experts", "word_swaps", "large_text"),
     "Use": ("generating", "verbs", "chat", "prompting", "search", "answering", "agent", "scoring", "explaining",
             "serving", "export"),
-    "Run": ("planning", "doctor", "gpu", "several_machines", "sharding", "reports", "trackers", "reliability",
+    "Run": ("planning", "doctor", "gpu", "several_machines", "sharding", "reports", "board", "trackers", "reliability",
             "limits"),
-    "Python": ("python", "plugins", "architecture"),
+    "Python": ("python", "notebook", "plugins", "architecture"),
     "Measured": ("results", "performance")}
 """English pages by what they are for; one that isn't named here comes last."""
 
@@ -195,7 +195,7 @@ def navigation(pages: Path) -> list[Any]:
     nav.append({"Objectives": below(pages, "objectives")})
     nav.append({"Commands": below(pages, "commands", "llmkit.md")})
     if (pages / "book" / "en").is_dir():
-        nav.append({"Book": below(pages, "book/en")})
+        nav.append({"Book": ["book/README.md", *below(pages, "book/en")]})
     chinese: list[Any] = below(pages, "zh")
     if (pages / "book" / "zh").is_dir():
         chinese.append({"书": below(pages, "book/zh")})

@@ -87,11 +87,11 @@ def test_links_out_of_the_docs_lead_to_a_copy_or_to_the_repository(site: ModuleT
 
 def test_the_book_has_a_place_once_it_is_there(site: ModuleType, tmp_path: Path) -> None:
     for path in ("README.md", "objectives/README.md", "commands/llmkit.md", "zh/README.md", "project/SECURITY.md",
-                 "book/en/02.md", "book/en/01.md", "book/zh/01.md", "reference.md"):
+                 "book/README.md", "book/en/02.md", "book/en/01.md", "book/zh/01.md", "reference.md"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("# x\n")
     nav = {title: below for entry in site.navigation(tmp_path) for title, below in entry.items()}
-    assert nav["Book"] == ["book/en/01.md", "book/en/02.md"]
+    assert nav["Book"] == ["book/README.md", "book/en/01.md", "book/en/02.md"]
     assert nav["中文"] == ["zh/README.md", {"书": ["book/zh/01.md"]}]
 
 

@@ -208,7 +208,7 @@ def test_liger_needs_a_gpu_and_its_package(monkeypatch: pytest.MonkeyPatch) -> N
         liger.check(asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(liger, "find_spec", lambda name: None if name == "liger_kernel" else object())
-    with pytest.raises(RequestError, match=r"the package liger-kernel isn't installed: pip install 'llmkit-train\[liger\]'"):
+    with pytest.raises(RequestError, match=r"liger-kernel isn't installed: pip install 'llmkit-train\[liger\]'"):
         liger.check(asked)
     monkeypatch.setattr(liger, "find_spec", lambda name: object())
     with pytest.raises(RequestError, match=r"leaves out chunked_loss, in whose place it stands"):

@@ -16,7 +16,7 @@ from conftest import Child
 
 from llmkit.training.folder.holding import held
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit-train[dev]'")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'llmkit-train[dev]'")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
 CHROMIUM = program()
