@@ -72,7 +72,8 @@ def likeness(settled: Settled, model: PreTrainedModel, sets: Sequence[Any]) -> f
     rows = [drawn[0, row].get("input_ids") for row in range(min(TEXTS, len(drawn)))]
     if any(row is None or row.ndim != 1 for row in rows):
         return None
-    longest = min(LONGEST, settled.recipe.data.max_length)  # rows of several texts, as of choices, are longer
+    # rows of several texts, as of choices, are longer
+    longest = min(LONGEST, settled.recipe.data.max_length or LONGEST)
     ids = [torch.as_tensor(row[:longest]).long() for row in rows if row is not None]
     return mean_cosine(without_rogues(states(model, ids)))
 
