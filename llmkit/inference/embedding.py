@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmkit.data.encoder import Unknown
 from llmkit.models import Base, Opened, open_model, pooling
 from llmkit.models.families import family_for
+from llmkit.models.files import read_json
 from llmkit.models.pooling import Pooling
 from llmkit.models.run import Run
 from llmkit.system import devices
@@ -201,18 +202,26 @@ class _Files:
     """What a folder's files for sentence-transformers say; without any, nothing."""
 
     def __init__(self, folder: Path) -> None:
-        about = _json(folder / "sentence_bert_config.json")
+        path = folder / "sentence_bert_config.json"
+        about = read_json(path) if path.is_file() else {}
         self.max_length: int | None = about.get("max_seq_length")
+        _must(path, "max_seq_length", self.max_length, "a whole number above 0", lambda length: length is None or (
+            isinstance(length, int) and not isinstance(length, bool) and length > 0))
         self.lower = bool(about.get("do_lower_case"))
-        prompting = _json(folder / "config_sentence_transformers.json")
+        path = folder / "config_sentence_transformers.json"
+        prompting = read_json(path) if path.is_file() else {}
         self.prompts: dict[str, str] = prompting.get("prompts") or {}
+        _must(path, "prompts", self.prompts, "an object of texts", lambda prompts: isinstance(prompts, dict) and all(
+            isinstance(text, str) for text in prompts.values()))
         self.default_prompt: str | None = prompting.get("default_prompt_name")
+        _must(path, "default_prompt_name", self.default_prompt, "a name", lambda name: isinstance(name, str | None))
         self.pooling = pooling.read(folder, bool(self.prompts))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+def _must(path: Path, field: str, value: Any, what: str, fits: Callable[[Any], bool]) -> None:
+    """CheckpointError where a field of a model's file is of another kind."""
+    if not fits(value):
+        raise CheckpointError(f"{path}: {field} must be {what}, not {value!r:.60}.")
 
 
 def _check(name: str, family: type[Family], said: _Files) -> None:

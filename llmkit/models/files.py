@@ -163,13 +163,18 @@ def _read_if_can(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; CheckpointError where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: can't be read: {in_one_line(error)}") from error
+    found = read_value(path)
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds no object {{…}}.")
     return found
+
+
+def read_value(path: Path) -> Any:
+    """What a JSON file holds; CheckpointError where it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: can't be read: {in_one_line(error)}") from error
 
 
 def pin(folder: Path, commit: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.system.errors import RequestError
+from llmkit.models.files import read_json, read_value
+from llmkit.system.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,10 +49,10 @@ def read(folder: Path, prompted: bool = False) -> Pooling:
     if not path.is_file():
         return Pooling()
     modes, normalized = tuple[str, ...](), False
-    for module in json.loads(path.read_text(encoding="utf-8")):
+    for module in _modules(path):
         kind = module["type"].rpartition(".")[2]
         if kind == "Pooling":
-            modes = _modes(folder / module["path"] / CONFIG, prompted)
+            modes = _modes(_inside(folder, module["path"]) / CONFIG, prompted)
         elif kind == "Normalize":
             normalized = True
         elif kind != "Transformer":
@@ -60,8 +61,26 @@ def read(folder: Path, prompted: bool = False) -> Pooling:
     return Pooling(modes, normalized)
 
 
+def _modules(path: Path) -> list[dict[str, str]]:
+    """[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}, …]; CheckpointError for anything else."""
+    found: Any = read_value(path)
+    if not isinstance(found, list) or not all(
+            isinstance(one, dict) and all(isinstance(one.get(name, ""), str) for name in ("type", "path"))
+            for one in found):
+        raise CheckpointError(f'{path}: must be a list of modules, as [{{"type": "…Pooling", "path": "1_Pooling"}}].')
+    return [{"type": one.get("type", ""), "path": one.get("path", "")} for one in found]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A folder in a model's own; CheckpointError for any other."""
+    place = folder / name
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(f"{folder / MODULES}: names {name}, which isn't in the folder of the model.")
+    return place
+
+
 def _modes(path: Path, prompted: bool) -> tuple[str, ...]:
-    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    about = read_json(path) if path.is_file() else {}
     modes = _named(about)
     unknown = [mode for mode in modes if mode not in MODES]
     if unknown or not modes:

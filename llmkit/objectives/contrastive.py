@@ -123,7 +123,8 @@ class Contrastive(Objective):
 
         halves = [self.embed(model, part, family).float().cpu() for part in halved(batch)]
         pairs = list(zip(halves[0].tolist(), halves[1].tolist(), strict=True))
-        return {"loss": torch.zeros((), device=batch["input_ids"].device)}, pairs
+        whole = all(half.isfinite().all() for half in halves)
+        return {"loss": torch.tensor(0.0 if whole else torch.nan, device=batch["input_ids"].device)}, pairs
 
     def metrics(self, means: Mapping[str, float], pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
         """How well a text's second half is found among all second halves, given the first.

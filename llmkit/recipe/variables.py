@@ -31,7 +31,8 @@ PLACES: Final[tuple[Keys, ...]] = (
 SOURCES: Final = ("train", "validation")
 FILE: Final = re.compile(r"(?:.*_)?(?:file|path|folder|dir|phrases)")
 """What a plug-in's option is called that is a path: `file`, `phrases`, `words_file`."""
-ELSEWHERE: Final = re.compile(r"(?:[a-z][a-z0-9+.-]+://|(?:hub|modelscope|builtin|memory):)", re.IGNORECASE)
+ELSEWHERE: Final = re.compile(
+    r"(?:tokens:)?(?:[a-z][a-z0-9+.-]+://|(?:hub|modelscope|builtin|memory):)", re.IGNORECASE)
 """How the name of something begins that is no path here: what a variable holds would be sent to others."""
 
 
@@ -59,7 +60,11 @@ def _filled(value: Any, path: Keys, tree: Tree, environment: Mapping[str, str]) 
     if not is_place(path):
         raise RequestError(f"{tree.where(path)}: a variable may stand in a path only: in data's sources, models, "
                            "tokenizers, files that options name, base and output_dir. Write the value itself.")
-    return path_of(value, tree.where(path), environment)
+    filled_in = path_of(value, tree.where(path), environment)
+    if path[0] in ("backbone", "tokenizer", "teacher") and not filled_in.startswith(("/", "./", "../", "~")):
+        raise RequestError(f"{tree.where(path)}: {value!r} may be a model's name on a hub, where no variable is sent; "
+                           f"for a folder write ./{value}")
+    return filled_in
 
 
 def is_place(path: Keys) -> bool:

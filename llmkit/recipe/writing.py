@@ -165,4 +165,4 @@ def schema() -> dict[str, Any]:
     whole["properties"]["base"] = {
         "type": "string", "description": "The recipe that this one stands on: a packaged one's name, or a file beside "
                                          "this one. What stands here goes over it."}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "llmkit recipe", **whole}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "llmkit recipe"}

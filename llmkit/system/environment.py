@@ -19,8 +19,10 @@ LAUNCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets for each of its processes: which one it is, of how many, and where they meet."""
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What torch and accelerate take for a launch, each of them alone."""
-MPI = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-"""By what MPI says which process one is: it sets no RANK."""
+MPI = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
+       "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE"}
+"""By what MPI says which process one is, and of how many: it sets no RANK."""
+CPU = "ACCELERATE_USE_CPU"
 
 
 WORLD = "LLMKIT_WORLD_SIZE"
@@ -45,13 +47,19 @@ def check_world() -> None:
                                "parallelism, --multi_gpu, or a model in parts: --use_fsdp --fsdp_version 2.")
 
 
-def forget_leftovers() -> str | None:
+def forget_leftovers(launches: bool = False) -> str | None:
     """Take out what is left over of a launch, and say what that was; RequestError where a launch's numbers can't be.
 
+    launches   whether this command starts others, which are told where to meet
     A shell or a scheduler may have some of a launch's variables, and no launcher; libraries would wait for the others.
     """
-    there = {name: os.environ[name] for name in NUMBERS if name in os.environ}
-    if not there or any(name in os.environ for name in MPI):
+    _check_switch()
+    mpi = any(name in os.environ for name in MPI)
+    if not launches:
+        _check_mpi()
+    sizes = [] if mpi else [size for size in MPI.values() if size in os.environ]  # of how many, and not which one
+    there = {name: os.environ[name] for name in (*NUMBERS, *sizes) if name in os.environ}
+    if not there or mpi:
         return None
     missing = [name for name in LAUNCH if not os.environ.get(name)]
     if not missing:
@@ -63,12 +71,30 @@ def forget_leftovers() -> str | None:
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; ignored, and one process runs")
 
 
+def _check_mpi() -> None:
+    """RequestError where MPI started several processes, and nothing says where they meet: each would be on its own."""
+    for rank, size in MPI.items():
+        count = os.environ.get(size, "1")
+        if rank in os.environ and count != "1" and not os.environ.get("MASTER_ADDR"):
+            raise RequestError(f"{size}={count}, {rank}={os.environ[rank]}: MPI started several processes, and "
+                               "MASTER_ADDR and MASTER_PORT don't say where they meet. Set both to the first "
+                               f"machine's, or unset {rank} and {size} for one process.")
+
+
+def _check_switch() -> None:
+    """RequestError where accelerate would end on a word that is neither yes nor no."""
+    said = os.environ.get(CPU, "0").strip().lower()
+    if said not in ("1", "y", "yes", "t", "true", "on", "0", "n", "no", "f", "false", "off"):
+        raise RequestError(f"{CPU}={said}: is neither yes nor no; set it to 1 to train on the CPU, or unset it.")
+
+
 def _check_numbers(there: Mapping[str, str]) -> None:
     """RequestError for the first number of a launch that isn't one, or is out of its bounds."""
     sizes = {name: _whole(name, there[name], 1) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE") if name in there}
     for name, of in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE")):
         if name in there:
             _whole(name, there[name], 0, sizes.get(of))
+    _whole("MASTER_PORT", os.environ["MASTER_PORT"], 1, 2**16)
 
 
 def _whole(name: str, value: str, least: int, beyond: int | None = None) -> int:

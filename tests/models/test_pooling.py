@@ -7,7 +7,7 @@ import torch
 
 from llmkit.exporting import pooling as shown
 from llmkit.models.pooling import Pooling, pooled, read, write
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import CheckpointError, RequestError
 
 
 @pytest.fixture
@@ -21,6 +21,20 @@ def described(tmp_path):
         return tmp_path
 
     return make
+
+
+@pytest.mark.parametrize(("name", "content", "told"), [
+    ("modules.json", "{", "modules.json: can't be read"), ("modules.json", "[" * 100_000, "can't be read"),
+    ("modules.json", "{}", "must be a list of modules"), ("modules.json", "[5]", "must be a list of modules"),
+    ("modules.json", '[{"type": 5}]', "must be a list of modules"), ("1/config.json", "[1]", "holds no object"),
+    ("modules.json", '[{"type": "x.Pooling", "path": "/etc"}]', "names /etc, which isn't in the folder of the model"),
+    ("modules.json", '[{"type": "x.Pooling", "path": "../b"}]', "isn't in the folder of the model"),
+])
+def test_files_that_say_something_else_are_told(name, content, told, described):
+    folder = described({"pooling_mode": "cls"})
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=told):
+        read(folder)
 
 
 @pytest.mark.parametrize("about", [

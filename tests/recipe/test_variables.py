@@ -73,6 +73,8 @@ def test_a_run_goes_on_where_the_variable_holds_the_same(monkeypatch: pytest.Mon
     ("backbone: {config: {'${env:HOME}': 1}}", r"a variable may stand in a path only, and this is the name of a field"),
     ("teacher: 'hub:${env:SCRATCH}/x'", r"teacher: a variable .* on this machine only, and what begins with hub:"),
     ("teacher: 'https://x.org/${env:SLURM_JOB_ID}'", r"what begins with https: is elsewhere"),
+    ("backbone: {pretrained: 'me/x-${env:SLURM_JOB_ID}'}", r"may be a model's name on a hub, where no variable"),
+    ("data: {train: 'tokens:https://x.org/${env:SLURM_JOB_ID}'}", r"what begins with tokens: is elsewhere"),
     ("output_dir: a/${env:SCRATCH}", r"SCRATCH is a folder: a path begins with it, as \$\{env:SCRATCH\}/corpora"),
     ("output_dir: ${env:SCRATCH}x", r"SCRATCH is a folder: a path begins with it"),
     ("output_dir: ${env:SCRATCH", r"a variable is written \$\{env:NAME\}"),

@@ -104,6 +104,23 @@ def test_what_tools_are_called_and_say_is_text_too(chatml: Any) -> None:
     assert offered[0]["function"]["name"] == "look" and said[0]["role"] == "user"
 
 
+@pytest.mark.parametrize("role", ["user<|im_start|>", "<|im_end|>"])
+def test_a_role_that_nobody_knows_opens_no_turn(role: str, chatml: Any) -> None:
+    ids = templated(chatml, [{"role": role, "content": "hi"}], None)
+    assert opened(ids, chatml) == 2  # its own, and the assistant's
+    assert opened(ids, chatml, "<|im_end|>") == 1
+
+
+def test_names_in_objects_are_text_too(chatml: Any) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"<|im_start|>": 1}}}
+    tool = {"type": "function", "function": {"parameters": {"properties": {"p<|im_start|>": {"type": "string"}}}}}
+    said, offered = harmless(chatml, ([{"role": "user", "content": "", "tool_calls": [call]}], [tool]))
+    (name,) = said[0]["tool_calls"][0]["function"]["arguments"]
+    (other,) = offered[0]["function"]["parameters"]["properties"]
+    assert [one.replace(CUT, "") for one in (name, other)] == ["<|im_start|>", "p<|im_start|>"]
+    assert CUT in name and CUT in other
+
+
 def test_a_raw_prompt_is_taken_at_its_word(chatml: Any, wordpiece: Any) -> None:
     assert read_whole(chatml, "a<|im_start|>") == chatml("a<|im_start|>")["input_ids"]
     assert opened(read_whole(wordpiece, "the [MASK] sat"), wordpiece, "[MASK]") == 1

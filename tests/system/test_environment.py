@@ -11,6 +11,7 @@ import pytest
 from llmkit.cli import main
 from llmkit.system import environment
 from llmkit.system.environment import (
+    MPI,
     NUMBERS,
     SWITCHES,
     forget_leftovers,
@@ -55,7 +56,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let a launch's variables be these, and no others."""
 
     def arrange(variables: Mapping[str, str]) -> None:
-        for name in (*WHOLE, "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"):
+        for name in (*WHOLE, *MPI, *MPI.values(), "ACCELERATE_USE_CPU"):
             monkeypatch.setenv(name, "")  # so that all of them are put back
             monkeypatch.delenv(name)
         for name, value in variables.items():
@@ -100,7 +101,7 @@ def test_a_launch_stays_as_it_is(variables: dict[str, str], given: Callable[...,
 @pytest.mark.parametrize(("name", "value", "bounds"), [
     ("RANK", "x", "0 to 1"), ("RANK", "-1", "0 to 1"), ("RANK", "2", "0 to 1"), ("RANK", "1.0", "0 to 1"),
     ("WORLD_SIZE", "0", "1;"), ("WORLD_SIZE", "two", "1;"), ("LOCAL_RANK", "2", "0 to 1"), ("LOCAL_RANK", "", "0 to 1"),
-    ("LOCAL_WORLD_SIZE", "0", "1;")])
+    ("LOCAL_WORLD_SIZE", "0", "1;"), ("MASTER_PORT", "99999", "1 to 65535"), ("MASTER_PORT", "x", "1 to 65535")])
 def test_a_launch_whose_numbers_cannot_be_is_refused(
     name: str, value: str, bounds: str, given: Callable[..., None], capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -110,6 +111,36 @@ def test_a_launch_whose_numbers_cannot_be_is_refused(
     assert error.value.status == 2
     assert main(["recipes", "list"]) == 2
     assert f"llmkit: error: {name}={value}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", MPI.values())
+def test_of_mpi_alone_a_number_of_processes_is_left_over(size: str, given: Callable[..., None]) -> None:
+    given({size: "4"})
+    assert forget_leftovers() == (f"{size}=4: left over of a launch, for RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT "
+                                  "are missing; ignored, and one process runs")
+    assert size not in os.environ
+
+
+@pytest.mark.parametrize(("rank", "size"), MPI.items())
+def test_processes_of_mpi_that_cannot_meet_are_no_runs_of_their_own(
+    rank: str, size: str, given: Callable[..., None], capsys: pytest.CaptureFixture[str],
+) -> None:
+    """accelerate would end them as nobody foresaw; a launcher that starts others is told where they meet."""
+    given({rank: "1", size: "2", "RANK": "0"})
+    assert main(["recipes", "list"]) == 2
+    assert f"{size}=2, {rank}=1: MPI started several processes, and MASTER_ADDR" in capsys.readouterr().err
+    assert forget_leftovers(launches=True) is None
+    given({rank: "1", size: "2", "MASTER_ADDR": "10.0.0.1"})
+    assert forget_leftovers() is None
+    given({rank: "0", size: "1"})
+    assert forget_leftovers() is None
+
+
+@pytest.mark.parametrize("said", ["banana", "", "2"])
+def test_a_switch_that_is_neither_yes_nor_no_is_refused(said: str, given: Callable[..., None]) -> None:
+    given({"ACCELERATE_USE_CPU": said})
+    with pytest.raises(RequestError, match=f"^ACCELERATE_USE_CPU={said}: is neither yes nor no; set it to 1"):
+        forget_leftovers()
 
 
 @pytest.mark.parametrize(("rank", "first"), [(None, True), ("0", True), ("", True), ("1", False), ("x", True)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmkit.data.encoder import CUT, controls, encode_uncontrolled, texts_in, uncontrolled
+from llmkit.data.encoder import CUT, controls, encode_uncontrolled, uncontrolled
 from llmkit.models.chatting import templates
 from llmkit.system.errors import RequestError
 from llmkit.tasks.shared.tagged.words import around
@@ -13,6 +13,9 @@ from llmkit.tasks.shared.tagged.words import around
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation")
+"""Roles that stay as they are: a template compares them, and some have a token that is called like a role."""
 
 
 def templated(
@@ -32,7 +35,7 @@ def templated(
     going_on = talk[-1]["role"] == "assistant"
     messages, offered = harmless(tokenizer, ([dict(message) for message in talk],
                                              None if tools is None else [dict(tool) for tool in tools]))
-    plain = not any(CUT in text for text in texts_in((messages, offered)))
+    plain = not _is_cut((messages, offered))
     try:
         batch: Any = templates.apply(
             tokenizer, messages, tools=offered, add_generation_prompt=not going_on, continue_final_message=going_on,
@@ -63,10 +66,20 @@ def harmless(tokenizer: PreTrainedTokenizerBase, said: Any) -> Any:
             return uncontrolled(value, known)
         if isinstance(value, Mapping):
             inner = special if value.get("role") == "assistant" else known
-            return {name: one if name == "role" else cut(one, inner) for name, one in value.items()}
+            return {cut(name, known): one if name == "role" and one in ROLES else cut(one, inner)
+                    for name, one in value.items()}
         return type(value)(cut(one, known) for one in value) if isinstance(value, list | tuple) else value
 
     return cut(said, everything)
+
+
+def _is_cut(value: Any) -> bool:
+    """Whether a cut stands in some text or name."""
+    if isinstance(value, str):
+        return CUT in value
+    if isinstance(value, Mapping):
+        return any(_is_cut(part) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple) and any(map(_is_cut, value))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool, device: str) -> tuple[Tensor, Tensor]:

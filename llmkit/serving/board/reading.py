@@ -163,15 +163,17 @@ def spaced(events: Sequence[Event], most: int) -> list[Event]:
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON has it: what is no finite number is null.
+    r"""A value as strict JSON in UTF-8 has it: what is no finite number is null, half a surrogate pair is `?`.
 
-    >>> plain({"loss": float("nan"), "steps": [1, 2]})
-    {'loss': None, 'steps': [1, 2]}
+    >>> plain({"loss": float("nan"), "steps": [1, 2], "name": "a\ud800"})
+    {'loss': None, 'steps': [1, 2], 'name': 'a?'}
     """
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):
         return value if is_number(value) else None
     if isinstance(value, Mapping):
-        return {str(name): plain(inner) for name, inner in value.items()}
+        return {plain(str(name)): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+    return value if value is None or isinstance(value, int | bool) else plain(str(value))

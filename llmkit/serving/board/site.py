@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from llmkit.models import layout
 from llmkit.serving.board.children import Children
 from llmkit.serving.board.forwarding import forward
+from llmkit.serving.board.reading import plain
 from llmkit.serving.board.shelf import Shelf
 from llmkit.serving.network.bodies import json_body
 from llmkit.serving.network.guard import Guard, bare, failed
@@ -69,6 +70,14 @@ def build(shelf: Shelf, children: Children, limits: Limits, metrics: Metrics, ho
     return Guard(inner, None, hosts, metrics)
 
 
+class Answer(JSONResponse):
+    """JSON that can be sent whatever the files of a run hold."""
+
+    def render(self, content: Any) -> bytes:
+        """As UTF-8."""
+        return super().render(plain(content))
+
+
 class Site:
     """What the routes share."""
 
@@ -79,12 +88,12 @@ class Site:
 
     async def runs(self, http: Request) -> Response:
         """GET /api/runs: every run in a line."""
-        return JSONResponse(await beside(self.shelf.listing))
+        return Answer(await beside(self.shelf.listing))
 
     async def run(self, http: Request) -> Response:
         """GET /api/run?run=NAME&lang=zh: one run, but for its curves."""
         language = "zh" if http.query_params.get("lang") == "zh" else "en"
-        return JSONResponse(await beside(lambda: self.shelf.told(named(http), language)))
+        return Answer(await beside(lambda: self.shelf.told(named(http), language)))
 
     async def lines(self, http: Request) -> Response:
         """GET /api/lines?run=NAME&since=BYTE&file=F: the lines of metrics.jsonl after a byte of that file."""
@@ -92,14 +101,14 @@ class Site:
         if not re.fullmatch(r"\d{1,18}", since):
             raise ApiError(400, f"since: {since[:40]!r} is no number of bytes.", param="since")
         file = http.query_params.get("file", "")
-        return JSONResponse(await beside(lambda: self.shelf.lines(named(http), int(since), file)))
+        return Answer(await beside(lambda: self.shelf.lines(named(http), int(since), file)))
 
     async def report(self, http: Request) -> Response:
         """GET /report?run=NAME: the page of `llmkit report`, made of the run's files as they are; none is written."""
         page = await beside(lambda: self.shelf.report(named(http)))
         (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)[:1] or [""]
         known = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        return HTMLResponse(page, headers={"content-security-policy": f"{NOTHING}; style-src 'sha256-{known}'"})
+        return HTMLResponse(plain(page), headers={"content-security-policy": f"{NOTHING}; style-src 'sha256-{known}'"})
 
     # ---- what a click asks for ----
 
@@ -117,7 +126,7 @@ class Site:
                                 "whose code isn't run here; llmkit inspect shows its rows.")
         words = [word for row in range(first, first + LOOKED_AT) for word in ("--row", str(row))]
         found = json.loads(await self._inspected(recipe, words, first))
-        return JSONResponse({"rows": found["rows"], "notes": found["notes"], "drawn": [
+        return Answer({"rows": found["rows"], "notes": found["notes"], "drawn": [
             {"row": one["row"], "seen": one["seen"], "shown": one["shown"]} for one in found["drawn"]]})
 
     async def _inspected(self, recipe: str, words: list[str], first: int) -> str:
@@ -148,7 +157,7 @@ class Site:
             raise ApiError(400, f"{lacks}: is empty; write something there.", param="fields")
         run = self.shelf.run(name)
         said = await self.children.once(["predict", str(run.folder.absolute()), "-"], json.dumps(given) + "\n")
-        return JSONResponse({"said": json.loads(said.strip().splitlines()[-1])})
+        return Answer({"said": json.loads(said.strip().splitlines()[-1])})
 
     async def open(self, http: Request) -> Response:
         """POST /api/open {run}: open its model to be talked to, at /chat/; another that is open is let go of."""
@@ -158,18 +167,18 @@ class Site:
         if not able["can"]["chat"]:
             raise ApiError(422, f"{name}: has no model that writes.", param="run")
         await self.children.open(name, str(able["name"]), str(self.shelf.run(name).folder.absolute()))
-        return JSONResponse({"chat": name})
+        return Answer({"chat": name})
 
     async def close(self, http: Request) -> Response:
         """POST /api/close {}: let go of the model that is open."""
         await self._asked(http)
         await self.children.close()
-        return JSONResponse({"chat": None})
+        return Answer({"chat": None})
 
     async def chat(self, http: Request) -> Response:
         """GET /api/chat: which run's model is open."""
         talk = self.children.talk
-        return JSONResponse({"chat": None if talk is None or not talk.port else talk.run})
+        return Answer({"chat": None if talk is None or not talk.port else talk.run})
 
     # ---- the chat's own API ----
 

@@ -278,3 +278,18 @@ def test_one_look_goes_on_at_a_time_and_all_end_with_the_board(scripted):
     asyncio.run(go())
 
 
+
+
+def test_half_a_pair_of_surrogates_takes_no_page_away(tmp_path):
+    """As in a name that isn't UTF-8, or in a JSON text that was cut."""
+    import shutil
+
+    shutil.copytree(OLD / "gpt2", tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(re.sub(r"^name: .*$", r'name: "a\\uD800"', recipe.read_text(), flags=re.MULTILINE))
+    shutil.copytree(OLD / "bert", tmp_path / "bad\udcff")
+    status, body, _ = asked(tmp_path, "/api/runs")
+    assert status == 200
+    assert len(body["runs"]) == 2
+    for path in ("/api/run", "/report"):
+        assert asked(tmp_path, path, query={"run": "run"})[0] == 200
