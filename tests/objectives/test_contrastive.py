@@ -191,6 +191,15 @@ def test_an_evaluation_is_without_chance(bert):
     assert len(one) == 2
 
 
+def test_vectors_that_are_not_finite_have_no_loss(bert):
+    """Though it is made of all rows, later: what isn't finite must end the evaluation."""
+    batch = batch_of([11, 12, 13, 14], [20, 21, 22])
+    with torch.no_grad():
+        assert Contrastive().judge(bert.eval(), batch, BERT)[0]["loss"] == 0
+        bert.embeddings.word_embeddings.weight[21] = math.nan
+        assert Contrastive().judge(bert.eval(), batch, BERT)[0]["loss"].isnan()
+
+
 # ---- what it leaves, and what it can't do -----------------------------------------------------------------------
 
 

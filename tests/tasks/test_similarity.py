@@ -324,3 +324,13 @@ def test_negatives_that_the_first_row_lacks_are_learned_from_all_the_same(prepar
 def test_scores_of_a_test_set_are_none(prepared):
     with pytest.raises(DataError, match=r"rows\.jsonl: this split has no labels: in all 2 rows -1 stands where"):
         prepared([{**row, "score": -1.0} for row in PAIRS])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_vectors_that_are_not_finite_have_no_loss(value, monkeypatch):
+    """Though it is made of all pairs, later: what isn't finite must end the evaluation."""
+    pairs = torch.ones(2, 2, 3)
+    monkeypatch.setattr(Similarity, "pairs", lambda self, model, batch, family: pairs)
+    assert Similarity().judge(None, {}, None)[0]["loss"] == 0
+    pairs[1, 0, 2] = value
+    assert Similarity().judge(None, {}, None)[0]["loss"].isnan()
