@@ -70,7 +70,7 @@ def build(shelf: Shelf, children: Children, limits: Limits, metrics: Metrics, ho
     return Guard(inner, None, hosts, metrics)
 
 
-class Answer(JSONResponse):
+class BoardAnswer(JSONResponse):
     """JSON that can be sent whatever the files of a run hold."""
 
     def render(self, content: Any) -> bytes:
@@ -88,12 +88,12 @@ class Site:
 
     async def runs(self, http: Request) -> Response:
         """GET /api/runs: every run in a line."""
-        return Answer(await beside(self.shelf.listing))
+        return BoardAnswer(await beside(self.shelf.listing))
 
     async def run(self, http: Request) -> Response:
         """GET /api/run?run=NAME&lang=zh: one run, but for its curves."""
         language = "zh" if http.query_params.get("lang") == "zh" else "en"
-        return Answer(await beside(lambda: self.shelf.told(named(http), language)))
+        return BoardAnswer(await beside(lambda: self.shelf.told(named(http), language)))
 
     async def lines(self, http: Request) -> Response:
         """GET /api/lines?run=NAME&since=BYTE&file=F: the lines of metrics.jsonl after a byte of that file."""
@@ -101,7 +101,7 @@ class Site:
         if not re.fullmatch(r"\d{1,18}", since):
             raise ApiError(400, f"since: {since[:40]!r} is no number of bytes.", param="since")
         file = http.query_params.get("file", "")
-        return Answer(await beside(lambda: self.shelf.lines(named(http), int(since), file)))
+        return BoardAnswer(await beside(lambda: self.shelf.lines(named(http), int(since), file)))
 
     async def report(self, http: Request) -> Response:
         """GET /report?run=NAME: the page of `llmkit report`, made of the run's files as they are; none is written."""
@@ -126,7 +126,7 @@ class Site:
                                 "whose code isn't run here; llmkit inspect shows its rows.")
         words = [word for row in range(first, first + LOOKED_AT) for word in ("--row", str(row))]
         found = json.loads(await self._inspected(recipe, words, first))
-        return Answer({"rows": found["rows"], "notes": found["notes"], "drawn": [
+        return BoardAnswer({"rows": found["rows"], "notes": found["notes"], "drawn": [
             {"row": one["row"], "seen": one["seen"], "shown": one["shown"]} for one in found["drawn"]]})
 
     async def _inspected(self, recipe: str, words: list[str], first: int) -> str:
@@ -157,7 +157,7 @@ class Site:
             raise ApiError(400, f"{lacks}: is empty; write something there.", param="fields")
         run = self.shelf.run(name)
         said = await self.children.once(["predict", str(run.folder.absolute()), "-"], json.dumps(given) + "\n")
-        return Answer({"said": json.loads(said.strip().splitlines()[-1])})
+        return BoardAnswer({"said": json.loads(said.strip().splitlines()[-1])})
 
     async def open(self, http: Request) -> Response:
         """POST /api/open {run}: open its model to be talked to, at /chat/; another that is open is let go of."""
@@ -167,18 +167,18 @@ class Site:
         if not able["can"]["chat"]:
             raise ApiError(422, f"{name}: has no model that writes.", param="run")
         await self.children.open(name, str(able["name"]), str(self.shelf.run(name).folder.absolute()))
-        return Answer({"chat": name})
+        return BoardAnswer({"chat": name})
 
     async def close(self, http: Request) -> Response:
         """POST /api/close {}: let go of the model that is open."""
         await self._asked(http)
         await self.children.close()
-        return Answer({"chat": None})
+        return BoardAnswer({"chat": None})
 
     async def chat(self, http: Request) -> Response:
         """GET /api/chat: which run's model is open."""
         talk = self.children.talk
-        return Answer({"chat": None if talk is None or not talk.port else talk.run})
+        return BoardAnswer({"chat": None if talk is None or not talk.port else talk.run})
 
     # ---- the chat's own API ----
 
