@@ -1,5 +1,9 @@
 // Every word of the page, in English and in Chinese.
 
+import { sayIn } from "./speech.js";
+
+export { speak, spoken } from "./speech.js";
+
 export const WORDS = {
   en: {
     name: "English",
@@ -17,7 +21,7 @@ export const WORDS = {
     keys: "Enter sends · Shift+Enter starts a line · Esc stops",
     welcome: "What would you like to ask?",
     welcomeMore: "{model} runs on this server; nothing you write leaves it.",
-    noChinese: "",
+    noChinese: "{model} has learned no Chinese: please ask in English.",
     suggestions: ["Tell me a story about a cat", "What is a language model?", "Write a function that adds two numbers in Python"],
     down: "To the newest",
     you: "You",
@@ -179,22 +183,9 @@ export const WORDS = {
   },
 };
 
-let language = "en";
-
-export function speak(name) {
-  language = name;
-  document.documentElement.lang = name === "zh" ? "zh-Hans" : "en";
-}
-
-export function spoken() {
-  return language;
-}
-
 // say("error.refused", {message: "…"}) -> the sentence, its {blanks} filled in.
 export function say(key, blanks = {}) {
-  const found = key.split(".").reduce((words, part) => words[part], WORDS[language]);
-  if (typeof found !== "string") return found;
-  return found.replace(/\{(\w+)\}/g, (_, name) => blanks[name]);
+  return sayIn(WORDS, key, blanks);
 }
 
 // Fill in what the HTML names: data-say the text, data-say-label, -title and -placeholder an attribute.

@@ -1,5 +1,9 @@
 // What the page says, in English and Chinese; a recipe's fields and a model's names stay as they are.
 
+import { sayIn } from "./chat/speech.js"; // the chat's page, which the board serves too
+
+export { speak, spoken } from "./chat/speech.js";
+
 const WORDS = {
   en: {
     other: "中文", otherLabel: "中文", board: "board", loading: "Reading the runs …", runs: "Runs", find: "Filter by name",
@@ -63,20 +67,7 @@ const WORDS = {
   },
 };
 
-let language = "en";
-
-export function speak(name) {
-  language = name;
-  document.documentElement.lang = name === "zh" ? "zh-Hans" : "en";
-}
-
-export function spoken() {
-  return language;
-}
-
 // say("whyNot.model"), say("rowN", {n: 3}) -> the sentence, its {blanks} filled in; "" for a key that isn't there.
 export function say(key, blanks = {}) {
-  const found = key.split(".").reduce((words, part) => words?.[part], WORDS[language]);
-  if (typeof found !== "string") return "";
-  return found.replace(/\{(\w+)\}/g, (_, name) => blanks[name]);
+  return sayIn(WORDS, key, blanks) ?? "";
 }
