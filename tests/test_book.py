@@ -1,15 +1,13 @@
 """docs/book: chapters are alike in both languages, and what they print is what stands there."""
 
 import ast
-import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import script
 
 ROOT = Path(__file__).parents[1]
 BOOK = ROOT / "docs" / "book"
@@ -17,17 +15,7 @@ CHAPTERS = sorted(BOOK.glob("??/[0-9][0-9]-*.md"))
 TITLES = sorted({path.name for path in CHAPTERS})
 
 
-def load() -> ModuleType:
-    """docs/book/make.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("book", BOOK / "make.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["book"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-book = load()
+book = script("docs/book/make.py")
 
 
 def name_of(path: Path) -> str:

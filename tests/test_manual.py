@@ -5,13 +5,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from scripts import script
 
 from llmkit.cli import main
 
@@ -21,11 +21,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 
 @pytest.fixture(scope="module")
 def manual() -> ModuleType:
-    spec = spec_from_file_location("manual", ROOT / "docs" / "manual.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/manual.py")
 
 
 @pytest.fixture(scope="module")

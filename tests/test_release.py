@@ -3,12 +3,12 @@
 import re
 import tomllib
 import zipfile
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from scripts import script
 from test_dependencies import NAMES
 
 from llmkit.system.machine import DISTRIBUTIONS
@@ -19,12 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture
 def release() -> ModuleType:
-    spec = spec_from_file_location("release", ROOT / ".ci" / "release.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(".ci/release.py")
 
 
 @pytest.fixture

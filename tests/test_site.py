@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from scripts import script
 from test_docs import titles
 
 ROOT = Path(__file__).parents[1]
@@ -20,11 +20,7 @@ CODE = re.compile(r"^( *)(```+).*?^\1\2 *$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def site() -> ModuleType:
-    spec = spec_from_file_location("docs_site", ROOT / "docs" / "website.py")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("docs/website.py")
 
 
 @pytest.fixture(scope="module")
