@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if said := language.unknown():
             terminal.err(f"llmkit: {said}")
-        if left := forget_leftovers(launches="--processes" in words or end < len(given)):
+        if left := forget_leftovers():
             terminal.err(f"llmkit: {left}")
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = _command(words)(words, prog_name="llmkit", standalone_mode=False, obj=both)

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from llmkit.system.environment import CPU, switched_on
+from llmkit.system.environment import USE_CPU, switched_on
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 NAMES = {"cuda": "GPU", "npu": "Ascend NPU", "xpu": "Intel GPU", "mps": "Mac's GPU (MPS)", "cpu": "CPU"}
 """What the kinds of devices are called in a sentence."""
-USE_CPU = CPU
-"""accelerate's variable by which all that is no CPU is left alone."""
 KNOWN: ContextVar[Mapping[int, tuple[Tensor, Tensor]]] = ContextVar("known")
 """By the id of a tensor on a device: that tensor, and the one of the host that it was copied from."""
 

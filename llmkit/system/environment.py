@@ -22,7 +22,8 @@ NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 MPI = {"PMI_RANK": "PMI_SIZE", "OMPI_COMM_WORLD_RANK": "OMPI_COMM_WORLD_SIZE",
        "MV2_COMM_WORLD_RANK": "MV2_COMM_WORLD_SIZE"}
 """By what MPI says which process one is, and of how many: it sets no RANK."""
-CPU = "ACCELERATE_USE_CPU"
+USE_CPU = "ACCELERATE_USE_CPU"
+"""accelerate's variable by which all that is no CPU is left alone."""
 
 
 WORLD = "LLMKIT_WORLD_SIZE"
@@ -36,6 +37,7 @@ STRATEGIES: Mapping[str, str] = {
 
 def check_world() -> None:
     """RequestError where a launcher started other processes than were asked for, or for what can't be done here."""
+    check_mpi()
     there, asked = os.environ.get("WORLD_SIZE") or "1", os.environ.get(WORLD)
     if asked is not None and asked != there and not any(name in os.environ for name in MPI):
         raise RequestError(f"this process is one of {there}, and {asked} were asked for (--processes, times the "
@@ -47,16 +49,13 @@ def check_world() -> None:
                                "parallelism, --multi_gpu, or a model in parts: --use_fsdp --fsdp_version 2.")
 
 
-def forget_leftovers(launches: bool = False) -> str | None:
+def forget_leftovers() -> str | None:
     """Take out what is left over of a launch, and say what that was; RequestError where a launch's numbers can't be.
 
-    launches   whether this command starts others, which are told where to meet
     A shell or a scheduler may have some of a launch's variables, and no launcher; libraries would wait for the others.
     """
     _check_switch()
     mpi = any(name in os.environ for name in MPI)
-    if not launches:
-        _check_mpi()
     sizes = [] if mpi else [size for size in MPI.values() if size in os.environ]  # of how many, and not which one
     there = {name: os.environ[name] for name in (*NUMBERS, *sizes) if name in os.environ}
     if not there or mpi:
@@ -71,8 +70,11 @@ def forget_leftovers(launches: bool = False) -> str | None:
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; ignored, and one process runs")
 
 
-def _check_mpi() -> None:
-    """RequestError where MPI started several processes, and nothing says where they meet: each would be on its own."""
+def check_mpi() -> None:
+    """RequestError where MPI started several processes, and nothing says where they meet.
+
+    For where processes would come together: a command of its own on each, as of `tokenize --shard i/n`, may go on.
+    """
     for rank, size in MPI.items():
         count = os.environ.get(size, "1")
         if rank in os.environ and count != "1" and not os.environ.get("MASTER_ADDR"):
@@ -82,10 +84,10 @@ def _check_mpi() -> None:
 
 
 def _check_switch() -> None:
-    """RequestError where accelerate would end on a word that is neither yes nor no."""
-    said = os.environ.get(CPU, "0").strip().lower()
-    if said not in ("1", "y", "yes", "t", "true", "on", "0", "n", "no", "f", "false", "off"):
-        raise RequestError(f"{CPU}={said}: is neither yes nor no; set it to 1 to train on the CPU, or unset it.")
+    """RequestError where a word isn't yes or no to accelerate and to `switched_on` alike."""
+    said = os.environ.get(USE_CPU, "0").strip().lower()
+    if said not in ("1", "yes", "true", "on", "0", "no", "false", "off"):
+        raise RequestError(f"{USE_CPU}={said}: is neither yes nor no; set it to 1 to train on the CPU, or unset it.")
 
 
 def _check_numbers(there: Mapping[str, str]) -> None:

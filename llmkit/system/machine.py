@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from llmkit.system import devices
-from llmkit.system.environment import switched_on
+from llmkit.system.environment import USE_CPU, switched_on
 
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
@@ -69,8 +69,8 @@ def unused_device() -> str:
     if name in ("mps", "npu", "xpu"):
         slow = "; it has no numbers of 64 bits, so each micro-batch's loss is added up on the CPU" * (name == "mps")
         return (f"this {devices.NAMES[name]} trains ({name}), and llmkit was never tested on one{slow}; "
-                f"{devices.USE_CPU}=1 trains on the CPU")
-    if name == "cpu" and torch.backends.mps.is_available() and not switched_on(devices.USE_CPU):
+                f"{USE_CPU}=1 trains on the CPU")
+    if name == "cpu" and torch.backends.mps.is_available() and not switched_on(USE_CPU):
         return "this Mac's GPU (MPS) isn't used: it can't add up several processes' gradients; the CPU trains"
     return ""
 

@@ -1,5 +1,6 @@
 """Switches that torch reads are set where a command begins, never over the user's; a launch is whole, or left over."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from conftest import tiny
 
 from llmkit.cli import main
 from llmkit.system import environment
@@ -14,12 +16,14 @@ from llmkit.system.environment import (
     MPI,
     NUMBERS,
     SWITCHES,
+    check_mpi,
     forget_leftovers,
     is_first,
     name_files_in_utf8,
     prepare_torch,
 )
 from llmkit.system.errors import RequestError
+from llmkit.training.spread.processes import accelerate
 
 WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
          "MASTER_PORT": "29500"}
@@ -123,20 +127,24 @@ def test_of_mpi_alone_a_number_of_processes_is_left_over(size: str, given: Calla
 
 @pytest.mark.parametrize(("rank", "size"), MPI.items())
 def test_processes_of_mpi_that_cannot_meet_are_no_runs_of_their_own(
-    rank: str, size: str, given: Callable[..., None], capsys: pytest.CaptureFixture[str],
+    rank: str, size: str, text: Path, tmp_path: Path, given: Callable[..., None], capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """accelerate would end them as nobody foresaw; a launcher that starts others is told where they meet."""
+    """accelerate would end them as nobody foresaw. What each does by itself goes on."""
     given({rank: "1", size: "2", "RANK": "0"})
-    assert main(["recipes", "list"]) == 2
+    assert main(["recipes", "list"]) == 0
+    capsys.readouterr()
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps(tiny("bert", text, tmp_path / "run")))
+    assert main(["plan", str(recipe)]) == 2
     assert f"{size}=2, {rank}=1: MPI started several processes, and MASTER_ADDR" in capsys.readouterr().err
-    assert forget_leftovers(launches=True) is None
-    given({rank: "1", size: "2", "MASTER_ADDR": "10.0.0.1"})
-    assert forget_leftovers() is None
-    given({rank: "0", size: "1"})
-    assert forget_leftovers() is None
+    with pytest.raises(RequestError, match="MPI started several processes"):
+        accelerate("fp32", Path())
+    for variables in ({rank: "1", size: "2", "MASTER_ADDR": "10.0.0.1"}, {rank: "0", size: "1"}):
+        given(variables)
+        check_mpi()
 
 
-@pytest.mark.parametrize("said", ["banana", "", "2"])
+@pytest.mark.parametrize("said", ["banana", "", "2", "y"])
 def test_a_switch_that_is_neither_yes_nor_no_is_refused(said: str, given: Callable[..., None]) -> None:
     given({"ACCELERATE_USE_CPU": said})
     with pytest.raises(RequestError, match=f"^ACCELERATE_USE_CPU={said}: is neither yes nor no; set it to 1"):

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import IO
 
 from llmkit.system import devices, terminal
-from llmkit.system.environment import WORLD
+from llmkit.system.environment import USE_CPU, WORLD
 from llmkit.system.errors import RequestError, Stopped
 from llmkit.system.signals import GOES_ON, STATUS, end_with_parent, killer, leave_terminal, listened
 from llmkit.training.spread.accelerate_options import Start, asked, command
@@ -57,7 +57,7 @@ def by_accelerate(wanted: Start, arguments: Sequence[str], folder: Path | None) 
         terminal.err(f"llmkit: {note}")
     variables = {**os.environ, "PYTHONSAFEPATH": "1", WORLD: str(wanted.world)}
     if wanted.cpu:
-        variables |= {"CUDA_VISIBLE_DEVICES": "", devices.USE_CPU: "true"}
+        variables |= {"CUDA_VISIBLE_DEVICES": "", USE_CPU: "true"}
     began = time.time()
     status = _told(["the launcher"], [start(command(wanted, arguments), variables)], folder)
     said = None if folder is None or not status else status_in(folder, began)

@@ -17,11 +17,13 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 
 from llmkit.backbones.kernels.privates import forget_accelerator, swap_accelerators
 from llmkit.system import devices
+from llmkit.system.environment import check_mpi
 from llmkit.system.errors import RequestError
 
 
 def accelerate(precision: str, folder: Path, idle: bool = False, tf32: bool = False) -> Accelerator:
     """The accelerator for this process; one process of a launch that started alone is an error."""
+    check_mpi()
     if not devices.on_cpu():  # a CPU would take the same word for bf16
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
     # accelerate keeps the first run's precision for the whole process; each run has its own
