@@ -24,6 +24,8 @@ How = Annotated[list[str], typer.Option(
     "--set", metavar="DATA.KEY=VALUE", help="How rows are read, as a recipe's data says it; repeatable.")]
 Encoding = Annotated[str | None, typer.Option(
     "--encoding", metavar="NAME", help="How the file's bytes are read; as a run read its own rows, else utf-8.")]
+Precision = Annotated[str, typer.Option(
+    "--precision", metavar="NAME", help="fp32, bf16 or fp16; auto: what a run learned in, where that is fast here.")]
 MOST_NAMED = 30
 """Columns that are named where there are more."""
 
@@ -52,6 +54,7 @@ def evaluate(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
+    precision: Precision = "auto",
     prompt: Annotated[str | None, typer.Option(
         "--prompt", metavar="MODE", autocompletion=completion.modes,
         help="A prompt mode around every text: 'cloze(k=4, file=examples.jsonl)'.")] = None,
@@ -68,7 +71,8 @@ def evaluate(
     asked = reading(data, set_, on_bad_row, encoding, target)
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
-        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode, **asked)
+        model, data, task=task, objective=objective, max_length=max_length, batch_size=batch_size, prompt=mode,
+        precision=precision, **asked)
     if json_:
         print(json.dumps(result))
     else:
@@ -96,6 +100,7 @@ def predict(
     max_length: Annotated[int | None, typer.Option(
         "--max-length", metavar="N", help="Tokens the model sees at once.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", metavar="N", help="Rows at once.")] = 16,
+    precision: Precision = "auto",
     on_bad_row: BadRow = "error", encoding: Encoding = None, set_: How = [],  # noqa: B006
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
@@ -108,7 +113,7 @@ def predict(
     spare(output, model)
     asked = reading(data, set_, on_bad_row, encoding)
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
-                               columns=tabled.is_table(output), **asked)
+                               precision=precision, columns=tabled.is_table(output), **asked)
     count = jsonlines.write(found, output, (data,))
     if output != "-":
         terminal.err(f"{many(count, 'prediction')}: {output}")

@@ -6,10 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from llmkit import models, recipe
 from llmkit.data.known.sets import usual_split
@@ -22,6 +22,8 @@ from llmkit.models import Base, Opened
 from llmkit.models.families import family_for, family_named, file_for
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
+from llmkit.planning import choices
+from llmkit.planning.choices import Precision
 from llmkit.planning.settle import reads_tables, swapping, with_prompt
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
@@ -34,7 +36,7 @@ from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.tasks.shared.labels import refuse_unlabelled
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import torch
 
     from llmkit.backbones.base import Family
     from llmkit.training.learner import Learner
@@ -58,6 +60,7 @@ def evaluate(
     model: Model, data: str | Path | Given, *, target: str | Path | None = None, task: str | None = None,
     objective: str | None = None, max_length: int | None = None, batch_size: int = 16, prompt: Prompting | None = None,
     on_bad_row: str = "error", encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Evaluate a run, a folder, a hub id, a catalogue model or an opened model on a file; all of the file counts.
 
@@ -66,6 +69,8 @@ def evaluate(
     on_bad_row   error, or skip: a bad row is left out, and counted in the result's `bad_rows`
     encoding     of the file; where nothing is said, that of the rows that a run learned from, else utf-8
     fields       which column of the file is meant by each field: {"text": "review"}; else as in the rows of the run
+    batch_size   rows at once; of short ones more, as many as have some 2,000 tokens
+    precision    fp32, bf16 or fp16; `auto`: what a run learned in, where this machine is fast in it, else fp32
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -73,7 +78,7 @@ def evaluate(
     Returns {"metrics": {"loss": …}, "floors", "model", "data", "notes": [what must not be overlooked], …}. A program's
     own Accelerator stays as it is.
     """
-    from llmkit.training.spread.processes import accelerate, apart
+    from llmkit.training.spread.processes import apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
         return by_prompt(model, data, prompt, words, on_bad_row, encoding, fields)
@@ -85,13 +90,15 @@ def evaluate(
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
             log.info(note)
-        metrics, answers = _measured(ready, sets, model, accelerate("fp32", Path()), batch_size)
+        numbers = ready.numbers(precision)
+        metrics, answers = _measured(ready, sets, model, numbers, batch_size)
     chosen = ready.learner.objective
     floors, learned = _floors(chosen, ready.learned, sets, ready.setup)
     figures = real(metrics)
     return {"metrics": figures, "floors": floors, "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
-            "rows": sum(map(len, sets.train)), **left_out(reader), **judged(figures, floors, learned, answers)}
+            "precision": numbers, "rows": sum(map(len, sets.train)), **left_out(reader),
+            **judged(figures, floors, learned, answers)}
 
 
 def judged(
@@ -162,17 +169,20 @@ def left_as_it_is(model: Model) -> Iterator[None]:
 
 
 def _measured(
-    ready: Ready, sets: Sets, model: Model, accelerator: Accelerator, size: int,
+    ready: Ready, sets: Sets, model: Model, numbers: Precision, size: int,
 ) -> tuple[dict[str, float], Mapping[str, Any]]:
     """(the metrics over all rows, `size` of them at once; a count of the answers)."""
     from llmkit.training.evaluate import evaluate as all_figures
     from llmkit.training.evaluate import refer
+    from llmkit.training.spread.processes import accelerate
 
+    accelerator = accelerate(numbers, Path())
     if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, size)
     answers: list[dict[str, Any]] = []
-    figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size,
-                          answers=answers)
+    with computing_in(numbers, accelerator.device):
+        figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size,
+                              answers=answers, tokens=choices.at_once())
     return figures, answers[-1] if answers else {}
 
 
@@ -184,6 +194,20 @@ class Ready:
     setup: Setup
     learned: recipe.Recipe | None
     """The recipe of the run that it is from."""
+
+    def numbers(self, precision: str) -> Precision:
+        """The numbers that it computes in: `auto` is what the run learned in, where that is what is fast here."""
+        family = self.learner.family
+        if precision != "auto":
+            if precision not in get_args(Precision):
+                raise RequestError(f"--precision {precision}: is none of auto, {', '.join(get_args(Precision))}."
+                                   f"{nearest(precision, ('auto', *get_args(Precision)))}")
+            choices.check_precision(precision, family, "--precision")
+            return cast(Precision, precision)
+        if self.learned is None:
+            return "fp32"
+        fast, _ = choices.precision(choices.WIDTH, family)
+        return fast if fast == self.learned.training.precision else "fp32"
 
     def reader(
         self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error",
@@ -252,6 +276,15 @@ def make_ready(
     setup = _setup(opened, chosen, family, learned, length)
     learner = Learner(whole, chosen, family).eval()  # a model that was open comes back as it was
     return Ready(learner, with_prompt(setup, prompt or own, chosen), learned)
+
+
+def computing_in(numbers: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """While the block runs, products are of 16 bits where `numbers` says so; weights stay what they are."""
+    import torch
+
+    if numbers == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if numbers == "bf16" else torch.float16)
 
 
 def _named(task: str | Answering | None, objective: str | None) -> Learning | None:

@@ -19,6 +19,7 @@ from llmkit.inference.evaluate import (
     WAY_OUT,
     Model,
     Ready,
+    computing_in,
     leaves_out,
     left_as_it_is,
     make_ready,
@@ -27,6 +28,7 @@ from llmkit.inference.evaluate import (
     said_by_option,
 )
 from llmkit.objectives.base import Setup
+from llmkit.planning import choices
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import DataError, RequestError
 from llmkit.system.finite import check_all
@@ -40,7 +42,7 @@ CHUNK = 2048
 def predict(
     model: Model, data: str | Path | Given, *, task: str | Answering | None = None,
     max_length: int | None = None, batch_size: int = 16, columns: bool = False, on_bad_row: str = "error",
-    encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
+    encoding: str | None = None, fields: Mapping[str, str | int] | None = None, precision: str = "auto",
 ) -> Iterator[Prediction | None]:
     """One prediction for each row of a file, in its order; memory doesn't grow with the file.
 
@@ -52,12 +54,13 @@ def predict(
     `on_bad_row` is error, or skip: then None stands in the place of what would be said of a bad row.
     `encoding` is the file's; where nothing is said, that of the rows that a run learned from, else utf-8. `fields` says
     which column is meant by each field, {"text": "review"}; where nothing is said, as in the rows of the run.
+    `batch_size` and `precision` are as for `evaluate`.
     Raises RequestError where the model learned no task.
     """
     leaves_out(on_bad_row)
     only_of_files(encoding, data)
     for row, said in _each(model, data, task, max_length, batch_size, on_bad_row=on_bad_row, given=columns,
-                           encoding=encoding, fields=fields):
+                           encoding=encoding, fields=fields, precision=precision):
         yield tabled.beside(row, said) if columns else said
 
 
@@ -81,6 +84,7 @@ def _each(
     model: Model, data: str | Path | Given, task: str | Answering | None, max_length: int | None, size: int,
     document: str = "auto", usual_length: int = 512, dtype: str = "float32", on_bad_row: str | None = None,
     given: bool = False, encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
+    precision: str = "auto",
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
     with left_as_it_is(model), said_by_option():
@@ -94,7 +98,7 @@ def _each(
             for note in told:
                 log.info(note)
             nothing: tuple[Row, Prediction | None] = {}, None
-            pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size))
+            pairs = (pair or nothing for pair in _predicted(ready, objective, reader, size, precision))
             yield from as_given(reader, objective, pairs) if given else pairs
             for note in reader.notes[len(told):]:
                 log.info(note)
@@ -140,14 +144,17 @@ def raws(reader: Reader, task: Task) -> Iterator[Row | None]:
     yield from repeat(None, len(again.bad) - known)
 
 
-def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[tuple[Row, Prediction] | None]:
+def _predicted(
+    ready: Ready, task: Task, reader: Reader, size: int, precision: str,
+) -> Iterator[tuple[Row, Prediction] | None]:
     import torch
 
     from llmkit.training.evaluate import visited
     from llmkit.training.spread.processes import accelerate, apart
 
+    numbers = ready.numbers(precision)
     with apart():
-        accelerator = accelerate("fp32", Path())
+        accelerator = accelerate(numbers, Path())
     learner = ready.learner.to(accelerator.device)
     stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     written = Written(ready.setup.tokenizer, ready.setup.plain)
@@ -156,8 +163,9 @@ def _predicted(ready: Ready, task: Task, reader: Reader, size: int) -> Iterator[
         part.tell(unknown)
         written.see(part.rows)
         outcomes: dict[int, Any] = {}
-        with torch.inference_mode():
-            for rows, batch in visited(accelerator, learner, [part], ready.setup, size) if len(part) else ():
+        with torch.inference_mode(), computing_in(numbers, accelerator.device):
+            for rows, batch in visited(accelerator, learner, [part], ready.setup, size,
+                                       tokens=choices.at_once()) if len(part) else ():
                 told = learner(batch, "predict")
                 check_all(told, reader.name)
                 outcomes |= zip(rows, told, strict=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_start_method
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llmkit import recipe
 from llmkit.backbones.base import Family
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = {"cpu": 4_096, "mps": 4_096, "cuda": 16_384, "xpu": 16_384, "npu": 16_384}
 """Tokens of a micro-batch where memory allows: more of them make no step faster."""
+JUDGED_AT_ONCE = {**AT_ONCE, "cpu": 2_048}
+"""Tokens of a batch of short rows that are only judged: there is no gradient to keep, and a CPU's cache is small."""
 WORKERS = 4
 """Processes that prepare batches for one that trains, at most."""
 OVERFLOW = frozenset({"t5", "umt5", "mt5"})
@@ -38,6 +40,8 @@ STEPS, TOKENS, MINUTES = 1_000, 50_000_000, 10
 DROPOUTS = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "dropout_rate", "dropout")
 """What configs call the dropout of attention's weights."""
 
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 # ---- how large ----
 
@@ -151,10 +155,15 @@ def workers() -> tuple[int, str]:
     return count, "they prepare batches while the GPU computes" if count else "no core is left for them"
 
 
+def at_once() -> int:
+    """Positions that are judged at once here, where rows are short enough for more of them than a batch's rows."""
+    return JUDGED_AT_ONCE[devices.kind()]
+
+
 # ---- which numbers ----
 
 
-def precision(width: int, family: type[Family] | None = None) -> tuple[Literal["fp32", "bf16", "fp16"], str]:
+def precision(width: int, family: type[Family] | None = None) -> tuple[Precision, str]:
     """(precision, why): 16 bits where the machine multiplies them faster than fp32 and the model is wide enough for it.
 
     A GPU without bf16 of its own takes fp16, but for a family whose activations don't fit in it.
@@ -182,13 +191,13 @@ def cpu_multiplies_bf16() -> bool:
     return onednn_multiplies_bf16() and has_avx512_bf16()
 
 
-def check_precision(chosen: str, family: type[Family]) -> None:
-    """RequestError where a machine or a model can't have a precision."""
+def check_precision(chosen: str, family: type[Family], field: str = "training.precision") -> None:
+    """RequestError, which names the `field`, where a machine or a model can't have a precision."""
     if chosen == "fp16" and devices.on_cpu():
-        raise RequestError("training.precision: fp16 needs a GPU; on a CPU it is far slower than fp32. "
+        raise RequestError(f"{field}: fp16 needs a GPU; on a CPU it is far slower than fp32. "
                            "Use bf16 or fp32.")
     if chosen == "fp16" and overflows(family):
-        raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
+        raise RequestError(f"{field}: T5's activations overflow in fp16; use bf16 or fp32.")
 
 
 def overflows(family: type[Family]) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmkit.objectives.base import more_is_better
-from llmkit.planning.choices import AT_ONCE
+from llmkit.planning import choices
 from llmkit.recipe import Training
-from llmkit.system import devices
 from llmkit.system.errors import RequestError, nearest
 from llmkit.training.evaluate import evaluate
 from llmkit.training.log import Log
@@ -29,7 +28,7 @@ def validate(session: Session, journal: Log) -> None:
         with session.averaged():
             figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,
                                session.micro_batch_size, last, session.stop, session.spread, answers,
-                               None if devices.on_cpu() else AT_ONCE[devices.kind()])
+                               choices.at_once())
     except Interrupted as signalled:
         session.asked_to_stop = signalled.by
         return
