@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ UNDECLARED = {
     "llama_cpp": "built from source in minutes; its tests are skipped without it",
     "bitsandbytes": "60 MB for an optimizer and quantised bases; their tests are skipped without it",
     "mkdocs": "builds the site: the extra `site`",
+    "sentence_transformers": "what `embed` is measured beside",
     "schedulefree": "what our own schedule_free is compared with, where it is there",
 }
 """What tests use where it is there, and nobody has to install."""
@@ -45,7 +47,13 @@ def declared(*extras: str) -> set[str]:
     return {Requirement(line).name.lower() for line in lines}
 
 
-def modules(path: Path) -> Iterator[str]:
+@cache
+def modules(path: Path) -> frozenset[str]:
+    """The roots of what a file imports: see `imports`."""
+    return frozenset(imports(path))
+
+
+def imports(path: Path) -> Iterator[str]:
     """The roots of what a file imports, wherever in it, and of what it asks pytest or importlib for by name."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

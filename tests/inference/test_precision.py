@@ -1,4 +1,4 @@
-"""In which numbers a model is measured, and says what rows are: those that it learned in, or those that are asked for."""
+"""The numbers that a model is measured and asked in: those that it learned in, or those that are named."""
 
 import json
 
