@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/llmkit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full docs book site man release clean
+.PHONY: help setup demo test check matrix pretend-gpu reliability chaos fuzz slow bench bench-full guard docs book site man release clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ fuzz: setup  ## 2,000 mutated recipes and 2,000 mutated data files, each ends in
 
 bench: setup  ## speed and memory beside the stock way on reduced sizes, in less than 30 minutes; text from $$LLMKIT_DATA
 	$(BIN)/python -m benchmarks.speed
+
+guard: setup  ## two small pairs beside the stock way, in 2 minutes: fails where a ratio is below half of the landed one
+	$(BIN)/python -m benchmarks.speed.guard
 
 bench-full: setup  ## the same at full size: hours
 	$(BIN)/python -m benchmarks.speed --full

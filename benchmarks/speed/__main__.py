@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.speed import pairs
 
 HERE = Path(__file__).parent
-SHARED = ("__init__", "__main__", "corpus", "pairs", "training")
+SHARED = ("__init__", "__main__", "corpus", "guard", "pairs", "training")
 RESULTS = HERE.parent / "RESULTS.md"
 PACKAGES = ("llmkit", "torch", "transformers", "tokenizers", "accelerate", "peft")
 KEPT = HERE.parent / "results.json"
