@@ -18,6 +18,7 @@ def test_each_pair_has_a_landed_ratio_that_is_above_its_least() -> None:
 def test_a_ratio_below_half_of_it_twice_ends_with_1(
         shares: list[float], passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     coming = iter(shares)
+    monkeypatch.setenv("LLMKIT_DATA", "put back after the test")
     monkeypatch.setattr(guard, "text", lambda folder: None)
     monkeypatch.setattr(guard, "ratio", lambda work: guard.landed()[work] * next(coming))
     if passes:
