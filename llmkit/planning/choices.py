@@ -191,6 +191,27 @@ def cpu_multiplies_bf16() -> bool:
     return onednn_multiplies_bf16() and has_avx512_bf16()
 
 
+def check_frozen(request: recipe.Recipe, family: type[Family], pretrained: bool) -> None:
+    """RequestError where `training.cache_frozen` can't be: rows must stay as they are, and the layers below too."""
+    plan = request.training
+    if not plan.cache_frozen:
+        return
+    why = next((why for why, holds in (
+        ("an objective draws its rows anew in each pass; a task's rows stay as they are", request.task is None),
+        ("a model from random weights has nothing to keep", not pretrained),
+        (f"it is for one stack of layers with weights of their own, which a {family.model_type} hasn't",
+         family.shape not in ("encoder", "decoder") or not family.layers or family.shares),
+        ("the tuning method puts virtual tokens before each row", request.tuning.virtual_tokens > 0),
+        ("with a teacher, whole models are compared", request.teacher is not None),
+        ("the rows of a step are compared with each other", request.learning.whole),
+        ("training.gradient_checkpointing computes layers again", plan.gradient_checkpointing),
+        ("training.compile makes one of the layers", plan.compile is True),
+        ("with training.distributed.strategy: fsdp, layers lie in parts", plan.distributed.strategy != "ddp"),
+    ) if holds), None)
+    if why is not None:
+        raise RequestError(f"training.cache_frozen: {why}. Leave it out.")
+
+
 def check_precision(chosen: str, family: type[Family], field: str = "training.precision") -> None:
     """RequestError, which names the `field`, where a machine or a model can't have a precision."""
     if chosen == "fp16" and devices.on_cpu():

@@ -104,6 +104,7 @@ def settle(
     size = quantized.sized(size, empty, family, request.backbone)
     if not of_any_size:
         _fits_gpu(request, size)
+    choices.check_frozen(request, family, base is not None)
     request.tuning.check_parts(lambda: empty, Setting(family, request.learning.head_for(family)))
     length = _length(request, family, name, family.position_limit(config))
     training, chosen = _training(
@@ -341,6 +342,8 @@ def _training(
     choices.check_precision(precision, family)
     if compiled == "auto" and request.teacher is not None and request.teacher.hidden is not None:
         compiled, chosen["compile"] = False, "layers are looked into, as teacher.hidden asks"
+    if compiled == "auto" and plan.cache_frozen:
+        compiled, chosen["compile"] = False, "layers are passed over, as cache_frozen asks"
     if compiled == "auto":
         compiled, chosen["compile"] = choices.compiled(plan, family, text, experts)
         if compiled and request.backbone.quantization_config is not None:

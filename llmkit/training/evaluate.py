@@ -153,8 +153,7 @@ def refer_all(
     """Add what the untuned model says to the rows that a run will see, as far as that is known, and to all held out."""
     assert isinstance(plan.micro_batch_size, int)
     count = sum(map(len, sets.train))
-    seen = range(count) if steps is None or steps * plan.global_batch_size >= 4 * count else sorted(
-        {order.at(position)[1] for position in range(steps * plan.global_batch_size)})
+    seen = seen_rows(count, plan, order, steps)
     held = sum(map(len, sets.validation))
     if accelerator.is_main_process:
         log.info("what the untuned model says of %s rows%s is computed first", f"{len(seen):,}",
@@ -162,6 +161,13 @@ def refer_all(
     refer(accelerator, learner, sets.train, setup, plan.micro_batch_size, seen)
     if held:
         refer(accelerator, learner, sets.validation, setup, plan.micro_batch_size)
+
+
+def seen_rows(count: int, plan: recipes.Training, order: RowOrder, steps: int | None) -> Sequence[int]:
+    """Which of `count` training rows a run of so many steps sees; all where nobody knows, or it sees them often."""
+    if steps is None or steps * plan.global_batch_size >= 4 * count:
+        return range(count)
+    return sorted({order.at(position)[1] for position in range(steps * plan.global_batch_size)})
 
 
 def lengths(sets: Sequence[Any]) -> list[int] | None:

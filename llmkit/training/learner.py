@@ -7,9 +7,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, overload
 
+import torch
 from torch import Tensor, nn
 
 from llmkit.backbones.base import Family
+from llmkit.backbones.kernels.frozen import STATES, Frozen
 from llmkit.backbones.shared.routers import Load, Routers
 from llmkit.data.batches import Batch
 from llmkit.objectives.base import Sums
@@ -45,6 +47,8 @@ class Learner(nn.Module):
         """What they did with the last batch whose loss was asked for, with its gradient where there is one."""
         self.compiled: Compiled | None = None
         """How its layers are compiled, where they are."""
+        self.frozen: Frozen | None = None
+        """The layers below those that train, where what they make of the rows is kept."""
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
@@ -78,7 +82,10 @@ class Learner(nn.Module):
         `predict` and `refer` are asked of tasks only.
         """
         with nullcontext() if way in ("predict", "refer") else self.hearing(batch):
-            return self._said(batch, way)
+            if self.frozen is None or STATES not in batch:
+                return self._said(batch, way)
+            with self.frozen.given(batch[STATES]):
+                return self._said({name: part for name, part in batch.items() if name != STATES}, way)
 
     @contextmanager
     def hearing(self, batch: Batch) -> Iterator[None]:
@@ -113,4 +120,11 @@ class Collator:
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, rows: Sequence[Any]) -> Batch:
-        return self.objective.collate(rows, self.tokenizer)
+        if not rows or STATES not in rows[0]:
+            return self.objective.collate(rows, self.tokenizer)
+        batch = self.objective.collate([{name: row[name] for name in row if name != STATES} for row in rows],
+                                       self.tokenizer)
+        states = torch.zeros(*batch["input_ids"].shape, rows[0][STATES].shape[-1])
+        for place, row in zip(states, rows, strict=True):
+            place[: len(row[STATES])] = torch.from_numpy(row[STATES].copy())
+        return {**batch, STATES: states}

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from llmkit import recipe as recipes
 from llmkit.backbones.kernels import shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
+from llmkit.backbones.kernels.frozen import Frozen, lowest
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.backbones.shared.routers import Routers
 from llmkit.data.batches import order_of
@@ -56,7 +57,9 @@ from llmkit.training.state import State
 from llmkit.training.teaching.kept import kept_answers
 from llmkit.training.teaching.opening import open_tutor, pupil
 from llmkit.training.teaching.pupil import Tutor
+from llmkit.training.teaching.states import keep_states
 from llmkit.tuning.base import Setting
+from llmkit.tuning.shared.parts import below as below_layers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,7 +176,7 @@ def learn(
         net.model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
             gradient_checkpointing_kwargs={"use_reentrant": False})
     # layers that are computed anew in the backward pass wouldn't find the batch that they are of
-    flat = shortcuts.on("unpadded") and not looked_into(recipe)
+    flat = shortcuts.on("unpadded") and not looked_into(recipe) and not recipe.training.cache_frozen
     unpadded = (flat and settled.family.unpads and not recipe.training.gradient_checkpointing
                 and recipe.backbone.attn_implementation == "sdpa")
     setting = Setting(
@@ -193,6 +196,11 @@ def learn(
             kept_answers(settled, tutor, below["teacher"], sets, setup, accelerator, seen)
     learner = paced(settled, net.model, tuned, setting, tokenizer, tutor)
     learner.compiled = compiled
+    if recipe.training.cache_frozen and refers:
+        still = lowest(net.model, settled.family, below_layers(net.model, settled.family))
+        learner.frozen = Frozen(still)
+        keep_states(settled, learner.to(accelerator.device), learner.frozen, len(still), below["base"], sets, setup,
+                    accelerator, order, steps)
     if not learner.trained:
         raise RequestError(f"tuning: {registry.name_of(tuning)} leaves nothing to train: no parameter has "
                            "requires_grad.")
