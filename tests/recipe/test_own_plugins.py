@@ -205,7 +205,7 @@ LOSSES = ("It must return a dict with a tensor of one number for each head, the 
     ("def finish(self, row, rng, tokenizer):\n    row['seed'] = np.array([1])",
      f".finish() returned None. It must return the row, {FEATURES.removeprefix('It must return ')}"),
     ("def collate(self, rows, tokenizer):\n    return [row['input_ids'] for row in rows]",
-     ".collate() returned a list of 8. It must return a dict of tensors (rows, longest)."),
+     ".collate() returned a list of 34. It must return a dict of tensors (rows, longest)."),
     ("def collate(self, rows, tokenizer):\n    return {'input_ids': rows[0]['input_ids']}",
      " for input_ids. It must return a dict of tensors (rows, longest)."),
     ("def targets(self, batch):\n    return (batch['labels'] != -100).sum()",
