@@ -19,6 +19,11 @@ from llmkit.system.terminal import visible
 
 Set = Annotated[list[str], typer.Option(
     "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
+SAID_TWICE: Mapping[str, tuple[str, str]] = {
+    "--output-dir": ("output_dir", ""), "--seed": ("seed", ""), "--method": ("tuning", "method"),
+    "--task": ("task", "name"), "--data": ("data.train", "source"), "--validation": ("data.validation", "source"),
+    "--model": ("backbone", "pretrained")}
+"""Options that `--set` can say too: the field or block, and what of it the option names."""
 Folder = Annotated[str | None, typer.Option("--output-dir", metavar="DIR", help="Where the run leaves what it makes.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The recipe's seed.")]
 Resume = Annotated[str, typer.Option(
@@ -203,6 +208,7 @@ def checked(
 
     launch.check(processes)
     launch.check_here(processes)
+    agree(blocks, fields, settings)
     cleared = ("tokenizer", "data.max_length", "training.learning_rate")
     given = {name: value for name, value in fields.items() if value is not None or name in cleared}
     request = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
@@ -214,6 +220,40 @@ def checked(
         name = request.name if request.name.endswith(task) else f"{request.name}-{task}"
         request = replace(request, output_dir=f"runs/{name}-{registry.name_of(request.tuning)}")
     return request
+
+
+def agree(blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: Sequence[str]) -> None:
+    """RequestError where an option and a `--set` say different things of one field.
+
+    --output-dir a --set output_dir=b
+    """
+    from llmkit import recipe as recipes
+    from llmkit.system.errors import RequestError
+
+    said = {**fields, "tuning": blocks.get("method"), "task": blocks.get("task")}
+    for option, (block, key) in SAID_TWICE.items():
+        mine = named(said.get(block), key)
+        if mine is None or (key == "source" and not isinstance(said[block], list)):  # a share that nobody gave
+            continue
+        for setting in settings:
+            dotted, _, text = setting.partition("=")
+            if dotted.strip() not in (block, f"{block}.{key}", f"{block}.0", f"{block}.0.{key}"):
+                continue
+            try:
+                theirs = named(recipes.value(text, f"--set {dotted}"), key)
+            except RequestError:  # a glob, which isn't YAML
+                theirs = text
+            if theirs is not None and Path(str(theirs)) != Path(str(mine)):
+                raise RequestError(f"{option} {mine} and --set {setting}: these are two values for "
+                                   f"{dotted.strip()}; leave one out.")
+
+
+def named(value: Any, key: str) -> Any:
+    """What a block names: `lora` of lora and of {method: lora, r: 4}, a.txt of [{source: a.txt}]; None: nothing."""
+    if isinstance(value, list):
+        found = [named(one, key) for one in value]
+        return found[0] if len(found) == 1 else found
+    return value.get(key) if isinstance(value, Mapping) else value
 
 
 def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:

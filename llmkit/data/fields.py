@@ -16,6 +16,7 @@ from llmkit.data.files import Place
 from llmkit.data.formats._columns import LABELS, fits, likely, without_sources
 from llmkit.recipe import Source
 from llmkit.system.errors import DataError
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from llmkit.data.sources import Reader
@@ -192,8 +193,7 @@ def pasted(source: Source, fields: Mapping[str, str | int], at: str) -> str:
     about |= {"split": source.split} if source.split != "train" else {}
     about |= {"encoding": source.encoding} if source.encoding != "utf-8" else {}
     about["fields"] = {**source.fields, **fields}
-    quoted = _flow(about).replace("'", "'\"'\"'")
-    return f"--set {at}='{quoted}'"
+    return f"--set {at}={shell_word(_flow(about))}"
 
 
 def _flow(value: Any) -> str:

@@ -58,6 +58,10 @@ class Changed(DataError):
     """A file isn't what it was when its content was hashed."""
 
 
+class NotThereError(DataError):
+    """Nothing is where a source is said to be: it was moved, or its disk or its host can't be reached."""
+
+
 def files_of(label: str) -> tuple[Path, ...]:
     """The files of a path or a glob, sorted; DataError where there is none."""
     try:
@@ -75,12 +79,12 @@ def files_of(label: str) -> tuple[Path, ...]:
         files = [each for each in matched if each.is_file()]
         if not files:
             folders = f" It matches folders only: {matched[0]}/* would match what is in one." if matched else ""
-            raise DataError(f"{label}: no file matches.{folders}")
+            raise NotThereError(f"{label}: no file matches.{folders}")
     else:
         others = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         near = get_close_matches(path.name, others, n=1)
         hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-        raise DataError(f"{label}: no such file or folder.{hint}")
+        raise NotThereError(f"{label}: no such file or folder.{hint}")
     for each in files:
         if not each.is_file():
             raise DataError(f"{each}: is no regular file, so it can't be read twice; save it to one first.")

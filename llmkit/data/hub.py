@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llmkit.data.files import Place, digest
+from llmkit.data.files import NotThereError, Place, changed, digest, state_of, unchanged
 from llmkit.data.known import folders, sets
 from llmkit.data.known.sets import KnownSet
 from llmkit.recipe import Source
@@ -24,19 +24,34 @@ class HubRows:
     """What the recipe said; errors name rows of it."""
     dataset: Any
     """A `datasets.Dataset`."""
-    files: tuple[Path, ...] = ()
-    """The files that it is of, where it is a folder here."""
+    files: Mapping[Path, tuple[int, ...]] = field(default_factory=dict)
+    """The files that it is of, where it is a folder here, each with what told it from others when it was loaded."""
+    digests: dict[Path, str] = field(default_factory=dict)
+    """The digests of these, once the fingerprint was asked for: what is read must be of them."""
 
     def rows(self, spare: object = None) -> Iterator[tuple[dict[str, Any], Place]]:
-        """Each row with its number from 1."""
+        """Each row with its number from 1; Changed where a file isn't what it was when the fingerprint was taken."""
         for number, row in enumerate(self.dataset, 1):
             yield row, Place(self.label, number)
+        for path, said in self.digests.items():
+            unchanged(path, said)
 
     def fingerprint(self) -> str:
-        """The one that `datasets` keeps of it; of a folder, one of what is in its files, wherever it is."""
+        """The one that `datasets` keeps of it; of a folder, one of what is in its files, wherever it is.
+
+        Changed where a file isn't the one that was loaded.
+        """
         if not self.files:
             return str(self.dataset._fingerprint)
-        return hashlib.sha256("".join(map(digest, self.files)).encode()).hexdigest()
+        for path in self.files.keys() - self.digests.keys():
+            self.digests[path] = self._digest(path)
+        return hashlib.sha256("".join(self.digests[path] for path in self.files).encode()).hexdigest()
+
+    def _digest(self, path: Path) -> str:
+        found = digest(path)
+        if state_of(path.stat()) != self.files[path]:
+            raise changed(path)
+        return found
 
     def features(self) -> dict[str, Any]:
         """What it says of its columns: types, and the names of numbered classes."""
@@ -85,7 +100,7 @@ def load_folder(source: Source) -> HubRows | None:
         known = known or sets.by_columns(name, dataset.column_names)
     if known is None:
         return HubRows(source.source, dataset, files)
-    return KnownRows(source.source, dataset, files, known)
+    return KnownRows(source.source, dataset, files, known=known)
 
 
 def load(source: Source) -> HubRows:
@@ -110,7 +125,7 @@ def load(source: Source) -> HubRows:
         return HubRows(label, dataset) if known is None else KnownRows(label, dataset, known=known)
     except ConnectionError as error:
         why = f"{' and '.join(forbidden)} is set and it isn't in the cache" if forbidden else "the hub can't be reached"
-        raise DataError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
+        raise NotThereError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{label}: split {split!r} can't be loaded from the hub: {reason}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import PlaceError, RequestError
+from llmkit.system.terminal import shell_word
 
 
 def check(repository: str) -> None:
@@ -44,5 +45,5 @@ def push(folder: Path, repository: str, private: bool) -> str:
     except (unreachable, OSError) as error:
         said = " ".join(str(error).split())[:300].rstrip(".")
         raise PlaceError(f"--push-to-hub {repository}: not uploaded: {said}. {folder} is whole; "
-                         f"`hf upload {repository} {folder}` tries again.") from error
+                         f"`hf upload {repository} {shell_word(folder)}` tries again.") from error
     return f"{api.endpoint}/{repository}"

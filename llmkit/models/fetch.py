@@ -22,6 +22,7 @@ from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
+from llmkit.system.terminal import shell_word
 
 log = logging.getLogger("llmkit")
 
@@ -117,7 +118,7 @@ def _model_folder(folder: Path) -> Path:
                            "Run its recipe again with --resume auto to finish it.")
     if old := old_configs(folder):
         raise RequestError(f"{folder} is a model of an older layout: it has {old[0].name} and no {layout.CONFIG}. "
-                           f"`llmkit models convert {folder}` writes what is read today.")
+                           f"`llmkit models convert {shell_word(folder)}` writes what is read today.")
     what = "; it has a tokenizer, which `tokenizer: {pretrained: …}` takes" if tokenizer_files.has_tokenizer(folder) \
         else ""
     raise RequestError(f"{folder} is no model: it has neither a {layout.CONFIG} nor an {layout.ADAPTER}{what}.")
@@ -247,9 +248,10 @@ def _snapshot(
         raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
     # An interrupted download, or one that only read the config, leaves a folder without weights.
     if pickles := _pickles(hub, folder, local):
+        at = f" --revision {shell_word(revision)}" if revision else ""
         raise RequestError(f"the hub's {hub!r} has its weights as a pickle alone ({pickles[0]}), and pickles can run "
-                           f"code, so they aren't read. `llmkit models convert {hub}"
-                           f"{f' --revision {revision}' if revision else ''}` reads their tensors alone, once.")
+                           f"code, so they aren't read. `llmkit models convert {shell_word(hub)}{at}` reads their "
+                           "tensors alone, once.")
     if not local and not _is_model(folder):
         raise RequestError(f"the hub's {hub!r} is no transformers model: it has no {layout.CONFIG}.")
     return None if local else folder

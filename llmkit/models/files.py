@@ -15,6 +15,7 @@ from llmkit.models.layout import ADAPTER, CONFIG
 from llmkit.recipe import MOST_LAYERS
 from llmkit.recipe.bounds import check_config, check_generation
 from llmkit.system.errors import CheckpointError, RequestError, nearest
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> PretrainedConfig:
 def untyped(folder: Path) -> RequestError:
     """The error for a config that doesn't say what it is of."""
     return RequestError(f"{folder / CONFIG} says no model_type, so nobody knows what the weights are of: "
-                        f"`llmkit models convert {folder}` adds it where their names tell it.")
+                        f"`llmkit models convert {shell_word(folder)}` adds it where their names tell it.")
 
 
 def changed(
@@ -104,15 +105,32 @@ def check_weights(folder: Path) -> None:
         theirs = others_weights(folder)
         has = f"it has {pickles[0]}, and pickles can run code, so they aren't read" if pickles else (
             f"it has {theirs}" if theirs else "it has no weights")
-        way = f" `llmkit models convert {folder}` reads their tensors alone, and writes safetensors." if pickles else ""
+        way = (f" `llmkit models convert {shell_word(folder)}` reads their tensors alone, and writes safetensors."
+               if pickles else "")
         raise RequestError(f"{folder}: safetensors needed: {has}.{way}")
     _named_weights(folder)
     for index in folder.glob("*.safetensors.index.json"):
-        parts = read_json(index).get("weight_map")
-        names = set(map(str, parts.values())) if isinstance(parts, dict) else {""}
-        wrong = next((name for name in sorted(names) if Path(name).name != name or not (folder / name).is_file()), None)
-        if wrong is not None:
-            raise CheckpointError(f"{index}: {wrong!r} is no file beside it.")
+        named_by(index)
+        used = not (folder / "model.safetensors").is_file()  # transformers takes that one first
+        if used and not isinstance(read_json(index).get("metadata"), dict):
+            raise CheckpointError(f'{index}: has no "metadata": {{…}}, which transformers asks for; add '
+                                  '"metadata": {} to it.')
+
+
+def named_by(index: Path) -> list[str]:
+    """The files that an index has the tensors in, sorted; CheckpointError where it names none, or one elsewhere."""
+    said = read_json(index)
+    parts = said.get("weight_map")
+    if not isinstance(parts, dict) or not parts:
+        is_ = "is missing" if "weight_map" not in said else (
+            "names no tensor" if isinstance(parts, dict) else f"is {json.dumps(parts)[:40]}, not an object")
+        raise CheckpointError(f'{index}: "weight_map", which says in which file each tensor is, {is_}. Copy the index '
+                              "anew from where the model is from.")
+    names = sorted(set(map(str, parts.values())))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise CheckpointError(f"{index}: {name!r} is no file beside it.")
+    return names
 
 
 def _named_weights(folder: Path) -> None:

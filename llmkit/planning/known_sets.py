@@ -12,6 +12,7 @@ from llmkit.data.hub import KnownRows
 from llmkit.data.known import folders
 from llmkit.data.known.sets import has_validation
 from llmkit.data.sources import Reader
+from llmkit.system.terminal import shell_word
 
 log = logging.getLogger("llmkit")
 
@@ -33,7 +34,7 @@ def suited(request: recipe.Recipe, train: Sequence[Reader]) -> recipe.Recipe:
         training = replace(training, metrics=list(known.metrics))
         log.info("training.metrics: %s, as the authors of %s measure it", ", ".join(known.metrics), source.source)
     if known.note:
-        log.info("%s: %s", bare(source.source), known.note.format(label=bare(source.source)))
+        log.info("%s: %s", bare(source.source), known.note.format(label=shell_word(bare(source.source))))
     return replace(request, data=data, training=training)
 
 

@@ -70,6 +70,7 @@ def tokenize(
     cuts = _plan(folder, readers, tokenizer, making, size or shards.SIZE)
     mine = [i for i in range(len(cuts)) if i % machines == number - 1]
     done, began = list[Mapping[str, Any]](), time.monotonic()
+    _check_text(f"--out {folder}", readers, [cuts[i] for i in mine if (folder / name_of(i) / CONTENT).is_file()])
     _clear([folder / name_of(i) for i in mine])
     there = sum((folder / name_of(i) / CONTENT).is_file() for i in mine)
     for i in mine:
@@ -156,8 +157,9 @@ def check_out(folder: Path, size: int | None) -> None:
 
     DataError where what it says of its shards can't be read, RequestError where they are of another size than is asked.
     """
-    if (file := next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)):
-        raise PlaceError(f"--out {folder}: {'' if file == folder else f'{file} '}is a file; name a folder.")
+    if (found := machine.in_the_way(folder)) is not None:
+        path, why = found
+        raise PlaceError(f"--out {folder}: {'' if path == folder else f'{path} '}{why}; name a folder.")
     there = existing(folder)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise PlaceError(f"--out {folder}: {there} can't be written; choose another folder.")
@@ -197,6 +199,15 @@ def _plan(
             raise DataError(f"{label}: was begun from another text than {reader.label} is now; choose another --out.")
         reader.notes += [note for note in source["notes"] if note not in reader.notes]
     return found
+
+
+def _check_text(label: str, readers: Sequence[Reader], made: Sequence[Shard]) -> None:
+    """DataError where a file isn't what it was when shards were made of it, be it of the same size."""
+    for number, reader in enumerate(readers):
+        pieces = [piece for shard in made if shard.source == number for piece in shard.pieces]
+        if found := shards.changed_in(reader, pieces):
+            raise DataError(f"{label}: was begun from another text than {reader.label} is now: {found} has changed "
+                            "since. Choose another --out for what is there now, or put back what it was.")
 
 
 def _unlike(reader: Reader, source: Mapping[str, Any]) -> bool:

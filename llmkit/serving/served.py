@@ -19,6 +19,7 @@ from llmkit.models.fetch import on_disk
 from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.report import log
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,13 +107,13 @@ def adapters(given: Sequence[str], bases: Mapping[str, Path]) -> dict[str, tuple
         config = folder / layout.ADAPTER
         if not config.is_file():
             raise RequestError(f"--adapter {one}: is a whole model; name it beside the others: "
-                               f"llmkit serve … {name}={place}.")
+                               f"llmkit serve … {shell_word(f'{name}={place}')}.")
         base = str(json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path"))
         below = models.resolve(base).resolve()
         under = next((known for known, path in bases.items() if path.resolve() == below), None)
         if under is None:
             raise RequestError(f"--adapter {one}: its base is {base}, which isn't served. Serve it too, or name the "
-                               f"adapter as a model: llmkit serve … {name}={place}.")
+                               f"adapter as a model: llmkit serve … {shell_word(f'{name}={place}')}.")
         found[name] = (folder, under)
     return found
 

@@ -194,6 +194,22 @@ def existing(folder: Path) -> Path:
     return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
 
 
+def in_the_way(folder: Path) -> tuple[Path, str] | None:
+    """What keeps a folder from being made, and why: (runs, "is a file"); None where nothing does.
+
+    (runs, "is a link to /big/runs, which isn't there (is its disk mounted?)")
+    """
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return None
+        if path.is_symlink():
+            there = "is a file" if path.exists() else "isn't there (is its disk mounted?)"
+            return path, f"is a link to {os.readlink(path)}, which {there}"
+        if path.exists():
+            return path, "is a file"
+    return None
+
+
 def size(count: float) -> str:
     """Bytes in words.
 

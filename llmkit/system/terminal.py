@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import sys
 from typing import TextIO
 
@@ -29,6 +30,16 @@ def visible(text: str) -> str:
     'a\\x1b[2Jb\\nc'
     """
     return IN_A_LINE.sub(_shown, text)
+
+
+def shell_word(word: object) -> str:
+    """A path or another word of a command that is printed, as a shell takes it: `llmkit models convert 'my model'`.
+
+    >>> shell_word("runs/a"), shell_word("my model"), shell_word("-x")
+    ('runs/a', "'my model'", './-x')
+    """
+    text = str(word)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def visible_lines(text: str) -> str:

@@ -114,7 +114,7 @@ def conclude(session: Session, status: str, why: str) -> dict[str, Any]:
         "weights": "last" if state.best is None else f"best {recipe.training.metric_for_best_model}",
         "best": state.best, "steps": state.step, "skipped_steps": state.skipped, "tokens": state.tokens,
         "train_loss": state.train_loss, "evaluation_before": state.before, "evaluation": state.evaluation,
-        "length": length_of(recipe)}
+        "length": length_of(recipe), "data": dict(session.data)}
     if session.resumed:
         own["resumed"] = session.resumed
     if same := session.tally.get("one_answer"):

@@ -40,7 +40,7 @@ from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
 from llmkit.training.finish import under_way
-from llmkit.training.folder.belonging import check_foundation, check_optimizer, foundation
+from llmkit.training.folder.belonging import check_foundation, check_optimizer, data_of, foundation
 from llmkit.training.folder.resume import kept, restored
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
@@ -89,8 +89,7 @@ def material(settled: Settled, meeting: Meeting) -> Material:
     """
     check_data(meeting, settled.readers)  # from here on their files must stay as they are
     setup, sets = rows(settled)
-    data = {reader.label: reader.content() for reader in settled.readers}
-    data |= {f"data.augment {reader.swaps.path}": reader.swaps.digest for reader in settled.readers if reader.swaps}
+    data = data_of(settled.readers)
     for reader in settled.readers:
         reader.unchanged()
     return Material(setup, sets, data)

@@ -349,7 +349,49 @@ def test_a_label_outside_the_set_is_told_with_file_line_and_the_nearest(llmkit: 
 def test_a_folder_that_cannot_be_made_is_told(llmkit: Command, bert: Path, tmp_path: Path) -> None:
     (tmp_path / "in the way").touch()
     refused(llmkit("pretrain", bert, "--output-dir", "in the way"), 6, "in the way")
-    refused(llmkit("pretrain", bert, "--output-dir", "in the way/below"), 6, "in the way/below")
+    refused(llmkit("pretrain", bert, "--output-dir", "in the way/below"), 6, "in the way: is a file, and a folder is")
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "runs")
+    for below in ("link", "link/below"):
+        refused(llmkit("pretrain", bert, "--output-dir", below), 6,
+                f"link: is a link to {tmp_path}/unmounted/runs, which isn't there (is its disk mounted?)")
+    (tmp_path / "to a file").symlink_to("in the way")
+    refused(llmkit("pretrain", bert, "--output-dir", "to a file"), 6,
+            "to a file: is a link to in the way, which is a file, and a folder is needed. Choose another --output-dir")
+    assert not (tmp_path / "unmounted").exists()
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--output-dir", "a", "--set", "output_dir=b"], "--output-dir a and --set output_dir=b: these are two values"),
+    (["--seed", 3, "--set", "seed=4"], "--seed 3 and --set seed=4"),
+    (["--method", "lora", "--set", "tuning={method: prefix}"], "--method lora and --set tuning={method: prefix}"),
+    (["--method", "lora", "--set", "tuning.method=prefix"], "two values for tuning.method; leave one out"),
+    (["--task", "tagging", "--set", "task=classification"], "--task tagging and --set task=classification"),
+    (["--data", "a.csv", "--set", "data.train=b*.csv"], "--data a.csv and --set data.train=b*.csv"),
+    (["--data", "a.csv", "--set", "data.train=[{source: b.csv}]"], "two values for data.train"),
+    (["--validation", "a.csv", "--set", "data.validation=0.1"], "--validation a.csv and --set data.validation=0.1"),
+    (["--model", "a", "--set", "backbone.pretrained=b"], "--model a and --set backbone.pretrained=b")], ids=str)
+def test_an_option_and_a_setting_that_differ_are_refused(words: list[str], said: str, llmkit: Command) -> None:
+    refused(llmkit("finetune", "classification", *words), 2, said)
+
+
+@pytest.mark.parametrize("words", [
+    ["--output-dir", "a", "--set", "output_dir=a/"], ["--seed", 3, "--set", "seed=3"],
+    ["--method", "lora", "--set", "tuning.r=2"], ["--validation", "gone.csv", "--set", "data.max_length=20"],
+    ["--validation", "gone.csv", "--set", "data.validation=gone.csv"]], ids=str)
+def test_an_option_and_a_setting_may_say_one_thing_or_of_two_fields(words: list[str], llmkit: Command) -> None:
+    """They come as far as data that isn't there."""
+    words = [*words, "--data", "gone.csv", "--set", "data.train.0.fields={text: x}"]
+    refused(llmkit("finetune", "classification", *words), 3, "gone.csv: no such file")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["compare", "--methods", "full,bias", "--set", "seed=3"], "--set seed: each run of a comparison has a seed of"),
+    (["compare", "--methods", "full,bias", "--set", "output_dir=x"], "--set output_dir: runs of a comparison lie in"),
+    (["prompts", "--modes", "example", "--set", "output_dir=x"], "--set output_dir: runs of a comparison lie in"),
+    (["compare", "--methods", "full", "--task", "tagging", "--set", "task=classification"], "--task tagging and")],
+    ids=str)
+def test_settings_that_a_comparison_would_ignore_are_refused(words: list[str], said: str, llmkit: Command) -> None:
+    refused(llmkit(words[0], "classification", *words[1:]), 2, said)
 
 
 def test_a_folder_in_use_is_told_with_the_process_that_uses_it(llmkit: Command, bert: Path, tmp_path: Path) -> None:

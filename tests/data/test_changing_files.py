@@ -18,11 +18,13 @@ from llmkit.data.formats import formats
 from llmkit.data.search.folders import listed
 from llmkit.data.sources import Reader, open_source
 from llmkit.data.tokens import tokenize
+from llmkit.planning.settle import settle
 from llmkit.recipe import Source
 from llmkit.system import cache
 from llmkit.system.errors import DataError
 from llmkit.training import prepare
 from llmkit.training.fit import fit
+from llmkit.training.spread.meeting import Meeting
 
 SAID = "has changed while it was read, so nothing that was made of it is kept. Wait until"
 
@@ -207,6 +209,65 @@ def test_rows_that_change_before_their_content_is_noted_are_seen(
     del tree["objective"]
     with pytest.raises(DataError, match=r"rows\.csv: has changed"):
         fit(recipes.load({**tree, "task": "classification"}))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A model with its tokenizer: a run that begins from it asks for no fingerprint to train one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("base")
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=1)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+ROWS = {"rows.csv": ("text,label\n", '"{}",{}\n', b"zebra,other\n", "csv"),
+        "rows.jsonl": ("", '{{"text": "{}", "label": "{}"}}\n', b'{"text": "zebra", "label": "other"}\n', "jsonl"),
+        "rows.tsv": ("text\tlabel\n", "{}\t{}\n", b"zebra\tother\n", "tsv")}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_a_task_that_change_while_they_are_read_end_the_run(
+    name: str, base: Path, tmp_path: Path, during: Callable[..., None],
+) -> None:
+    """Alone, too: the run would learn from the old rows, and its checkpoints would say that they are the new file's."""
+    head, line, more, kind = ROWS[name]
+    data = tmp_path / name
+    data.write_text(head + "".join(line.format(text, "ab"[number % 2]) for number, text in enumerate(TEXTS)))
+    recipe = recipes.load({"backbone": {"pretrained": str(base)}, "task": "classification", "data": {
+        "train": str(data)}, "training": {"max_steps": 1}, "output_dir": str(tmp_path / "run")})
+    settled = settle(recipe)
+    during(kind, appended(more))
+    with pytest.raises(DataError, match=rf"{name}: {SAID}"):
+        prepare.material(settled, Meeting())
+
+
+@pytest.mark.parametrize("when", ["while it is read", "before its content is noted"])
+def test_a_folder_of_datasets_that_changes_is_seen(when: str, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    data = tmp_path / "set" / "train.jsonl"
+    data.write_bytes(WRITTEN["a.jsonl"])
+    reader = open_source(Source(str(tmp_path / "set")))
+    if when == "while it is read":
+        reader.content()
+    rows = reader.rows()
+    assert next(rows)[0]["text"] == TEXTS[0]
+    appended(b'{"text": "zebra"}\n')(data)
+    with pytest.raises(DataError, match=rf"train\.jsonl: {SAID}"):
+        assert len(list(rows)) == len(TEXTS) - 1 and reader.content()
+
+
+def test_a_folder_of_datasets_may_get_another_time(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    data = tmp_path / "set" / "train.jsonl"
+    data.write_bytes(WRITTEN["a.jsonl"])
+    reader = open_source(Source(str(tmp_path / "set")))
+    said = reader.content()
+    os.utime(data, (1, 1))
+    assert len(list(reader.rows())) == len(TEXTS)
+    assert reader.content() == said
 
 
 # ---- nobody asked for a fingerprint ----

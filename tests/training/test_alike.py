@@ -98,11 +98,13 @@ def test_other_data_are_refused_by_the_name_of_the_source(tmp_path: Path) -> Non
     assert str(told.value).startswith("月.txt: process 1 on b reads something else there than process 0 on a.")
 
 
-def test_alone_nothing_is_hashed_for_others(tmp_path: Path) -> None:
+def test_alone_what_is_read_later_must_be_what_was_there_before(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n")
     reader = open_source(Source(str(tmp_path / "a.txt")))
     check_data(Meeting(), [reader])
-    assert reader.known == {}
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    with pytest.raises(DataError, match=r"a\.txt: has changed while it was read"):
+        list(reader.rows())
 
 
 def test_a_folder_that_a_machine_does_not_see_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ def compare(
     if model is not None and models is not None:
         raise RequestError("--model and --models: one model for all, or several; leave one out.")
     path, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation, set_)
+    train.agree(blocks, fields, set_)
     chosen = (variants.variants(methods, "tuning", "--methods") if methods is not None else
               [comparison.own_method(path, set_, blocks["task"], fields)])
     made = comparison.Comparison(

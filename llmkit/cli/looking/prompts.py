@@ -44,6 +44,7 @@ def prompts(
 
     report.to_stderr()
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
+    train.agree(blocks, fields, set_)
     made = Prompts(
         asked, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
         Path(output_dir) if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)

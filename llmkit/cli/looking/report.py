@@ -10,6 +10,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from llmkit.models.run import Run
@@ -59,7 +60,7 @@ def run_at(path: str) -> Run:
     found = Run.open(path)
     if found is None:
         looked_into(path)
-        raise PlaceError(f"{path}: is no run's folder; `llmkit runs list {path}` says which are in it.")
+        raise PlaceError(f"{path}: is no run's folder; `llmkit runs list {shell_word(path)}` says which are in it.")
     return found
 
 

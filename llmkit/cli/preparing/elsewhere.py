@@ -9,6 +9,7 @@ from typing import Any
 
 from llmkit.cli import train
 from llmkit.system.plural import many
+from llmkit.system.terminal import shell_word
 
 STATES = ("weights", "gradients", "optimizer", "copies", "activations", "logits", "context")
 """What memory is made up of, in the order in which it is said."""
@@ -139,7 +140,7 @@ def changes(found: Mapping[str, Any]) -> list[str]:
     out = ["", "it fits with one of these, each reckoned anew:"]
     for one in found["remedies"]:
         words = [f"--on {one['on']}x{found['cluster']['name']}"] if one["on"] else []
-        words += [f'--set "{setting}"' if " " in setting else f"--set {setting}" for setting in one["set"]]
+        words += [f"--set {shell_word(setting)}" for setting in one["set"]]
         out.append(f"  {' '.join(words)}   {size(one['memory'])} a GPU")
     return [*out, *would]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit.data.files import state_of, unreadable
 from llmkit.system.errors import DataError, RequestError
 
 FILE = re.compile(r"(?P<split>[A-Za-z]\w*?)(?:-\d{5}-of-\d{5})?\.(?P<kind>parquet|jsonl|json|csv)")
@@ -49,8 +51,8 @@ def splits_of(folder: Path) -> dict[str, list[Path]]:
     return {}
 
 
-def load(folder: Path, split: str, label: str) -> tuple[Any, tuple[Path, ...]]:
-    """(a split of a folder as a `datasets.Dataset`, the files that it is of); no code of it is run.
+def load(folder: Path, split: str, label: str) -> tuple[Any, dict[Path, tuple[int, ...]]]:
+    """(a split of a folder as a `datasets.Dataset`, its files as they were before: `state_of`); no code of it is run.
 
     RequestError for a split that it hasn't, DataError where it can't be read.
     """
@@ -65,12 +67,14 @@ def load(folder: Path, split: str, label: str) -> tuple[Any, tuple[Path, ...]]:
     datasets.utils.disable_progress_bars()
     try:
         if places[0].is_dir():
-            return datasets.load_from_disk(str(places[0])), tuple(sorted(places[0].glob("*.arrow")))
+            states = _states(sorted(places[0].glob("*.arrow")))
+            return datasets.load_from_disk(str(places[0])), states
         kinds = {KINDS[path.suffix[1:]] for path in places}
         if len(kinds) > 1:
             raise DataError(f"{label}: the split {name} has files of several kinds: {', '.join(sorted(kinds))}.")
+        states = _states(places)
         made = datasets.load_dataset(kinds.pop(), data_files={name: list(map(str, places))}, split=name)
-        return made, tuple(places)
+        return made, states
     except DataError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
@@ -79,3 +83,14 @@ def load(folder: Path, split: str, label: str) -> tuple[Any, tuple[Path, ...]]:
     finally:
         if not bars:
             datasets.utils.enable_progress_bars()
+
+
+def _states(files: Sequence[Path]) -> dict[Path, tuple[int, ...]]:
+    """What tells whether files change from here on."""
+    states = {}
+    for path in files:
+        try:
+            states[path] = state_of(path.stat())
+        except OSError as error:
+            raise unreadable(path, error) from error
+    return states

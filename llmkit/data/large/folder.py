@@ -17,7 +17,7 @@ import numpy as np
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
 from llmkit.data.encoder import EXAMPLES
-from llmkit.data.files import Place
+from llmkit.data.files import NotThereError, Place
 from llmkit.data.large.hashes import DamagedError, content_of, damaged
 from llmkit.data.large.joined import JoinedIds, ids_of
 from llmkit.data.large.remote import brought_folder
@@ -28,6 +28,7 @@ from llmkit.data.tokens import Documents, Marked, Range, TokenOrigin
 from llmkit.system import cache
 from llmkit.system.addresses import masked, scheme_of
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,7 +125,7 @@ class TokenFolder(TokenOrigin):
         if missing:
             names = ", ".join(map(name_of, missing[:NAMED])) + (" …" if len(missing) > NAMED else "")
             raise DataError(f"{label}: {len(missing):,} of {len(chosen):,} shards are missing: {names}. `llmkit "
-                            f"tokenize RECIPE --out {path}` makes those that aren't there.")
+                            f"tokenize RECIPE --out {shell_word(path)}` makes those that aren't there.")
         return cls(label, path, plan, chosen)
 
     @property
@@ -175,7 +176,7 @@ class TokenFolder(TokenOrigin):
         what = "this shard is" if len(found) == 1 else f"{len(found):,} shards are"
         return DataError(f"{self.label}: {what} damaged: {', '.join(named)}{' …' * (len(found) > NAMED)}. The command "
                          f"that made them makes them anew, and leaves the others: `llmkit tokenize RECIPE --out "
-                         f"{self.folder}`.")
+                         f"{shell_word(self.folder)}`.")
 
     @property
     def size(self) -> int:
@@ -241,14 +242,15 @@ def plan_of(folder: Path, label: str) -> dict[str, Any]:
             _check_plan(plan)
     except FileNotFoundError as error:
         near = f"; there is no such folder as {folder}" if not folder.is_dir() else f": {folder} has no {PLAN}"
-        raise DataError(f"{label}: isn't a folder that `llmkit tokenize RECIPE --out DIR` wrote{near}.") from error
+        kind = DataError if folder.is_dir() else NotThereError
+        raise kind(f"{label}: isn't a folder that `llmkit tokenize RECIPE --out DIR` wrote{near}.") from error
     except OSError as error:
         raise DataError(f"{folder / PLAN}: can't be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{folder / PLAN}: is damaged ({type(error).__name__}: {' '.join(str(error).split())[:200]}), "
                         "and without it nobody knows what text the shards are of. Put a copy there, as another machine "
                         "that shared the work has one; or delete the folder and make it anew: `llmkit tokenize RECIPE "
-                        f"--out {folder}`.") from error
+                        f"--out {shell_word(folder)}`.") from error
     if plan["layout"] != LAYOUT:
         raise DataError(f"{label}: was written by llmkit {plan.get('llmkit', '?')} in layout {plan['layout']}, and "
                         f"this version reads layout {LAYOUT}; tokenize the text anew.")

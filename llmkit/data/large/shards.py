@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.data import tokens
 from llmkit.data.decoding.oddities import SEPARATOR
 from llmkit.data.fields import ALIASES, find_fields
-from llmkit.data.files import Part, changed, is_packed, sha256_of, unreadable
+from llmkit.data.files import TICK, WORTH, Changed, Part, changed, is_packed, sha256_of, state_of, unreadable
 from llmkit.data.sources import Reader
 from llmkit.system import cache
 from llmkit.system.machine import cores
@@ -179,6 +181,42 @@ def hash_of(path: Path, start: int, stop: int) -> tuple[str, int]:
     except OSError as error:
         raise unreadable(path, error) from error
     return digest.hexdigest(), lines
+
+
+def changed_in(reader: Reader, pieces: Sequence[Portion]) -> Path | None:
+    """The first file of a source whose stretches haven't the hashes that they had; None where all have.
+
+    What was compared before isn't read again: whoever changes a file changes its inode, its size or its times (see
+    `llmkit.data.files.digest`).
+    """
+    by_file: dict[int, list[Portion]] = {}
+    for piece in pieces:
+        by_file.setdefault(piece.file, []).append(piece)
+    with ThreadPoolExecutor(cores()) as threads:
+        same = threads.map(lambda file: _is_as_cut(reader.files[file], by_file[file]), by_file)
+        return next((reader.files[file] for file, one in zip(by_file, same, strict=True) if not one), None)
+
+
+def _is_as_cut(path: Path, pieces: Sequence[Portion]) -> bool:
+    try:
+        state = state_of(path.stat())
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+    def compare(folder: Path | None = None) -> None:
+        if any(hash_of(path, piece.start, piece.stop)[0] != piece.sha256 for piece in pieces):
+            raise changed(path)
+
+    stretches = [(piece.start, piece.stop, piece.sha256) for piece in pieces]
+    about = json.dumps([os.fsdecode(path.absolute()), state, stretches])
+    try:
+        if state[2] < WORTH or max(state[3:]) > time.time_ns() - TICK:  # quickly read, or too new to tell by it
+            compare()
+        else:
+            cache.once("whole-text", hashlib.sha256(about.encode()).hexdigest(), compare)
+    except Changed:
+        return False
+    return True
 
 
 def reader_of(reader: Reader, shard: Shard) -> Reader:

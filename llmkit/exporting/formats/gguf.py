@@ -25,6 +25,7 @@ from llmkit.exporting.untraceable import untraceable
 from llmkit.models import Opened
 from llmkit.models.ends import ends_of
 from llmkit.system.errors import RequestError
+from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -345,12 +346,12 @@ def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     fetched = "" if at == "." else f" (`hf download {at} --local-dir .` brings it)"
     text = example.quoted(example.text_for(opened, origin))
     chat = opened.tokenizer.chat_template
+    asked = example.MESSAGES[0]["content"] if chat else example.text_for(opened, origin)
     said = (f'model.create_chat_completion({json.dumps(example.MESSAGES)}, max_tokens=40)["choices"][0]["message"]'
             '["content"]' if chat else f'model({text}, max_tokens=40)["choices"][0]["text"]')
     return "\n".join([
         f"`{path.name}` is the whole model{fetched}. With llama.cpp:", "", "```",
-        f"llama-cli -m {path.name} -n 40 -p {text}" if not chat else
-        f"llama-cli -m {path.name} -n 40 -p {example.quoted(example.MESSAGES[0]['content'])}", "```", "",
+        f"llama-cli -m {shell_word(path.name)} -n 40 -p {shell_word(asked)}", "```", "",
         "With llama-cpp-python:", "", python("from llama_cpp import Llama", "", f'model = Llama("{path.name}")',
                                              f"print({said})"), "",
         "With transformers, `gguf` and nothing else:", "", python(

@@ -16,7 +16,7 @@ import yaml
 from llmkit import recipe as recipes
 from llmkit.inference.comparing.contenders import RATE, Contender, Grid, contenders, kind_of
 from llmkit.inference.comparing.inline import Variant
-from llmkit.inference.comparing.sheet import Sheet, of_seeds, rank, spread
+from llmkit.inference.comparing.sheet import Sheet, of_seeds, rank, refuse_folder, spread
 from llmkit.models.run import Run
 from llmkit.planning.choices import usual_rate
 from llmkit.recipe import Recipe
@@ -78,6 +78,10 @@ class Comparison:
         self.path = recipes.located(recipe)  # said once, not for each run
         self.task, self.fields, self.processes = task, dict(fields or {}), processes
         named = {setting.partition("=")[0].strip() for setting in settings}
+        if "seed" in named:
+            raise RequestError("--set seed: each run of a comparison has a seed of its own; --seed N gives the first, "
+                               "and --seeds N says how many.")
+        refuse_folder(named)
         if both := sorted(named & self.grid.keys()):
             raise RequestError(f"--grid {both[0]}: --set gives one value for all; leave one out.")
         self.rate_given = RATE in named or RATE in self.grid

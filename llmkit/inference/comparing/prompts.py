@@ -18,7 +18,7 @@ from llmkit import recipe as recipes
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference import labelling as prompted
 from llmkit.inference.comparing.inline import Variant
-from llmkit.inference.comparing.sheet import Sheet, of_seeds, spread
+from llmkit.inference.comparing.sheet import Sheet, of_seeds, refuse_folder, spread
 from llmkit.inference.evaluate import open_scorer
 from llmkit.inference.scoring import Scorer
 from llmkit.prompting.base import Kit, Prompting, generator
@@ -62,6 +62,7 @@ class Prompts:
         `limit`: so many of the rows are asked about, the same for all. `task` and `fields` go over the recipe, as
         `recipes.load` takes them. RequestError where a request can't work.
         """
+        refuse_folder({setting.partition("=")[0].strip() for setting in settings})
         request = recipes.load(recipe, settings, task=task, fields=fields)
         by_words = None if request.task is None else request.task.by_words()
         if by_words is None:
@@ -125,9 +126,11 @@ class Prompts:
         """(rows that examples are drawn from, rows that are asked about, fingerprints of where they are from)."""
         data = self.request.data
         readers = self.opened(data.train, "data.train")
+        of = [reader.fingerprint() for reader in readers]  # first: what is read must be of it
         read = [self.task.read(reader) for reader in readers]
         if isinstance(data.validation, list):
             others = self.opened(data.validation, "data.validation")
+            of += [reader.fingerprint() for reader in others]
             held = [self.task.read(reader) for reader in others]
             readers += others
         else:
@@ -141,7 +144,7 @@ class Prompts:
             rows = [rows[i] for i in sorted(chosen.tolist())]
         for note in dict.fromkeys(note for reader in readers for note in reader.notes):
             log.info("%s", note)
-        return pool, rows, [reader.fingerprint() for reader in readers]
+        return pool, rows, of
 
     def one(
         self, label: str, seed: int, mode: Prompting, scorer: Scorer, labels: Sequence[str], examples: Sequence[Any],

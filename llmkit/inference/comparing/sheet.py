@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmkit.figures.compared import Comparing, Point, draw
 from llmkit.objectives.base import more_is_better
-from llmkit.system.errors import PlaceError
+from llmkit.system.errors import PlaceError, RequestError
+from llmkit.system.machine import in_the_way
 from llmkit.training.folder.run_folder import put
 
 
@@ -84,7 +85,10 @@ class Sheet:
 
     @staticmethod
     def check(folder: Path, name: str) -> None:
-        """PlaceError where one of the files is there that `write` leaves, and no comparison wrote it."""
+        """PlaceError where no folder can be made, or no comparison wrote a file that `write` leaves."""
+        if (found := in_the_way(folder)) is not None:
+            raise PlaceError(f"{found[0]}: {found[1]}, and a folder is needed. Choose another --output-dir, or move it "
+                             "away.")
         files = [f"{name}.{suffix}" for suffix in ("json", "md", "png", "svg")]
         there = [file for file in files if (folder / file).exists()]
         if there and not _is_ours(folder / files[0]):
@@ -101,6 +105,12 @@ class Sheet:
                     draw(self.picture, folder / f"{name}.{suffix}")
         except OSError as error:
             raise PlaceError(f"{folder}: {error.strerror}.") from error
+
+
+def refuse_folder(named: Container[str]) -> None:
+    """RequestError where `--set` names the folder: fields are those of a comparison's runs, which have their own."""
+    if "output_dir" in named:
+        raise RequestError("--set output_dir: runs of a comparison lie in its own folder; --output-dir names that.")
 
 
 def _is_ours(path: Path) -> bool:

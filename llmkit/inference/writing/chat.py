@@ -23,6 +23,7 @@ from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Recipe
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
+from llmkit.system.terminal import shell_word
 from llmkit.tasks.instruction import Instruction
 from llmkit.tasks.shared.conversation import Message, conversation
 from llmkit.tasks.shared.writing import special
@@ -70,8 +71,8 @@ class Chat:
         if not told and not (kind == "AutoModelForCausalLM" and models.chats(folder)):
             raise RequestError(
                 f"{model} has no chat template: it goes on with a text and doesn't know that it is spoken to. Let it "
-                f"go on, `llmkit generate 'Once upon a time' --model {model}`, or train it to answer, `llmkit "
-                f"finetune --task instruction --model {model} --data FILE`.")
+                f"go on, `llmkit generate 'Once upon a time' --model {shell_word(model)}`, or train it to "
+                f"answer, `llmkit finetune --task instruction --model {shell_word(model)} --data FILE`.")
         chat = cls(Writer.open(model), learned, options)
         chat.instruct(system)
         return chat

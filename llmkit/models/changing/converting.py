@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.models import fetch, layout
-from llmkit.models.files import in_one_line, old_configs, others_weights, read_json
+from llmkit.models.files import in_one_line, named_by, old_configs, others_weights, read_json
 from llmkit.system import cache
 from llmkit.system.errors import CheckpointError, PlaceError, RequestError
 
@@ -83,12 +83,7 @@ def fill(source: Path, target: Path) -> None:
 def pickles_of(folder: Path) -> list[Path]:
     """The files with a model's pickled weights; those of an index, where there is one."""
     if (folder / INDEX).is_file():
-        parts = read_json(folder / INDEX).get("weight_map")
-        names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise CheckpointError(f"{folder / INDEX}: {name!r} is no file beside it.")
-        return [folder / name for name in names]
+        return [folder / name for name in named_by(folder / INDEX)]
     if (folder / "pytorch_model.bin").is_file():
         return [folder / "pytorch_model.bin"]
     found = [path for path in sorted(folder.iterdir()) if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}

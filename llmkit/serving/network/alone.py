@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmkit.system.errors import RequestError
+from llmkit.system.terminal import shell_word
 
 
 def check_alone(model: str, asked: Mapping[str, int]) -> None:
@@ -15,5 +16,5 @@ def check_alone(model: str, asked: Mapping[str, int]) -> None:
     count = max(1, asked[option])
     way = "--data-parallel-size" if option == "--data-parallel-size" else "--tensor-parallel-size"
     raise RequestError(f"{option} {asked[option]}: llmkit serves from one process and one device. vLLM spreads a model "
-                       f"over more: llmkit export {model} --to exported; vllm serve exported {way} {count} "
+                       f"over more: llmkit export {shell_word(model)} --to exported; vllm serve exported {way} {count} "
                        "(docs/serving.md).")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import recipe as recipes
 from llmkit.data import tokenizer_files
+from llmkit.data.sources import Reader
 from llmkit.models import layout
 from llmkit.models.base import Base
 from llmkit.models.fetch import commit_of, resolve_tokenizer
@@ -131,6 +132,20 @@ def check_optimizer(start: Checkpoint, recipe: Recipe) -> None:
     if before != now:
         raise CheckpointError(f"{start.folder}: its optimizer is {before}, and this recipe's is {now}. "
                               f"`optimizer: {before}` goes on from it.")
+
+
+# ---- what it learns from ----
+
+
+def data_of(readers: Sequence[Reader]) -> dict[str, str]:
+    """What tells the data of a run from any other: fingerprints of the sources, by what the recipe calls them."""
+    found = {reader.label: reader.content() for reader in readers}
+    return found | {f"data.augment {reader.swaps.path}": reader.swaps.digest for reader in readers if reader.swaps}
+
+
+def changed_data(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The names of the sources that aren't what they were: `a.txt, b.txt`; "" where all are."""
+    return ", ".join(name for name, fingerprint in now.items() if then.get(name) != fingerprint)
 
 
 # ---- what is below it, and who wrote it ----

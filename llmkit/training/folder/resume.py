@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,19 @@ from typing import Any
 import torch
 import yaml
 
+from llmkit.data.files import NotThereError
+from llmkit.data.sources import Reader, open_source
 from llmkit.models import layout
 from llmkit.models.run import Run, recipe_beside
-from llmkit.planning.settle import Settled
+from llmkit.planning.settle import Settled, reads_tables
 from llmkit.recipe import LENGTHS, Recipe, with_optimizer
 from llmkit.system import devices
-from llmkit.system.errors import CheckpointError, PlaceError, RequestError
+from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError
 from llmkit.training.folder.belonging import (
     asked_for,
+    changed_data,
     check_recipe,
+    data_of,
     in_words,
     length_of,
     of_another,
@@ -88,11 +92,11 @@ def checked_resume(resume: Any) -> str:
 
 
 def pick_up(
-    run: RunFolder, request: Recipe, recipe: Recipe, resume: str,
+    run: RunFolder, request: Recipe, recipe: Recipe, resume: str, readers: Sequence[Reader] = (),
 ) -> tuple[Checkpoint | None, dict[str, Any] | None]:
     """(checkpoint to go on from, summary of a run that is finished), as `resume` says; both None to start afresh.
 
-    `request` is the recipe as it was given, `recipe` the one in which nothing is left open.
+    `request` is the recipe as it was given, `recipe` the one in which nothing is left open, `readers` are its sources.
     """
     given = None if resume in ("auto", "must", "never") else verify(named(Path(resume), run))
     if resume == "never" and run.started():
@@ -112,6 +116,7 @@ def pick_up(
     grows = any(name.removeprefix("training.") in LENGTHS for name in differ)
     done = None if grows else finished(run, recipe)
     if done is not None:
+        check_finished(run, done, readers)
         log.info("%s: this run is complete after %d steps; nothing to do", run.folder, done["steps"])
         return None, done
     checkpoint = run.newest(log.warning)
@@ -123,6 +128,49 @@ def pick_up(
         check_recipe(checkpoint, request, recipe)
         log.info("going on from %s", checkpoint.folder)
     return checkpoint, None
+
+
+def check_finished(run: RunFolder, done: Mapping[str, Any], readers: Sequence[Reader]) -> None:
+    """CheckpointError where a finished run learned from something else than its sources are now."""
+    then = done.get("data")
+    if not isinstance(then, dict):
+        log.info("%s: was finished by a version of llmkit that noted no hashes of its data; it isn't compared",
+                 run.folder)
+    elif changed := changed_data(then, data_of(readers)):
+        raise CheckpointError(f"{run.folder}: this run is complete, and its data has changed since: {changed}. Choose "
+                              "another --output-dir to learn from what is there now.")
+
+
+def finished_without_data(
+    run: RunFolder, request: Recipe, resume: str, memory: Container[str] = (),
+) -> dict[str, Any] | None:
+    """The summary of a finished run of a request whose data can't be found any more, which is said; else None.
+
+    Without the data, nothing that the request leaves open can be settled: what it says must be as the run had it.
+    `memory` has the sources that are rows of the program that calls.
+    """
+    if resume not in ("auto", "must") or not Run(run.folder).completed or (gone := missing(request, memory)) is None:
+        return None
+    other = {name for name, (ours, _) in run.compare(request).items() if ours not in (None, "auto")}
+    done = None if other else finished(run, Run(run.folder).recipe)
+    if done is not None:
+        log.warning("%s: this run is complete after %d steps; nothing to do. Whether its data is still the same isn't "
+                    "known: %s", run.folder, done["steps"], gone)
+    return done
+
+
+def missing(request: Recipe, memory: Container[str]) -> NotThereError | None:
+    """What is said of the first source that can't be found; None where all are there."""
+    data = request.data
+    for source in (*data.train, *(data.validation if isinstance(data.validation, list) else ())):
+        try:
+            if source.source not in memory:
+                open_source(source, data.document, tables=reads_tables(request.learning))
+        except NotThereError as error:
+            return error
+        except LlmkitError:
+            continue  # whoever opens it to read it says what is wrong with it
+    return None
 
 
 def finished(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
@@ -187,10 +235,8 @@ def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
 
 def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:
     """The loop's counts from a checkpoint; CheckpointError where the data isn't what it was."""
-    changed = [label for label, fingerprint in data.items() if start.manifest["data"].get(label) != fingerprint]
-    if changed:
-        raise CheckpointError(f"{start.folder}: the data has changed since: {', '.join(changed)}. "
-                              "Choose another --output-dir.")
+    if changed := changed_data(start.manifest["data"], data):
+        raise CheckpointError(f"{start.folder}: the data has changed since: {changed}. Choose another --output-dir.")
     if start.manifest["processes"] != processes:
         log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
     before, threads = start.manifest.get("threads"), torch.get_num_threads()  # older versions don't say

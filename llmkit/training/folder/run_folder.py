@@ -73,6 +73,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder; PlaceError where another run does, and where it can't be written, or holds others' files."""
         with telling(self.folder):
+            standing.check_place(self.folder)
             standing.check(self.folder)
             self.first = not standing.ours(self.folder)
             if self.checkpoints.is_symlink() and not self.checkpoints.exists():

@@ -12,6 +12,7 @@ from llmkit.figures.markup import GENERATOR
 from llmkit.figures.paper import SIGN
 from llmkit.models import layout
 from llmkit.system.errors import LlmkitError, PlaceError
+from llmkit.system.machine import in_the_way
 
 PICTURES = (layout.CURVES, layout.CURVES_DARK, layout.REPORT)
 FILES = (layout.RECIPE, layout.METRICS, layout.SUMMARY, layout.CARD, layout.BAD_ROWS, layout.TRACKERS, layout.STATUS,
@@ -24,6 +25,13 @@ EARLY = (layout.BAD_ROWS, layout.TRACKERS, layout.BASE, layout.SAMPLES)
 def ours(folder: Path) -> bool:
     """Whether a run of llmkit was in a folder: by its lock, or by what only a run writes."""
     return _begun(folder) or _ran(folder)
+
+
+def check_place(folder: Path) -> None:
+    """PlaceError where a file, or a link that leads to no folder, stands where a run's folder is to be."""
+    if (found := in_the_way(folder)) is not None:
+        path, why = found
+        raise PlaceError(f"{path}: {why}, and a folder is needed. Choose another --output-dir, or move it away.")
 
 
 def check(folder: Path) -> None:

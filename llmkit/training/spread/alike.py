@@ -72,10 +72,12 @@ def judge_settled(every: Sequence[dict[str, Any]]) -> None:
 
 
 def check_data(meeting: Meeting, readers: Sequence[Reader]) -> None:
-    """DataError for all processes where one reads other data than the first one."""
-    if meeting.store is not None:
-        mine = {"host": socket.gethostname(), "data": {reader.label: reader.content() for reader in readers}}
-        meeting.decide("data", mine, judge_data)
+    """DataError for all processes where one reads other data than the first one.
+
+    The content is noted here, before a row is read: a file that is another one at the end isn't what was read.
+    """
+    mine = {"host": socket.gethostname(), "data": {reader.label: reader.content() for reader in readers}}
+    meeting.decide("data", mine, judge_data)
 
 
 def judge_data(every: Sequence[dict[str, Any]]) -> None:

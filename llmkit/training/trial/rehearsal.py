@@ -22,6 +22,7 @@ from torch import nn
 
 from llmkit.backbones.kernels import flops, liger, shortcuts
 from llmkit.data.batches import Drawn, Order, RowOrder, positions
+from llmkit.data.sources import Reader
 from llmkit.models import ends
 from llmkit.models.quantizing import bytes_in, numbers_in
 from llmkit.planning.settle import Settled, settle
@@ -116,7 +117,7 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["time"] = timed(session, measured, length, disk, request.folder, asking)
         if accelerator.is_main_process:
             warnings += [*unheeded(recipe, session.length.steps, accelerator.num_processes),
-                         *warned(found, request, recipe)]
+                         *warned(found, request, recipe, settled.readers)]
         accelerator.wait_for_everyone()
         return found
 
@@ -425,7 +426,7 @@ def seconds_to_write(count: int, folder: Path) -> float:
         return (time.monotonic() - began) * count / (pieces * len(part))
 
 
-def warned(found: dict[str, Any], request: Recipe, recipe: Recipe) -> list[str]:
+def warned(found: dict[str, Any], request: Recipe, recipe: Recipe, readers: Sequence[Reader]) -> list[str]:
     """What stands in the way of the run, in words."""
     memory, disk = found["memory"], found["disk"]
     out = []
@@ -438,7 +439,7 @@ def warned(found: dict[str, Any], request: Recipe, recipe: Recipe) -> list[str]:
     level = log.level
     try:
         log.setLevel(logging.ERROR)  # what a run would say of it
-        start, done = pick_up(RunFolder(request.folder), request, recipe, "auto")
+        start, done = pick_up(RunFolder(request.folder), request, recipe, "auto", readers)
     except CheckpointError as error:
         return [*out, f"a run would be refused: {error}"]
     finally:

@@ -18,6 +18,7 @@ from llmkit.cli import main
 from llmkit.data import tokens
 from llmkit.data.batches import Order, order_of
 from llmkit.data.large import hashes
+from llmkit.data.large import shards as large_shards
 from llmkit.data.large.joined import JoinedIds
 from llmkit.data.large.permutation import KeyedOrder
 from llmkit.data.sources import open_source
@@ -356,17 +357,49 @@ def test_a_folder_of_another_recipe_or_text_is_refused(copy, corpus, tmp_path):
     again(DataError, "was begun from another text", text=other, tokenizer={"pretrained": str(copy / "tokenizer")})
 
 
+@pytest.mark.parametrize("way", ["edited", "another file of that name", "edited, with its time put back"])
+def test_text_of_the_same_size_that_changed_since_is_refused(way, copy, corpus, tmp_path, monkeypatch):
+    """A text that was compared once is known by its state; one whose state has changed is compared anew."""
+    text, request = tmp_path / "stories.txt", {"tokenizer": {"pretrained": str(copy / "tokenizer")}}
+    text.write_bytes(corpus.read_bytes())
+    os.utime(text, (1, 1))
+    monkeypatch.setattr(large_shards, "WORTH", 1)
+    monkeypatch.setattr(large_shards, "TICK", -10**18)  # times are never too new
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
+    read, usual = [], large_shards.hash_of
+    monkeypatch.setattr(large_shards, "hash_of", lambda *given: read.append(given) or usual(*given))
+    for hashed in (True, False):
+        assert tokenizing.tokenize(recipes.load(tree(text, **request)), copy, 1)["made"] == 0
+        assert bool(read) is hashed
+        read.clear()
+    before = {path: path.read_bytes() for path in copy.glob("shard-*/*")}
+    content = text.read_bytes().replace(b"the", b"THE", 1)
+    if way == "another file of that name":
+        (tmp_path / "new").write_bytes(content)
+        os.replace(tmp_path / "new", text)
+    else:
+        text.write_bytes(content)
+        os.utime(text, (1, 1) if "back" in way else None)
+    with pytest.raises(DataError, match=r"was begun from another text than .*stories\.txt is now: .* has changed"):
+        tokenizing.tokenize(recipes.load(tree(text, **request)), copy, 1)
+    assert {path: path.read_bytes() for path in copy.glob("shard-*/*")} == before
+
+
 def test_a_place_that_cannot_be_is_refused_before_any_text_is_read(copy, corpus, tmp_path, monkeypatch):
     def opened(*given: object, **more: object) -> None:
         raise AssertionError("text is read")
 
     monkeypatch.setattr(tokenizing, "settle", opened)
     (tmp_path / "full").mkdir()
+    (tmp_path / "away").symlink_to("/nowhere")
+    (tmp_path / "to a file").symlink_to(corpus)
     (tmp_path / "full" / "mine.txt").write_text("mine")
     for out, size, error, match in (
             (tmp_path / "full", None, PlaceError, r"holds other files, and no tokens\.json"),
             (corpus, None, PlaceError, "stories.txt: is a file; name a folder"),
             (corpus / "deep" / "er", None, PlaceError, "stories.txt is a file; name a folder"),
+            (tmp_path / "away", None, PlaceError, r"is a link to /nowhere, which isn't there .*; name a folder"),
+            (tmp_path / "to a file" / "x", None, PlaceError, "a file is a link to .*, which is a file; name a folder"),
             (copy, 2**26, RequestError, r"--shard-megabytes 64: .* was begun with shards of 0\.00286\d+ MB")):
         with pytest.raises(error, match=match):
             tokenizing.tokenize(recipes.load(tree(corpus)), out, 1, size=size)

@@ -1,0 +1,101 @@
+"""A finished run is of the data that it learned from: data that has changed is refused, data that is gone is said."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import stories, tiny
+
+from llmkit import recipe as recipes
+from llmkit.system.errors import CheckpointError, DataError
+from llmkit.training.fit import fit
+
+
+def recipe(**more: Any) -> recipes.Recipe:
+    tree = tiny("gpt2", Path("a/*.txt"), Path("run"), max_steps=1)
+    tree["data"]["validation"] = "held.txt"
+    return recipes.load({**tree, **more})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the texts a/1.txt, a/2.txt and held.txt, and the finished run that learned from them."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "a").mkdir()
+    for number, name in enumerate(("a/1.txt", "a/2.txt", "held.txt")):
+        (folder / name).write_text("\n".join(stories(30, number)) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        fit(recipe())
+    return folder
+
+
+@pytest.fixture
+def there(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Such a folder, to be spoiled; the program is in it."""
+    shutil.copytree(made, tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    return tmp_path / "there"
+
+
+def edited(path: Path) -> None:
+    """Another text of the same size."""
+    path.write_text(path.read_text().replace("the", "THE", 1))
+
+
+def test_what_a_run_learned_from_stands_in_its_summary(there: Path) -> None:
+    data = json.loads((there / "run" / "summary.json").read_text())["data"]
+    assert data.keys() == {"a/*.txt", "held.txt"}
+    assert fit(recipe())["data"] == data  # nothing has changed: it is reported
+
+
+@pytest.mark.parametrize(("spoil", "named"), [
+    (lambda here: edited(here / "a" / "2.txt"), r"a/\*\.txt"),
+    (lambda here: (here / "a" / "3.txt").write_text("one more\n"), r"a/\*\.txt"),
+    (lambda here: (here / "a" / "1.txt").unlink(), r"a/\*\.txt"),
+    (lambda here: edited(here / "held.txt"), r"held\.txt")], ids=["edited", "one more", "one less", "validation"])
+def test_data_that_changed_since_is_refused_by_its_name(
+    spoil: Callable[[Path], object], named: str, there: Path,
+) -> None:
+    spoil(there)
+    before = (there / "run" / "summary.json").read_bytes()
+    with pytest.raises(CheckpointError, match=f"^run: this run is complete, and its data has changed since: {named}. "):
+        fit(recipe())
+    assert (there / "run" / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("gone", ["a", "held.txt"])
+def test_a_run_whose_data_is_gone_is_complete_and_that_is_said(
+    gone: str, there: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Deleted, or on a disk that isn't mounted: its folder may be there, and empty."""
+    (there / gone).rename(there / "elsewhere")
+    if gone == "a":
+        (there / gone).mkdir()
+    with caplog.at_level(logging.INFO, "llmkit"):
+        assert fit(recipe())["steps"] == 1
+    assert "run: this run is complete after 1 steps; nothing to do. Whether its data is still the same isn't " in (
+        caplog.text)
+
+
+@pytest.mark.parametrize("other", [{"seed": 7}, {"output_dir": "new"}], ids=str)
+def test_without_data_no_other_run_is_reported(other: dict[str, Any], there: Path) -> None:
+    shutil.rmtree(there / "a")
+    with pytest.raises(DataError, match=r"a/\*\.txt: no file matches"):
+        fit(recipe(**other))
+
+
+def test_of_a_run_that_noted_no_hashes_nothing_is_compared(there: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As version 0.1.0 left them."""
+    path = there / "run" / "summary.json"
+    said = json.loads(path.read_text())
+    del said["data"]
+    path.write_text(json.dumps(said))
+    edited(there / "held.txt")
+    with caplog.at_level(logging.INFO, "llmkit"):
+        assert fit(recipe())["steps"] == 1
+    assert "noted no hashes of its data; it isn't compared" in caplog.text
