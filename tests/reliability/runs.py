@@ -54,12 +54,21 @@ def digests(run: Path) -> dict[str, str]:
     its timings.
     """
     newest = checkpoints(run)[-1]
-    files = [*run.glob("*/*.safetensors"), *newest.glob("*.safetensors")]
-    found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    found["optimizer"] = hashlib.sha256(repr(plain(torch.load(newest / "optimizer.pt", weights_only=True))).encode()
-                                        ).hexdigest()
+    found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in run.glob("*/*.safetensors")}
+    found |= {name if name == "optimizer" else str((newest / name).relative_to(run)): digest
+              for name, digest in digests_of(newest).items()}
     said = [{name: value for name, value in event.items() if name not in TIMED} for event in events(run, None)]
     return {**found, "metrics.jsonl": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+
+
+def digests_of(checkpoint: Path) -> dict[str, str]:
+    """Hashes of a checkpoint's tensors: those of each file, and the optimizer's."""
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.glob("*.safetensors")}
+    if (kept := checkpoint / "optimizer.pt").is_file():
+        state = repr(plain(torch.load(kept, weights_only=True)))
+        found["optimizer"] = hashlib.sha256(state.encode()).hexdigest()
+    return found
 
 
 def plain(value: Any) -> Any:
