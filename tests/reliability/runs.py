@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
 
 TIMED = ("tokens_per_second", "data_wait")
 """What may differ between two runs of one recipe."""
@@ -64,11 +65,12 @@ def digests(run: Path) -> dict[str, str]:
 
 def digests_of(checkpoint: Path) -> dict[str, str]:
     """Hashes of a checkpoint's tensors: those of each file, and the optimizer's."""
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.glob("*.safetensors")}
-    if (kept := checkpoint / "optimizer.pt").is_file():
-        state = repr(plain(torch.load(kept, weights_only=True)))
-        found["optimizer"] = hashlib.sha256(state.encode()).hexdigest()
-    return found
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.glob("*.safetensors")
+             if not path.name.startswith("shard-")}
+    kept = {path.name: load_file(path) for path in checkpoint.glob("shard-*")}  # whose heads are in any order
+    if (whole := checkpoint / "optimizer.pt").is_file():
+        kept["optimizer"] = torch.load(whole, weights_only=True)
+    return {**found, **{name: hashlib.sha256(repr(plain(state)).encode()).hexdigest() for name, state in kept.items()}}
 
 
 def plain(value: Any) -> Any:
