@@ -26,6 +26,7 @@ from llmkit.recipe import Recipe, registry
 from llmkit.system import cache, machine
 from llmkit.system.errors import DataError, PlaceError, RequestError
 from llmkit.system.machine import existing
+from llmkit.system.plural import many
 from llmkit.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -240,7 +241,15 @@ def _begin(
     staged.write_text(json.dumps(plan))
     cache.sync(staged)
     staged.rename(folder / PLAN)
-    log.info("%s: %d shards of about %s of text", folder, len(cuts), f"{size / 1e6:,.0f} MB")
+    log.info("%s: %s", folder, in_words(cuts))
+
+
+def in_words(cuts: Sequence[Shard]) -> str:
+    """`1 shard, of 3.2 MB of files`; `12 shards, of 256 MB of files each on average`; of no files, how many alone."""
+    whole, count = sum(shard.size for shard in cuts), many(len(cuts), "shard")
+    if not whole:
+        return count
+    return f"{count}, of {machine.size(whole / len(cuts))} of files{' each on average' if len(cuts) > 1 else ''}"
 
 
 def _saved(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -14,8 +14,9 @@ def unheeded(recipe: Recipe, steps: int | None, processes: int = 1) -> list[str]
 
     `training.warmup_steps: 500 isn't over when the run ends, after step 100: …`
     """
-    return [f"training.{one}" for one in (*_evaluations(recipe, steps), *_schedule(recipe, steps),
-                                          *_optimizer(recipe, steps), *_parts(recipe, processes))]
+    return [f"training.{one}" for one in (
+        *_evaluations(recipe, steps), *_schedule(recipe, steps), *_saves(recipe, steps), *_optimizer(recipe, steps),
+        *_parts(recipe, processes))]
 
 
 def _parts(recipe: Recipe, processes: int) -> Iterator[str]:
@@ -43,6 +44,14 @@ def _evaluations(recipe: Recipe, steps: int | None) -> Iterator[str]:
                f"and the run ends after step {steps}; make eval_steps less than {-(-steps // patience)}")
     if plan.greater_is_better is not None and plan.metric_for_best_model is None:
         yield "greater_is_better can't act: the last weights are kept; it is of metric_for_best_model"
+
+
+def _saves(recipe: Recipe, steps: int | None) -> Iterator[str]:
+    """A checkpoint beside the steps where no step follows it."""
+    plan = recipe.training
+    if plan.async_save and steps is not None and plan.save_steps >= steps:
+        yield (f"async_save can't act: the only checkpoint is that of the run's end, after step {steps}, which no step "
+               f"follows; save_steps: {max(1, steps // 4)} makes some before it")
 
 
 def _schedule(recipe: Recipe, steps: int | None) -> Iterator[str]:

@@ -252,6 +252,9 @@ class Training:
     """Steps between two evaluations; only at start and end where nothing is said."""
     save_steps: Positive = 500
     """Steps between two checkpoints."""
+    async_save: bool = False
+    """Write checkpoints while the run goes on, which waits only until they are copied: that takes as much main memory
+    as a checkpoint has bytes, of each process for its part. Not compared when a run goes on."""
     save_total_limit: Positive = 2
     """Checkpoints that are kept."""
     metrics: list[str] = field(default_factory=list)

@@ -15,8 +15,8 @@ from llmkit.system.addresses import masked
 DATALESS = ("name", "output_dir", "data.num_proc")
 DOTTED = r"^[^\W\d]\w*(\.[^\W\d]\w*)+$"
 """A module's name, as a plug-in of somebody's own has it."""
-FREE = ("logging_steps", "save_steps", "save_total_limit", "report_to", "dataloader_num_workers", "ddp_timeout",
-        "distributed", "figures")
+FREE = ("logging_steps", "save_steps", "async_save", "save_total_limit", "report_to", "dataloader_num_workers",
+        "ddp_timeout", "distributed", "figures")
 
 
 def tree_of(recipe: Recipe) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -145,6 +146,20 @@ def here(tensor: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def copied(tree: Any) -> Any:
+    """Mappings and lists as they are now, each tensor in them as a copy in main memory; of one in parts, its part."""
+    import torch
+
+    if isinstance(tree, torch.Tensor):
+        tensor = tree.detach()
+        return tensor.clone() if tensor.device.type == "cpu" else tensor.to("cpu")
+    if isinstance(tree, Mapping):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(copied(value) for value in tree)
+    return copy.deepcopy(tree)
 
 
 def on_host(tensor: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ def card(session: Session, summary: dict[str, Any]) -> str:
 
 def give_up(session: Session, error: BaseException) -> None:
     """Say in the summary why a run ended before its end; what went wrong first is what is told."""
+    session.aside.leave()
     if session.main:
         with suppress(PlaceError):
             summary = conclude(session, "failed" if session.stop.by is None else "stopped", str(error))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from llmkit.system import report
-from llmkit.training.folder.saving import save
+from llmkit.training.folder.saving import save, wait
 from llmkit.training.log import Log
 from llmkit.training.session import Session
 from llmkit.training.step import Stepper
@@ -23,7 +24,7 @@ def go_on(session: Session) -> None:
     if state.step == 0 and session.sets.validation:
         validate(session, journal)
         state.before = state.evaluation
-    batches = stepper.batches()
+    batches, since = stepper.batches(), replace(state)
     session.stop.train(session.accelerator.num_processes > 1)
     with report.progress(session.main) as progress:
         clock = time.monotonic()
@@ -43,8 +44,8 @@ def go_on(session: Session) -> None:
                 over = session.over
                 if state.step % plan.logging_steps == 0 or over:
                     figures = journal.line(rate)
-                    share = session.length.share(state)
-                    progress.update(share, state.step, figures, state.seconds * (1 / max(share, 1e-9) - 1))
+                    progress.update(session.length.share(state), state.step, figures,
+                                    session.length.left(state, since))
                 wanted = over or (plan.eval_steps and state.step % plan.eval_steps == 0)
                 state.due = bool(session.sets.validation and wanted)
             over = session.over
@@ -57,6 +58,8 @@ def go_on(session: Session) -> None:
                 session.asked_to_stop = session.stop.by
             if session.asked_to_stop:
                 session.stop.agreed.set()
+            if session.written:
+                wait(session)
             if state.step % plan.save_steps == 0 or over or session.asked_to_stop:
                 save(session, journal)
             if session.asked_to_stop:

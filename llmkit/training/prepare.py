@@ -105,7 +105,7 @@ def ready(
     but the model that an adapter goes on, where no other folder holds it. `refers`: whether what may take long is done
     too, as a run needs it: the untuned model is asked about each row, where the task needs that, and a base is hashed.
     """
-    recipe, spread = settled.recipe, spread_of(accelerator, settled.recipe.training.distributed)
+    recipe, spread = settled.recipe, spread_of(accelerator, settled.recipe.training)
     setup, sets, data = material.setup, material.sets, material.data
     below = shared(accelerator, lambda: foundation(settled, setup.tokenizer)) if refers else {}
     state = State()

@@ -37,6 +37,11 @@ class Length:
         """Whether the run is over."""
         return self.share(state) >= 1.0
 
+    def left(self, state: State, since: State) -> float:
+        """Seconds to the end at the pace since an earlier state: where a run goes on, of this process alone."""
+        done = self.share(state)
+        return (state.seconds - since.seconds) * (1 - done) / max(1e-9, done - self.share(since))
+
     def epochs(self, state: State) -> float:
         """Passes over the training rows."""
         return state.step * self.training.global_batch_size / self.rows

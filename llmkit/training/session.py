@@ -22,6 +22,7 @@ from llmkit.recipe import Recipe
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.training.callbacks import Callback, View
+from llmkit.training.folder.aside import Aside
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.learner import Learner
 from llmkit.training.looking.drawing import Pictures
@@ -63,6 +64,10 @@ class Session:
     """A count of the answers of the last evaluation."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
     """After which steps it went on, and when."""
+    aside: Aside = field(default_factory=Aside)
+    """The checkpoint that is written while the run goes on."""
+    written: bool = False
+    """Whether the main process has written it: all know of it at the same step."""
     pictures: Pictures = field(init=False)
     order: RowOrder = field(init=False)
     length: Length = field(init=False)

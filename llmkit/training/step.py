@@ -183,15 +183,19 @@ class Stepper:
                 parameter.grad = None  # waits: AdamW moves what has a gradient, be it 0
 
     def agree(self, parts: Sequence[Batch]) -> tuple[dict[str, float], float]:
-        """(targets by head, tokens) of a step over all processes; signals and the clock are shared on the way."""
+        """(targets by head, tokens) of a step over all processes; on the way they share signals, the clock, and whether
+        a checkpoint has been written.
+        """
         session = self.session
         heads = list(session.objective.weights)
         counts = [session.objective.targets(part) for part in parts]
         main = session.accelerator.is_main_process
         mine = [*(sum(float(count[head]) for count in counts) for head in heads), sum(map(positions, parts)),
-                session.state.seconds if main else 0.0, *session.stop.flags()]
+                session.state.seconds if main else 0.0, float(main and session.aside.over),
+                *session.stop.flags()]
         found = session.everywhere(torch.tensor(mine, dtype=torch.float64)).tolist()
-        totals, (tokens, session.state.agreed, *flags) = found[:len(heads)], found[len(heads):]
+        totals, (tokens, session.state.agreed, written, *flags) = found[:len(heads)], found[len(heads):]
+        session.written = bool(written)
         session.asked_to_stop = signals.heard(flags)
         if not any(totals):
             raise DataError(f"step {session.state.step + 1}: rows {session.rows_in_words()} have nothing to predict.")

@@ -31,6 +31,9 @@ def asked(text: Path, tmp_path: Path, held: float | None = 0.1, **training: Any)
      "and end alone"),
     (100, {"eval_steps": 10, "held": None}, "eval_steps: 10 can't act: there is nothing to evaluate on; data."
      "validation is needed"),
+    (100, {"async_save": True, "save_steps": 100}, "async_save can't act: the only checkpoint is that of the run's "
+     "end, after step 100, which no step follows; save_steps: 25 makes some before it"),
+    (100, {"async_save": True, "save_steps": 99}, None), (None, {"async_save": True, "save_steps": 99}, None),
     (100, {"warmup_steps": 500}, "warmup_steps: 500 isn't over when the run ends, after step 100: the learning rate "
      "stays below 0.001; a share, as 0.1, fits any length"),
     (100, {"warmup_steps": 99}, None), (100, {"warmup_steps": 0.9}, None), (None, {"warmup_steps": 500}, None),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors.torch import load_file
 
 TIMED = ("tokens_per_second", "data_wait")
 """What may differ between two runs of one recipe."""
@@ -54,12 +55,22 @@ def digests(run: Path) -> dict[str, str]:
     its timings.
     """
     newest = checkpoints(run)[-1]
-    files = [*run.glob("*/*.safetensors"), *newest.glob("*.safetensors")]
-    found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    found["optimizer"] = hashlib.sha256(repr(plain(torch.load(newest / "optimizer.pt", weights_only=True))).encode()
-                                        ).hexdigest()
+    found = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in run.glob("*/*.safetensors")}
+    found |= {name if name == "optimizer" else str((newest / name).relative_to(run)): digest
+              for name, digest in digests_of(newest).items()}
     said = [{name: value for name, value in event.items() if name not in TIMED} for event in events(run, None)]
     return {**found, "metrics.jsonl": hashlib.sha256(json.dumps(said).encode()).hexdigest()}
+
+
+def digests_of(checkpoint: Path) -> dict[str, str]:
+    """Hashes of a checkpoint's tensors: those of each file, and the optimizer's."""
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in checkpoint.glob("*.safetensors")
+             if not path.name.startswith("shard-")}
+    kept = {path.name: load_file(path) for path in checkpoint.glob("shard-*")}  # whose heads are in any order
+    if (whole := checkpoint / "optimizer.pt").is_file():
+        kept["optimizer"] = torch.load(whole, weights_only=True)
+    return {**found, **{name: hashlib.sha256(repr(plain(state)).encode()).hexdigest() for name, state in kept.items()}}
 
 
 def plain(value: Any) -> Any:

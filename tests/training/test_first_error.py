@@ -1,5 +1,6 @@
 """Two processes, one of which fails: both tell that one's own error, not that a connection broke."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -17,7 +18,7 @@ import torch
 from conftest import tiny
 
 import llmkit
-from llmkit.system.errors import CheckpointError, DataError, LlmkitError, RequestError
+from llmkit.system.errors import CheckpointError, DataError, LlmkitError, PlaceError, RequestError
 from llmkit.system.locks import end_of, signature
 from llmkit.training.spread.first import KEY, FirstError, in_words, is_broken
 from llmkit.training.spread.launch import free_port
@@ -196,6 +197,15 @@ def test_what_the_first_process_tells_too_isn_t_told_twice():
             raise error
         heard.append(error.heard)
     assert heard == [False, True, False]
+
+
+def test_a_full_disk_of_another_process_is_told_with_its_status():
+    store = torch.distributed.HashStore()
+    first = FirstError(1, 1, store, 60)
+    with pytest.raises(OSError, match="No space left"), first:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    left = FirstError(0, 1, store, 60).left()
+    assert (type(left), left.status) == (PlaceError, 6)
 
 
 class Sleeps(llmkit.Callback):

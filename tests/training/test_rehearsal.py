@@ -97,6 +97,20 @@ def test_the_figures_belong_together(text: Path, tmp_path: Path) -> None:
     assert memory["weights"] < memory["peak"] < memory["available"]
 
 
+def test_a_checkpoint_beside_the_steps_costs_a_copy_in_memory_and_hardly_time(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A disk that takes 5 s for each of the two: once while the run waits, once beside its steps."""
+    monkeypatch.setattr(planning, "seconds_to_write", lambda count, folder: 5.0)
+    tree = tiny("bert", text, tmp_path / "run", max_steps=100_000, save_steps=50_000, async_save=True)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipes.dump(recipes.load(tree)))
+    assert main(["plan", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "more while a checkpoint is written beside the steps" in said
+    assert "2 checkpoints 00:05" in said
+
+
 @pytest.mark.parametrize(("length", "field"), [
     ({"max_minutes": 30}, "max_minutes"), ({"max_tokens": 5_000}, "max_tokens")])
 def test_a_run_that_isnt_counted_in_steps_is_told_as_such(

@@ -99,3 +99,19 @@ def test_weights_are_those_of_all_sources_or_of_none():
     assert weights(recipes.load({**tree, "data": {"train": ["a.txt", "b.txt"]}})) is None
     sources = [{"source": "a.txt", "weight": 3}, {"source": "b.txt", "weight": 0.5}]
     assert weights(recipes.load({**tree, "data": {"train": sources}})) == [3.0, 0.5]
+
+
+@pytest.mark.parametrize(("fields", "now", "since", "seconds"), [
+    # 40 of 100 steps in 80 s by a slow machine, then 10 in 5 s by a quick one: 50 are left
+    ({"max_steps": 100}, State(step=50, seconds=85.0), State(step=40, seconds=80.0), 25.0),
+    ({"max_steps": 100}, State(step=50, seconds=25.0), State(), 25.0),
+    ({"max_steps": 100}, State(step=100, seconds=90.0), State(step=40, seconds=80.0), 0.0),
+    ({"max_tokens": 1000}, State(tokens=600, seconds=110.0), State(tokens=500, seconds=100.0), 40.0),
+    ({"max_minutes": 2}, State(seconds=60.0, agreed=60.0), State(seconds=30.0, agreed=30.0), 60.0)])
+def test_what_is_left_is_told_by_the_pace_of_this_process(fields, now, since, seconds):
+    assert Length(plan(**fields), 80).left(now, since) == pytest.approx(seconds)
+
+
+def test_before_a_step_is_made_nobody_knows_what_is_left():
+    begun = State(step=40, seconds=80.0)
+    assert Length(plan(max_steps=100), 80).left(begun, begun) == 0.0

@@ -143,7 +143,7 @@ def in_order(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
 
 
 def written(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, best=None) -> Checkpoint:
-    shards.write(folder, learner, optimizer, best, main=True, alone=True)
+    shards.write(folder, shards.content(learner, optimizer, best), main=True, alone=True)
     files = {path.name: describe(path) for path in folder.iterdir()}
     return Checkpoint(folder, {"step": 1, "state": {}, "files": files})
 

@@ -49,7 +49,7 @@ def test_it_is_what_a_run_asks_for(accelerator):
     asked = {name for name in vars(Spread) if not name.startswith("_")}
     assert asked <= set(dir(DataParallel(accelerator)))
     assert asked == {"prepare", "apart", "clip", "judging", "judged", "copies", "put_back", "not_finite", "save",
-                     "load", "whole", "alone", "name", "even"}
+                     "copied", "load", "whole", "alone", "name", "even"}
 
 
 def test_clipping_gives_the_norm_before_it(accelerator):

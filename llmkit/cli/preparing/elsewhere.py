@@ -84,7 +84,7 @@ def row(one: Mapping[str, Any]) -> list[str]:
 
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The figures of the way that the run takes: (what, how much, what there is to say of it)."""
-    from llmkit.cli.preparing.plan import words
+    from llmkit.cli.preparing.plan import passes, words
 
     def said(count: float) -> str:
         return words(count).strip()
@@ -105,7 +105,7 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          f"{many(chosen['micro_batch_size'], 'row')} at once on a GPU, {many(chosen['accumulation'], 'time')}; "
          f"packing {found['packing']}, at most {found['max_length']:,} tokens"),
         ("the run", f"{about}{many(length['steps'], 'step')}", f"{said(length['tokens'])} tokens, "
-         f"{length['epochs']:.3g} passes over the data"),
+         f"{passes(length['epochs'])}"),
         ("", "", ""),
         ("memory", size(memory["total"]), f"a GPU, {chosen['strategy']}; {size(memory['room'])} of "
          f"{size(found['cluster']['memory'])} can be planned with"),
@@ -118,8 +118,9 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         hides = "hides behind computing" if traffic["hides"] else f"{traffic['exposed']:.3g} s of it don't hide"
         out.append(("traffic", size(traffic["bytes"]), f"that a GPU sends a step, {traffic['seconds']:.3g} s; {hides}"))
     out += [
-        ("checkpoint", size(checkpoint["bytes"]), f"{checkpoint['seconds']:.3g} s each at "
-         f"{size(found['assumed']['disk'])}/s, {checkpoint['count']:,} of them; {size(checkpoint['disk'])} of disk"),
+        ("checkpoint", size(checkpoint["bytes"]), f"{checkpoint['seconds']:.3g} s at "
+         f"{size(found['assumed']['disk'])}/s, {many(checkpoint['count'], 'time')}; "
+         f"{size(checkpoint['disk'])} of disk"),
         ("time", span(time["total"]), f"training {span(time['training'])}, "
          f"{many(time['evaluation_count'], 'evaluation')} {span(time['evaluations'])}, checkpoints "
          f"{span(time['checkpoints'])}{ends(found['ends'])}")]

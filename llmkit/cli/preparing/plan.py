@@ -177,8 +177,8 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("a step", many(found["global_batch_size"], "row"), f"about {many(length['tokens_per_step'], 'token')}; "
          f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
-        ("the run", f"{'' if length['exact'] else 'about '}{length['steps']:,} steps",
-         f"{words(length['tokens'])} tokens, {length['epochs']:.3g} passes over the data{end(length)}"),
+        ("the run", f"{'' if length['exact'] else 'about '}{many(length['steps'], 'step')}",
+         f"{words(length['tokens'])} tokens, {passes(length['epochs'])}{end(length)}"),
         ("", "", "")]
     seconds = speed["seconds_per_step"]
     mean = sum(seconds) / len(seconds)
@@ -192,7 +192,8 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          + (f", asking the untuned model {clock(time['reference'])}" if time["reference"] else "")),
         ("", "", ""),
         ("memory", size(memory["peak"]), f"at its peak, with Python and the libraries, of {size(memory['available'])}"),
-        ("", "", state),
+        ("", "", state + (f"; {size(memory['checkpoint_copy'])} more while a checkpoint is written beside the steps"
+                          if memory["checkpoint_copy"] else "")),
         ("disk", size(disk["total"]), f"of {size(disk['free'])} free; {size(disk['at_most'])} while a checkpoint is "
          "written"),
         ("", "", f"{disk['checkpoints_kept']} checkpoint{'s' if disk['checkpoints_kept'] > 1 else ''} of "
@@ -209,6 +210,16 @@ def end(length: Mapping[str, Any]) -> str:
     if length["may_end_earlier"]:
         return "; early stopping may end it before"
     return {"max_minutes": "; the clock ends it", "max_tokens": "; these tokens end it"}.get(length["ends_by"], "")
+
+
+def passes(epochs: float) -> str:
+    """`2.17 passes over the data`
+
+    >>> passes(1.0), passes(0.0625)
+    ('1 pass over the data', '0.0625 passes over the data')
+    """
+    said = f"{epochs:.3g}"
+    return f"{said} pass{'' if said == '1' else 'es'} over the data"
 
 
 def counted(time: Mapping[str, Any], what: str) -> str:

@@ -76,8 +76,8 @@ def share(shard: str) -> tuple[int, int]:
 
 def say(done: int, of: int, name: str, content: Mapping[str, Any], seconds: float) -> None:
     """`3 of 40: shard-00002, 1,204,332 documents, 61,204,332 tokens, 19.2 MB/s`"""
-    terminal.err(f"{done:,} of {of:,}: {name}, {content['documents']:,} documents, {content['tokens']:,} tokens, "
-                 f"{content['text'] / MEGA / max(seconds, 1e-9):.1f} MB/s")
+    terminal.err(f"{done:,} of {of:,}: {name}, {many(content['documents'], 'document')}, "
+                 f"{many(content['tokens'], 'token')}, {content['text'] / MEGA / max(seconds, 1e-9):.1f} MB/s")
 
 
 def summary(found: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -201,7 +201,7 @@ def outlook(request: Recipe, cluster: Cluster, given: Assumed, now: datetime) ->
         "checkpoint": checkpoint, "time": seconds, "ends": ends(now, seconds["total"]),
         "cost": None if given.price is None else given.price * cluster.count * seconds["total"] / 3600,
         "remedies": [] if chosen.fits else remedies(request, this, chosen),
-        "notes": notes(this, chosen, found), "warnings": warnings(this, chosen)}
+        "notes": notes(this, chosen, found, checkpoint), "warnings": warnings(this, chosen)}
 
 
 def about(this: Case) -> dict[str, Any]:
@@ -255,7 +255,8 @@ def checkpoints(this: Case, steps: int) -> dict[str, Any]:
     """Bytes of a checkpoint, how many are written and kept, and the seconds that one takes.
 
     What trains and what the optimizer keeps of it are in fp32: 12 bytes a parameter with Adam; and the best weights
-    once more where the recipe asks for them.
+    once more where the recipe asks for them. `copied` is what main memory has twice while one is written beside the
+    steps; the last one isn't, for no step follows it.
     """
     training = this.recipe.training
     best = 1 if training.metric_for_best_model is not None else 0
@@ -263,14 +264,16 @@ def checkpoints(this: Case, steps: int) -> dict[str, Any]:
     written = -(-steps // training.save_steps)
     model = FULL * this.model.parameters if this.recipe.tuning.trains_model else FULL * this.model.trained
     kept = min(written, training.save_total_limit)
+    copied = size - FULL * this.model.trained * best if training.async_save and written > 1 else 0
     return {"bytes": size, "count": written, "kept": kept, "seconds": size / this.assumed.disk, "model": model,
-            "disk": (kept + 1) * size + model}
+            "disk": (kept + 1) * size + model, "copied": copied}
 
 
 def times(this: Case, chosen: Way, length: dict[str, Any], checkpoint: dict[str, Any]) -> dict[str, float]:
     """Seconds of the run from its first step on: training, evaluations and checkpoints.
 
-    An evaluation is a forward pass: a third of a step's operations. What a task writes in it isn't counted.
+    An evaluation is a forward pass: a third of a step's operations. What a task writes in it isn't counted, nor is the
+    copy of a checkpoint that is written while steps go on.
     """
     training = this.recipe.training
     trains = length["tokens"] / chosen.pace.tokens_per_second
@@ -282,7 +285,10 @@ def times(this: Case, chosen: Way, length: dict[str, Any], checkpoint: dict[str,
         evaluations = 1 + -(-length["steps"] // every)
     held_out = this.amounts.validation.rows * this.amounts.length
     evaluating = evaluations * held_out / chosen.pace.tokens_per_second / 3
-    saving = checkpoint["count"] * checkpoint["seconds"]
+    waits = checkpoint["seconds"]
+    if training.async_save:  # until the next one is due, steps go on
+        waits = max(0.0, checkpoint["seconds"] - training.save_steps * chosen.pace.seconds)
+    saving = (checkpoint["count"] - 1) * waits + checkpoint["seconds"]
     return {"training": trains, "evaluations": evaluating, "evaluation_count": evaluations, "checkpoints": saving,
             "total": trains + evaluating + saving}
 
@@ -295,7 +301,7 @@ def ends(now: datetime, seconds: float) -> str | None:
 # ---- what is to be said ----
 
 
-def notes(this: Case, chosen: Way, found: Sequence[Way]) -> list[str]:
+def notes(this: Case, chosen: Way, found: Sequence[Way], checkpoint: Mapping[str, Any]) -> list[str]:
     """What was assumed or isn't counted, in words."""
     said = []
     recipe, network = this.recipe, this.cluster
@@ -318,6 +324,10 @@ def notes(this: Case, chosen: Way, found: Sequence[Way]) -> list[str]:
         said.append(f"{registry.name_of(recipe.learning)} trains a second network, which isn't counted")
     if recipe.task is not None and recipe.task.writes and this.amounts.validation.rows:
         said.append("what evaluations write isn't counted in their time")
+    if checkpoint["copied"]:
+        whose = "by the first process" if chosen.strategy in WHOLE else "by each process its part of that"
+        said.append(f"async_save: {checkpoint['copied'] / 1e9:,.3g} GB of main memory are taken {whose}, for the copy "
+                    "from which a checkpoint is written; the time to copy isn't counted")
     if chosen.pace.bound == "memory":
         said.append("a step is bound by the GPU's memory, not by its products: more rows a step would be nearly free")
     return said

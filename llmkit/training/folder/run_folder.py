@@ -254,7 +254,7 @@ class RunFolder:
 
         So do those after it, which this run passed over: they were damaged, or of a number of steps that was undone.
         """
-        final = self.checkpoint(step)
+        final, token = self.checkpoint(step), self.token
         with self._writing(final) as staging:
             if self._metrics is not None:
                 os.fsync(self._metrics.fileno())  # the lines up to here will not be written again
@@ -265,6 +265,8 @@ class RunFolder:
                 sync(path)
             sync(staging)
             self.check()
+            if self.token != token:  # a thread that was too slow
+                raise PlaceError(f"{self.folder}: this run has left it, and writes nothing more.")
             replace(staging, final)
             saved = self._saved()
             place = saved.index(final)

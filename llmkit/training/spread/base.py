@@ -60,6 +60,14 @@ class Spread(Protocol):
         Every process calls it; the folder is told to the main process alone.
         """
 
+    def copied(
+        self, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None,
+    ) -> Callable[[Path | None], None]:
+        """A copy of all that `save` writes, in main memory, and what writes it: in another thread, while steps go on.
+
+        Every process calls both; the folder is told to the main process alone.
+        """
+
     def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
         """Bring a checkpoint's weights and optimizer state back, and return its best weights, where it has some.
 

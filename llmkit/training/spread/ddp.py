@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmkit.system.devices import copied
 from llmkit.system.errors import CheckpointError
 from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
@@ -78,16 +79,22 @@ class DataParallel:
 
     def save(self, folder: Path | None, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
         """trained.safetensors, optimizer.pt, best.safetensors, in fp16 scaler.json: by the main process."""
-        if folder is None:
-            return
-        trained = {name: parameter.detach().contiguous() for name, parameter in learner.trained.items()}
-        save_file(trained, folder / TRAINED)
-        with (folder / OPTIMIZER).open("wb") as file:  # by a path, torch doesn't say that the disk is full
-            torch.save(optimizer.state_dict(), file)
-        if self.accelerator.scaler is not None:
-            (folder / SCALER).write_text(json.dumps(self.accelerator.scaler.state_dict()), encoding="utf-8")
-        if best is not None:
-            save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
+        if folder is not None:
+            write(folder, self.content(learner, optimizer), best)
+
+    def copied(
+        self, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None,
+    ) -> Callable[[Path | None], None]:
+        """Copies by the main process; the best weights are copies already, which nobody changes."""
+        kept = copied(self.content(learner, optimizer)) if self.accelerator.is_main_process else {}
+        return lambda folder: None if folder is None else write(folder, kept, best)
+
+    def content(self, learner: Learner, optimizer: Any) -> dict[str, Any]:
+        """What a checkpoint has, by its files."""
+        trained = {name: parameter.detach() for name, parameter in learner.trained.items()}
+        scaler = self.accelerator.scaler
+        return {TRAINED: trained, OPTIMIZER: optimizer.state_dict(),
+                **({} if scaler is None else {SCALER: scaler.state_dict()})}
 
     def parted(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
         """What this process keeps of a tensor that belongs to a parameter: all of it."""
@@ -132,6 +139,17 @@ class DataParallel:
     def alone(self, learner: Learner) -> AbstractContextManager[Any]:
         """They can."""
         return nullcontext()
+
+
+def write(folder: Path, content: Mapping[str, Any], best: Mapping[str, Tensor] | None) -> None:
+    """Write the files of a checkpoint that is whole."""
+    save_file({name: value.contiguous() for name, value in content[TRAINED].items()}, folder / TRAINED)
+    with (folder / OPTIMIZER).open("wb") as file:  # by a path, torch doesn't say that the disk is full
+        torch.save(content[OPTIMIZER], file)
+    if SCALER in content:
+        (folder / SCALER).write_text(json.dumps(content[SCALER]), encoding="utf-8")
+    if best is not None:
+        save_file({name: value.contiguous() for name, value in best.items()}, folder / BEST)
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from llmkit.recipe.watching import own_line
-from llmkit.system.errors import LlmkitError, PlaceError, Stopped
+from llmkit.system.errors import LlmkitError, PlaceError, Stopped, status_of
 from llmkit.system.locks import dead, end_of, signature
 from llmkit.system.signals import GOES_ON, killer
 
@@ -63,8 +63,7 @@ class FirstError:
             return
         if not is_broken(error):
             if not (isinstance(error, LlmkitError) and error.heard):
-                status = error.status if isinstance(error, LlmkitError) else 1
-                said = f"{status} {in_words(error)}"
+                said = f"{status_of(error)} {in_words(error)}"
                 self.asked("compare_set", KEY, "", f"{self.rank} {said}{here()}")
                 if isinstance(error, LlmkitError):
                     error.heard = self.is_told(said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ class FullyShard(DataParallel):
 
     even = True
 
-    def __init__(self, accelerator: Accelerator, plan: Distributed) -> None:
+    def __init__(self, accelerator: Accelerator, plan: Distributed, patience: float) -> None:
+        """`patience`: seconds that processes wait for each other while they write."""
         super().__init__(accelerator)
-        self.plan = plan
+        self.plan, self.patience = plan, patience
+        self._writers: Any = None
 
     @property
     def name(self) -> str:
@@ -94,7 +97,28 @@ class FullyShard(DataParallel):
     def save(self, folder: Path | None, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> None:
         """A file of safetensors a process, all written at once."""
         place = shared(self.accelerator, lambda: folder)
-        shards.write(place, learner, optimizer.optimizer, best, self.accelerator.is_main_process)
+        shards.write(place, shards.content(learner, optimizer.optimizer, best), self.accelerator.is_main_process)
+
+    def copied(
+        self, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None,
+    ) -> Callable[[Path | None], None]:
+        """Each process copies its parts; they are written together, by words apart from those of the steps."""
+        kept, group = shards.content(learner, optimizer.optimizer, best).copied(), self.writers()
+        main = self.accelerator.is_main_process
+
+        def write(folder: Path | None) -> None:
+            place = [folder]
+            torch.distributed.broadcast_object_list(place, group=group, device=torch.device("cpu"))
+            assert place[0] is not None  # the main process knows it
+            shards.write(place[0], kept, main, group=group)
+
+        return write
+
+    def writers(self) -> Any:
+        """All processes once more, for what isn't a step: of the steps' own, words would come in any order."""
+        if self._writers is None:
+            self._writers = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=self.patience))
+        return self._writers
 
     def load(self, start: Checkpoint, learner: Learner, optimizer: Any) -> dict[str, Tensor] | None:
         """Each process reads its parts, be the checkpoint whole or in the parts of another number of processes."""

@@ -12,13 +12,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llmkit.system.devices import here
+from llmkit.system.devices import copied, here
 from llmkit.system.errors import CheckpointError, PlaceError
 from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
@@ -31,34 +33,62 @@ TRAINED, MOMENTS, BEST = "trained", "optimizer", "best"
 """What names of tensors begin with: `trained/model.lm_head.weight`, `optimizer/exp_avg/model.lm_head.weight`."""
 
 
-def write(
-    folder: Path, learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None, main: bool, alone: bool = False,
-) -> None:
-    """Write this process's parts; all processes of a run do so together. PlaceError where one of them can't."""
-    from torch.distributed.checkpoint.api import CheckpointException
-    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-    from torch.distributed.checkpoint.state_dict_saver import save
+@dataclass(frozen=True)
+class Parts:
+    """What a process writes into a checkpoint."""
 
-    tensors: dict[str, Any] = {f"{TRAINED}/{name}": tensor.detach() for name, tensor in learner.trained.items()}
+    tensors: Mapping[str, Tensor]
+    """By name; of those in parts, the process has its part."""
+    kept: Mapping[str, Any]
+    """Options of the optimizer's groups, and which of its tensors were numbers."""
+
+    def copied(self) -> Parts:
+        """All of it as it is now, in main memory."""
+        return Parts(copied(self.tensors), copied(self.kept))
+
+
+def content(learner: Learner, optimizer: Any, best: Mapping[str, Tensor] | None) -> Parts:
+    """What this process has of weights, optimizer and best weights, as it is: steps change it."""
+    tensors: dict[str, Tensor] = {f"{TRAINED}/{name}": tensor.detach() for name, tensor in learner.trained.items()}
     numbers = dict[str, str]()
     for name, value in moments(learner, optimizer):
         if not isinstance(value, Tensor):
             numbers[name], value = type(value).__name__, torch.tensor(value, dtype=torch.float64)
         tensors[name] = value
     tensors |= {f"{BEST}/{name}": value for name, value in (best or {}).items()}
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return Parts(tensors, {"groups": groups, "numbers": numbers})
+
+
+def write(folder: Path, parts: Parts, main: bool, alone: bool = False, group: Any = None) -> None:
+    """Write this process's parts; all processes of a run do so together. PlaceError where one of them can't.
+
+    group   the processes, where it isn't those of the steps, as in a thread
+    alone   whether there is one process
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     if main:
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        (folder / KEPT).write_text(json.dumps({"groups": groups, "numbers": numbers}), encoding="utf-8")
+        (folder / KEPT).write_text(json.dumps(parts.kept), encoding="utf-8")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that one process writes alone
-            writer = HuggingFaceStorageWriter(str(folder), files_of(tensors), save_distributed=True)
-            save(tensors, storage_writer=writer, no_dist=alone)
+        with silent() if alone else nullcontext():
+            writer = HuggingFaceStorageWriter(str(folder), files_of(parts.tensors), save_distributed=True)
+            save(dict(parts.tensors), storage_writer=writer, process_group=group, no_dist=alone)
     except CheckpointException as error:
         reason = next(iter(error.failures.values()))[0]
         if isinstance(reason, OSError):
             raise PlaceError(f"{folder}: {reason.strerror}. What was saved before is whole.") from error
         raise
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """While the block runs, torch doesn't warn that one process works alone; not for a thread beside others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def files_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -99,8 +129,7 @@ def read(start: Checkpoint, learner: Learner, optimizer: Any, alone: bool = Fals
         there = reader.read_metadata().state_dict_metadata
         wanted = {name: like(name, about, learner, start) for name, about in there.items()}
         _check(start, there, learner)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+        with silent():
             load(wanted, storage_reader=HuggingFaceStorageReader(str(start.folder)), no_dist=alone)
         _restore(wanted, kept, learner, optimizer)
     except CheckpointError:

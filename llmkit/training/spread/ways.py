@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 
-from llmkit.recipe import Distributed
+from llmkit.recipe import Training
 from llmkit.training.spread.base import Spread
 from llmkit.training.spread.ddp import DataParallel
 from llmkit.training.spread.fsdp import FullyShard
 
 
-def spread_of(accelerator: Accelerator, plan: Distributed) -> Spread:
+def spread_of(accelerator: Accelerator, plan: Training) -> Spread:
     """As the recipe says it; one process alone has the whole model, whatever that is."""
-    if plan.strategy == "fsdp" and accelerator.num_processes > 1:
-        return FullyShard(accelerator, plan)
+    if plan.distributed.strategy == "fsdp" and accelerator.num_processes > 1:
+        return FullyShard(accelerator, plan.distributed, plan.ddp_timeout)
     return DataParallel(accelerator)

@@ -110,8 +110,10 @@ def plan(request: Recipe) -> dict[str, Any]:
         found["memory"] = {
             "weights": weights, "gradients": trained, "optimizer": (kept := int(recipe.rule.states * trained)),
             "activations": max(0, measured.grown - trained - kept), "peak": sum(gather_object([peak()])),
-            "available": machine.memory()}
+            "checkpoint_copy": 0, "available": machine.memory()}
         found["length"] = length = how_long(session, measured, data["tokens_per_row"])
+        if training.async_save and length["steps"] > training.save_steps:
+            found["memory"]["checkpoint_copy"] = trained + kept
         found["speed"] = measured.speed(training.precision)
         found["disk"] = disk = on_disk(session, Path(away), request.folder, cached, length["steps"])
         found["time"] = timed(session, measured, length, disk, request.folder, asking)
@@ -151,7 +153,7 @@ def about(settled: Settled) -> dict[str, Any]:
         "memory": {"weights": settled.size.weights, "gradients": trained,
                    "optimizer": int(recipe.rule.states * trained),
                    "activations": int(training.micro_batch_size) * settled.size.row(recipe.data.max_length or 0),
-                   "peak": None, "available": machine.memory()},
+                   "peak": None, "checkpoint_copy": 0, "available": machine.memory()},
         "notes": [], "warnings": []}
 
 
@@ -310,12 +312,23 @@ def timed(
         evaluating = (evaluations - 1) * evaluation(session, False) + last
     checkpoints = times(steps, plan.save_steps)
     each = seconds_to_write(disk["checkpoint"], folder) if session.accelerator.is_main_process else 0.0
-    saving = checkpoints * each
+    saving = (checkpoints - 1) * (waits(session, each, training / checkpoints) if plan.async_save else each) + each
     rows, held = (sum(map(len, part)) for part in (session.sets.train, session.sets.validation))
     seen = min(rows, steps * plan.global_batch_size) + held
     return {"training": training, "evaluations": evaluating, "evaluation_count": evaluations, "checkpoints": saving,
             "checkpoint_count": checkpoints, "reference": seen * asking,
             "total": training + evaluating + saving + seen * asking}
+
+
+def waits(session: Session, writing: float, between: float) -> float:
+    """Seconds that a run stands still for a checkpoint that is written beside its steps: for the copy, which is made
+    here once, and where it takes longer than the steps to the next one, for that.
+
+    writing, between   seconds to write it, and from one checkpoint to the next
+    """
+    began = time.monotonic()
+    session.spread.copied(session.learner, session.optimizer, session.best)
+    return time.monotonic() - began + max(0.0, writing - between)
 
 
 def times(steps: int, every: int) -> int:
@@ -430,8 +443,8 @@ def warned(found: dict[str, Any], request: Recipe, recipe: Recipe, readers: Sequ
     """What stands in the way of the run, in words."""
     memory, disk = found["memory"], found["disk"]
     out = []
-    if found["device"] == "cpu" and memory["peak"] > 0.9 * memory["available"]:
-        out.append(f"it takes {size(memory['peak'])} of the {size(memory['available'])} of memory: a smaller "
+    if found["device"] == "cpu" and (most := memory["peak"] + memory["checkpoint_copy"]) > 0.9 * memory["available"]:
+        out.append(f"it takes {size(most)} of the {size(memory['available'])} of memory: a smaller "
                    "micro_batch_size leaves more room")
     if disk["at_most"] > disk["free"]:
         out.append(f"it needs up to {size(disk['at_most'])} of disk, and {size(disk['free'])} are free; "

@@ -63,6 +63,24 @@ def test_speed_time_end_and_cost_are_those_of_the_formulas(tree: dict[str, Any])
     assert datetime.fromisoformat(found["ends"]).timestamp() - NOW.timestamp() == pytest.approx(seconds, abs=60)
 
 
+def test_beside_steps_a_checkpoint_waits_for_the_one_before_and_its_copy_is_said(tree: dict[str, Any]) -> None:
+    """Ten checkpoints of 12 bytes a number, each after 100 steps; the last one is written while the run waits."""
+    tree["training"]["async_save"] = True
+    quick, slow = (reckoned(tree, "8xA100", Assumed(disk=disk)) for disk in (1e9, 1e7))
+    each = 12 * quick["parameters"] / 1e9
+    assert quick["checkpoint"]["copied"] == 12 * quick["parameters"]
+    assert quick["time"]["checkpoints"] == pytest.approx(each)
+    steps = 100 * chosen(slow)["seconds_per_step"]
+    assert 100 * each > steps
+    assert slow["time"]["checkpoints"] == pytest.approx(9 * (100 * each - steps) + 100 * each)
+    assert any(f"async_save: {12 * quick['parameters'] / 1e9:,.3g} GB of main memory are taken by the first process" in
+               note for note in quick["notes"])
+    tree["training"]["save_steps"] = 1000
+    alone = reckoned(tree, "8xA100")
+    assert alone["checkpoint"]["copied"] == 0
+    assert not any("async_save" in note for note in alone["notes"])
+
+
 def test_every_strategy_is_compared_and_the_recipes_own_is_taken(tree: dict[str, Any]) -> None:
     assert [one["strategy"] for one in reckoned(tree, "1xH100")["strategies"]] == ["one"]
     assert [one["strategy"] for one in reckoned(tree, "8xH100")["strategies"]] == ["one", "ddp", "fsdp"]
