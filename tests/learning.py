@@ -23,6 +23,7 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "prefix_lm_t5": ("t5", "prefix_lm"),
     "permuted_lm": ("xlnet", "permuted_lm"),
     "classification": ("bert", "classification"),
+    "pooled": ("electra", {"name": "classification", "pooling": "mean"}),
     "instruction": ("gpt2", "instruction"),
     "tagging": ("roberta", {"name": "tagging", "stride": 4}),
     "tagging_xlnet": ("xlnet", "tagging"),
@@ -40,9 +41,9 @@ LEARNING: dict[str, tuple[str, str | dict[str, Any]]] = {
     "multiple_choice": ("albert", "multiple_choice"),
 }
 """What is learned, by which family: (family, its block in a recipe)."""
-ROWS = {"classification": "labelled", "weighted": "labelled", "instruction": "asked", "multi_label": "several",
-        "regression": "rated", "similarity": "pairs", "pairs": "pairs", "multiple_choice": "choices",
-        "tagging": "tagged", "tagging_xlnet": "tagged", "question_answering": "questions",
+ROWS = {"classification": "labelled", "pooled": "labelled", "weighted": "labelled", "instruction": "asked",
+        "multi_label": "several", "regression": "rated", "similarity": "pairs", "pairs": "pairs",
+        "multiple_choice": "choices", "tagging": "tagged", "tagging_xlnet": "tagged", "question_answering": "questions",
         "summarization": "summarized", "translation": "parallel", "preference": "preferred", "kto": "preferred",
         "orpo": "preferred"}
 """Which of the tests' files tasks learn from."""

@@ -59,6 +59,8 @@ class Family:
     """What is added to them after that layer: the name of a buffer (1, vocabulary)."""
     poolers: ClassVar[tuple[str, ...]] = ()
     """Parts that only a head over whole texts reads: they train with it where it is new."""
+    pooling: ClassVar[str] = ""
+    """The config field that says whether its classifier reads the first token or the mean; "" where it can't choose."""
     pairs: ClassVar[str] = ""
     """The auto class whose head tells whether two texts follow each other; "" where there is none."""
     detector: ClassVar[str] = "AutoModelForTokenClassification"

@@ -36,6 +36,7 @@ class ModernBert(Family):
     layers = ("model.layers",)
     projections = ("Wqkv",)
     feed_forward = ("mlp",)
+    pooling = "classifier_pooling"
     heads = {
         "AutoModelForMaskedLM": "head",
         "AutoModelForSequenceClassification": "classifier",

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from llmkit import models
-from llmkit.exporting import hub
+from llmkit.exporting import example, hub
 from llmkit.exporting.card import card
 from llmkit.exporting.origin import before, origin_of
 from llmkit.inference.writing import turn_ends
@@ -63,8 +63,9 @@ def export(
             (folder / layout.RECIPE).write_text(
                 yaml.safe_dump(origin.recipe, sort_keys=False, allow_unicode=True, width=120), encoding="utf-8")
         how = written.how(opened, origin, folder, push_to_hub or ".")
+        used_as = "" if example.averages(opened, folder) else opened.kind  # a hub would show what each token says
         (folder / layout.CARD).write_text(
-            card(origin, target.name, opened.kind, written.LIBRARY, how), encoding="utf-8")
+            card(origin, target.name, used_as, written.LIBRARY, how), encoding="utf-8")
         tidy(folder)
     if push_to_hub is not None:
         facts["pushed"] = hub.push(target, push_to_hub, private)

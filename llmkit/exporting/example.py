@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened
+from llmkit.objectives.shared import text_head
 from llmkit.tasks.shared.frame import frame_of
 
 QUESTION, CONTEXT = "Who saw the moon?", "The cat saw the moon."
@@ -59,3 +61,13 @@ def finds_replaced(opened: Opened) -> bool:
     if opened.kind == "AutoModelForTokenClassification":
         return bool(config.num_labels == 1)
     return bool(opened.kind == "AutoModelForPreTraining" and config.model_type == "electra")
+
+
+def averages(opened: Opened, folder: Path) -> bool:
+    """Whether its answer for a text is the mean of what the head says of the tokens, as files of the folder say."""
+    return text_head.averages(opened.kind, opened.model.config, folder)
+
+
+def read_as(opened: Opened, folder: Path) -> str:
+    """The auto class that it was opened with, or where it averages, the one that has an answer for a text."""
+    return text_head.WHOLE if averages(opened, folder) else opened.kind

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmkit.models import pooling
+from llmkit.exporting import example
+from llmkit.models import Opened, pooling
 from llmkit.models.pooling import Pooling
 from llmkit.system.errors import RequestError
 
@@ -16,6 +17,11 @@ def read(folder: Path) -> Pooling | None:
     except RequestError:  # of a module that llmkit doesn't know, the files go along, and the model is only a model
         return None
     return found if found.modes in (("mean",), ("cls",)) else None
+
+
+def of(opened: Opened, folder: Path) -> Pooling | None:
+    """What is made of an opened model's states, or of its answers for the tokens; None where nothing is."""
+    return read(folder) if opened.kind == "AutoModel" or example.averages(opened, folder) else None
 
 
 def in_torch(way: Pooling) -> list[str]:

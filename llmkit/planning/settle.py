@@ -15,6 +15,7 @@ from llmkit.data.swapping.pairs import read_swaps
 from llmkit.models.base import Base
 from llmkit.models.families import family_named, family_of
 from llmkit.objectives.base import Setup
+from llmkit.objectives.shared import text_head
 from llmkit.planning import attention, choices, known_sets, quantized, sharding
 from llmkit.planning.choices import Size
 from llmkit.planning.cutting import fewer
@@ -26,6 +27,7 @@ from llmkit.system import machine
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
 from llmkit.tasks.base import Task
+from llmkit.tasks.classification import Classification
 from llmkit.tasks.shared import named_metrics
 from llmkit.tuning.base import Setting
 
@@ -216,6 +218,8 @@ def _family(request: Recipe, base: Base | None) -> tuple[str, type[Family]]:
     recipe.check_whole(request.learning, request.tuning, "tuning")
     head = request.learning.head_for(family)
     family.check_config(spec.config)
+    if isinstance(request.task, Classification):
+        text_head.check(family, request.task.pooling, spec.config)
     request.tuning.check(family, head)
     return name, family
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,6 +19,7 @@ from llmkit.data.formats.base import Rows
 from llmkit.data.sources import Place, Reader
 from llmkit.data.tokens import AT_ONCE
 from llmkit.objectives.base import Judged, Response, Responses, Sets, Setup, Sums
+from llmkit.objectives.shared import text_head
 from llmkit.recipe import Share
 from llmkit.recipe.registry import OPTIONS, name_of
 from llmkit.system.errors import DataError, RequestError, nearest
@@ -31,6 +31,7 @@ from llmkit.tasks.shared.forms.two_texts import two_texts
 from llmkit.tasks.shared.labels import (
     answer,
     by_number,
+    by_value,
     class_names,
     doubts,
     each,
@@ -77,9 +78,12 @@ class Classification(Task):
     mean. balanced: rare labels as much as frequent ones."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """How much of the right label's probability is shared by all in training (Szegedy et al. 2016, section 7)."""
+    pooling: text_head.Reads = "auto"
+    """What of the last hidden states the answer is read from: cls, the first token; last, the last one; mean, all of
+    them, special tokens too. auto: what transformers' classifier of the family reads, cls of encoders, else last."""
 
     shapes = frozenset({"encoder", "decoder", "encoder-decoder"})
-    head = "AutoModelForSequenceClassification"
+    head = text_head.WHOLE
     wanted = {
         "text": ("sentence", "content", "review", "question", "sentence1", "premise", "document", "body", "title",
                  "text_a", "fact"),
@@ -103,6 +107,10 @@ class Classification(Task):
                     raise ValueError(f"{name} is for labels; problem: regression has none")
         if self.problem == "single_label" and self.separator is not None:
             raise ValueError("separator is for problem: multi_label")
+
+    def head_for(self, family: type[Family]) -> str:
+        """For a mean over tokens, the auto class that has an answer for each."""
+        return text_head.head_for(family, self.pooling)
 
     def by_words(self) -> Classification:
         """One label a text: the likeliest."""
@@ -199,7 +207,7 @@ class Classification(Task):
         placed = task.placed([row["label"] for row, _ in rows]) if task.problem == "multi_label" else ()
         if any(reader.spares for reader in train):  # what an answer must be is known now
             rows = [pair for reader in train for pair in task.read(reader)]
-        facts: dict[str, Any] = {"problem": PROBLEMS[task.problem]}  # type: ignore[index]  # no longer auto
+        facts = text_head.facts(setup.family, self.pooling) | {"problem": PROBLEMS[task.problem]}  # type: ignore[index]
         notes = []
         if task.problem != self.problem and task.problem != "single_label" and setup.problem is None:
             seen = "rows have several labels" if task.problem == "multi_label" else "labels are numbers with fractions"
@@ -232,7 +240,7 @@ class Classification(Task):
         """The labels of the training rows."""
         found = {label for row, place in rows
                  for label in each(answer(row["label"], self.problem, self.separator, place))}
-        known = tuple(sorted(found, key=_rank))
+        known = tuple(sorted(found, key=by_value))
         if not known:
             raise DataError(f"{source}: no row has a label.")
         refuse_unlabelled(source, [row["label"] for row, _ in rows])
@@ -274,7 +282,11 @@ class Classification(Task):
         labels = facts["labels"]
         return {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
                 "label2id": {label: i for i, label in enumerate(labels)},
-                "problem_type": facts.get("problem", PROBLEMS["single_label"])}
+                "problem_type": facts.get("problem", PROBLEMS["single_label"]), **facts.get("pooling", {})}
+
+    def describe(self, folder: Path, setup: Setup) -> None:
+        """Leave files that say where the answer is a mean over tokens."""
+        text_head.leave(folder, setup.family, self.pooling)
 
     def encode(self, rows: Sequence[tuple[Row, Place]], setup: Setup, cut: list[int]) -> list[Features]:
         """Token ids with the tokenizer's own special tokens, and what is learned of the row."""
@@ -376,8 +388,7 @@ class Classification(Task):
     def logits(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """(rows, labels)"""
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights")}
-        logits: Tensor = family.outputs(model, inputs).logits.float()
-        return logits
+        return text_head.of_text(family.outputs(model, inputs).logits.float(), batch.get("attention_mask"))
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:
         """The probability of each label, or the number."""
@@ -487,9 +498,3 @@ def scores(predicted: Sequence[Any], true: Sequence[Any]) -> dict[str, float]:
 
     return {"accuracy": float(accuracy_score(true, predicted)),
             "f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
-
-
-def _rank(label: str) -> tuple[bool, Decimal, str]:
-    """Whole numbers by their value, then words."""
-    whole = re.fullmatch("-?[0-9]+", label) is not None
-    return not whole, Decimal(label if whole else 0), label  # int() takes 4,300 digits at most

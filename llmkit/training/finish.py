@@ -14,9 +14,11 @@ from llmkit import recipe as recipes
 from llmkit.models import ends, layout
 from llmkit.models.files import pin
 from llmkit.models.quantizing import numbers_in
+from llmkit.objectives.shared import text_head
 from llmkit.recipe import registry
 from llmkit.system import machine, report
 from llmkit.system.errors import PlaceError, status_of
+from llmkit.tasks.classification import Classification
 from llmkit.training.folder.belonging import length_of
 from llmkit.training.folder.ending import ended, in_words
 from llmkit.training.looking import collapse
@@ -55,6 +57,8 @@ def finish(session: Session) -> dict[str, Any]:
 def card(session: Session, summary: dict[str, Any]) -> str:
     """The model card, with the run's curves where it draws them."""
     text = report.card(summary, session.recipe.name, recipes.dump(session.recipe))
+    if isinstance(session.recipe.task, Classification) and session.settled.head == text_head.TOKENS:
+        text += f"\n{text_head.TOLD}\n"
     if not session.pictures.on:
         return text
     return f"{text}\n![loss, learning rate, norm of the gradient and tokens a second over the steps]({layout.CURVES})\n"

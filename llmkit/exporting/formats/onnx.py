@@ -126,7 +126,7 @@ def parts_of(opened: Opened, source: Path) -> list[OnnxPart]:
         return [encoder(opened), decoder(opened)]
     if opened.kind == "AutoModelForCausalLM" and remembers(opened):
         return [writer(opened)]
-    return [reader(opened, pooling.read(source) if opened.kind == "AutoModel" else None)]
+    return [reader(opened, pooling.of(opened, source))]
 
 
 def reader(opened: Opened, way: Pooling | None) -> OnnxPart:
@@ -142,8 +142,9 @@ def reader(opened: Opened, way: Pooling | None) -> OnnxPart:
         return tuple(texts[name].view(rows, 2, length) if several else texts[name] for name in names)
 
     def given(*inputs: Tensor) -> dict[str, Any]:
-        return {name: one for name, one in model(**dict(zip(names, inputs, strict=True)), **options).items()
+        said = {name: one for name, one in model(**dict(zip(names, inputs, strict=True)), **options).items()
                 if name in OUTPUTS}
+        return {"logits": way.vectors(said["logits"], inputs[1])} if way and "logits" in said else said
 
     found = given(*sample(2, 7))
     outputs: dict[str, Axes] = {name: {0: "batch_size", **({1: "sequence_length"} if one.shape[1:2] == (7,) else {})}
@@ -156,10 +157,10 @@ def reader(opened: Opened, way: Pooling | None) -> OnnxPart:
 
         def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
             states = given(*inputs)
-            extra = [way.vectors(states["last_hidden_state"], inputs[1])] if way else []
+            extra = [way.vectors(states["last_hidden_state"], inputs[1])] if way and "logits" not in states else []
             return (*states.values(), *extra)
 
-    if way:
+    if way and "logits" not in found:
         outputs["sentence_embedding"] = {0: "batch_size"}
     axes: Axes = {0: "batch_size", **({1: "num_choices", 2: "sequence_length"} if several else {1: "sequence_length"})}
     return OnnxPart("model.onnx", ReaderGraph(), dict.fromkeys(names, axes), outputs, sample)
@@ -451,7 +452,7 @@ def lines_that_read_and_write(opened: Opened, origin: Provenance) -> list[str]:
 
 def lines_that_tell(opened: Opened, origin: Provenance, folder: Path) -> list[str]:
     """What a model that reads says, by what its head is for."""
-    kind, config = opened.kind, opened.model.config
+    kind, config = example.read_as(opened, folder), opened.model.config
     fields = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
     wrap = "[[{}]]" if kind == "AutoModelForMultipleChoice" else "[{}]"
     given = ", ".join(f'"{name}": ' + wrap.format(f"one.{fields[name]} for one in texts") for name in inputs_of(opened))

@@ -14,6 +14,7 @@ from llmkit.exporting.card import python
 from llmkit.exporting.origin import Provenance
 from llmkit.models import Opened, layout
 from llmkit.models.pooling import Pooling
+from llmkit.objectives.shared import text_head
 from llmkit.system.errors import RequestError
 
 LIBRARY = "transformers"
@@ -77,10 +78,13 @@ def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     """How transformers opens the folder, in a few lines that run as they are; `at` is the folder, or its hub id."""
     kind = opened.kind
     way = pooling.read(folder) if kind == "AutoModel" else None
+    averages = example.averages(opened, folder)
     parts = ["With transformers and nothing else" + (", in this folder:" if at == "." else ":"), "", python(
         f"from transformers import {kind}, AutoTokenizer", "",
         f'tokenizer = AutoTokenizer.from_pretrained("{at}")', f'model = {kind}.from_pretrained("{at}")',
-        *lines(opened, origin, way))]
+        *lines(opened, origin, way, averages))]
+    if averages:
+        parts += ["", text_head.TOLD]
     if way is not None:
         parts += ["", "Or with sentence-transformers:", "", python(
             "from sentence_transformers import SentenceTransformer", "",
@@ -88,9 +92,13 @@ def how(opened: Opened, origin: Provenance, folder: Path, at: str) -> str:
     return "\n".join(parts)
 
 
-def lines(opened: Opened, origin: Provenance, way: Pooling | None) -> list[str]:
-    """A model is given something to read, and what it says is printed: by what its head is for."""
-    kind, config = opened.kind, opened.model.config
+def lines(opened: Opened, origin: Provenance, way: Pooling | None, averages: bool = False) -> list[str]:
+    """A model is given something to read, and what it says is printed: by what its head is for.
+
+    `averages`: whether it answers for a text by the mean of what it says of the tokens.
+    """
+    kind, config = text_head.WHOLE if averages else opened.kind, opened.model.config
+    said = "model(**inputs).logits" + (".mean(1)" if averages else "")
 
     def reads(*texts: str) -> str:
         return f'inputs = tokenizer({example.quoted(*texts)}, return_tensors="pt")'
@@ -108,13 +116,13 @@ def lines(opened: Opened, origin: Provenance, way: Pooling | None) -> list[str]:
     if kind == "AutoModelForMaskedLM":
         return [text, 'masked = inputs["input_ids"][0] == tokenizer.mask_token_id',
                 "print(tokenizer.batch_decode(model(**inputs).logits[0, masked].topk(5).indices.T))"]
-    if kind == "AutoModelForSequenceClassification":
+    if kind == text_head.WHOLE:
         if config.problem_type == "regression":
-            return [text, "print(model(**inputs).logits[0].item())"]
+            return [text, f"print({said}[0].item())"]
         if config.problem_type == "multi_label_classification":
-            sure = f"model(**inputs).logits[0].sigmoid() > {origin.learned.get('threshold', 0.5)}"
+            sure = f"{said}[0].sigmoid() > {origin.learned.get('threshold', 0.5)}"
             return [text, f"print([model.config.id2label[i] for i, is_so in enumerate({sure}) if is_so])"]
-        return [text, "print(model.config.id2label[model(**inputs).logits[0].argmax().item()])"]
+        return [text, f"print(model.config.id2label[{said}[0].argmax().item()])"]
     if example.finds_replaced(opened):
         return [text, "print(list(zip(inputs.tokens(), model(**inputs).logits.sigmoid().flatten().tolist())))"]
     if kind == "AutoModelForTokenClassification":

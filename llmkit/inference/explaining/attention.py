@@ -145,7 +145,7 @@ def reads_at(subject: Subject, positions: int) -> list[int]:
     if subject.aim is not None and subject.aim.is_word:
         side = subject.written or subject.tokens
         return [lined_up(positions, side, subject)[1][subject.aim.where]]
-    if subject.kind != LABELS:
+    if subject.kind != LABELS or subject.averages:
         return list(range(positions))
     if subject.family.shape == "encoder":
         mean = vars(subject.base.config).get("classifier_pooling") == "mean"

@@ -21,6 +21,7 @@ from llmkit.inference.writing.opening import INSTEAD
 from llmkit.models import Base
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import only_at
+from llmkit.objectives.shared import text_head
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.system import devices, report
 from llmkit.system.errors import RequestError, nearest
@@ -37,7 +38,7 @@ LONGEST = 512
 """Tokens of a text at most: a picture of more shows nothing, and each of them is a pass over the text."""
 AT_ONCE = 4096
 """Positions that are computed together."""
-LABELS = "AutoModelForSequenceClassification"
+LABELS = text_head.WHOLE
 WORDS = ("AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 """Auto classes of models that say labels of a text, and words."""
 LIKELIEST = 5
@@ -70,12 +71,14 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     family: type[Family]
     kind: str
-    """The auto class that it is opened with."""
+    """The auto class that it is opened with; of one that `averages`, that of an answer a text."""
     text: str
     inputs: dict[str, Tensor]
     """Of one row: input_ids (1, tokens), attention_mask, and where there are some token_type_ids, decoder_input_ids."""
     virtual_tokens: int = 0
     aim: Aim | None = None
+    averages: bool = False
+    """Whether the answer is the mean of what the head says of each token."""
     lacks: str = ""
     """Why there is no answer whose tokens could be weighed; "" where there is one."""
 
@@ -127,7 +130,7 @@ class Subject:
         aim = self.aim
         assert aim is not None  # whoever asks has looked
         if not aim.is_word:
-            logits: Tensor = self.model(**inputs).logits.float()
+            logits = text_head.of_text(self.model(**inputs).logits.float(), inputs.get("attention_mask"))
             return {"label": logits.log_softmax, "number": lambda _: logits}.get(
                 aim.kind, lambda _: torch.nn.functional.logsigmoid(logits))(-1)
         side = inputs.get("decoder_input_ids", inputs["input_ids"])
@@ -187,10 +190,12 @@ def _as_learned(model: str | Path, task: Classification | Writing, text: str, pa
     (features, *_) = objective.featured(rows, ready.setup, cut)
     if cut:
         log.warning(cut_short(cut, ready.setup.max_length))
+    head = task.head_for(ready.learner.family)
+    averages = isinstance(task, Classification) and head == text_head.TOKENS
     return Subject(str(model), ready.learner.tuned, ready.setup.tokenizer, ready.learner.family,
-                   task.head_for(ready.learner.family), text,
+                   LABELS if averages else head, text,
                    _inputs(**{name: features[name] for name in ("input_ids", "token_type_ids") if name in features}),
-                   ready.learned.tuning.virtual_tokens if ready.learned is not None else 0)
+                   ready.learned.tuning.virtual_tokens if ready.learned is not None else 0, averages=averages)
 
 
 def _plain(model: str | Path, text: str, pair: str | None) -> Subject:
@@ -198,6 +203,8 @@ def _plain(model: str | Path, text: str, pair: str | None) -> Subject:
     base = Base.open(model)
     family, opened = base.family, models.open_model(base)
     tokenizer, kind = opened.tokenizer, opened.kind
+    averages = text_head.averages(kind, opened.model.config, opened.folder)
+    kind = LABELS if averages else kind
     if kind in ("AutoModelForCausalLM",) and family.shape == "decoder":
         if pair is not None:
             raise RequestError("--pair: a second text is for classifiers that were trained on two.")
@@ -210,7 +217,8 @@ def _plain(model: str | Path, text: str, pair: str | None) -> Subject:
         read = tokenizer(text, pair)
         types = family.shape == "encoder" and "token_type_ids" in read
         inputs = _inputs(**{name: read[name] for name in ("input_ids", *(["token_type_ids"] if types else []))})
-    return Subject(str(model), opened.model, tokenizer, family, kind, text, inputs, opened.virtual_tokens)
+    return Subject(str(model), opened.model, tokenizer, family, kind, text, inputs, opened.virtual_tokens,
+                   averages=averages)
 
 
 def _inputs(**columns: Any) -> dict[str, Tensor]:

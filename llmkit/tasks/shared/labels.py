@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from llmkit.data.sources import Place, Reader
@@ -207,3 +208,9 @@ def by_number(readers: Sequence[Reader], known: Sequence[str] | None) -> list[Re
     """The sources with numbers where a model that is there knows none of the names."""
     return [replace(reader, names_classes=False) if known is not None and not any(
         set(names) & set(known) for names in class_names(reader).values()) else reader for reader in readers]
+
+
+def by_value(label: str) -> tuple[bool, Decimal, str]:
+    """What labels are sorted by: whole numbers by their value, then words."""
+    whole = re.fullmatch("-?[0-9]+", label) is not None
+    return not whole, Decimal(label if whole else 0), label  # int() takes 4,300 digits at most

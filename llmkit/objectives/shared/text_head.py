@@ -1,0 +1,69 @@
+"""The head that says a text's label, by what it reads of the text: the first token, the last, or the mean of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from llmkit.backbones.base import Family
+from llmkit.models import pooling
+from llmkit.objectives.shared.embedding import describe
+from llmkit.system.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Reads: TypeAlias = Literal["auto", "cls", "last", "mean"]
+WHOLE, TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+"""Auto classes: one answer a text, read where the family's own classifier reads; and one a token."""
+TOLD = ("What it says of a text is the mean of its logits over the tokens, padding left out (`task.pooling: mean`). "
+        f"`{WHOLE}` would open it with a head of random weights in the place of its own.")
+"""What a model card says of a model that averages."""
+
+
+def head_for(family: type[Family], reads: Reads) -> str:
+    """The auto class that has what is read; RequestError where a family can't.
+
+    A mean is of the answers of all tokens: of a linear layer it is the layer's answer to the mean of their states.
+    """
+    usual = "cls" if family.shape == "encoder" else "last"
+    if reads in ("auto", usual) or (reads == "mean" and family.pooling):
+        return WHOLE
+    if reads != "mean":
+        other = "" if TOKENS not in family.heads and not family.pooling else ", or mean"
+        raise RequestError(f"pooling: {reads}: the classifier of a {family.model_type} reads the "
+                           f"{'first' if usual == 'cls' else 'last'} token of a text; choose {usual}{other}.")
+    if TOKENS not in family.heads:
+        raise RequestError(f"pooling: mean: transformers has no head over the tokens of a {family.model_type}; "
+                           f"choose {usual}, what its classifier reads.")
+    return TOKENS
+
+
+def check(family: type[Family], reads: Reads, config: Mapping[str, Any]) -> None:
+    """RequestError where backbone.config says of the same thing something else."""
+    said = config.get(family.pooling, reads)
+    if reads != "auto" and family.pooling and said != reads:
+        raise RequestError(f"task.pooling: {reads}, and backbone.config.{family.pooling}: {said} means the same field "
+                           "of the model; leave one of them out.")
+
+
+def facts(family: type[Family], reads: Reads) -> dict[str, Any]:
+    """What the config of a ModernBERT says of it, whose own classifier reads either: {"pooling": {field: "mean"}}."""
+    return {"pooling": {family.pooling: reads}} if family.pooling and reads != "auto" else {}
+
+
+def of_text(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """One answer a text, (rows, labels): of answers a token (rows, length, labels) the mean; padding doesn't count."""
+    return logits if logits.dim() == 2 else pooling.pooled(logits, mask, "mean")
+
+
+def leave(folder: Path, family: type[Family], reads: Reads) -> None:
+    """Say beside a saved model that its answer is a mean over tokens, as sentence-transformers says it of vectors."""
+    if reads == "mean" and head_for(family, reads) == TOKENS:
+        describe(folder, "mean")
+
+
+def averages(kind: str, config: Any, folder: Path) -> bool:
+    """Whether an opened model answers for a text by the mean over its tokens: what `leave` said."""
+    return bool(kind == TOKENS and config.num_labels and pooling.read(folder).modes == ("mean",))
