@@ -177,8 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
         if no_memory(error):
             return _fail(f"not enough memory: {_memory(error)}", 2, debug)
+        from llmkit.models.checking.computing import not_computing
         from llmkit.recipe.watching import own_line
 
+        if (theirs := not_computing(error)) is not None and not own_line(error):
+            return _fail(f"{theirs} (--debug shows where)", theirs.status, debug)
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return _fail(f"unforeseen: {said[:500]}{own_line(error)} (--debug shows where)", 1, debug)
 

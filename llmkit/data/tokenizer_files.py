@@ -161,6 +161,11 @@ def _check_numbers(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     if (rows := rows_for(tokenizer)) > 2 * len(tokenizer) + HOLES:  # a table of embeddings has a row for each
         raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, and ids up to {rows - 1:,}: they"
                               " would leave most rows of a model's table empty.")
+    added = {*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder}
+    if all(token in added for token in tokenizer.get_vocab()):
+        raise CheckpointError(f"{folder}: its tokenizer knows no word, and would read nothing of a text: the file with "
+                              f"its vocabulary ({WHOLE}, {WORDS} …) is missing or empty. Copy it from where the model "
+                              "is from.")
     longest: Any = tokenizer.model_max_length
     if not isinstance(longest, int | float) or longest != longest:  # NaN
         raise CheckpointError(f"{folder / SETTINGS}: model_max_length is {str(longest)[:40]!r}, and no number.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.models import layout
+from llmkit.models.checking.computing import OPENED
 from llmkit.models.checking.weighing import check_size
 from llmkit.models.families import family_named, file_for
 from llmkit.models.fetch import commit_of, on_disk, resolve
@@ -109,5 +110,6 @@ class Base:
 
     def check_weights(self) -> None:
         """RequestError where its weights are no safetensors, CheckpointError where they aren't those of its config."""
+        OPENED.set(self.folder)
         check_weights(self.folder)
         check_size(self.folder, self.config())

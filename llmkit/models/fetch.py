@@ -17,7 +17,7 @@ from pathlib import Path
 from llmkit.data import tokenizer_files
 from llmkit.models import layout, modelscope
 from llmkit.models.catalogue import CATALOGUE, Entry, find
-from llmkit.models.files import old_configs
+from llmkit.models.files import old_configs, only_files
 from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
 from llmkit.system.environment import switched_on
@@ -54,7 +54,9 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     if place.is_dir():
         if place.name == layout.BEFORE and Path(name).expanduser() != place:
             _tell_before(place.parent)
-        return _model_folder(place)
+        folder = _model_folder(place)
+        only_files(folder)
+        return folder
     raise RequestError(f"{place} is a file; a model is a folder with a {layout.CONFIG}.")
 
 
@@ -72,6 +74,7 @@ def resolve_tokenizer(name: str | Path) -> Path:
                   if tokenizer_files.has_tokenizer(folder)), None)
     if found is None:
         raise RequestError(f"{place} has no tokenizer: none of {', '.join(tokenizer_files.FILES)}.")
+    only_files(found)
     return found
 
 

@@ -117,6 +117,14 @@ def check_weights(folder: Path) -> None:
                                   '"metadata": {} to it.')
 
 
+def only_files(folder: Path) -> None:
+    """CheckpointError where something in a folder is neither file nor folder: reading a pipe waits for ever."""
+    odd = next((path for path in sorted(folder.iterdir())
+                if path.exists() and not path.is_file() and not path.is_dir()), None)
+    if odd is not None:
+        raise CheckpointError(f"{odd}: is a pipe, a socket or a device, and no file; remove it.")
+
+
 def named_by(index: Path) -> list[str]:
     """The files that an index has the tensors in, sorted; CheckpointError where it names none, or one elsewhere."""
     said = read_json(index)

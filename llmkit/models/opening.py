@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from llmkit.data.tokenizer_files import rows_for
 from llmkit.models import ends, layout
 from llmkit.models.base import Base
 from llmkit.models.catalogue import CATALOGUE
-from llmkit.models.checking.adapters import brought, check_adapter, config_for
+from llmkit.models.checking.adapters import adapter_not_made, brought, check_adapter, check_taken, config_for
+from llmkit.models.checking.computing import not_made
 from llmkit.models.checking.weighing import check_rows, check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.fetch import place
@@ -111,6 +113,9 @@ def _fitting(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base:
         log.warning("%s: %d tokens from id %d on have no embeddings; a text with one of them can't be read",
                     base.folder, needed - rows, rows)
         table.register_forward_pre_hook(partial(_check_texts, base.folder, rows))
+    if rows is not None and 4 * needed < rows:
+        log.warning("%s: its tokenizer has %s tokens, and the model embeddings of %s: it is hardly the tokenizer that "
+                    "the model was trained with", base.folder, f"{needed:,}", f"{rows:,}")
     if kind in WRITERS:
         check_writing(network, base.folder)
         for entry in CATALOGUE.values():
@@ -264,9 +269,13 @@ def _tuned(model: PreTrainedModel, given: Base) -> Any:
         from peft import PeftModel
 
         config = config_for(model, given.folder, given.adapter)
-        return PeftModel.from_pretrained(model, given.folder, config=config, local_files_only=True)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            tuned = PeftModel.from_pretrained(model, given.folder, config=config, local_files_only=True)
     except (*UNREADABLE, SafetensorError) as error:
-        raise CheckpointError(f"{given.folder}: the adapter can't be read: {in_one_line(error)}") from error
+        raise adapter_not_made(given.folder, given.adapter, error) from error
+    check_taken(given.folder, tuned, [str(one.message) for one in warned])
+    return tuned
 
 
 def _load(
@@ -281,7 +290,7 @@ def _load(
             base.folder, config=config, dtype=dtype_of(dtype), output_loading_info=True, **NO_CODE,
             **({} if quantized is None else options(quantized)))
     except (*UNREADABLE, SafetensorError) as error:
-        raise CheckpointError(f"{base.folder}: its weights can't be read: {in_one_line(error)}") from error
+        raise not_made(base.folder, config, head, error) from error
     prepared(model)
     return model, tuple(sorted(about["missing_keys"]))
 

@@ -12,13 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llmkit import recipe as recipes
 from llmkit.models import layout
 from llmkit.models.fetch import on_disk
 from llmkit.models.files import read_json
 from llmkit.recipe import Recipe
+from llmkit.recipe.reading import read
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.locks import runs
 
@@ -164,9 +163,12 @@ def is_run(folder: Path) -> bool:
 
 
 def recipe_beside(folder: Path) -> dict[str, Any]:
-    """A recipe that stands in a folder as it is written, unchecked; empty where there is none."""
+    """A recipe that stands in a folder as it is written, unchecked; empty where there is none.
+
+    RequestError where it is no YAML that a recipe may be: whoever made the folder may have made it so.
+    """
     path = folder / layout.RECIPE
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    return read(path).root if path.is_file() else {}
 
 
 def recipe_of(model: str | Path) -> Recipe | None:

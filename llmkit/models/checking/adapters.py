@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import regex  # type: ignore[import-untyped]
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from llmkit.models.files import UNREADABLE, in_one_line
 from llmkit.models.layout import ADAPTER, ADAPTER_WEIGHTS
 from llmkit.recipe import MOST_LAYERS
 from llmkit.system.errors import CheckpointError, nearest
+from llmkit.system.plural import many
 
 log = logging.getLogger("llmkit")
 
@@ -39,6 +42,8 @@ CHARACTERS = re.compile(r"(?:[\w.\\|^$\[\]-]|\((?:\?:)?|[)*+?])*")
 UNSIZED = re.compile(r"\w*(seed|key|step|tinit|tfinal|deltaT|alpha|scal|ind[ei]|token_id|invocation|layers_to_transform"
                      r"|warmup|interval|lambda|bound|revision|layer_replication|version|dropout|config)\w*")
 """Fields with numbers that are no sizes."""
+LACKS = "Found missing adapter keys while loading the checkpoint: "
+"""What peft warns of where an adapter's file has less than its config asks for; peft 0.18 to 0.21."""
 LEAST = 1024
 """A size that any adapter may have, be its weights smaller."""
 MOST_UNKNOWN = 512
@@ -78,6 +83,9 @@ def _check_lists(path: Path, said: Mapping[str, Any]) -> None:
         if isinstance(value, list | dict) and len(value) > MOST_ENTRIES:
             raise CheckpointError(f"{path}: {name} has {len(value):,} entries; at most {MOST_ENTRIES:,} are read.")
     spans = said.get("layer_replication") or []
+    if not isinstance(spans, list):
+        raise CheckpointError(f"{path}: layer_replication is {str(spans)[:40]}, and no list of spans, as "
+                              "[[0, 4], [2, 6]].")
     layers = sum(max(0, one[1] - one[0]) for one in spans
                  if isinstance(one, list) and len(one) == 2 and all(type(end) is int for end in one))
     if layers > MOST_LAYERS:
@@ -103,8 +111,14 @@ def _check_names(path: Path, said: Mapping[str, Any]) -> None:
 def _is_plain(name: str) -> bool:
     r"""Whether a name, as a pattern, can't go back and forth for long: q_proj, .*q_proj, layers\.(0|1)\.fc\d+."""
     bare = name.replace("(?:", "(")
-    return (CHARACTERS.fullmatch(name) is not None and bare.count("(") <= 2 and len(re.findall(r"[*+?]", bare)) <= 2
-            and re.search(r"[)*+?][*+?]", bare) is None)
+    if (CHARACTERS.fullmatch(name) is None or bare.count("(") > 2 or len(re.findall(r"[*+?]", bare)) > 2
+            or re.search(r"[)*+?][*+?]", bare) is not None):
+        return False
+    try:
+        re.compile(name)
+    except re.error:
+        return False
+    return True
 
 
 def _check_sizes(path: Path, said: Mapping[str, Any], largest: int) -> None:
@@ -140,13 +154,72 @@ def brought(folder: Path, wanted: Iterable[str]) -> set[str]:
 
     CheckpointError where its file can't be read.
     """
-    path = folder / ADAPTER_WEIGHTS
+    held = _names(folder / ADAPTER_WEIGHTS)
+    return {name for name in wanted if any(key.endswith(f".{name}") for key in held)}
+
+
+def _names(path: Path) -> list[str]:
+    """What an adapter's weights are called; CheckpointError where the file can't be read."""
     try:
         with safe_open(path, "np") as file:
-            held = list(file.keys())
+            return list(file.keys())
     except (SafetensorError, *UNREADABLE) as error:
         raise CheckpointError(f"{path}: the adapter can't be read: {in_one_line(error)}") from error
-    return {name for name in wanted if any(key.endswith(f".{name}") for key in held)}
+
+
+def check_taken(folder: Path, tuned: Any, warned: Iterable[str]) -> None:
+    """CheckpointError where an adapter isn't the one that was trained: weights that its config asks for aren't in its
+    file, and stay what chance made them, or weights in its file have no place by its config.
+
+    warned   what peft warned of as it was loaded
+    """
+    from peft import get_peft_model_state_dict
+
+    path, told = folder / ADAPTER_WEIGHTS, next((one for one in warned if LACKS in one), None)
+    if told is not None:
+        lacking = re.findall(r"'([^']+)'", told.partition(LACKS)[2])
+        raise CheckpointError(f"{path}: lacks {many(len(lacking), 'weight')} that {ADAPTER} asks for, {lacking[0]} "
+                              "first: with random ones in their place it would be another adapter. Copy the folder "
+                              "anew.")
+    places = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    base = {name.replace(".base_layer", "") for name in tuned.get_base_model().state_dict()}  # tied ones by both names
+    left = [name for name in _names(path) if name not in places and ".experts." not in name
+            and next(_ends(name, base), None) is None]
+    if left:
+        raise CheckpointError(f"{path}: {len(left):,} of its weights have no place by {ADAPTER}, {left[0]} first: they "
+                              "are of another model, or of another adapter's config. Copy the folder anew.")
+
+
+def _ends(name: str, known: Collection[str]) -> Iterator[str]:
+    """The ends of a dotted name that are known: `base_model.model.lm_head.weight` -> `lm_head.weight`."""
+    parts = name.split(".")
+    return (end for i in range(len(parts)) if (end := ".".join(parts[i:])) in known)
+
+
+def adapter_not_made(folder: Path, said: Mapping[str, Any], error: BaseException) -> CheckpointError:
+    """Why peft couldn't read an adapter, with the field of its config that is of another kind, where there is one."""
+    path, why = folder / ADAPTER, f"{type(error).__name__}: {in_one_line(error)}"
+    for name, (kind, value) in _kinds(said).items():
+        try:
+            TypeAdapter(kind, config={"arbitrary_types_allowed": True}).validate_python(value)
+        except ValidationError:
+            shown = str(kind).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            return CheckpointError(f"{path}: {name} is {json.dumps(value)[:40]}, and peft takes {shown[:80]} ({why}).")
+        except PydanticUserError:
+            continue
+    return CheckpointError(f"{folder}: the adapter can't be read: {why}")
+
+
+def _kinds(said: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{field: (its type in peft, its value)} of an adapter's config."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(said["peft_type"])
+    try:
+        hints = {} if known is None else get_type_hints(known)
+    except (NameError, TypeError):
+        return {}
+    return {name: (hints[name], value) for name, value in said.items() if name in hints and value is not None}
 
 
 def config_for(model: Any, folder: Path, said: Mapping[str, Any]) -> Any:

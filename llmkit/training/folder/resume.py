@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from llmkit.data.files import NotThereError
 from llmkit.data.sources import Reader, open_source
@@ -79,7 +78,7 @@ def optimizer_there(place: Path) -> str | None:
             return optimizer_in(there) if (there := recipe_beside(place)) else None
         said = recipe_beside(place.absolute().parents[1]) or json.loads(alone.read_text()).get("recipe")
         return optimizer_in(said or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+    except (LlmkitError, OSError, ValueError, AttributeError):
         return None  # whoever opens it says what is wrong with it
 
 

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llmkit import recipe as recipes
 from llmkit.figures.curves import Panel, is_number, measured, panels
 from llmkit.models import layout
@@ -55,7 +53,7 @@ class Story:
             found = run.asked
             asked = found if isinstance(found, dict) else {}
             recipe = None if foreign(asked) else run.recipe
-        except (LlmkitError, yaml.YAMLError, OSError, ValueError, TypeError) as error:
+        except (LlmkitError, OSError, ValueError, TypeError) as error:
             notes.append(f"its {layout.RECIPE} can't be checked by this version: {one_line(error)}")
         try:
             summary = run.summary or {}

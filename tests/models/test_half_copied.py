@@ -1,0 +1,75 @@
+"""A model whose tokenizer lost its vocabulary, as a copy that broke off leaves it: told, and nothing is read."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny
+
+from llmkit import recipe
+from llmkit.cli import main
+from llmkit.training.fit import fit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for family in ("bert", "gpt2", "t5"):
+        fit(recipe.load(tiny(family, text, folder / family, max_steps=1)))
+    return folder
+
+
+def emptied(folder: Path) -> None:
+    """The vocabulary without its words: the special tokens stay."""
+    said = json.loads((folder / "tokenizer.json").read_text())
+    kept = {one["content"]: one["id"] for one in said["added_tokens"]}
+    vocabulary = said["model"]["vocab"]
+    said["model"]["vocab"] = kept if isinstance(vocabulary, dict) else [one for one in vocabulary if one[0] in kept]
+    said["model"].pop("merges", None)
+    said["model"] |= {"merges": []} if said["model"]["type"] == "BPE" else {}
+    (folder / "tokenizer.json").write_text(json.dumps(said))
+
+
+def lost(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize("spoil", [lost, emptied])
+@pytest.mark.parametrize(("family", "words"), [
+    ("gpt2", ("generate", "the cat", "--max-new-tokens", "2", "--model")),
+    ("t5", ("generate", "the cat", "--max-new-tokens", "2", "--model")),
+    ("bert", ("score", "the cat", "--model")), ("bert", ("evaluate",)),
+])
+def test_a_tokenizer_without_words_is_told(
+        spoil: Any, family: str, words: tuple[str, ...], trained: Path, text: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(trained / family / "model", tmp_path / "model"))
+    spoil(folder)
+    asked = ["evaluate", str(folder), "--data", str(text)] if words[-1] == "evaluate" else [*words, str(folder)]
+    assert main(asked) in (2, 4)
+    said = capsys.readouterr().err
+    assert f"{folder}: its tokenizer knows no word" in said
+
+
+def test_training_on_such_a_model_is_refused(
+        trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(trained / "bert" / "model", tmp_path / "model"))
+    lost(folder)
+    asked = ["finetune", "--task", "classification", "--model", str(folder), "--data", str(labelled),
+             "--output-dir", str(tmp_path / "run"), "--set", "training.max_steps=1"]
+    assert main(asked) in (2, 4)
+    assert f"{folder}: its tokenizer knows no word" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_far_fewer_words_than_the_model_is_said(
+        trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = Path(shutil.copytree(trained / "gpt2" / "model", tmp_path / "model"))
+    GPT2LMHeadModel(GPT2Config(vocab_size=5000, n_embd=8, n_layer=1, n_head=1, n_positions=32)).save_pretrained(folder)
+    from llmkit.models import open_model
+
+    open_model(folder)
+    assert "and the model embeddings of 5,000: it is hardly the tokenizer" in caplog.text
