@@ -143,7 +143,7 @@ def _is_ours(path: Path) -> bool:
     """Whether a file is a schema that an earlier copy left."""
     try:
         there = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(there, dict) and there.get("title") == "llmkit recipe"
 

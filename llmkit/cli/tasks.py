@@ -263,6 +263,10 @@ def whole(text: str, encoding: str | None = None) -> str:
     """The text; or all of a file or of stdin as one text."""
     if text == "-":
         return "".join(stdin_lines())
+    if not text.strip():
+        from llmkit.system.errors import RequestError
+
+        raise RequestError("--context: is empty; give the text that holds the answer, a file with it, or - for stdin.")
     if not is_file(text):
         return typed(text, "--context")
     from llmkit.data.sources import open_source

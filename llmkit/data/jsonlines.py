@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 import tempfile
@@ -67,19 +68,30 @@ def write(rows: Iterator[Mapping[str, Any] | None], output: str, read: Sequence[
         raise PlaceError(f"--output {output}: {error.strerror}.") from error
 
 
+def _is_stdin(path: Path) -> bool:
+    """Whether a file is the one that stdin reads: `llmkit predict … - -o rows.jsonl < rows.jsonl`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdin.fileno()))
+    except (OSError, ValueError):  # a program's own stdin may be no file
+        return False
+
+
 OTHERS = (".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather", ".gz", ".xz", ".bz2", ".zst", ".zip")
 """What an output isn't written as, and would be taken for."""
 
 
 def place(output: str, read: Sequence[str] = ()) -> Path:
     """Where an output goes; PlaceError where nothing can be written there, RequestError where it is one of `read`."""
+    if not output:
+        raise RequestError("--output: is empty; name a file, or - for stdout.")
     target = Path(output).expanduser()
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
     if target.suffix.lower() in OTHERS:
         raise RequestError(f"--output {output}: rows are written as JSON lines or as a table of text, not as "
                            f"{target.suffix}; name it .jsonl, .csv or .tsv, which spreadsheets open.")
-    if target.is_file() and any(path.samefile(target) for label in read for path in _files(label)):
+    if target.is_file() and (any(path.samefile(target) for label in read for path in _files(label))
+                             or ("-" in read and _is_stdin(target))):
         raise RequestError(f"--output {output}: it is a file that is read here, and would be lost; name another.")
     return target
 

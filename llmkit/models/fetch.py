@@ -132,7 +132,7 @@ def _tell_before(run: Path) -> None:
     try:
         said = json.loads((run / layout.SUMMARY).read_text(encoding="utf-8"))["before"]["steps"]
         of = f", of {int(said):,} steps,"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         of = ""
     log.warning("%s goes on to a greater length and hasn't come to its end yet: the model that it had before%s is used "
                 "(%s)", run, of, layout.BEFORE, extra={"once": True})

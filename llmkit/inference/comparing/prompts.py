@@ -254,7 +254,7 @@ def kept(path: Path, key: str) -> PromptOutcome | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         outcome = PromptOutcome(**found["outcome"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path} can't be read: {error}; remove it to ask again.") from error
     if found["key"] != key:
         raise CheckpointError(f"{path} is of another model, other rows, or a mode with other options; choose another "

@@ -127,7 +127,10 @@ def _unheld(schema: Mapping[str, Any]) -> str:
     """Why no text can be held to a schema; empty where one can."""
     from llguidance import LLMatcher
 
-    grammar = LLMatcher.grammar_from_json_schema({**schema, "x-guidance": SPACES})
+    try:
+        grammar = LLMatcher.grammar_from_json_schema({**schema, "x-guidance": SPACES})
+    except ValueError as error:  # numbers beyond 64 bits, half a surrogate pair
+        return f"it can't be written as JSON: {' '.join(str(error).split())[:200]}"
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     return str(messages[0]) if failed else ""
 

@@ -228,7 +228,7 @@ class Chat:
             found = json.loads(place.read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is no JSON: {error}.") from error
         messages = conversation(found.get("messages") if isinstance(found, dict) else found, "messages",
                                 Place(path, None))

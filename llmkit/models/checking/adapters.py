@@ -44,6 +44,8 @@ UNSIZED = re.compile(r"\w*(seed|key|step|tinit|tfinal|deltaT|alpha|scal|ind[ei]|
 """Fields with numbers that are no sizes."""
 LACKS = "Found missing adapter keys while loading the checkpoint: "
 """What peft warns of where an adapter's file has less than its config asks for; peft 0.18 to 0.21."""
+WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save|default)(?=\.)")
+"""What peft puts into the names of a base's own weights."""
 LEAST = 1024
 """A size that any adapter may have, be its weights smaller."""
 MOST_UNKNOWN = 512
@@ -182,9 +184,9 @@ def check_taken(folder: Path, tuned: Any, warned: Iterable[str]) -> None:
                               "first: with random ones in their place it would be another adapter. Copy the folder "
                               "anew.")
     places = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
-    base = {name.replace(".base_layer", "") for name in tuned.get_base_model().state_dict()}  # tied ones by both names
+    base = {WRAPPED.sub("", name) for name in tuned.get_base_model().state_dict()}  # tied ones by both names
     left = [name for name in _names(path) if name not in places and ".experts." not in name
-            and next(_ends(name, base), None) is None]
+            and next(_ends(WRAPPED.sub("", name), base), None) is None]
     if left:
         raise CheckpointError(f"{path}: {len(left):,} of its weights have no place by {ADAPTER}, {left[0]} first: they "
                               "are of another model, or of another adapter's config. Copy the folder anew.")

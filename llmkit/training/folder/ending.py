@@ -88,6 +88,6 @@ def status_in(folder: Path, since: float) -> dict[str, Any] | None:
     try:
         path = folder / layout.STATUS
         said = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_mtime >= since - 1 else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return said if isinstance(said, dict) and isinstance(said.get("status"), int) else None

@@ -78,7 +78,7 @@ def optimizer_there(place: Path) -> str | None:
             return optimizer_in(there) if (there := recipe_beside(place)) else None
         said = recipe_beside(place.absolute().parents[1]) or json.loads(alone.read_text()).get("recipe")
         return optimizer_in(said or {})
-    except (LlmkitError, OSError, ValueError, AttributeError):
+    except (LlmkitError, OSError, ValueError, AttributeError, RecursionError):
         return None  # whoever opens it says what is wrong with it
 
 
@@ -87,6 +87,8 @@ def checked_resume(resume: Any) -> str:
     if not isinstance(resume, str | Path):
         raise RequestError(f"resume: auto, must, never or a checkpoint's path is needed, not {resume!r}; auto goes on "
                            "where a run stopped.")
+    if not str(resume):
+        raise RequestError("--resume: is empty; auto, must, never or a checkpoint's path is needed.")
     return str(resume)
 
 

@@ -239,7 +239,7 @@ class RunFolder:
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
         self.write(name, "".join(kept))
 
@@ -336,7 +336,7 @@ def verify(folder: Path) -> Checkpoint:
         whole = seal(manifest) == manifest["sha256"]
     except OSError as error:
         raise CheckpointError(f"{folder}: {MANIFEST} is missing.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: {MANIFEST} is damaged.") from error
     if not whole:
         raise CheckpointError(f"{folder}: {MANIFEST} has changed since it was written.")

@@ -161,6 +161,6 @@ def _kept(folder: Path) -> dict[str, str]:
     """What the trackers called their runs of this folder."""
     try:
         found: dict[str, str] = json.loads((folder / layout.TRACKERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found
