@@ -121,3 +121,24 @@ def test_a_kill_costs_what_was_not_saved(
     for path in sorted((usual / "model").glob("*.safetensors")):
         assert all(torch.equal(value, load_file(run / "model" / path.name)[name])
                    for name, value in load_file(path).items())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("count", range(1, 11))
+def test_a_kill_at_any_rename_of_checkpoints_in_parts_costs_what_was_not_saved(
+    count: int, when: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path],
+) -> None:
+    """F7: a checkpoint in, an older one out, by the first of two processes: it goes on from one that is whole."""
+    recipe = tree("causal_lm", max_steps=12, save_steps=2, save_total_limit=1)
+    recipe["training"]["distributed"] = IN_PARTS
+    usual, run = whole(recipe, 2), Path(recipe["output_dir"])
+    running = llmkit.start_all("pretrain", runs.write(recipe), processes=2,
+                               kill_at_rename=(count, str(run / "checkpoints"), when))
+    assert running[0].wait(200).status == -9
+    assert running[1].wait(200).status != 0
+    train(llmkit, recipe, 2)
+    assert runs.events(run, None)[-1]["loss"] == runs.events(usual, None)[-1]["loss"]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000012"]
+    for path in sorted((usual / "model").glob("*.safetensors")):
+        assert all(torch.equal(value, load_file(run / "model" / path.name)[name])
+                   for name, value in load_file(path).items())

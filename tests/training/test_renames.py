@@ -8,20 +8,29 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from llmkit.models.run import Run
+from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError
 from llmkit.training.folder.run_folder import RunFolder, verify
+from llmkit.training.learner import Learner
+from llmkit.training.spread import shards
 
 MANIFEST = {"state": {}, "data": {}, "processes": 1}
 
 
 def killed_at(count: int, when: str, work: Callable[[], None]) -> int:
-    """The signal that ended a child that does some work and is killed before or after its count-th rename; 0: none."""
+    """The signal that ended a child that does some work and is killed before or after its count-th rename; 0: none.
+
+    when   before, after, or opens: at the count-th file that it opens to write
+    """
     child = os.fork()
     if child == 0:
         status = 70
@@ -36,7 +45,16 @@ def killed_at(count: int, when: str, work: Callable[[], None]) -> int:
                 if left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            os.rename = rename  # type: ignore[assignment]
+            def opens(event: str, arguments: tuple[Any, ...]) -> None:
+                if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+                    left[0] -= 1
+                    if left[0] == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            if when == "opens":
+                sys.addaudithook(opens)
+            else:
+                os.rename = rename  # type: ignore[assignment]
             work()
             status = 0
         finally:
@@ -85,10 +103,12 @@ def short(tmp_path):
     return made.folder
 
 
-def every_kill(start: Path, work: Callable[[RunFolder], None], tmp_path: Path) -> list[Path]:
+def every_kill(
+    start: Path, work: Callable[[RunFolder], None], tmp_path: Path, kinds: Sequence[str] = ("before", "after"),
+) -> list[Path]:
     """Copies of a folder after each kill, the last one of the work that came to its end."""
     found: list[Path] = []
-    for when in ("before", "after"):
+    for when in kinds:
         for count in range(1, 60):
             folder = tmp_path / f"{when}-{count}"
             if start.exists():
@@ -151,6 +171,78 @@ def test_checkpoints_killed_at_any_rename_are_whole_or_absent(tmp_path):
             for step in (3, 4):
                 save(run, step)
         assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000004"]
+
+
+@pytest.fixture
+def in_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[RunFolder, int, int], None]:
+    """`save(run, step, keep)`: a checkpoint in parts, several files of weights that are all the step, and moments."""
+    monkeypatch.setattr(shards, "FILE", 256)
+    learner = learner_at(0)
+    shards.write(tmp_path_factory.mktemp("first"), learner, stepped(learner), None, main=True, alone=True)  # imports
+
+    def save(run: RunFolder, step: int, keep: int) -> None:
+        learner = learner_at(step)
+        optimizer = stepped(learner)
+
+        def write(folder: Path) -> None:
+            shards.write(folder, learner, optimizer, None, main=True, alone=True)
+
+        run.save(step, MANIFEST, write, keep)
+
+    return save
+
+
+def learner_at(step: int) -> Learner:
+    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(2)))
+    for parameter in model.parameters():
+        torch.nn.init.constant_(parameter, step)
+    return Learner(model, registry.find("objectives", "masked_lm")(), registry.find("backbones", "bert"))
+
+
+def stepped(learner: Learner) -> torch.optim.Optimizer:
+    """An optimizer that has moments, and hasn't moved anything."""
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=0.0)
+    learner.model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("kind", ["before", "after", "opens"])
+def test_checkpoints_in_parts_killed_anywhere_are_whole_or_absent(
+    kind: str, tmp_path: Path, in_parts: Callable[[RunFolder, int, int], None],
+) -> None:
+    """Each file of a part, its manifest, the renames in and out: what is there afterwards is read, tensor by tensor."""
+    start = RunFolder(tmp_path / "start")
+    with start.locked():
+        in_parts(start, 1, 1)
+    parts = [*start.checkpoint(1).glob("shard-*.safetensors")]
+    assert len(parts) >= 2
+
+    def work(run: RunFolder) -> None:
+        with run.locked():
+            for step in (2, 3) if kind == "opens" else (2, 2, 3):
+                in_parts(run, step, 1)
+
+    kills, seen = every_kill(start.folder, work, tmp_path, [kind]), set()
+    assert len(kills) > {"opens": 2 * len(parts)}.get(kind, 6)
+    for folder in kills:
+        run = RunFolder(folder)
+        with run.locked():
+            newest = run.newest(lambda line: pytest.fail(line))
+            assert newest is not None
+            learner = learner_at(0)
+            optimizer = stepped(learner)
+            shards.read(newest, learner, optimizer, alone=True)
+            assert {value for one in learner.parameters() for value in one.flatten().tolist()} == {newest.step}
+            seen.add(newest.step)
+            assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")] == []
+            in_parts(run, 4, 1)
+        assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000004"]
+        assert {path.name for path in run.checkpoint(4).iterdir()} == {
+            path.name for path in start.checkpoint(1).iterdir()}
+    assert seen == ({2, 3} if kind == "after" else {1, 2, 3})
 
 
 def test_another_network_that_is_published_again_comes_back_where_a_kill_took_it(tmp_path):
