@@ -5,6 +5,7 @@ A page holds markers; what stands between a marker and its end is written by thi
     <!-- row {"recipe": "masked_lm", "set": ["data.max_length=24"]} -->
     <!-- options masked_lm -->          <!-- families masked_lm -->         <!-- recipe bert_mlm -->
     <!-- plugins tuning -->             every file of llmkit/tuning/: what it is, its options
+    <!-- parts fsdp -->                 what can lie in parts on several processes, and what is refused
     <!-- end -->
 """
 
@@ -19,12 +20,13 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 TEXT = {"english": DOCS / "english.txt", "chinese": DOCS / "chinese.txt"}
-MARKER = re.compile(r"(<!-- (row|options|families|recipe|plugins) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(r"(<!-- (row|options|families|recipe|plugins|parts) (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(page: str) -> str:
     """A page with every marked part written anew."""
-    parts = {"row": row, "options": options, "families": families, "recipe": packaged, "plugins": plugins}
+    parts = {"row": row, "options": options, "families": families, "recipe": packaged, "plugins": plugins,
+             "parts": in_parts}
     return MARKER.sub(lambda found: found[1] + parts[found[2]](found[3]) + "\n" + found[4], page)
 
 
@@ -112,6 +114,28 @@ def packaged(name: str) -> str:
     from llmkit import recipe as recipes
 
     return f"```yaml\n{recipes.packaged()[name].read_text().rstrip()}\n```"
+
+
+def in_parts(strategy: str) -> str:
+    """A table of all plug-ins that a model in parts can have, and of the others with what a run says of them."""
+    from llmkit import recipe as recipes
+    from llmkit.planning import sharding
+    from llmkit.recipe import registry
+
+    lines = ["| | can lie in parts | refused (2) |", "|---|---|---|"]
+    blocks = {"objectives": "objective", "tasks": "task", "tuning": "tuning", "optimizers": "optimizer"}
+    for kind, block in blocks.items():
+        can, cannot = list[str](), list[str]()
+        for name in registry.names(kind):
+            tree = {"backbone": {"pretrained": "any"}, "data": {"train": "a.txt"}, "objective": "causal_lm",
+                    "training": {"distributed": {"strategy": strategy}}}
+            tree = {key: value for key, value in tree.items() if (key, kind) != ("objective", "tasks")}
+            asked = {"method" if kind == "tuning" else "name": name}
+            why = sharding.why_not(recipes.with_optimizer(recipes.load({**tree, block: asked}))[0])
+            said = why.partition(". ")[0].partition(" ")[2]  # `adalora looks at … . Use lora`
+            (cannot if why else can).append(f"`{name}` {said}".strip())
+        lines.append(f"| {kind} | {', '.join(can)} | {'; '.join(cannot) or 'none'} |")
+    return "\n".join(lines)
 
 
 def main() -> int:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from conftest import Child
 from safetensors.torch import load_file
+
+from llmkit.system.errors import status_of
+from llmkit.training.spread.launch import free_port
 
 TIMED = ("tokens_per_second", "data_wait")
 """What may differ between two runs of one recipe."""
@@ -23,6 +28,28 @@ def write(tree: Mapping[str, Any], folder: Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(dict(tree), sort_keys=False))
     return path
+
+
+def both(folder: Path, fit: Callable[[int], object]) -> list[Child]:
+    """Two processes that train together, forked from this one: what each does, by its number, and how that ends."""
+    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+             "GLOO_SOCKET_IFNAME": "lo"}
+
+    def act(rank: int) -> int:
+        try:
+            fit(rank)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            return status_of(error)
+        return 0
+
+    return [Child([], folder.with_suffix(f".{rank}.log"), partial(act, rank), RANK=str(rank), LOCAL_RANK=str(rank),
+                  **where) for rank in range(2)]
+
+
+def ended(both: list[Child]) -> list[int]:
+    """How both ended; one that hangs is a failure."""
+    return [one.wait(200) for one in both]
 
 
 def events(run: Path, kind: str | None = "train") -> list[dict[str, Any]]:

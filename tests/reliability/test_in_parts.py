@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny
+from learning import LEARNING
 from safetensors.torch import load_file
 
+import llmkit
+from llmkit.backbones.kernels import compiling
+from llmkit.recipe import registry
 from reliability import runs
 from reliability.commands import Server
 
@@ -20,7 +25,8 @@ IN_PARTS = {"strategy": "fsdp"}
 
 
 def train(llmkit: Server, tree: Tree, processes: int, *words: object) -> Path:
-    """Run a recipe in some processes; a collective that hangs is a failure."""
+    """Run a recipe in some processes; a collective that hangs is a failure, after 20 s."""
+    tree["training"]["ddp_timeout"] = 20
     verb = "finetune" if "task" in tree else "pretrain"
     running = llmkit.start_all(verb, runs.write(tree), *words, processes=processes)
     ended = [one.wait(200) for one in running]
@@ -41,15 +47,12 @@ def compare(run: Path, other: Path) -> None:
             torch.testing.assert_close(value, others[name], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("case", [
-    "causal_lm", "masked_lm", "span_corruption", "permuted_lm", "denoising", "replaced_token", "adversarial",
-    "contrastive", "sentence_order", "classification", "tagging", "question_answering", "translation", "similarity",
-    "preference"])
+@pytest.mark.parametrize("case", sorted(LEARNING))
 def test_in_parts_it_learns_what_whole_models_learn(
     case: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:
     """Two processes, with dropout: the same chance on both ways."""
-    recipe = tree(case, max_steps=4, save_steps=2, eval_steps=2)
+    recipe = tree(case, max_steps=3, save_steps=3, eval_steps=None)
     usual = whole(recipe, 2)
     recipe["training"]["distributed"] = IN_PARTS
     run = train(llmkit, recipe, 2)
@@ -57,39 +60,80 @@ def test_in_parts_it_learns_what_whole_models_learn(
     assert runs.summary(run)["strategy"] == "fsdp"
 
 
+METHODS = {"lora": {"r": 4}, "layers": {"n": 1}}
+"""Options of methods."""
+
+
+@pytest.mark.parametrize("method", [name for name in registry.names("tuning") if registry.find("tuning", name).shards])
+def test_methods_in_parts(
+    method: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    recipe = {**tree("classification", max_steps=3, save_steps=3, eval_steps=None),
+              "tuning": {"method": method, **METHODS.get(method, {})}}
+    usual = whole(recipe, 2)
+    recipe["training"]["distributed"] = IN_PARTS
+    compare(train(llmkit, recipe, 2), usual)
+
+
 @pytest.mark.parametrize("changes", [
-    {"tuning": {"method": "lora", "r": 4}}, {"tuning": {"method": "prefix"}}, {"tuning": {"method": "prompt"}},
-    {"tuning": {"method": "layers", "n": 1}}, {"tuning": {"method": "bias"}},
-    {"optimizer": {"name": "lion"}}, {"optimizer": {"name": "sgd"}}, {"optimizer": {"name": "schedule_free"}},
-    {"optimizer": {"name": "adamw_rms"}}, {"training": {"gradient_checkpointing": True}},
-    {"training": {"metric_for_best_model": "loss"}},
-    {"distributed": {"reshard_after_forward": False}}],
+    *({"optimizer": {"name": name}} for name in registry.names("optimizers")
+      if registry.find("optimizers", name)().shards and name != "adamw"),
+    {"training": {"gradient_checkpointing": True}}, {"training": {"metric_for_best_model": "loss"}},
+    {"training": {"async_save": True}}, {"distributed": {"reshard_after_forward": False}}],
     ids=lambda change: "-".join(str(value) for block in change.values() for value in block.values()))
-def test_methods_and_optimizers_in_parts(
+def test_optimizers_and_options_in_parts(
     changes: Tree, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:
     recipe = tree("classification", max_steps=4, save_steps=2, eval_steps=2)
-    recipe = {**recipe, **{name: block for name, block in changes.items() if name in ("tuning", "optimizer")},
+    recipe = {**recipe, **{name: block for name, block in changes.items() if name == "optimizer"},
               "training": {**recipe["training"], **changes.get("training", {})}}
     usual = whole(recipe, 2)
     recipe["training"]["distributed"] = {**IN_PARTS, **changes.get("distributed", {})}
     compare(train(llmkit, recipe, 2), usual)
 
 
-@pytest.mark.parametrize(("first", "then"), [
-    ((2, "fsdp"), (1, "ddp")), ((2, "fsdp"), (3, "fsdp")), ((1, "ddp"), (2, "fsdp")), ((2, "fsdp"), (2, "ddp")),
-    ((2, "ddp"), (2, "fsdp"))], ids=lambda way: f"{way[0]}-{way[1]}")
-def test_it_goes_on_from_any_number_of_processes(
-    first: tuple[int, str], then: tuple[int, str], llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+@pytest.mark.parametrize(("options", "method", "far"), [
+    ({"compile": True}, "full", 1e-5), ({"compile": True, "gradient_checkpointing": True}, "full", 1e-5),
+    ({"compile": True}, "lora", 1e-5), ({"precision": "bf16"}, "full", 1e-3), ({"precision": "bf16"}, "prefix", 1e-3)],
+    ids=["compiled", "compiled-again", "compiled-lora", "bf16", "bf16-prefix"])
+def test_compiled_layers_and_16_bits_in_parts(
+    options: Tree, method: str, far: float, text: Path, tmp_path: Path
 ) -> None:
-    """Half a run in one way, half in another: the rows and losses of a run that was never stopped."""
-    recipe = tree("causal_lm", still=True, max_steps=8, save_steps=4, eval_steps=4, global_batch_size=12,
+    """Graphs are made, and run as they are: no compiler is needed. In bf16 both ways round otherwise."""
+    def fit(recipe: Tree) -> None:
+        compiling.BACKEND = "eager"  # in a child of its own
+        llmkit.fit(recipe)
+
+    for strategy in ("ddp", "fsdp"):
+        recipe = {**tiny("gpt2", text, tmp_path / strategy, max_steps=3, ddp_timeout=20,
+                         distributed={"strategy": strategy}), "tuning": {"method": method}}
+        recipe["data"]["validation"] = 0.2
+        recipe["training"] |= options
+        both = runs.both(tmp_path / strategy, lambda rank, recipe=recipe: fit(recipe))
+        assert runs.ended(both) == [0, 0], both[0].said.read_text()
+    whole, parts = (runs.events(tmp_path / strategy, None) for strategy in ("ddp", "fsdp"))
+    assert len(whole) == len(parts) == 5
+    for mine, theirs in zip(parts, whole, strict=True):
+        for name in {"loss", "grad_norm"} & theirs.keys():
+            assert mine[name] == pytest.approx(theirs[name], rel=far)
+    if "compile" in options:
+        assert runs.summary(tmp_path / "fsdp")["graphs"]["training"] > 0
+
+
+@pytest.mark.parametrize("ways", [
+    ((2, "fsdp"), (1, "ddp"), (3, "fsdp")), ((1, "ddp"), (2, "fsdp")), ((2, "fsdp"), (2, "ddp")),
+    ((2, "ddp"), (2, "fsdp"))], ids=lambda ways: "-".join(f"{way[0]}-{way[1]}" for way in ways))
+def test_it_goes_on_from_any_number_of_processes(
+    ways: tuple[tuple[int, str], ...], llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """A part of a run in each way, beside its steps: the rows and losses of a run that was never stopped."""
+    recipe = tree("causal_lm", still=True, max_steps=6, save_steps=1, eval_steps=3, global_batch_size=12,
                   micro_batch_size=2, lr_scheduler_type="constant")
     usual = whole(recipe, 1)
-    recipe["training"] |= {"max_steps": 4, "distributed": {"strategy": first[1]}}
-    train(llmkit, recipe, first[0])
-    recipe["training"] |= {"max_steps": 8, "distributed": {"strategy": then[1]}}
-    run = train(llmkit, recipe, then[0], "--resume", "must")
+    recipe["training"]["async_save"] = True
+    for i, (processes, strategy) in enumerate(ways):
+        recipe["training"] |= {"max_steps": 6 * (i + 1) // len(ways), "distributed": {"strategy": strategy}}
+        run = train(llmkit, recipe, processes, *(["--resume", "must"] if i else []))
     steps = {event["step"]: event["loss"] for event in runs.events(usual)}
     assert {event["step"]: event["loss"] for event in runs.events(run)} == pytest.approx(steps, rel=1e-6)
     for name, value in load_file(run / "model" / "model.safetensors").items():

@@ -16,10 +16,8 @@ import torch
 from conftest import Child, tiny
 
 import llmkit
-from llmkit.system.errors import status_of
 from llmkit.training.folder.run_folder import verify
 from llmkit.training.spread import ddp, shards
-from llmkit.training.spread.launch import free_port
 from reliability import runs
 
 pytestmark = [pytest.mark.reliability, pytest.mark.timeout(300)]
@@ -54,23 +52,8 @@ def train(
             "distributed": {"strategy": strategy}}
     recipe = tiny("gpt2", text, folder, **plan)
     recipe["data"]["validation"] = 0.1
-    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
-             "GLOO_SOCKET_IFNAME": "lo"}
-
-    def fit(rank: int) -> int:
-        try:
-            llmkit.fit(recipe, resume, callbacks=[prepare(rank) if prepare is not None else Acts()])
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            return status_of(error)
-        return 0
-
-    return [Child([], folder.with_suffix(f".{rank}.log"), lambda rank=rank: fit(rank), RANK=str(rank),
-                  LOCAL_RANK=str(rank), **where) for rank in range(2)]
-
-
-def ended(both: list[Child]) -> list[int]:
-    return [one.wait(200) for one in both]
+    return runs.both(folder, lambda rank: llmkit.fit(
+        recipe, resume, callbacks=[prepare(rank) if prepare is not None else Acts()]))
 
 
 def held(strategy: str, work: Callable[[Callable[..., None], Path, tuple[Any, ...]], None]) -> None:
@@ -101,7 +84,7 @@ def usual(text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     folder = tmp_path_factory.mktemp("usual")
     for strategy in STRATEGIES:
         both = train(text, folder / strategy, strategy)
-        assert ended(both) == [0, 0], both[0].said.read_text()
+        assert runs.ended(both) == [0, 0], both[0].said.read_text()
     return {strategy: folder / strategy for strategy in STRATEGIES}
 
 
@@ -121,7 +104,7 @@ def test_they_are_the_same_when_steps_go_on(
         return Acts(after_3=go.set, after_4=go.clear, after_5=go.set)
 
     both = train(text, tmp_path / "run", strategy, prepare)
-    assert ended(both) == [0, 0], both[0].said.read_text() + both[1].said.read_text()
+    assert runs.ended(both) == [0, 0], both[0].said.read_text() + both[1].said.read_text()
     assert [folder.name for folder in runs.checkpoints(tmp_path / "run")] == SAVES
     assert contents(tmp_path / "run") == contents(usual[strategy])
     for one in both:  # both hear of it at the same step
@@ -149,13 +132,13 @@ def test_a_full_disk_of_one_ends_both_with_6(
         return Acts()
 
     both = train(text, tmp_path / "run", strategy, prepare)
-    first, second = ended(both)
+    first, second = runs.ended(both)
     assert (first, second > 0) == (6, True), both[0].said.read_text() + both[1].said.read_text()
     assert "No space left on device. What was saved before is whole." in both[0].said.read_text()
     left = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert left == ["step-00000002"]
     both = train(text, tmp_path / "run", strategy, lambda rank: Acts(), "must")
-    assert ended(both) == [0, 0], both[0].said.read_text()
+    assert runs.ended(both) == [0, 0], both[0].said.read_text()
     assert contents(tmp_path / "run") == contents(usual[strategy])
 
 
@@ -181,12 +164,12 @@ def test_a_kill_of_one_while_it_is_written_costs_that_checkpoint_alone(
         return Acts(after_5=kill) if rank == 0 else Acts()
 
     both = train(text, tmp_path / "run", strategy, prepare)
-    first, second = ended(both)
+    first, second = runs.ended(both)
     assert first == -signal.SIGKILL
     assert second not in (0, -signal.SIGKILL)
     assert [folder.name for folder in runs.checkpoints(tmp_path / "run")] == ["step-00000002"]
     both = train(text, tmp_path / "run", strategy, lambda rank: Acts(), "must")
-    assert ended(both) == [0, 0], both[0].said.read_text()
+    assert runs.ended(both) == [0, 0], both[0].said.read_text()
     assert contents(tmp_path / "run") == contents(usual[strategy])
 
 
@@ -211,10 +194,10 @@ def test_a_signal_to_one_waits_for_both_checkpoints(
         return Acts(after_3=stop)
 
     both = train(text, tmp_path / "run", strategy, prepare)
-    assert ended(both) == [75, 75], both[0].said.read_text() + both[1].said.read_text()
+    assert runs.ended(both) == [75, 75], both[0].said.read_text() + both[1].said.read_text()
     assert runs.checkpoints(tmp_path / "run")[0].name == SAVES[0]
     assert len(runs.checkpoints(tmp_path / "run")) == 2
     both = train(text, tmp_path / "run", strategy, lambda rank: Acts(), "must")
-    assert ended(both) == [0, 0], both[0].said.read_text()
+    assert runs.ended(both) == [0, 0], both[0].said.read_text()
     found = contents(tmp_path / "run")
     assert {name: found[name] for name in (*SAVES, "events")} == contents(usual[strategy])

@@ -19,6 +19,7 @@ from llmkit.planning.clusters.pace import Pace, assumed, operations, pace, rate
 from llmkit.planning.settle import Settled, settle
 from llmkit.recipe import Recipe, registry
 from llmkit.system.errors import RequestError
+from llmkit.system.machine import size
 
 DISK = 1e9
 """Bytes a second in which a checkpoint is written where nothing is said: about a file system over a network."""
@@ -326,7 +327,7 @@ def notes(this: Case, chosen: Way, found: Sequence[Way], checkpoint: Mapping[str
         said.append("what evaluations write isn't counted in their time")
     if checkpoint["copied"]:
         whose = "by the first process" if chosen.strategy in WHOLE else "by each process its part of that"
-        said.append(f"async_save: {checkpoint['copied'] / 1e9:,.3g} GB of main memory are taken {whose}, for the copy "
+        said.append(f"async_save: {size(checkpoint['copied'])} of main memory are taken {whose}, for the copy "
                     "from which a checkpoint is written; the time to copy isn't counted")
     if chosen.pace.bound == "memory":
         said.append("a step is bound by the GPU's memory, not by its products: more rows a step would be nearly free")

@@ -21,6 +21,7 @@ from llmkit.planning.clusters.outlook import Assumed, outlook
 from llmkit.planning.settle import settle
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
+from llmkit.system.machine import size
 from llmkit.tuning.base import Setting
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -73,8 +74,8 @@ def test_beside_steps_a_checkpoint_waits_for_the_one_before_and_its_copy_is_said
     steps = 100 * chosen(slow)["seconds_per_step"]
     assert 100 * each > steps
     assert slow["time"]["checkpoints"] == pytest.approx(9 * (100 * each - steps) + 100 * each)
-    assert any(f"async_save: {12 * quick['parameters'] / 1e9:,.3g} GB of main memory are taken by the first process" in
-               note for note in quick["notes"])
+    assert any(f"async_save: {size(12 * quick['parameters'])} of main memory are taken by the first process" in note
+                for note in quick["notes"])
     tree["training"]["save_steps"] = 1000
     alone = reckoned(tree, "8xA100")
     assert alone["checkpoint"]["copied"] == 0
