@@ -75,8 +75,9 @@ def predict(model: str, data: str, **options: Any) -> Any:
 
 def write(model: str, prompts: list[str], alone: bool = False, dtype: str = "float32", **options: Any) -> Any:
     """What a model writes behind prompts, together or each `alone`; where `compile` is asked for, by calls that stand
-    in for compiled ones: of each is told what shapes it has.
+    in for compiled ones, and ask no mask for its numbers, as traced code doesn't: of each is told what shapes it has.
     """
+    from llmkit.backbones.kernels.privates import unasked
     from llmkit.inference.writing.options import Options
     from llmkit.inference.writing.writer import Writer
 
@@ -85,7 +86,8 @@ def write(model: str, prompts: list[str], alone: bool = False, dtype: str = "flo
     def stand_in(call: Callable[..., Any], **asked: Any) -> Callable[..., Any]:
         def called(**given: Any) -> Any:
             calls.append([asked["mode"], [list(tensor.shape) for tensor in given.values() if hasattr(tensor, "shape")]])
-            return call(**given)
+            with unasked():
+                return call(**given)
         return called
 
     writer = Writer.open(model, dtype=dtype)

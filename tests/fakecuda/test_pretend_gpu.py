@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -139,12 +140,16 @@ def alike(some: list[Any], others: list[Any]) -> bool:
 @pytest.mark.parametrize("family", [
     "gpt2", *(pytest.param(name, marks=pytest.mark.pretend_gpu) for name in ("llama", "qwen3", "t5", "bart"))])
 def test_a_gpu_writes_what_a_cpu_writes_and_waits_once_a_token(
-    family: str, compiled: bool | None, pretend: Pretend, trained: Any) -> None:
+    family: str, compiled: bool | None, pretend: Pretend, trained: Any, tmp_path: Path) -> None:
     """Texts end at different tokens: by what they say, for stop strings are its words."""
-    options = {"max_new_tokens": 12, "stop": ["the", "w"], "repetition_penalty": 1.3}
-    here = on_the_cpu(trained(family), **options)
-    found, waits = pretend.ask("write", model=trained(family), prompts=PROMPTS, compile=compiled, **options)
-    assert alike(found["said"], here)
+    options, model = {"max_new_tokens": 12, "stop": ["the", "w"], "repetition_penalty": 1.3}, tmp_path / "model"
+    shutil.copytree(trained(family) / "model", model)
+    config = json.loads((model / "generation_config.json").read_text())
+    # an untrained BART ends at once
+    (model / "generation_config.json").write_text(json.dumps({**config, "min_new_tokens": 3}))
+    here = on_the_cpu(model, **options)
+    found, waits = pretend.ask("write", model=model, prompts=PROMPTS, compile=compiled, **options)
+    assert alike(found["said"], here) and here[0][0][1] > 1
     steps = max(one[1] for completions in here for one in completions) + 1
     reads = [wait for wait in waits if "token_loop.py" in wait[1]]
     assert sum(wait[2] for wait in reads) <= steps + 2, reads  # and the prompts with their mask, once
