@@ -326,20 +326,24 @@ class Bench:
         return place
 
     def writing(self) -> dict[str, Any]:
-        """Tokens a second of one prompt and of many, the most likely token each time and sampled."""
+        """Tokens a second of one prompt and of many: the most likely token each time, sampled, by compiled steps."""
+        from llmkit.inference.writing.opening import uncompiled
         from llmkit.inference.writing.options import Options
         from llmkit.inference.writing.writer import Writer
 
         writer, found, count = Writer.open(str(self.writer())), dict[str, Any](), 4 if self.tiny else 128
         ids = writer.opened.tokenizer("once upon a time").input_ids
+        why = uncompiled(writer.opened, writer.device)
+        ways: dict[str, dict[str, Any]] = {"greedy": {}, "sampled": {"temperature": 1.0, "seed": 1}}
+        ways |= {} if why else {"greedy, compiled": {"compile": True}}
         for rows in (1, 2) if self.tiny else (1, 32):
-            for name, more in (("greedy", {}), ("sampled", {"temperature": 1.0, "seed": 1})):
-                writer.write([ids] * rows, Options(max_new_tokens=2))
+            for name, more in ways.items():
+                writer.write([ids] * rows, Options(max_new_tokens=count if "compile" in more else 2, **more))
                 began = time.perf_counter()
-                texts = writer.write([ids] * rows, Options(max_new_tokens=count, **more))  # type: ignore[arg-type]
+                texts = writer.write([ids] * rows, Options(max_new_tokens=count, **more))
                 tokens = sum(len(one.ids) for text in texts for one in text)
                 found[f"{rows} prompts, {name}"] = {"tokens/s": tokens / (time.perf_counter() - began)}
-        return found
+        return {**found, "compiled": {"not measured": why}} if why else found
 
     def serving(self) -> dict[str, Any]:
         """Tokens a second of the server's engine, one text and many at once."""

@@ -31,7 +31,6 @@ UNDECLARED = {
     **dict.fromkeys(("boto3", "moto", "s3fs"), "108 MB for a store of objects; its slow test is skipped without it"),
     "requests": "fsspec's way to WebHDFS, the extra `hdfs`; its test is skipped without it",
     "llama_cpp": "built from source in minutes; its tests are skipped without it",
-    "bitsandbytes": "60 MB for an optimizer and quantised bases; their tests are skipped without it",
     "mkdocs": "builds the site: the extra `site`",
     "sentence_transformers": "what `embed` is measured beside",
     "schedulefree": "what our own schedule_free is compared with, where it is there",

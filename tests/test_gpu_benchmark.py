@@ -27,6 +27,7 @@ def test_a_dry_run_goes_through_all_sections(tmp_path: Path) -> None:
     for way in ("gpt2, llmkit", "gpt2, plain loop", "gpt2, Trainer", "sdpa", "chunked_loss", "1 prompts, greedy",
                 "2 prompts, sampled", "1 texts at once"):
         assert re.search(rf"^\| {way} \| tokens/s ", page, re.MULTILINE), way
+    assert "| compiled | not measured steps are compiled on GPUs, and here it is a CPU that writes |" in page
     assert "two unbroken runs alike True, resumed alike True" in page
 
 

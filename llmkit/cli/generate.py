@@ -79,6 +79,9 @@ def generate(
         "llmkit-train[json].")] = None,
     dtype: Annotated[str | None, typer.Option(
         "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
+    compile_: Annotated[bool | None, typer.Option(
+        "--compile/--no-compile", help="On a GPU, compiled steps, each a CUDA graph; by default for large files.",
+        show_default=False)] = None,
     logprobs: Annotated[int | None, typer.Option(
         "--logprobs", metavar="N", help="In JSON, the log probability of each token, and of the N likeliest.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -102,7 +105,7 @@ def generate(
     options = Options(
         max_new_tokens=max_new_tokens, num_return_sequences=num_return_sequences, temperature=temperature, top_p=top_p,
         top_k=top_k, min_p=min_p, typical_p=typical_p, num_beams=num_beams, length_penalty=length_penalty,
-        repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs,
+        repetition_penalty=repetition_penalty, seed=seed, logprobs=logprobs, compile=compile_,
         json_schema=None if json_schema is None else _schema(json_schema),
         stop=tuple(one.replace("\\n", "\n").replace("\\t", "\t") for one in stop))
     report.opening(model)

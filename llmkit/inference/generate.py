@@ -16,7 +16,7 @@ from llmkit.inference.writing import filling
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.filling import FILLERS, Fill, Filler
-from llmkit.inference.writing.opening import numbers
+from llmkit.inference.writing.opening import no_graphs, numbers, uncompiled
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import Opened
@@ -24,7 +24,7 @@ from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Kit, Prompting
 from llmkit.prompting.base import Prompt as Made
 from llmkit.recipe import Source
-from llmkit.system import report
+from llmkit.system import devices, report
 from llmkit.system.errors import DataError, RequestError
 
 __all__ = ["Completion", "Filler", "Options", "Result", "Writer", "generate", "generate_file", "open_tool"]
@@ -32,6 +32,8 @@ __all__ = ["Completion", "Filler", "Options", "Result", "Writer", "generate", "g
 Prompt = str | Sequence[Mapping[str, Any]]
 """A text, or the messages of a conversation."""
 
+WORTH = 2_000
+"""Steps of a file's batches that earn the time that compiling takes on a GPU."""
 WINDOW = 16
 """Batches of a file that are held at once: sorted by length among themselves, written in the order of the file."""
 
@@ -129,6 +131,8 @@ def open_tool(
 
     if isinstance(model, Opened):
         return tool_of(model, options, dtype)
+    if options.compile and (why := no_graphs(devices.kind())):  # told before anything is fetched
+        raise RequestError(f"compile: {why}; leave it out.")
     check_model(model)
     folder, model = resolve(model), str(model)
     if kind_of(folder) in FILLERS:
@@ -281,6 +285,7 @@ def generate_file(
                     raise DataError(f"{place}: {error}") from error
 
         count = sum(1 for _ in rows())
+        options = settled(tool, options, -(-count // batch_size))
         start, done, tokens = time.monotonic(), 0, 0
 
         def answers(some: Sequence[ReadPrompt]) -> list[Result]:
@@ -294,6 +299,19 @@ def generate_file(
 
         with report.progress(shown, "prompt") as bar:
             yield from in_batches(rows(), answers, batch_size)
+
+
+def settled(tool: Writer | Filler, options: Options, batches: int) -> Options:
+    """The options, and for so many batches whether their steps are compiled, where nothing is said of it."""
+    steps = batches * options.max_new_tokens
+    if options.compile is not None or steps < WORTH or isinstance(tool, Filler) or tool.device == "cpu":
+        return options
+    if tool.assistant is not None or options.num_beams > 1:
+        return options
+    why = uncompiled(tool.opened, tool.device)
+    report.log.info("%s", f"steps aren't compiled: {why}" if why else
+                    f"up to {steps:,} steps are compiled, which takes a while first (--no-compile goes without)")
+    return replace(options, compile=not why)
 
 
 def in_batches(

@@ -184,9 +184,8 @@ def learn(
         epoch=order.epoch_rows / recipe.training.global_batch_size, tokenizer=tokenizer,
         learning_rate=recipe.training.learning_rate or 0.0, model_learning_rate=model_rate(recipe))
     tuned = tuning.apply(net.model, setting)
-    compiled = compile_layers(net.model, settled.family) if recipe.training.compile else None
-    if compiled is None and unpadded:
-        unpad(net.model, settled.family)
+    unpadding = unpad(net.model, settled.family, bool(recipe.training.compile)) if unpadded else None
+    compiled = compile_layers(net.model, settled.family, unpadding) if recipe.training.compile else None
     tutor = None
     if settled.teacher is not None:
         tutor = open_tutor(settled, settled.teacher, setup, accelerator.device, flat)

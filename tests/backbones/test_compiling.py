@@ -11,6 +11,7 @@ from conftest import SMALL
 from torch._dynamo.utils import counters
 
 from llmkit.backbones.kernels import compiling
+from llmkit.backbones.kernels.unpadded import Unpadding, unpad
 from llmkit.recipe import registry
 
 
@@ -18,10 +19,11 @@ from llmkit.recipe import registry
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Graphs are made, and run as they are: no compiler is needed."""
     monkeypatch.setattr(compiling, "BACKEND", "eager")
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    before = torch._dynamo.config.recompile_limit  # pytest would delete it afterwards
     torch.compiler.reset()
     counters.clear()
     yield
+    torch._dynamo.config.recompile_limit = before
     torch.compiler.reset()
 
 
@@ -31,6 +33,43 @@ def small(name: str) -> Any:
     torch.manual_seed(0)
     head = "AutoModelForSeq2SeqLM" if name == "t5" else "AutoModelForMaskedLM"
     return getattr(transformers, head).from_config(transformers.AutoConfig.for_model(family.model_type, **fields))
+
+
+def learned(model: Any, lengths: list[int]) -> list[torch.Tensor]:
+    """What a model says of the tokens of rows of such lengths, and every gradient of it."""
+    model.zero_grad()
+    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    said = model(input_ids=rows(len(lengths), max(lengths))["input_ids"] * mask, attention_mask=mask.long()).logits
+    said = said[mask]
+    said.square().sum().backward()
+    return [said.detach(), *(weight.grad for weight in model.parameters() if weight.grad is not None)]
+
+
+@pytest.mark.parametrize("name", [
+    "bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "llama", "modernbert", "albert"))])
+def test_compiled_layers_see_no_padding_and_take_one_graph_for_any_lengths(
+    name: str, traced: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = registry.find("backbones", name)
+    fields = {**family.sizes["tiny"], **SMALL[name], **dict.fromkeys(family.still, 0.0), "vocab_size": 60,
+              "pad_token_id": 0}
+    plain, model = (transformers.AutoModelForTokenClassification.from_config(
+        transformers.AutoConfig.for_model(family.model_type, **fields), attn_implementation="sdpa").eval() for _ in range(2))
+    model.load_state_dict(plain.state_dict())
+    compiled = compiling.compile_layers(model, family, unpad(model, family, compiled=True))
+    seen, graphs, usual = set[Any](), list[int](), Unpadding.after
+
+    def after(self: Unpadding, layer: Any, output: Any) -> Any:
+        seen.add((output if isinstance(output, torch.Tensor) else output[0]).shape[:2])
+        return usual(self, layer, output)
+
+    monkeypatch.setattr(Unpadding, "after", after)
+    for lengths in ([3, 9, 1, 5], [2, 8, 4], [7, 1, 1, 2, 6], [5, 5, 2, 11, 3, 1]):
+        for mine, theirs in zip(learned(model, lengths), learned(plain, lengths), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()) + 1e-5)
+        graphs.append(compiled.graphs["training"])
+    assert seen == {(1, 18), (1, 14), (1, 17), (1, 27)}
+    assert graphs[1] == graphs[-1], graphs  # the second batch tells torch what changes
+    assert dict(counters["graph_break"]) == {}
 
 
 def rows(count: int, length: int) -> dict[str, Any]:

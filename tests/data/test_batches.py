@@ -133,6 +133,15 @@ def test_an_evaluation_sees_every_row_once():
         assert sorted(keys) == [(EVALUATION, row) for row in range(17)]
 
 
+def test_an_evaluation_takes_as_many_rows_as_have_so_many_positions() -> None:
+    def rows(lengths: list[int], size: int, tokens: int) -> list[list[int]]:
+        return [[row for _, row in batch] for batch in in_order(len(lengths), size, 0, 1, lengths, tokens)]
+
+    assert rows([1, 8, 2, 4, 2, 4, 1, 2], 1, 8) == [[1], [3, 5], [2, 4, 7, 0], [6]]  # the longest first
+    assert rows([2, 2, 2, 2], 3, 2) == [[0, 1, 2], [3]]  # no fewer than a batch has otherwise
+    assert [len(batch) for batch in rows([1] * 20, 1, 1_000)] == [8, 8, 4]  # and 8 times as many at most
+
+
 # ---- chance -----------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from fakecuda import device
 
@@ -23,6 +24,7 @@ import logging
 
 import llmkit
 from llmkit import recipe as recipes
+from llmkit.training import evaluate as evaluation
 from llmkit.training.fit import fit
 from llmkit.training.step import Stepper
 
@@ -33,8 +35,11 @@ logging.disable(logging.WARNING)
 
 
 def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), **_: Any) -> Any:
-    """A run, with its evaluations, its checkpoints and its model; waits are those of a step, without its log."""
-    usual, seen = Stepper.step, []
+    """A run, with its evaluations, its checkpoints and its model; waits are those of a step, without its log.
+
+    `judged`: the rows of each batch of its evaluations.
+    """
+    usual, seen, judged, visited = Stepper.step, [], list[int](), evaluation.visited
 
     def step(self: Stepper, batches: Any) -> None:
         if self.session.state.step not in watched:
@@ -44,17 +49,20 @@ def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), **_: Any) -> 
         seen.append(dict(counts))
         return None
 
-    Stepper.step = step  # type: ignore[method-assign]
-    try:
+    def rows(*args: Any, **given: Any) -> Any:
+        for numbers, batch in visited(*args, **given):
+            judged.append(len(numbers))
+            yield numbers, batch
+
+    with patch.object(Stepper, "step", step), patch.object(evaluation, "visited", rows):
         summary = fit(recipes.load(recipe))
-    finally:
-        Stepper.step = usual  # type: ignore[method-assign]
     totals: dict[tuple[str, str], int] = {}
     for counts in seen:
         for wait, count in counts.items():
             totals[wait] = totals.get(wait, 0) + count
     waits = [[*wait, count / len(seen)] for wait, count in totals.items()]
-    return {"loss": summary["train_loss"], "evaluation": summary.get("evaluation"), "device": summary["device"]}, waits
+    return {"loss": summary["train_loss"], "evaluation": summary.get("evaluation"), "device": summary["device"],
+            "judged": judged}, waits
 
 
 def evaluate(model: str, data: str, **options: Any) -> Any:
@@ -63,6 +71,43 @@ def evaluate(model: str, data: str, **options: Any) -> Any:
 
 def predict(model: str, data: str, **options: Any) -> Any:
     return [str(one) for one in llmkit.predict(model, data, **options)]
+
+
+def write(model: str, prompts: list[str], alone: bool = False, dtype: str = "float32", **options: Any) -> Any:
+    """What a model writes behind prompts, together or each `alone`; where `compile` is asked for, by calls that stand
+    in for compiled ones, and ask no mask for its numbers, as traced code doesn't: of each is told what shapes it has.
+    """
+    from llmkit.backbones.kernels.privates import unasked
+    from llmkit.inference.writing.options import Options
+    from llmkit.inference.writing.writer import Writer
+
+    calls: list[Any] = []
+
+    def stand_in(call: Callable[..., Any], **asked: Any) -> Callable[..., Any]:
+        def called(**given: Any) -> Any:
+            calls.append([asked["mode"], [list(tensor.shape) for tensor in given.values() if hasattr(tensor, "shape")]])
+            with unasked():
+                return call(**given)
+        return called
+
+    writer = Writer.open(model, dtype=dtype)
+    ids, wanted = [writer.ids(prompt) for prompt in prompts], Options(**options)
+    some = [[number] for number in range(len(ids))] if alone else [list(range(len(ids)))]
+    with (patch("torch.compile", stand_in), patch("llmkit.inference.writing.opening.lacks_compiler", lambda: None),
+          device.WAITS.recorded() as counts):
+        made = [one for numbers in some
+                for one in writer.write([ids[number] for number in numbers], wanted, numbers=numbers)]
+    said = [[[one.text, one.tokens, one.score] for one in completions] for completions in made]
+    return {"said": said, "calls": calls}, [[*wait, count] for wait, count in counts.items()]
+
+
+def noise(seeds: list[int], words: int, count: int) -> Any:
+    """Gumbel noise that is made on the device: (count, rows, words)."""
+    from itertools import islice
+
+    from llmkit.objectives.shared.chance import gumbel
+
+    return [one.tolist() for one in islice(gumbel(seeds, words, device.GPU), count)]
 
 
 def generate(model: str, prompt: str = "the cat", **options: Any) -> Any:
@@ -118,7 +163,7 @@ def run(code: str) -> None:
 
 
 WORK: dict[str, Callable[..., Any]] = {
-    one.__name__: one for one in (train, evaluate, predict, generate, score, search, serve, run)}
+    one.__name__: one for one in (train, evaluate, predict, write, noise, generate, score, search, serve, run)}
 
 
 # ---- asked and answered ----
@@ -129,7 +174,7 @@ def answered(asked: dict[str, Any]) -> dict[str, Any]:
     work = WORK[asked.pop("do")]
     try:
         with device.pretending():
-            if work is train:
+            if work in (train, write):
                 said, waits = work(**asked)
             else:
                 with device.WAITS.recorded() as counts:

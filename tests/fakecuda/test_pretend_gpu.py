@@ -2,18 +2,26 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from conftest import FAMILIES, OBJECTIVE, random_encoder, stories, tiny
 from test_matrix import OPTIONS, covering, rows_for, why_not
 
 from fakecuda.asking import Pretend
 from fakecuda.build import build, lacking
 from llmkit import recipe
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.writer import Writer
+from llmkit.objectives.shared.chance import gumbel
 from llmkit.recipe import registry
+from llmkit.system import machine
 from llmkit.training.fit import fit
 
 pytestmark = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
@@ -108,6 +116,106 @@ def test_generate_waits_once_a_token(pretend: Pretend, trained: Any) -> None:
     (tokens,) = [tokens for _, tokens in said]
     ours = [wait for wait in waits if "token_loop.py" in wait[1] and "<-" not in wait[1]]
     assert sum(wait[2] for wait in ours) <= tokens + 2, ours  # and the prompt with its mask, once
+
+
+PROMPTS = ["the cat", "the cat saw the moon and the dog saw the cat and the bird", "a dog"]
+"""Of unequal lengths, so that a batch has padding."""
+
+
+def on_the_cpu(model: Path, **options: Any) -> list[Any]:
+    """What a model writes behind the prompts without a GPU."""
+    writer = Writer.open(str(model), dtype="float32")
+    made = writer.write([writer.ids(prompt) for prompt in PROMPTS], Options(**options), numbers=range(len(PROMPTS)))
+    return [[[one.text, one.tokens, one.score] for one in completions] for completions in made]
+
+
+def alike(some: list[Any], others: list[Any]) -> bool:
+    """Whether texts are the same, and as likely."""
+    flat, also = ([one for completions in made for one in completions] for made in (some, others))
+    return all(one[:2] == other[:2] and one[2] == pytest.approx(other[2], abs=1e-4)
+               for one, other in zip(flat, also, strict=True))
+
+
+@pytest.mark.parametrize("compiled", [None, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("family", [
+    "gpt2", *(pytest.param(name, marks=pytest.mark.pretend_gpu) for name in ("llama", "qwen3", "t5", "bart"))])
+def test_a_gpu_writes_what_a_cpu_writes_and_waits_once_a_token(
+    family: str, compiled: bool | None, pretend: Pretend, trained: Any, tmp_path: Path) -> None:
+    """Texts end at different tokens: by what they say, for stop strings are its words."""
+    options, model = {"max_new_tokens": 12, "stop": ["the", "w"], "repetition_penalty": 1.3}, tmp_path / "model"
+    shutil.copytree(trained(family) / "model", model)
+    config = json.loads((model / "generation_config.json").read_text())
+    # an untrained BART ends at once
+    (model / "generation_config.json").write_text(json.dumps({**config, "min_new_tokens": 3}))
+    here = on_the_cpu(model, **options)
+    found, waits = pretend.ask("write", model=model, prompts=PROMPTS, compile=compiled, **options)
+    assert alike(found["said"], here) and here[0][0][1] > 1
+    steps = max(one[1] for completions in here for one in completions) + 1
+    reads = [wait for wait in waits if "token_loop.py" in wait[1]]
+    assert sum(wait[2] for wait in reads) <= steps + 2, reads  # and the prompts with their mask, once
+    calls = found["calls"]
+    assert all(mode == "reduce-overhead" for mode, _ in calls)
+    assert len({json.dumps(call) for call in calls}) == (compiled is True)  # one graph for all steps
+    assert len(calls) <= steps
+
+
+@pytest.mark.parametrize("compiled", [None, True], ids=["plain", "compiled"])
+def test_noise_is_drawn_on_the_device_by_a_texts_own_seed(
+    compiled: bool | None, pretend: Pretend, trained: Any) -> None:
+    """A text is the same alone and among others, and the host waits for tokens only."""
+    asked = {"model": trained("gpt2"), "prompts": PROMPTS, "max_new_tokens": 8, "temperature": 1.2, "top_p": 0.9,
+             "top_k": 40, "seed": 3, "num_return_sequences": 2, "compile": compiled}
+    together, waits = pretend.ask("write", **asked)
+    alone, _ = pretend.ask("write", alone=True, **asked)
+    assert alike(together["said"], alone["said"])
+    texts = {one[0] for completions in together["said"] for one in completions}
+    assert len(texts) == 6  # each by its own chance
+    reads = [wait for wait in waits if "writing/" in wait[1]]
+    assert sum(wait[2] for wait in reads if "token_loop.py" in wait[1]) <= 8 + 2, reads
+    assert not [wait for wait in reads if "sampling.py" in wait[1]], reads
+
+
+@pytest.mark.parametrize(("family", "why"), [
+    ("xlnet", "transformers' XLNetLMHeadModel has no cache of fixed size"),
+    pytest.param("qwen3_moe", "which experts a layer needs is known when it runs", marks=pytest.mark.pretend_gpu)])
+def test_a_model_whose_steps_cannot_be_compiled_is_refused_with_the_reason(
+    family: str, why: str, pretend: Pretend, trained: Any) -> None:
+    with pytest.raises(AssertionError, match=f"compile: {why}; leave it out"):
+        pretend.ask("write", model=trained(family), prompts=["the cat"], compile=True)
+
+
+def test_gumbel_noise_is_made_on_the_device_by_each_rows_own_seed(pretend: Pretend) -> None:
+    """The pretend device draws as a CPU does, so the numbers can be compared; no wait but to read them."""
+    found, waits = pretend.ask("noise", seeds=[3, 7], words=50, count=3)
+    here = [one.tolist() for one in islice(gumbel([3, 7], 50, torch.device("cpu")), 3)]
+    assert found == here
+    assert sum(wait[2] for wait in waits) == 3 and {wait[0] for wait in waits} == {"copy to host"}, waits
+
+
+def test_batches_are_prepared_by_other_processes_and_are_the_same(
+    pretend: Pretend, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes some on a GPU, where a core is left."""
+    losses = []
+    for workers in ("auto", 0):
+        tree = short_run("gpt2", "causal_lm", text, tmp_path / str(workers), dataloader_num_workers=workers,
+                         precision="fp32", max_steps=2)
+        del tree["data"]["validation"]
+        said, _ = pretend.ask("train", recipe=tree, watched=[])
+        losses.append(said["loss"])
+    resolved = [yaml.safe_load((tmp_path / name / "recipe.yaml").read_text())["training"]["dataloader_num_workers"]
+                for name in ("auto", "0")]
+    assert resolved == [min(4, machine.cores() - 1), 0]
+    assert losses[0] == losses[1]
+
+
+def test_rows_are_judged_by_their_tokens_and_the_loss_is_the_same(
+    pretend: Pretend, text: Path, tmp_path: Path) -> None:
+    """16,384 positions would be 512 rows of 32; 8 times a micro-batch of 4 are the most."""
+    said, _ = pretend.ask("train", recipe=short_run("bert", "masked_lm", text, tmp_path / "gpu", precision="fp32"))
+    here = fit(recipe.load(short_run("bert", "masked_lm", text, tmp_path / "cpu", precision="fp32")))
+    once = said["judged"][: len(said["judged"]) // 2]  # an evaluation before the first step and one after the last
+    assert once[:-1] == [32] * (len(once) - 1) and 0 < once[-1] <= 32, once
+    assert said["evaluation"]["loss"] == pytest.approx(here["evaluation"]["loss"], rel=1e-3)
 
 
 # ---- what CUDA refuses, the pretend GPU refuses ----

@@ -295,6 +295,20 @@ def test_what_a_card_decides(
     assert choices.compiled(recipes.Training(max_steps=5_000), bert)[0] is compiled
 
 
+@pytest.mark.parametrize(("cores", "processes", "count"), [(1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 4, 3), (8, 8, 0)])
+def test_on_a_gpu_other_processes_prepare_batches_where_cores_are_left(
+    cores: int, processes: int, count: int, card: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choices.machine, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(choices, "get_start_method", lambda: "fork")
+    assert choices.workers() == (0, "the cores train")
+    card("A100")
+    assert choices.workers()[0] == count
+    monkeypatch.setattr(choices, "get_start_method", lambda: "spawn")
+    assert choices.workers() == (0, "this system starts processes anew, each with libraries of its own")
+
+
 def test_on_a_gpu_long_runs_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     bert = registry.find("backbones", "bert")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -12,6 +12,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from llmkit.backbones.base import Family, stacks_of
+from llmkit.backbones.kernels.unpadded import Unpadding
 from llmkit.system.plural import many
 
 if TYPE_CHECKING:
@@ -79,17 +80,20 @@ def of_its_own(function: Any) -> Any:
 
 
 class CompiledLayer:
-    """A layer's call."""
+    """A layer's call; what leaves padding out stays outside of its graph."""
 
-    def __init__(self, compiled: Compiled, layer: nn.Module) -> None:
-        self.compiled, self.layer = compiled, layer
+    def __init__(self, compiled: Compiled, layer: nn.Module, unpadding: Unpadding | None = None) -> None:
+        self.compiled, self.layer, self.unpadding = compiled, layer, unpadding
 
     def __call__(self, *args: Any, **given: Any) -> Any:
-        return self.compiled(self.layer, args, given)
+        if self.unpadding is None:
+            return self.compiled(self.layer, args, given)
+        args, given = self.unpadding.before(self.layer, args, given)
+        return self.unpadding.after(self.layer, self.compiled(self.layer, args, given))
 
 
-def compile_layers(model: PreTrainedModel, family: type[Family]) -> Compiled:
-    """Compile each layer where it stands.
+def compile_layers(model: PreTrainedModel, family: type[Family], unpadding: Unpadding | None = None) -> Compiled:
+    """Compile each layer where it stands; `unpadding`: what `unpad` gave, where they see no padding.
 
     Not the whole model: its head sees chosen positions only, through hooks that are other ones in each step, and
     compiled code would go on with the first. What tuning puts into the layers is compiled with them.
@@ -99,5 +103,6 @@ def compile_layers(model: PreTrainedModel, family: type[Family]) -> Compiled:
     for stack in stacks_of(model, family):
         for name in stack:
             layer: Any = model.get_submodule(name)
-            layer._compiled_call_impl = CompiledLayer(compiled, layer)  # a wrapper would change the weights' names
+            # a wrapper would change the weights' names
+            layer._compiled_call_impl = CompiledLayer(compiled, layer, unpadding)
     return compiled

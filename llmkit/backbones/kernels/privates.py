@@ -185,6 +185,24 @@ def prefill(model: Any, ids: Tensor, config: Any, inputs: dict[str, Any]) -> Any
     return model._prefill(ids, config, inputs)
 
 
+def compiled_call(model: Any, config: Any, inputs: dict[str, Any]) -> Any:
+    """What calls a model that writes: compiled, as its `generate` does with a cache of fixed size on a GPU, each step
+    a CUDA graph; the model itself where it doesn't.
+
+    Seen in transformers 5.23.
+    """
+    return model.get_compiled_call(config.compile_config) if model._valid_auto_compile_criteria(inputs, config) \
+        else model
+
+
+def compiles_whole(model: Any) -> bool:
+    """Whether transformers says that a model's forward is one graph, over a cache of fixed size.
+
+    Seen in transformers 5.23.
+    """
+    return bool(model._can_compile_fullgraph)
+
+
 def processors(model: Any, config: Any, length: int) -> Any:
     """What a model's `generate` does to scores behind a prompt of so many tokens, by a generation config, on the host.
 

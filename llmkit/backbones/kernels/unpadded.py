@@ -4,6 +4,9 @@ What is done to each token alone (linear layers, normalisation, activation: near
 done to tokens only. Before the first layer and after the last, and for all that reads the model, nothing changes.
 
     rows of 2, 4 and 1 tokens: 12 positions   ->   7 tokens in the layers, rows of 4, 2 and 1 within each attention
+
+Compiled layers are told where the tokens stand with each call: what changes from batch to batch is an argument then, of
+which torch makes one graph for any numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ WORTH = 0.9
 """The share of positions that are tokens from which padding is cheaper than leaving it out."""
 ALIKE = 0.8
 """The share of the longest row of a group that each of its rows has at least; on a GPU, all rows are one group."""
+TOLD = "llmkit_unpadded"
+"""The argument of compiled layers that says where their tokens stand: (order, places, rows, longest)."""
 SAVED = 25_000
 """Attention scores of padding, over all heads, that it takes to make one more group worth its calls."""
 
@@ -46,7 +51,9 @@ class Group:
 class TokenPlaces:
     """Where the tokens of a batch stand in its padded rows: the longest row first. The host finds them."""
 
-    def __init__(self, mask: Tensor, heads: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, mask: Tensor, heads: int, device: torch.device | str = "cpu", one_group: bool = False,
+    ) -> None:
         self.rows, self.longest = mask.shape
         ends = (mask * torch.arange(1, self.longest + 1)).amax(1)  # padding may be on any side
         order = ends.argsort(descending=True, stable=True)
@@ -56,7 +63,7 @@ class TokenPlaces:
         row, column = held.nonzero().unbind(1)
         self.places = sent(order[row] * self.longest + column, device)
         """(tokens,): row x longest + column, in that order."""
-        begins = grouped(lengths, ALIKE if str(device) == "cpu" else 0.0, SAVED / heads)
+        begins = grouped(lengths, 0.0 if one_group or str(device) != "cpu" else ALIKE, SAVED / heads)
         edges = [0, *(i for i, more in enumerate(begins) if more), self.rows]
         self.groups = [
             Group(first, last - first, lengths[first],
@@ -133,9 +140,16 @@ class _Put(torch.autograd.Function):
 class Unpadding:
     """Leaves padding out of a model's layers, from batch to batch."""
 
-    def __init__(self, attend: Callable[..., tuple[Tensor, Any]], heads: int) -> None:
+    def __init__(
+        self, attend: Callable[..., tuple[Tensor, Any]], heads: int, entries: Sequence[nn.Module] = (),
+        exits: Sequence[nn.Module] = (), compiled: bool = False,
+    ) -> None:
         self.attend, self.heads = attend, heads
         """How the model attends to padded rows, and with how many heads."""
+        self.entries, self.exits = tuple(map(id, entries)), tuple(map(id, exits))
+        """Layers before which padding goes, and behind which it comes back."""
+        self.compiled = compiled
+        """Whether the layers are compiled: `before` and `after` are called around them then, where no graph sees it."""
         self.layout: TokenPlaces | None = None
         """Of the batch that is on its way through the model; None where it stays padded."""
 
@@ -153,7 +167,7 @@ class Unpadding:
         here = on_host(mask)
         tokens = here.sum(1)
         if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
-            self.layout = TokenPlaces(here, self.heads, mask.device)
+            self.layout = TokenPlaces(here, self.heads, mask.device, one_group=self.compiled)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """After the body."""
@@ -182,11 +196,29 @@ class Unpadding:
         return (self.layout.padded(output[0]), *output[1:])
 
 
+    def before(self, layer: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """What a compiled layer is called with."""
+        if self.layout is None:
+            return args, given
+        args, given = self.turn(layer, args, given) or (args, given)
+        if id(layer) in self.entries:
+            args, given = self.enter(layer, args, given)
+        places = self.layout.groups[0].places
+        return args, {**given, TOLD: (self.layout.order, places, self.layout.rows, self.layout.longest)}
+
+    def after(self, layer: nn.Module, output: Any) -> Any:
+        """What a compiled layer gives."""
+        left = self.leave(layer, (), output) if id(layer) in self.exits else None
+        return output if left is None else left
+
+
 def attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, Any]:
     """Attend as the model does, in rows: (1, heads, tokens, width) -> (1, tokens, heads, width)."""
     unpadding: Unpadding = module.llmkit_unpadding  # type: ignore[assignment]
+    if (told := options.pop(TOLD, None)) is not None:
+        return attend_told(unpadding, told, module, (query, key, value), attention_mask, **options)
     layout = unpadding.layout
     if layout is None:
         return unpadding.attend(module, query, key, value, attention_mask, **options)
@@ -205,10 +237,29 @@ def attend(
     return torch.cat(found)[None], None
 
 
-def unpad(model: PreTrainedModel, family: type[Family]) -> None:
+def attend_told(
+    unpadding: Unpadding, told: tuple[Tensor, Tensor, int, int], module: nn.Module, parts: Sequence[Tensor],
+    attention_mask: Tensor | None, **options: Any,
+) -> tuple[Tensor, Any]:
+    """The same for compiled layers: all rows are one group, and only operations that torch can trace."""
+    order, places, rows, longest = told
+    if attention_mask is not None:
+        attention_mask = attention_mask if len(attention_mask) == 1 else attention_mask.index_select(0, order)
+        attention_mask = attention_mask[:, :, :longest, :longest]
+    wide = []
+    for part in parts:
+        tokens = part[0].transpose(0, 1)  # (tokens, heads, width)
+        whole = tokens.new_zeros(rows * longest, *tokens.shape[1:]).index_copy(0, places, tokens)
+        wide.append(whole.view(rows, longest, *tokens.shape[1:]).transpose(1, 2))
+    found = unpadding.attend(module, *wide, attention_mask, **options)[0]
+    return found.flatten(0, 1).index_select(0, places)[None], None
+
+
+def unpad(model: PreTrainedModel, family: type[Family], compiled: bool = False) -> Unpadding:
     """Let a model leave padding out of its layers wherever it is called with a mask of it, but not while it generates.
 
-    The family `unpads`: its layers take hidden states first, and attend through transformers' attention interface.
+    `compiled`: its layers will be, by `compile_layers`, which is given what this returns. The family `unpads`: its
+    layers take hidden states first, and attend through transformers' attention interface.
     """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
@@ -218,15 +269,22 @@ def unpad(model: PreTrainedModel, family: type[Family]) -> None:
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])
     model.set_attn_implementation(name)
-    unpadding, body = Unpadding(ALL_ATTENTION_FUNCTIONS[way], model.config.num_attention_heads), model.base_model
+    body = model.base_model
     stack = list(body.get_submodule(family.layers[0].partition(".")[2]).children())
+    # shared layers may come in any order
+    entries, exits = (stack, stack) if family.shares else (stack[:1], stack[-1:])
+    unpadding = Unpadding(
+        ALL_ATTENTION_FUNCTIONS[way], model.config.num_attention_heads, entries, exits, compiled)
     for part in (part for layer in stack for part in layer.modules()):
         part.llmkit_unpadding = unpadding  # type: ignore[assignment]
     body.register_forward_pre_hook(unpadding.begin, with_kwargs=True)
     body.register_forward_hook(unpadding.end, always_call=True)
+    if compiled:
+        return unpadding
     for layer in stack:
         layer.register_forward_pre_hook(unpadding.turn, with_kwargs=True)
-    for layer in stack if family.shares else stack[:1]:  # shared layers may come in any order
+    for layer in entries:
         layer.register_forward_pre_hook(unpadding.enter, with_kwargs=True)
-    for layer in stack if family.shares else stack[-1:]:
+    for layer in exits:
         layer.register_forward_hook(unpadding.leave)
+    return unpadding

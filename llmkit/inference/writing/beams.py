@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llmkit.inference.writing.context import base_of, defaults
-from llmkit.inference.writing.sampling import logprobs_of
+from llmkit.inference.writing.sampling import logprobs_of, torch_seed
 from llmkit.system.finite import Watching
 
 if TYPE_CHECKING:
@@ -79,7 +77,7 @@ def search(
                     "streamer": Feed(some[0])}
         with torch.random.fork_rng(enabled=config.do_sample):
             if config.do_sample:
-                torch.manual_seed(int(np.random.SeedSequence(seeds[at]).generate_state(1, np.uint64)[0] >> 1))
+                torch.manual_seed(torch_seed(seeds[at]))
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config,
                                  logits_processor=LogitsProcessorList([Watching("writing")]),
                                  stopping_criteria=StoppingCriteriaList([until]), **more)

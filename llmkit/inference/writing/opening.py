@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmkit import models
 from llmkit.backbones.kernels import privates
-from llmkit.planning.choices import OVERFLOW
+from llmkit.inference.writing.context import base_of
+from llmkit.inference.writing.sampling import CHOOSE
+from llmkit.models import Opened
+from llmkit.planning.choices import OVERFLOW, lacks_compiler
 from llmkit.system import devices, machine
 
 WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
@@ -46,3 +50,27 @@ def numbers(folder: Path) -> tuple[str, str]:
     config = models.config_of(folder)
     wide = config.get_text_config().hidden_size >= 256
     return ("bfloat16" if wide and privates.onednn_multiplies_bf16() else "float32"), "cpu"
+
+
+def no_graphs(kind: str) -> str:
+    """Why a kind of device has no compiled steps; "" where it has."""
+    if kind not in CHOOSE:
+        return f"steps are compiled on GPUs, and here it is a {devices.NAMES.get(kind, kind)} that writes"
+    return lacks_compiler() or ""
+
+
+def uncompiled(opened: Opened, device: str) -> str:
+    """Why what a model writes on a device can't be written by compiled steps; "" where it can."""
+    model = base_of(opened.model)
+    if why := no_graphs(device.partition(":")[0]):
+        return why
+    if opened.virtual_tokens:
+        return "its adapter's virtual tokens bring keys and values of their own, which a cache of fixed size can't take"
+    if not privates.leaves_batches(model) or not privates.compiles_whole(model):
+        return f"transformers' {type(model).__name__} has no cache of fixed size"
+    if privates.records(model, "router_logits"):
+        return "which experts a layer needs is known when it runs"
+    if quantizer := vars(model).get("hf_quantizer"):
+        method: Any = quantizer.quantization_config.quant_method
+        return f"layers of {getattr(method, 'value', method)} aren't compiled"
+    return ""

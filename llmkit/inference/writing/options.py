@@ -53,6 +53,9 @@ class Options:
     """Tell of each token how likely it was, and of so many that were the likeliest there."""
     json_schema: str | Mapping[str, Any] | None = None
     """A JSON schema, as JSON or as an object: the text is JSON of this form, if it comes to its end."""
+    compile: bool | None = None
+    """On a GPU, write by compiled steps over a cache of fixed size, each a CUDA graph. Compiling takes a while first:
+    where nothing is said, only the steps of a large file of prompts are."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_return_sequences", "num_beams"):
@@ -75,6 +78,9 @@ class Options:
             if self.num_beams > 1:
                 raise RequestError("json_schema: goes with no beams; leave num_beams out.")
             object.__setattr__(self, "json_schema", checked(self.json_schema))
+        if self.compile and self.num_beams > 1:
+            raise RequestError("compile: beams move from row to row in a cache, and that of compiled steps stays as it "
+                               "is; leave out compile or num_beams.")
         if "" in self.stop:
             raise RequestError("stop: an empty string would end every text before it starts.")
         if self.do_sample is False and self._chance():
@@ -125,6 +131,9 @@ class Options:
 
 def check_assisted(options: Options) -> None:
     """RequestError where options have no use for an assistant."""
+    if options.compile:
+        raise RequestError("compile: an assistant's wrong guesses are taken back, which a cache of fixed size can't; "
+                           "leave out one of the two.")
     if options.json_schema is not None:
         raise RequestError("json_schema: an assistant's guesses aren't held to a form; leave out one of the two.")
     if options.num_beams > 1:

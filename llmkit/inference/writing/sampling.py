@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+from llmkit.system.devices import finest
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
     from transformers import GenerationConfig
+
+Chance: TypeAlias = Union[np.random.Generator, "torch.Generator"]
+"""What a text draws from: numpy's on the host, torch's on a device that chooses."""
+CHOOSE = frozenset({"cuda", "xpu"})
+"""Kinds of devices that choose tokens themselves. The host does it for a Mac's GPU, which has no numbers of 64 bits,
+and for Ascend's."""
 
 FEW = 1024
 """Tokens that top_p looks at first: sorting a whole vocabulary takes longer than a small model's layer."""
@@ -53,21 +62,46 @@ class Choosing:
             eta_cutoff=config.eta_cutoff or 0.0)
 
 
-def choose(scores: Tensor, how: Choosing, chance: Sequence[np.random.Generator]) -> Tensor:
+def chooses(device: torch.device) -> bool:
+    """Whether a device chooses tokens itself, so that its logits needn't go to the host."""
+    return device.type in CHOOSE
+
+
+def torch_seed(seed: Sequence[int]) -> int:
+    """One number below 2**63 of several, for generators of torch."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
+
+
+def chance_of(seed: Sequence[int], device: torch.device) -> Chance:
+    """A text's own chance, on the device that chooses its tokens: of one seed, a GPU makes other numbers than a CPU."""
+    import torch
+
+    return torch.Generator(device).manual_seed(torch_seed(seed)) if chooses(device) else np.random.default_rng(seed)
+
+
+def arrivals(chance: Sequence[Chance], size: int, device: torch.device) -> Tensor:
+    """Exponential numbers (rows, size), each row's by its own chance."""
+    import torch
+
+    hosts = [one.standard_exponential(size) for one in chance if isinstance(one, np.random.Generator)]
+    if hosts:
+        return torch.from_numpy(np.stack(hosts)).to(device)
+    return torch.stack([-torch.rand(size, generator=one, dtype=finest(device), device=device).log()
+                        for one in chance if isinstance(one, torch.Generator)])
+
+
+def choose(scores: Tensor, how: Choosing, chance: Sequence[Chance]) -> Tensor:
     """One token a row: the likeliest, or one drawn by the row's own chance. (rows, vocabulary), float32 -> (rows)
 
     An exponential race over the whole vocabulary: the first of independent arrivals at rates p is token i with
     probability p_i. Unlike a point on the cumulative sum, the winner hardly ever changes where the scores do by a
     rounding error, as in another batch.
     """
-    import torch
-
     if not how.sample:
         return scores.argmax(-1)
     ids, probabilities = candidates(scores / how.temperature, how)
-    arrivals = torch.from_numpy(np.stack([one.standard_exponential(scores.shape[1]) for one in chance]))
-    arrivals = arrivals.to(scores.device)
-    first = (probabilities.double() / arrivals.gather(1, ids)).argmax(-1, keepdim=True)
+    times = arrivals(chance, scores.shape[1], scores.device)
+    first = (probabilities.double() / times.gather(1, ids)).argmax(-1, keepdim=True)
     return ids.gather(1, first)[:, 0]
 
 
@@ -93,6 +127,9 @@ def candidates(logits: Tensor, how: Choosing) -> tuple[Tensor, Tensor]:
         logits = entropy(None, logits)
     if how.top_k:
         top, ids = logits.topk(min(how.top_k, size))
+        probabilities = top.softmax(-1)
+    elif (how.top_p < 1 or how.min_p) and chooses(logits.device):  # it would have to ask whether a few are enough
+        top, ids = logits.sort(descending=True)
         probabilities = top.softmax(-1)
     elif how.top_p < 1 or how.min_p:
         top, ids = logits.topk(min(FEW, size))
@@ -137,10 +174,25 @@ def others(processors: Any) -> Any:
 
 def logprobs_of(logits: Tensor, tokens: Tensor, top: int) -> tuple[list[float], list[list[tuple[int, float]]]]:
     """Of each row, the log probability of its token and of its likeliest tokens. (rows, vocabulary), (rows)"""
+    return told(columns(logits, tokens, top).tolist(), min(top, logits.shape[-1]))
+
+
+def columns(logits: Tensor, tokens: Tensor, top: int) -> Tensor:
+    """A row each of one matrix, which the host reads at once: a token's log probability, the likeliest tokens, theirs.
+
+    (rows, vocabulary), (rows) -> (rows, 1 + 2 top), float64
+    """
+    import torch
+
     total = logits.logsumexp(-1, keepdim=True)
-    found = (logits.gather(-1, tokens[:, None]) - total)[:, 0].tolist()
+    own = (logits.gather(-1, tokens[:, None]) - total).double()
     if not top:
-        return found, [[] for _ in found]
+        return own
     best = logits.topk(min(top, logits.shape[-1]))
-    pairs = zip(best.indices.tolist(), (best.values - total).tolist(), strict=True)
-    return found, [list(zip(*pair, strict=True)) for pair in pairs]
+    return torch.cat([own, best.indices.double(), (best.values - total).double()], 1)
+
+
+def told(rows: Sequence[Sequence[float]], top: int) -> tuple[list[float], list[list[tuple[int, float]]]]:
+    """What such a matrix says, of `top` likeliest tokens: [[-0.5, 7, -0.5]]  ->  [-0.5], [[(7, -0.5)]]"""
+    return [row[0] for row in rows], [
+        [(int(token), value) for token, value in zip(row[1 : 1 + top], row[1 + top :], strict=True)] for row in rows]

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from llmkit.inference.writing.completion import Completion, decoded, scored
 from llmkit.inference.writing.pieces import Pieces, UnfinishedSentence
-from llmkit.inference.writing.sampling import Choosing
+from llmkit.inference.writing.sampling import Chance, Choosing
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
     from llmkit.inference.constraining.constraint import Constraint
@@ -22,7 +21,7 @@ class WrittenText:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], ends: Collection[int], room: int,
         send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
-        chance: np.random.Generator | None = None, top: int | None = None, prompt: Sequence[int] = (),
+        chance: Chance | None = None, top: int | None = None, prompt: Sequence[int] = (),
         quotes: bool = False, constraint: Constraint | None = None, whole_sentences: bool = False,
     ) -> None:
         """`send` gets its pieces; `how` and `chance` choose its tokens.

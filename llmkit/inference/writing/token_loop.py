@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmkit.backbones.kernels import privates
-from llmkit.inference.writing.sampling import Choosing, choose, logprobs_of, others, penalized
+from llmkit.inference.writing.sampling import Choosing, choose, chooses, columns, others, penalized, told
 from llmkit.system.devices import sent
-from llmkit.system.finite import check_scores
+from llmkit.system.finite import stopped as not_finite
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from llmkit.inference.writing.text import WrittenText
@@ -37,13 +40,19 @@ class Prepared:
 
     def read(self, ids: Tensor) -> Tensor:
         """The logits behind the prompts; what a cache already holds isn't read again."""
-        return self._behind(privates.prefill(self.model, ids, self.config, self.inputs))
+        with _unasked(ids):
+            return self._behind(privates.prefill(self.model, ids, self.config, self.inputs))
 
     def step(self, ids: Tensor) -> Tensor:
         """The logits behind the last token of each row."""
-        following = self.model.prepare_inputs_for_generation(
+        with _unasked(ids):
+            return self._behind(self.model(**self._following(ids), return_dict=True))
+
+    def _following(self, ids: Tensor) -> dict[str, Any]:
+        """What the model is called with, to see the last token of each row."""
+        following: dict[str, Any] = self.model.prepare_inputs_for_generation(
             ids, next_sequence_length=1 if self.inputs["use_cache"] else None, **self.inputs)
-        return self._behind(self.model(**following, return_dict=True))
+        return following
 
     def _behind(self, outputs: Any) -> Tensor:
         self.inputs = privates.carried(self.model, outputs, self.inputs)
@@ -55,43 +64,92 @@ class Prepared:
         self.inputs = _only(self.inputs, rows, count)
 
 
+class Fixed(Prepared):
+    """A model's compiled forward over a cache that has all its places from the start (transformers' StaticCache).
+
+    What it is called with has one shape, so that a GPU can replay it as a CUDA graph: rows that have ended stay.
+    """
+
+    def __init__(self, model: Any, config: Any, inputs: dict[str, Any]) -> None:
+        super().__init__(model, config, inputs)
+        self.call, self.count = privates.compiled_call(model, config, inputs), 0
+        self.rows: Tensor | None = None
+        """Those that are still written; None: all."""
+
+    def step(self, ids: Tensor) -> Tensor:
+        """The logits behind the last token of each row that is still written."""
+        last = ids[:, -1:]
+        if self.rows is not None:
+            last = ids.new_full((self.count, 1), self.config.pad_token_id).index_copy_(0, self.rows, last)
+        with _unasked(ids):
+            following = self._following(last)
+        logits = self._behind(self.call(**following, return_dict=True))
+        return logits if self.rows is None else logits.index_select(0, self.rows)
+
+    def keep(self, rows: Tensor, count: int) -> None:
+        """Heed some of the `count` rows that were heeded so far."""
+        self.count = self.count or count
+        self.rows = rows if self.rows is None else self.rows.index_select(0, rows)
+
+
+def _unasked(ids: Tensor) -> AbstractContextManager[None]:
+    """What a model is called in, so that transformers doesn't wait for a device to see what is known here."""
+    return nullcontext() if ids.device.type == "cpu" else privates.unasked()
+
+
 def step(
     logits: Tensor, texts: Sequence[WrittenText], process: Callable[[Tensor], Tensor] | None = None
 ) -> None:
     """One token more of each text, from the logits (rows, vocabulary), float32, behind it.
 
     Texts choose each by its own settings and its own chance; their log probabilities are the raw ones. `process`:
-    what else is done to scores before a token is chosen, (rows, vocabulary) -> (rows, vocabulary).
+    what else is done to scores before a token is chosen, (rows, vocabulary) -> (rows, vocabulary). What the host is
+    told of a device's logits, it reads at once. NumberError where a row has no numbers.
     """
     import torch
 
     alike: dict[Choosing, list[int]] = {}
     for row, text in enumerate(texts):
         alike.setdefault(text.how, []).append(row)
-    scores, tokens = logits, torch.empty(len(texts), dtype=torch.long, device=logits.device)
+    scores = _without_repetition(logits, texts)
+    scores = _formed(scores if process is None else process(scores), logits, texts)
+    tokens = torch.empty(len(texts), dtype=torch.long, device=logits.device)
     for how, rows in alike.items():
-        for row in rows if how.repetition_penalty != 1 else ():
-            scores = logits.clone() if scores is logits else scores
-            before = () if texts[row].quotes else texts[row].prompt
-            seen = torch.tensor([*before, *texts[row].ids], dtype=torch.long, device=logits.device)
-            scores[row] = penalized(logits[row], seen, how.repetition_penalty)
-    scores = scores if process is None else process(scores)
-    scores = _formed(scores, logits, texts)
-    for how, rows in alike.items():
-        these = scores if len(alike) == 1 else scores[rows]
-        tokens[rows] = choose(these, how, [chance for row in rows if (chance := texts[row].chance) is not None])
-    chosen = tokens.tolist()
-    told = [row for row, text in enumerate(texts) if text.top is not None]
-    known: dict[int, tuple[float, list[tuple[int, float]]]] = {}
-    if told:
-        most = max(texts[row].top or 0 for row in told)
-        every = len(told) == len(texts)
-        logprobs, likeliest = logprobs_of(
-            logits if every else logits[told], tokens if every else tokens[told], most)
-        known = dict(zip(told, zip(logprobs, likeliest, strict=True), strict=True))
+        chances = [chance for row in rows if (chance := texts[row].chance) is not None]
+        chosen = choose(_rows(scores, rows), how, chances)
+        tokens = chosen if len(alike) == 1 else tokens.index_copy_(0, sent(rows, tokens.device), chosen)
+    tops = [text.top for text in texts if text.top is not None]
+    most = min(max(tops, default=0), logits.shape[1])
+    finite = logits.amax(-1).isfinite()
+    said = [finite[:, None].double(), tokens[:, None].double(), *([columns(logits, tokens, most)] if tops else ())]
+    numbers = torch.cat(said, 1).tolist()
+    if not all(row[0] for row in numbers):
+        raise not_finite("writing")
+    logprobs, likeliest = told([row[2:] for row in numbers], most) if tops else ([], [])
     for row, text in enumerate(texts):
-        logprob, best = known.get(row, (None, []))
-        text.add(chosen[row], logprob, best[: text.top])
+        token = int(numbers[row][1])
+        if text.top is None:
+            text.add(token)
+        else:
+            text.add(token, logprobs[row], likeliest[row][: text.top])
+
+
+def _rows(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some rows of a tensor, the first before the second; all of them as they are."""
+    return tensor if len(rows) == len(tensor) else tensor.index_select(0, sent(rows, tensor.device))
+
+
+def _without_repetition(logits: Tensor, texts: Sequence[WrittenText]) -> Tensor:
+    """Logits (rows, vocabulary) with each text's own penalty on what it said before."""
+    import torch
+
+    scores = logits
+    for row, text in enumerate(texts):
+        if text.how.repetition_penalty != 1:
+            scores = logits.clone() if scores is logits else scores
+            seen = sent([*(() if text.quotes else text.prompt), *text.ids], logits.device, torch.long)
+            scores[row] = penalized(logits[row], seen, text.how.repetition_penalty)
+    return scores
 
 
 def _formed(scores: Tensor, logits: Tensor, texts: Sequence[WrittenText]) -> Tensor:
@@ -99,15 +157,16 @@ def _formed(scores: Tensor, logits: Tensor, texts: Sequence[WrittenText]) -> Ten
 
     Where other rules leave none of those that it allows, these rules don't count.
     """
+    import torch
+
     held = [(row, text.constraint) for row, text in enumerate(texts) if text.constraint is not None]
     if not held:
         return scores
     scores = scores.clone()
     for row, constraint in held:
-        hidden = ~constraint.allowed(scores.shape[1]).to(scores.device)
-        scores[row] = scores[row].masked_fill(hidden, float("-inf"))
-        if not scores[row].isfinite().any():
-            scores[row] = logits[row].masked_fill(hidden, float("-inf"))
+        hidden = sent(~constraint.allowed(scores.shape[1]), scores.device)
+        left = scores[row].masked_fill(hidden, float("-inf"))
+        scores[row] = torch.where(left.isfinite().any(), left, logits[row].masked_fill(hidden, float("-inf")))
     return scores
 
 
@@ -118,28 +177,28 @@ def steps(
     """The loop over tokens, which transformers' `generate` calls with everything prepared (its `custom_generate`).
 
     It differs from transformers' own in that each row draws from a chance of its own, that log probabilities are the
-    raw ones, and that a row that has ended is no longer computed. `forward` stands in for the model's own. Tokens are
-    chosen on the host, which waits for a device's logits once a step.
+    raw ones, and that a row that has ended is no longer computed (but where a compiled step has one shape). `forward`
+    stands in for the model's own. The host waits for a device once a step: for the tokens, or for the logits of one
+    that doesn't choose.
     """
     import torch
 
     ids, rows = input_ids, list(range(len(texts)))  # the rows that are still written
+    own = Fixed if generation_config.cache_implementation == "static" else Prepared
     _know_prompts(texts, ids, None if model.config.is_encoder_decoder else inputs.get("attention_mask"))
     processors = others(logits_processor)
-    forward = forward or Prepared(model, generation_config, inputs)
+    forward = forward or own(model, generation_config, inputs)
 
     def process(scores: Tensor) -> Tensor:
-        if len(rows) == len(texts):
-            return processors(ids, scores.to(ids.device)).cpu()  # type: ignore[no-any-return]
-        every = scores.new_zeros(len(texts), scores.shape[1])  # these know every row from the start
-        every[rows] = scores
-        return processors(ids, every.to(ids.device)).cpu()[rows]  # type: ignore[no-any-return]
+        every = scores
+        if len(rows) < len(texts):  # these know every row from the start
+            every = scores.new_zeros(len(texts), scores.shape[1]).index_copy_(0, sent(rows, scores.device), scores)
+        return _rows(processors(ids, every.to(ids.device)).to(scores.device), rows)
 
     logits = forward.read(ids)
     while True:
         written = [generation_config.pad_token_id] * len(texts)
-        logits = logits.float().cpu()
-        check_scores(logits, "writing")
+        logits = logits.float() if chooses(ids.device) else logits.float().cpu()
         step(logits, [texts[row] for row in rows], process if processors else None)
         for row in rows:
             written[row] = texts[row].last

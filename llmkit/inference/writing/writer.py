@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llmkit.backbones.kernels import privates
 from llmkit.data.encoder import Unknown, Written
 from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import base_of, defaults, ends_of, ids_of, listed, positions
 from llmkit.inference.writing.memory import PrefixMemory, pairs_of
-from llmkit.inference.writing.opening import WRITERS, numbers, unwritten
+from llmkit.inference.writing.opening import WRITERS, numbers, uncompiled, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, read_whole, templated
-from llmkit.inference.writing.sampling import Choosing, others
+from llmkit.inference.writing.sampling import Choosing, chance_of, others
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
 from llmkit.inference.writing.turn_ends import learned_ends
@@ -36,6 +34,10 @@ if TYPE_CHECKING:
     from llmkit.backbones.kernels.packed_decoder import Decoder
     from llmkit.inference.constraining.constraint import Constraint
     from llmkit.models import Opened
+
+
+PLACES = 256
+"""A cache of fixed size has a multiple of so many."""
 
 
 @dataclass
@@ -237,12 +239,13 @@ class Writer:
         quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
         whole_sentences  `stream` gets nothing behind the last whole sentence of a text that the limit cuts
 
-        RequestError where a prompt is longer than the context.
+        RequestError where a prompt is longer than the context, or steps are to be compiled and can't be.
         """
         if not prompts:
             return []
         if self.assistant is not None:
             check_assisted(options)
+        self._check_compiled(options, memory)
         import torch
 
         from llmkit.models import quiet
@@ -261,7 +264,7 @@ class Writer:
         texts = [
             WrittenText(self.opened.tokenizer, stop, {*known, *(ends[i] if ends is not None else ())}, rooms[i],
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
-                 chance=np.random.default_rng(seeds[i * count + which]) if how.sample else None,
+                 chance=chance_of(seeds[i * count + which], torch.device(self.device)) if how.sample else None,
                  top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known),
                  whole_sentences=whole_sentences)
             for i in range(len(prompts)) for which in range(count)]
@@ -269,7 +272,7 @@ class Writer:
             if searched or self.assistant is not None:
                 beams.search(self, prompts, texts, config, seeds, stopped)
             elif privates.leaves_batches(base_of(model)):
-                self._write_together(prompts, texts, config, stopped, memory)
+                self._write_together(prompts, texts, config, stopped, memory, bool(options.compile))
             else:
                 config.num_return_sequences = 1
                 for i, text in enumerate(texts):
@@ -288,11 +291,15 @@ class Writer:
 
     def _write_together(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[WrittenText], config: GenerationConfig,
-        stopped: Callable[[], bool] | None, memory: PrefixMemory | None = None,
+        stopped: Callable[[], bool] | None, memory: PrefixMemory | None = None, compiled: bool = False,
     ) -> None:
-        """Token by token, the likeliest or one at random; a text that has ended leaves the batch."""
+        """Token by token, the likeliest or one at random; a text that has ended leaves the batch, if not `compiled`."""
         ids, mask = self.batch(prompts)
         config.max_new_tokens = max(text.room for text in texts)
+        if compiled:
+            places = config.max_new_tokens + (1 if self.reads else ids.shape[1])
+            # longer prompts shouldn't soon take another graph
+            config.cache_implementation, config.max_cache_len = "static", -(-places // PLACES) * PLACES
         # an adapter of virtual tokens brings keys and values of its own
         cache = self._empty() if memory is not None and not self.opened.virtual_tokens else None
         if memory is not None and cache is not None:
@@ -309,6 +316,16 @@ class Writer:
             custom_generate=partial(steps, texts=texts, stopped=stopped, forward=forward))
         if memory is not None and cache is not None:
             memory.keep(written[0].tolist()[: cache.get_seq_length()], pairs_of(cache))
+
+    def _check_compiled(self, options: Options, memory: PrefixMemory | None) -> None:
+        """RequestError where steps are to be compiled and can't be."""
+        if not options.compile:
+            return
+        why = uncompiled(self.opened, self.device)
+        if memory is not None:
+            why = "a conversation keeps what was read, in a cache that grows"
+        if why:
+            raise RequestError(f"compile: {why}; leave it out.")
 
     def _empty(self) -> Any:
         """What the model remembers of nothing, to be filled; None where it can't be cut to what is wanted."""
