@@ -61,7 +61,7 @@ SETTINGS = {
 
 
 def settings(chapter: Path) -> dict[str, str]:
-    """The variables that a chapter runs under; llmkit speaks its language: zh/03-causal-models.md has LLMKIT_LANG=zh."""
+    """The variables that a chapter runs under: zh/03-causal-models.md has LLMKIT_LANG=zh."""
     return {**SETTINGS, "LLMKIT_LANG": chapter.parent.name}
 
 
