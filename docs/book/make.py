@@ -12,8 +12,9 @@ A chapter is Markdown with four kinds of blocks between fences; all others are l
     ```jsonl rows.jsonl     a file: it is written into the folder
     ```text                 right behind one of the first two: what it printed on stdout. Written by this script
 
-`$ llmkit … # exit status 2` is a command that has to fail so; its last line, the error, is shown. A picture that the
-chapter shows and its code draws, `pictures/02-heads.png`, is copied beside the book.
+`$ llmkit … # exit status 2` is a command that has to fail so; its last line, the error, is shown, in the language of
+the chapter. A picture that the chapter shows and its code draws, `pictures/02-heads.png`, is copied beside the book;
+where the Chinese chapter draws another, from Chinese text, that is called `pictures/02-heads-zh.png`.
 
 What --check calls the same: words and whole numbers are equal; numbers with a point differ by 0.02 or by 5 %, whichever
 is more, for other processors round otherwise and training carries that on; in ```text trained, figures of a model that
@@ -53,10 +54,15 @@ NEAR, TRAINED = (0.05, 0.02), (0.2, 0.1)
 LARGEST = 60_000
 """Bytes that a picture of the book may have."""
 SETTINGS = {
-    "HF_HUB_OFFLINE": "1", "LLMKIT_LANG": "en", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
+    "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false", "NO_COLOR": "1", "TRANSFORMERS_VERBOSITY": "error",
 }
-"""What would make a number or a line differ: languages, terminals, threads."""
+"""What would make a number or a line differ: terminals, threads, a hub."""
+
+
+def settings(chapter: Path) -> dict[str, str]:
+    """The variables that a chapter runs under: zh/03-causal-models.md has LLMKIT_LANG=zh."""
+    return {**SETTINGS, "LLMKIT_LANG": chapter.parent.name}
 
 
 @dataclass(frozen=True)
@@ -318,7 +324,7 @@ def main() -> int:
     if len(paths) > 1:  # each in a process of its own, so that none leaves the next one anything
         check = ["--check"] if asked.check else []
         return max([subprocess.run([sys.executable, __file__, str(path), *check]).returncode for path in paths])
-    os.environ.update(SETTINGS)
+    os.environ.update(settings(paths[0]))
     began = time.monotonic()
     try:
         wrong = make(paths[0], asked.check)

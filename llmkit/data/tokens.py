@@ -34,7 +34,7 @@ from llmkit.system.errors import DataError, PlaceError, RequestError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = "1"  # part of every key: raise it when what is written changes
+FORMAT = "2"  # part of every key: raise it when what is written changes
 SMALL = 64 << 10
 """Bytes of a file that is read: one that is mapped has a descriptor, of which a process has a thousand or some more."""
 STRETCH = 1_000_000  # tokens counted at once
@@ -334,6 +334,9 @@ def read(folder: Path, reader: Reader) -> Documents:
     """What `write` wrote."""
     about = json.loads((folder / "about.json").read_text())
     reader.bad.update(dict.fromkeys(about.get("bad", ())))
+    used, unused = about.get("columns", ((), ()))
+    reader.used.update(used)
+    reader.unused.update(dict.fromkeys(unused))
     if about["dtype"] not in ("uint16", "uint32"):
         raise ValueError(f"ids of type {about['dtype']}")
     path = folder / "ids.bin"
@@ -366,7 +369,8 @@ def write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plai
     unknown = sheaf.gather(in_order(coder, batched(pairs, reader.swaps is not None), reader.processes))
     sheaf.save(reader.swaps is not None, way is not None)
     about: dict[str, Any] = {"dtype": coder.encoder.dtype.name, "tokens": sheaf.offsets[-1],
-                             "unknown": [unknown.count, unknown.examples], "controls": sheaf.controls}
+                             "unknown": [unknown.count, unknown.examples], "controls": sheaf.controls,
+                             "columns": [list(reader.used.items()), list(reader.unused)]}
     if phrases is not None:
         about["phrases"] = [len(sheaf.phrases), sheaf.phrases.total()]
     if reader.spares:

@@ -115,3 +115,11 @@ def test_it_says_which_columns_were_read_and_which_not(tmp_path: Path, capsys: p
     out, err = capsys.readouterr()
     assert f"{rows}: text from '评论', label from '标签'; not used: '编号', '店'" in out
     assert "semicolons stand between the cells" in err
+
+
+def test_columns_are_said_again_where_the_tokens_were_kept_from_before(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,id,source\n" + "".join(f"the cat sat on mat number {i} again,{i},b\n" for i in range(40)))
+    asked = recipe.load(tiny("bert", rows, tmp_path / "run"))
+    first, second = (inspection.inspect(asked)["sources"] for _ in range(2))
+    assert first == second == [{"source": str(rows), "used": {"text": "text"}, "unused": ["id", "source"]}]
