@@ -149,9 +149,19 @@ def test_whoever_has_transformers_alone_is_told(
     names = json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
     asked = "The cat saw the moon."
     assert capsys.readouterr().out.strip() == names[str(by_hand(run, asked).argmax())]
-    alone = open_subject(tmp_path / "out", asked)  # without the run, its files say it
+
+
+def test_a_folder_that_is_no_run_says_it_by_its_files(run: Path, labelled: Path, tmp_path: Path) -> None:
+    out, chances = tmp_path / "out", by_hand(run, TEXT)
+    llmkit.export(run, out)
+    (out / "recipe.yaml").unlink()
+    subject = open_subject(out, TEXT)
     with torch.no_grad():
-        assert np.exp(alone.answers(alone.inputs)[0].numpy()) == pytest.approx(by_hand(run, asked), abs=1e-5)
+        assert np.exp(subject.answers(subject.inputs)[0].numpy()) == pytest.approx(chances, abs=1e-5)
+    ((_, said),) = classify([{"text": TEXT}], out).predictions
+    assert said["score"] == pytest.approx(chances.max(), abs=1e-5)
+    ours, theirs = (llmkit.evaluate(folder, labelled, max_length=32)["metrics"] for folder in (run, out))
+    assert theirs == {name: pytest.approx(value, abs=1e-5) for name, value in ours.items()}
 
 
 @pytest.mark.slow
