@@ -33,12 +33,13 @@ MiniLM has .11, a BERT of 4 layers from random weights .30. The same BERT has .9
 it (loss .59, then .69 again), and .99996 on masked_lm's plateau, where it predicts word frequencies and nothing else.
 Its embeddings then get a thousandth of the gradient that they get in one of random weights. At 3e-4 it has .89.
 """
-NEARLY = 0.85
+NEARLY = 0.9
 """The mean cosine from which a model is on its way there, and fine-tuning starts late.
 
 A BERT of 4 layers has .91 after 150 steps of next_sentence at 1e-3: its embeddings get a tenth of the gradient of
 random weights, and after 120 steps of fine-tuning on SST-2 it says what is most frequent, with a new pooler too, where
-random weights are at .62. At .89 (sentence_order at 3e-4) it gets to .63 in 150 steps, random weights to .69.
+random weights are at .62. At .89 (sentence_order at 3e-4) it moves, to .63 in 150 steps (random weights: .69); at .86
+(replaced_token at 1e-3) its embeddings get 40 % of the gradient.
 """
 
 

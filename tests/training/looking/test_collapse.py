@@ -50,8 +50,8 @@ def broken(healthy: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def close(healthy: Path) -> Path:
-    """One of vectors that are much alike: 1 / (1 + .35²) is .89."""
-    return alike(healthy, "close", 0.35)
+    """One of vectors that are much alike: 1 / (1 + .25²) is .94."""
+    return alike(healthy, "close", 0.25)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -116,7 +116,7 @@ def test_a_model_that_is_close_to_it_is_named_before_and_after(
         fit({**asked, "objective": "masked_lm"})
     before, after = said(caplog)
     assert before.startswith(f"{close} is close to collapse: its tokens leave it much alike (mean cosine 0.")
-    assert 0.85 < float(before.partition("cosine ")[2][:4]) < 0.95
+    assert 0.9 < float(before.partition("cosine ")[2][:4]) < 0.98
     assert after.startswith("the model is close to collapse")
     assert after.endswith("train longer, or with training.learning_rate=1e-06")
 
