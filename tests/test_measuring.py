@@ -37,7 +37,6 @@ def test_pretraining_helps_takes_a_starts_best_rate_for_its_other_seeds(
     reached = {("scratch", 1, 3e-4): 0.6, ("scratch", 1, 1e-3): 0.62, ("scratch", 2, 1e-3): 0.64,
                ("masked_lm-whole-words-1000000", 1, 3e-4): 0.7, ("masked_lm-whole-words-1000000", 1, 1e-3): 0.5,
                ("masked_lm-whole-words-1000000", 2, 3e-4): 0.72}
-    floors = {"TF-IDF, logistic regression": {"accuracy": 0.65}}
     names = []
     for tree in helps.runs(given, starts):
         asked = recipe.load(tree)
@@ -49,14 +48,16 @@ def test_pretraining_helps_takes_a_starts_best_rate_for_its_other_seeds(
             continue
         start, _, _ = asked.name.removeprefix("english-").partition("-shots-8-")
         accuracy = reached[start, asked.seed, asked.training.learning_rate]
-        finished(Path(tree["output_dir"]), evaluation={"accuracy": accuracy}, floors=floors)
+        floor = {1: 0.65, 2: 0.66}[asked.seed]
+        finished(Path(tree["output_dir"]), evaluation={"accuracy": accuracy},
+                 floors={"TF-IDF, logistic regression": {"accuracy": floor}})
     assert len(names) == 1 + 4 + 2  # the pretraining; both starts at both rates; the second seed at each one's best
-    assert helps.table(tmp_path, starts, 1, 8) == """\
-| pretrained by | English: its loss | accuracy | Chinese: its loss | accuracy |
-|---|---|---|---|---|
-| nothing (random weights) |  | 0.630 (0.620 to 0.640; 2 at 0.001); 0.600 at 0.0003 |  |  |
-| masked_lm, whole words, 1 M | 4.91 | 0.710 (0.700 to 0.720; 2 at 0.0003); 0.500 at 0.001 |  |  |
-| floor: TF-IDF, logistic regression |  | 0.650 |  |  |"""
+    assert helps.table(tmp_path, starts, 1, 8, ["English"]) == """\
+| pretrained by | English: its loss | accuracy |
+|---|---|---|
+| nothing (random weights) |  | 0.630 (0.620 to 0.640; 2 at 0.001); 0.600 at 0.0003 |
+| masked_lm, whole words, 1 M | 4.91 | 0.710 (0.700 to 0.720; 2 at 0.0003); 0.500 at 0.001 |
+| floor: TF-IDF, logistic regression |  | 0.655 (0.650 to 0.660) |"""
 
 
 def test_beside_transformers_tells_how_far_the_two_are_apart() -> None:

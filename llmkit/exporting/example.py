@@ -65,7 +65,7 @@ def finds_replaced(opened: Opened) -> bool:
 
 def averages(opened: Opened, folder: Path) -> bool:
     """Whether its answer for a text is the mean of what the head says of the tokens, as files of the folder say."""
-    return text_head.averages(opened.kind, opened.model.config, folder)
+    return text_head.averages(opened.kind, folder)
 
 
 def read_as(opened: Opened, folder: Path) -> str:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -22,6 +22,7 @@ from llmkit.models import Base, Opened
 from llmkit.models.families import family_for, family_named, file_for
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
+from llmkit.objectives.shared import text_head
 from llmkit.planning import choices
 from llmkit.planning.choices import Precision
 from llmkit.planning.settle import reads_tables, swapping, with_prompt
@@ -30,6 +31,7 @@ from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
 from llmkit.tasks.base import Encoded, Floors, Row, Task, split
+from llmkit.tasks.classification import Classification
 from llmkit.tasks.shared import floors as floored
 from llmkit.tasks.shared.few import few_shots
 from llmkit.tasks.shared.figures import FLOOR_ROWS
@@ -266,6 +268,8 @@ def make_ready(
     source = model if isinstance(model, Opened) else Base.open(model)
     name, family = _family(source, learned)
     chosen = named or (_usual(source, family) if learned is None else learned.learning)
+    if learned is None and isinstance(chosen, Classification) and chosen.pooling == "auto" and averages(source):
+        chosen = replace(chosen, pooling="mean")
     recipe.fit_together(chosen, name, family)
     own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
     chosen = prompted(chosen, prompt) if prompt is not None else chosen
@@ -309,6 +313,7 @@ def _family(source: Base | Opened, learned: recipe.Recipe | None) -> tuple[str, 
 def _usual(source: Base | Opened, family: type[Family]) -> Learning:
     """What a model that isn't a run is measured by: the task whose head it has, or language."""
     kind = source.kind if isinstance(source, Opened) else models.kind_of(source)
+    kind = text_head.WHOLE if averages(source) else kind
     for task in registry.names("tasks") if kind in HEADS else ():
         made: Learning = registry.find("tasks", task)()
         if made.head_for(family) == kind:
@@ -319,6 +324,12 @@ def _usual(source: Base | Opened, family: type[Family]) -> Learning:
     # not every decoder was taught to end, and an end is no text
     options = {"add_eos_token": False} if name == "causal_lm" else {}
     return registry.find("objectives", name)(**options)
+
+
+def averages(source: Base | Opened) -> bool:
+    """Whether a model says labels of a text by the mean over its tokens, as files beside it say (`task.pooling`)."""
+    kind = source.kind if isinstance(source, Opened) else models.kind_of(source)
+    return text_head.averages(kind, source.folder)
 
 
 def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dtype: str) -> Opened:

@@ -17,7 +17,7 @@ from llmkit import models
 from llmkit.data.sources import Reader, open_source
 from llmkit.inference import predict as prediction
 from llmkit.inference.embedding import Embedder
-from llmkit.inference.evaluate import said_by_option
+from llmkit.inference.evaluate import averages, said_by_option
 from llmkit.inference.indexing import unit
 from llmkit.inference.writing.opening import numbers
 from llmkit.models.run import recipe_of
@@ -164,7 +164,7 @@ def compare(
         raise RequestError(f"--labels {','.join(labels)}: at least two labels, each once, as --labels good,bad.")
     if "{label}" not in hypothesis:
         raise RequestError(f"--hypothesis {hypothesis!r}: {{label}} has to stand in it, where a label is put.")
-    if _kind(model) == Classification.head:
+    if _is_for(model, Classification):
         raise RequestError(f"--labels: {model} has labels of its own; leave --labels out.")
     # here a model that writes would say how likely each label is
     embedder = Embedder.open(model)
@@ -207,7 +207,8 @@ def _is_for(model: str, usual: type[Task]) -> bool:
     """Whether a model was trained for a task, or for one that does the same: as a run, or elsewhere, by its head."""
     learned = recipe_of(model)
     if learned is None:
-        return _kind(model) == usual.head
+        base = models.Base.open(models.resolve(model))
+        return (Classification.head if averages(base) else models.kind_of(base)) == usual.head
     return learned.task is not None and learned.task.verb == usual.verb
 
 

@@ -6,7 +6,7 @@ import pytest
 from scripts import script
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-PROMPT_LIMIT = 300
+LIMIT = 300
 """Tokens that `llmkit generate` lets a text have where nothing is said."""
 
 
@@ -19,17 +19,17 @@ def story(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_a_story_about_a_cat_is_one_whatever_the_seed(story: ModuleType) -> None:
     """The usual decoding takes the likeliest token: no seed changes it."""
-    texts = [story.written({}, 1, PROMPT_LIMIT, seed)[0] for seed in (0, 1, 9)]
+    texts = [story.written({}, 1, LIMIT, seed)[0] for seed in (0, 9)]
     assert len({text.text for text in texts}) == 1
-    (row,) = story.measured({}, texts[:1], [PROMPT_LIMIT])
+    (row,) = story.measured({}, texts[:1], [LIMIT])
     assert row["stories"] == 1
     assert row["acts"] >= 6
 
 
-def test_drawn_anew_ten_of_ten_are_stories(story: ModuleType) -> None:
-    """Ten chances, by the decoding that the docs name for another story each time; one may fail."""
+def test_drawn_anew_nine_of_ten_are_stories(story: ModuleType) -> None:
+    """Ten chances, by the decoding that the docs name for another story each time."""
     drawn = {"temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1}
-    texts = story.written(drawn, 10, PROMPT_LIMIT)
+    texts = story.written(drawn, 10, LIMIT)
     assert len({text.text for text in texts}) == 10
-    (row,) = story.measured(drawn, texts, [PROMPT_LIMIT])
+    (row,) = story.measured(drawn, texts, [LIMIT])
     assert row["stories"] >= 9

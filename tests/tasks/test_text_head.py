@@ -19,12 +19,14 @@ from llmkit.inference.explaining.attention import reads_at
 from llmkit.inference.explaining.occlusion import occlusion
 from llmkit.inference.explaining.subject import open_subject
 from llmkit.inference.verbs import classify
-from llmkit.models import pooling
+from llmkit.models import Base, pooling
 from llmkit.objectives.base import Setup
+from llmkit.objectives.shared.text_head import TOKENS, WHOLE
 from llmkit.recipe import registry
 from llmkit.system.errors import RequestError
 from llmkit.tasks.classification import Classification
 from llmkit.training.fit import fit
+from llmkit.training.teaching.opening import head_of
 
 TEXT = "the cat saw the moon ."
 
@@ -149,9 +151,28 @@ def test_whoever_has_transformers_alone_is_told(
     names = json.loads((tmp_path / "out" / "config.json").read_text())["id2label"]
     asked = "The cat saw the moon."
     assert capsys.readouterr().out.strip() == names[str(by_hand(run, asked).argmax())]
-    alone = open_subject(tmp_path / "out", asked)  # without the run, its files say it
+
+
+def test_a_folder_that_is_no_run_says_it_by_its_files(run: Path, labelled: Path, tmp_path: Path) -> None:
+    out, chances = tmp_path / "out", by_hand(run, TEXT)
+    llmkit.export(run, out)
+    (out / "recipe.yaml").unlink()
+    subject = open_subject(out, TEXT)
     with torch.no_grad():
-        assert np.exp(alone.answers(alone.inputs)[0].numpy()) == pytest.approx(by_hand(run, asked), abs=1e-5)
+        assert np.exp(subject.answers(subject.inputs)[0].numpy()) == pytest.approx(chances, abs=1e-5)
+    ((_, said),) = classify([{"text": TEXT}], out).predictions
+    assert said["score"] == pytest.approx(chances.max(), abs=1e-5)
+    ours, theirs = (llmkit.evaluate(folder, labelled, max_length=32)["metrics"] for folder in (run, out))
+    assert theirs == {name: pytest.approx(value, abs=1e-5) for name, value in ours.items()}
+
+
+def test_a_teacher_reads_where_it_learned_to_whatever_its_student_does(run: Path, tmp_path: Path) -> None:
+    """Both heads of a BERT end in a layer called classifier: opened with the other one, it would answer at random."""
+    learned = Base.open(run)
+    assert head_of(Classification(), learned) == head_of(Classification(pooling="mean"), learned) == TOKENS
+    transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL["bert"])).save_pretrained(tmp_path)
+    other = Base.open(tmp_path)
+    assert head_of(Classification(), other) == head_of(Classification(pooling="mean"), other) == WHOLE
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def _plain(model: str | Path, text: str, pair: str | None) -> Subject:
     base = Base.open(model)
     family, opened = base.family, models.open_model(base)
     tokenizer, kind = opened.tokenizer, opened.kind
-    averages = text_head.averages(kind, opened.model.config, opened.folder)
+    averages = text_head.averages(kind, opened.folder)
     kind = LABELS if averages else kind
     if kind in ("AutoModelForCausalLM",) and family.shape == "decoder":
         if pair is not None:

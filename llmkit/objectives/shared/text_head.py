@@ -64,6 +64,6 @@ def leave(folder: Path, family: type[Family], reads: Reads) -> None:
         describe(folder, "mean")
 
 
-def averages(kind: str, config: Any, folder: Path) -> bool:
-    """Whether an opened model answers for a text by the mean over its tokens: what `leave` said."""
-    return bool(kind == TOKENS and config.num_labels and pooling.read(folder).modes == ("mean",))
+def averages(kind: str, folder: Path) -> bool:
+    """Whether a model of an auto class answers for a text by the mean over its tokens: what `leave` said."""
+    return kind == TOKENS and pooling.read(folder).modes == ("mean",)

@@ -1,4 +1,4 @@
-"""Opening a teacher: with the head that its student has, and only if it reads the same tokens and knows the labels."""
+"""Opening a teacher: with the head for what its student learns, and only if it reads the same tokens and labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from torch import nn
 
 from llmkit.backbones.base import Family, stacks_of
 from llmkit.backbones.kernels.unpadded import unpad
-from llmkit.models import open_model
+from llmkit.models import kind_of, open_model
 from llmkit.models.base import Base
 from llmkit.objectives.base import Setup
+from llmkit.objectives.shared import text_head
 from llmkit.planning.settle import Settled
 from llmkit.planning.teaching import unlike_words
 from llmkit.recipe import registry
+from llmkit.recipe.seams import Learning
 from llmkit.system.errors import RequestError
+from llmkit.tasks.classification import Classification
 from llmkit.training.teaching.hidden import Stacks, matched, projection_of
 from llmkit.training.teaching.pupil import Pupil, Tutor
 from llmkit.training.teaching.taught import Taught
@@ -37,7 +40,7 @@ def open_tutor(settled: Settled, base: Base, setup: Setup, device: torch.device,
     """
     spec, learning, family = settled.recipe.teacher, settled.recipe.learning, base.family
     assert spec is not None  # the base is its
-    head = learning.head_for(family)
+    head = head_of(learning, base)
     with torch.random.fork_rng(devices=[]):
         opened = open_model(base, head)
     part = family.heads.get(head, " ")
@@ -66,6 +69,13 @@ def open_tutor(settled: Settled, base: Base, setup: Setup, device: torch.device,
     if unpads and family.unpads and not base.is_adapter:
         unpad(body, family)
     return Tutor(model, family, order)
+
+
+def head_of(learning: Learning, base: Base) -> str:
+    """The auto class that a teacher is opened with; a label it may read elsewhere in a text than its student does."""
+    kind = kind_of(base)
+    own = isinstance(learning, Classification) and (kind == text_head.WHOLE or text_head.averages(kind, base.folder))
+    return kind if own else learning.head_for(base.family)
 
 
 def named(model: PreTrainedModel) -> list[str]:

@@ -30,21 +30,32 @@ def healthy(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run" / "model"
 
 
-@pytest.fixture(scope="module")
-def broken(healthy: Path) -> Path:
-    """The same, whose last normalisation hardly looks at what it normalises."""
-    folder = healthy.parent / "broken"
+def alike(healthy: Path, name: str, scale: float) -> Path:
+    """The same, whose last normalisation hardly looks at what it normalises: cosines are about 1 / (1 + scale²)."""
+    folder = healthy.parent / name
     shutil.copytree(healthy, folder)
     weights = load_file(folder / "model.safetensors")
     (norm,) = (name for name in weights if name.endswith("layer.1.output.LayerNorm.weight"))
-    weights[norm] *= 2e-2
+    weights[norm] *= scale
     weights[norm.replace("weight", "bias")] += 1
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
+@pytest.fixture(scope="module")
+def broken(healthy: Path) -> Path:
+    """One of nearly equal vectors."""
+    return alike(healthy, "broken", 2e-2)
+
+
+@pytest.fixture(scope="module")
+def close(healthy: Path) -> Path:
+    """One of vectors that are much alike: 1 / (1 + .25²) is .94."""
+    return alike(healthy, "close", 0.25)
+
+
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [line.getMessage() for line in caplog.records if "collapsed" in line.getMessage()]
+    return [line.getMessage() for line in caplog.records if "collapse" in line.getMessage()]
 
 
 @pytest.mark.parametrize(("vectors", "cosine"), [
@@ -92,6 +103,22 @@ def test_a_collapsed_model_is_named_after_it_was_pretrained(
     with caplog.at_level(logging.WARNING):
         fit({**asked, "objective": "masked_lm"})
     assert said(caplog)[0].endswith("Mostly the rate was too high: train again with training.learning_rate=3.3e-07")
+
+
+def test_a_model_that_is_close_to_it_is_named_before_and_after(
+    close: Path, labelled: Path, text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = tiny("bert", text, tmp_path / "run", max_steps=1, learning_rate=3e-6)
+    asked["backbone"] = {"pretrained": str(close)}
+    asked.pop("tokenizer")
+    with caplog.at_level(logging.WARNING):
+        fit(of_rows(labelled, close, tmp_path / "tuned"))
+        fit({**asked, "objective": "masked_lm"})
+    before, after = said(caplog)
+    assert before.startswith(f"{close} is close to collapse: its tokens leave it much alike (mean cosine 0.")
+    assert 0.9 < float(before.partition("cosine ")[2][:4]) < 0.98
+    assert after.startswith("the model is close to collapse")
+    assert after.endswith("train longer, or with training.learning_rate=1e-06")
 
 
 def test_of_a_healthy_model_nothing_is_said(
