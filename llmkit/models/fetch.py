@@ -37,6 +37,8 @@ SAFE = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt", *tokeni
 PICKLES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """What a hub's model has besides where it is old: fetched to be converted, and never otherwise."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
+NEAR = 5
+"""Names that are told where none is meant: a folder of runs may have hundreds."""
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
@@ -192,7 +194,7 @@ def pull(name: str, revision: str | None = None) -> Path:
     if entry:
         raise RequestError(f"the model {name!r} isn't on this machine, and {hub}.")
     raise RequestError(f"no model is called {name!r}: there is no such folder, the catalogue has no such name, "
-                       f"and {hub}.{nearest(name, _known())}")
+                       f"and {hub}.{nearest(name, _known(), most=NEAR)}")
 
 
 def _known() -> list[str]:
@@ -314,7 +316,8 @@ def _downloaded(hub: str, local: bool, revision: str | None, patterns: Sequence[
                            ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise RequestError(f"no model is called {hub!r}: there is no such folder, the catalogue has no such name, and "
-                           f"the hub has no such model (or it is private: `hf auth login`).{nearest(hub, _known())}"
+                           f"the hub has no such model (or it is private: `hf auth login`)."
+                           f"{nearest(hub, _known(), most=NEAR)}"
                            ) from error
 
 

@@ -85,9 +85,12 @@ def no_memory(error: BaseException) -> bool:
     return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or NO_MEMORY.search(str(error)) is not None
 
 
-def nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+def nearest(
+    name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, most: int | None = None,
+) -> str:
     """Say what was probably meant: ` Did you mean 'masked_lm'?`, or else list what there is.
 
+    Of more than `most` names, only how many there are, and those that are spelled most like it.
     The same letters win, whatever their case, hyphens and spaces: `Masked-LM`. Then what others call it (`aliases`, by
     the letters that `plain` leaves), and last what is spelled much like it.
     """
@@ -103,6 +106,9 @@ def nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None =
         meant = near[0] if near else by_letters[folded[0]] if folded else None
     if meant is not None:
         return f" Did you mean {meant!r}{f', with {more}' if more else ''}?"
+    if most is not None and len(known) > most:
+        like = get_close_matches(name, known, n=most, cutoff=0.0)
+        return f" There are {len(known):,} names, the nearest of which are: {', '.join(like)}."
     return f" There is: {', '.join(known)}." if known else ""
 
 

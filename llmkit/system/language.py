@@ -255,9 +255,11 @@ class Translation:
         return "".join(left + right for left, right in zip(between, [*quoted, ""], strict=True))
 
     def placed(self, text: str, depth: int) -> str | None:
-        """`recipe.yaml:3: training.seed: ` stays before what is said of it."""
+        """`recipe.yaml:3: training.seed: ` stays before what is said of it; `majority class: ` is translated too."""
         for colon in re.finditer(": ", text):
             place, rest = text[: colon.start()], text[colon.end():]
+            if " " in place:  # a field or a file of that name stays
+                place = self.catalogue.plain.get(place, place)
             if is_prose(place):
                 return None
             if found := self.sentence(rest, depth + 1):

@@ -163,10 +163,7 @@ class MultipleChoice(Task):
         """
         if not rows:
             return []
-        pairs: list[tuple[str, str]] = []
-        for row, _ in rows:
-            before, head = (row["context"], f"{row['question']} ") if "context" in row else (row["question"], "")
-            pairs += [(before, f"{head}{one}") for one in row["choices"]]
+        pairs = [pair for row, _ in rows for pair in self.pairs(row)]
         whole = setup.tokenizer([pair[0] for pair in pairs], [pair[1] for pair in pairs])
         for i, ids in enumerate(whole["input_ids"]):
             if len(ids) > setup.max_length:
@@ -188,6 +185,11 @@ class MultipleChoice(Task):
             out.append(features)
             start = stop
         return out
+
+    def pairs(self, row: Row) -> list[tuple[str, str]]:
+        """The two texts of each choice: the question and itself; of one with a context, that, and both behind it."""
+        before, head = (row["context"], f"{row['question']} ") if "context" in row else (row["question"], "")
+        return [(before, f"{head}{one}") for one in row["choices"]]
 
     def shortened(self, first: str, second: str, setup: Setup) -> Any:
         """A pair that is too long: the end of the first text goes, and of both where the choice alone is too long."""

@@ -65,6 +65,13 @@ def test_what_was_probably_meant(name, known, said):
     assert nearest(name, known) == said
 
 
+def test_of_many_names_the_nearest_are_told_and_how_many_there_are():
+    known = [f"runs/{i:03}" for i in range(300)] + ["zebra", "zoo"]
+    assert nearest("zqqqqqq", known, most=2) == " There are 302 names, the nearest of which are: zoo, zebra."
+    assert nearest("zebr", known, most=2) == " Did you mean 'zebra'?"
+    assert nearest("q", ["a", "b"], most=2) == " There is: a, b."
+
+
 def test_what_others_call_it_goes_before_what_is_spelled_like_it():
     aliases = {"dora": "lora use_dora: true", "freeze": "layers"}
     assert nearest("DoRA", ["lora", "layers"], aliases) == " Did you mean 'lora', with use_dora: true?"

@@ -1,7 +1,10 @@
 """Floors in words, figures that don't reach them, and answers that are all the same."""
 
+import re
+
 import pytest
 
+from llmkit.system.language import is_prose, translate
 from llmkit.tasks.shared import floors
 
 
@@ -60,3 +63,14 @@ def test_a_loss_that_stays_at_chance_is_said() -> None:
     assert floors.below({**replaced, "discriminator": 0.2}, known) == []
     both_heads = {"loss": 5.0, "perplexity": 90.0, "majority": 0.5}
     assert floors.known({}, None, both_heads) == {}
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_each_floor_is_said_in_chinese(learned: bool) -> None:
+    for what in (*floors.WORDS, "word frequencies alone"):
+        said = translate(floors.in_words(what, learned), "zh")
+        assert re.search("[\u4e00-\u9fff]", said), said
+        assert not is_prose(said)
+    (below,) = floors.below({"accuracy": 0.5}, {"majority class": {"accuracy": 0.6}})
+    assert translate(below, "zh") == "accuracy 0.5000 \u4f4e\u4e8e基线（floor）0.6000（多数类: 训练集中最常见的标签）"
+    assert translate(floors.one_answer(["no", "no"]), "zh") == "全部 2 个回答都相同：no"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from llmkit.system.terminal import visible
 
 if TYPE_CHECKING:
     from llmkit.inference.explaining.explanation import Explanation
+    from llmkit.inference.explaining.rows import FileRow
 
 MOST_HEADS = 24
 """Heads that have a line each in the terminal."""
@@ -35,13 +37,21 @@ def explain(
         metavar="MODEL", autocompletion=completion.models,
         help="A run, a folder, a hub id, or a name of the catalogue; TEXT, where --model names it.")],
     text: Annotated[str | None, typer.Argument(
-        metavar="[TEXT|FILE]", help="A text, or a file with one a line or in a field text; - reads stdin.")] = None,
+        metavar="[TEXT|FILE]", help="A text or a question; or a file of these, or of rows of the model's task; - reads "
+                                    "stdin.")] = None,
     named: Annotated[str | None, typer.Option(
         "--model", metavar="M", autocompletion=completion.models, help="The model, where TEXT stands alone.")] = None,
     what: Annotated[str, typer.Option(
         "--what", metavar="A,B,…", help="Of attention, tokens, layers, prompt; or all.")] = "all",
     target: Annotated[str | None, typer.Option(
-        "--target", metavar="LABEL|TOKEN", help="The answer that is explained, where not the likeliest one.")] = None,
+        "--target", metavar="LABEL|TOKEN|ANSWER", help="What is explained, where not the likeliest answer.")] = None,
+    at: Annotated[str | None, typer.Option(
+        "--at", metavar="WORD|N|start|end", help="The word whose tag is explained, or its number from 0; of an answer "
+                                                 "in a text, one of its ends.")] = None,
+    context: Annotated[str | None, typer.Option(
+        "--context", metavar="TEXT", help="The text in which an answer is looked for.")] = None,
+    choice: Annotated[list[str], typer.Option(
+        "--choice", metavar="TEXT", help="One of the answers that are chosen among; repeatable.")] = [],  # noqa: B006
     layer: Annotated[int | None, typer.Option(
         "--layer", metavar="N", help="Only this layer's attention, from 1.", min=1)] = None,
     head: Annotated[int | None, typer.Option(
@@ -52,7 +62,7 @@ def explain(
         "--pair", metavar="TEXT", help="The second text, where a classifier reads two.")] = None,
     written: Annotated[str | None, typer.Option(
         "--written", metavar="TEXT", help="What an encoder-decoder has written so far.")] = None,
-    row: Annotated[int, typer.Option("--row", metavar="N", help="Which text of a file, from 0.", min=0)] = 0,
+    row: Annotated[int, typer.Option("--row", metavar="N", help="Which text, or row, of a file, from 0.", min=0)] = 0,
     output: Annotated[str | None, typer.Option(
         "--output", "-o", metavar="FILE.png|.svg|.html", help="A picture, or a page to walk through.")] = None,
     theme: Annotated[str, typer.Option(
@@ -82,10 +92,11 @@ def explain(
         raise RequestError("TEXT: what is to be explained? As in `llmkit explain MODEL \"A lovely film.\"`.")
     place = None if output is None else where(output, text, model)
     read_as = how_read(text, set_, encoding, "explain")
-    read = one_of(text, row, read_as)
-    report.opening(model)
-    made = explaining.explain(model, read, what=parts, pair=pair, written=written, target=target,
-                              hide=hide, layer=layer, head=head)  # type: ignore[arg-type]
+    with given(text, row, read_as, model) as read:
+        report.opening(model)
+        made = explaining.explain(model, read, what=parts, pair=pair, written=written, target=target, context=context,
+                                  choices=choice, at=at, hide=hide,  # type: ignore[arg-type]
+                                  layer=layer, head=head)
     if place is not None:
         leave(made, place, theme)
     if json_:
@@ -125,6 +136,21 @@ def where(output: str, text: str, model: str) -> Path:
     spare(output, model)
     check_free(found)
     return found
+
+
+@contextmanager
+def given(text: str, row: int, read_as: dict[str, Any], model: str) -> Iterator[str | FileRow]:
+    """The text itself, one of a file, or a row of a file where the model's task reads more than a text."""
+    from llmkit.data.jsonlines import kept
+    from llmkit.inference.explaining.rows import FileRow, task_of
+
+    if (text == "-" or is_file(text)) and task_of(model) is not None:
+        if text != "-":
+            terminal.err(f"reading the file {text}")
+        with kept(text) as path:
+            yield FileRow(path, row, read_as.get("encoding"), read_as.get("fields", {}))
+    else:
+        yield one_of(text, row, read_as)
 
 
 def one_of(text: str, row: int, read_as: dict[str, Any]) -> str:
@@ -202,6 +228,11 @@ def show_worth(made: Explanation) -> None:
     report.table([["token", *worth], *(
         [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens))])
+    if made.beside:
+        terminal.out("\nthe tokens of the other choices")
+        report.table([["choice", "token", *made.beside], *(
+            [choice, token.text, *(figure(row[i]) for row in made.beside.values())]
+            for i, (choice, token) in enumerate(subject.beside))])
     behind = [] if made.occlusion is None else list(zip(subject.written, made.occlusion.written, strict=True))
     if any(value is not None for _, value in behind):
         terminal.out("\nocclusion of what was written")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmkit.inference.explaining.shown import ShownToken
-from llmkit.inference.explaining.subject import LABELS, Subject, lined_up
+from llmkit.inference.explaining.subject import CHOICES, LABELS, Subject, lined_up
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def attention(subject: Subject) -> list[AttentionMaps]:
     from llmkit.tuning.shared.attention_prefix import attention_shown
 
     with torch.no_grad(), attention_shown(subject.base):
-        out: Any = subject.model(**subject.inputs, output_attentions=True)
+        out: Any = subject.ask(subject.inputs, output_attentions=True)
     read = subject.tokens
     written = subject.written or (ShownToken(None, "<start>", special=True), *read[:-1])  # a classifier reads it again
     if out.get("encoder_attentions") is None:
@@ -145,7 +145,10 @@ def reads_at(subject: Subject, positions: int) -> list[int]:
     if subject.aim is not None and subject.aim.is_word:
         side = subject.written or subject.tokens
         return [lined_up(positions, side, subject)[1][subject.aim.where]]
-    if subject.kind != LABELS or subject.averages:
+    if subject.aim is not None and subject.aim.read_at:
+        places = lined_up(positions, subject.tokens, subject)[1]
+        return [places[place] for place in subject.aim.read_at]
+    if subject.kind not in (LABELS, CHOICES) or subject.averages:
         return list(range(positions))
     if subject.family.shape == "encoder":
         mean = vars(subject.base.config).get("classifier_pooling") == "mean"

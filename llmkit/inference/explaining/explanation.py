@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llmkit.inference.explaining.aim import in_words
 from llmkit.inference.explaining.attention import AttentionMaps, attention, rolled_out, strongest
 from llmkit.inference.explaining.gradients import INSTALL, Gradients, installed, integrated_gradients
 from llmkit.inference.explaining.lens import Lens, LensLayer, lens
 from llmkit.inference.explaining.occlusion import Hiding, Occlusion, occlusion
+from llmkit.inference.explaining.opening import open_subject
+from llmkit.inference.explaining.rows import FileRow
 from llmkit.inference.explaining.shown import ShownToken
-from llmkit.inference.explaining.subject import LIKELIEST, Aim, Subject, name_of_answer, open_subject
+from llmkit.inference.explaining.subject import LIKELIEST, Subject, name_of_answer
 from llmkit.planning.soft_words import near_words
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.finite import check_all
@@ -69,6 +72,14 @@ class Explanation:
         return found
 
     @property
+    def beside(self) -> dict[str, tuple[float | None, ...]]:
+        """What each token is worth that only other choices have, by the same ways."""
+        if not self.subject.beside:
+            return {}
+        return {**({} if self.occlusion is None else {"occlusion": self.occlusion.beside}),
+                **({} if self.gradients is None else {"integrated gradients": self.gradients.beside})}
+
+    @property
     def units(self) -> dict[str, str]:
         """What the figures of each way are."""
         number = self.subject.aim is not None and self.subject.aim.kind == "number"
@@ -83,7 +94,7 @@ class Explanation:
     @property
     def title(self) -> str:
         """`label positive, probability 0.93`"""
-        return about(self.subject.aim, self.probability)
+        return in_words(self.subject.aim, self.probability)
 
     def as_json(self) -> dict[str, Any]:
         """All of it as one document."""
@@ -92,17 +103,27 @@ class Explanation:
             "model": subject.name, "opened_as": subject.kind, "text": subject.text, "tokens": _listed(subject.tokens)}
         if subject.written:
             document["written"] = _listed(subject.written)
+        if subject.row:
+            document["row"] = dict(subject.row)
+        if subject.beside:
+            document["other_choices"] = [{"choice": choice, "id": token.id, "text": token.text}
+                                         for choice, token in subject.beside]
         if subject.aim is not None:
-            document["explained"] = {"kind": subject.aim.kind, "name": subject.aim.name, "index": subject.aim.index,
-                                     "probability" if subject.aim.kind != "number" else "value": self.probability}
+            aim = subject.aim
+            document["explained"] = {
+                "kind": aim.kind, "name": aim.name, **({} if aim.is_span else {"index": aim.index}),
+                "probability" if aim.kind != "number" else "value": self.probability,
+                **({"of": aim.of} if aim.of else {}), **({"read_at": aim.read_at} if aim.read_at else {})}
             document["likeliest"] = [{"name": name, "probability": value} for name, value in self.likeliest]
         if self.occlusion is not None:
             document["occlusion"] = {"how": self.occlusion.how, "values": self.occlusion.values,
-                                     **({"written": self.occlusion.written} if subject.written else {})}
+                                     **({"written": self.occlusion.written} if subject.written else {}),
+                                     **({"other_choices": self.occlusion.beside} if subject.beside else {})}
         if self.gradients is not None:
             document["integrated_gradients"] = {
                 "baseline": self.gradients.baseline, "steps": self.gradients.steps, "values": self.gradients.values,
-                "difference": self.gradients.difference, "missing": self.gradients.missing}
+                "difference": self.gradients.difference, "missing": self.gradients.missing,
+                **({"other_choices": self.gradients.beside} if subject.beside else {})}
         if self.rollout is not None:
             document["rollout"] = {"values": self.rollout[0],
                                    **({"written": self.rollout[1]} if subject.written else {})}
@@ -121,15 +142,19 @@ class Explanation:
 
 
 def explain(
-    model: str | Path, text: str, *, what: Sequence[str] = PARTS, pair: str | None = None, written: str | None = None,
-    target: str | None = None, hide: Hiding | None = None, layer: int | None = None, head: int | None = None,
+    model: str | Path, text: str | FileRow, *, what: Sequence[str] = PARTS, pair: str | None = None,
+    written: str | None = None, target: str | None = None, context: str | None = None, choices: Sequence[str] = (),
+    at: str | None = None, hide: Hiding | None = None, layer: int | None = None, head: int | None = None,
 ) -> Explanation:
     """Open a model, read a text, and look at what its answer rests on.
 
     what          of attention, tokens, layers and prompt; with all of them, what can't be shown is a note
     pair          the second text of a classifier that reads two
     written       what an encoder-decoder has written so far
-    target        the label or word that is explained; the likeliest where nothing is said
+    target        the label, word or answer that is explained; the likeliest where nothing is said
+    context       of a question, where its answer is looked for
+    choices       among which one is the answer
+    at            the word whose tag is explained; of an answer in a text, start or end
     hide          how occlusion hides a token: mask or remove
     layer, head   from 1: only these of the attention
 
@@ -141,8 +166,9 @@ def explain(
     every = set(what) == set(PARTS)
     if "attention" not in what and (layer is not None or head is not None):
         raise RequestError(f"--{'head' if layer is None else 'layer'}: is of attention, which isn't shown.")
-    subject = open_subject(model, text, pair=pair, written=written, target=target)
-    notes: list[str] = []
+    subject = open_subject(model, text, pair=pair, written=written, target=target, context=context, choices=choices,
+                           at=at)
+    notes = list(subject.notes)
 
     def made(make: Callable[[], Made], needed: bool) -> Made | None:
         """A part; where it can't be had and nobody asked for it by name, a note."""
@@ -157,6 +183,9 @@ def explain(
     maps = None if {"attention", "tokens"}.isdisjoint(what) else made(
         lambda: attention(subject), "attention" in what and not every)
     found = None if "tokens" not in what else made(lambda: occlusion(subject, hide), not every or hide is not None)
+    if found is not None and found.how == "remove" and subject.aim is not None and subject.aim.held:
+        stay = ", ".join(repr(subject.tokens[place].text) for place in subject.aim.read_at)
+        notes.append(f"occlusion takes no token away where the answer is said; these have no figure: {stay}")
     slopes = None
     if found is not None and installed():
         slopes = integrated_gradients(subject)
@@ -190,15 +219,6 @@ def narrowed(maps: AttentionMaps, layer: int | None, head: int | None) -> Attent
     return replace(maps, weights=weights, layer=layer or 1, head=head or 1)
 
 
-def about(aim: Aim | None, probability: float | None) -> str:
-    """What is explained, in words."""
-    if aim is None:
-        return "no answer is explained"
-    if aim.kind == "number":
-        return f"the number {probability:.4g}"
-    return f"{aim.kind} {aim.name!r}, probability {probability:.4f}"
-
-
 def _answers(subject: Subject) -> tuple[tuple[tuple[str, float], ...], float | None]:
     """The likeliest answers with their probabilities, and the probability of the one that is explained."""
     import torch
@@ -206,7 +226,9 @@ def _answers(subject: Subject) -> tuple[tuple[tuple[str, float], ...], float | N
     if subject.aim is None:
         return (), None
     with torch.no_grad():
-        said = subject.answers(subject.inputs)[0]
+        if subject.aim.is_span:
+            return subject.likeliest, float(subject.score(subject.whole)[0].exp())
+        said = subject.answers(subject.whole)[0]
     if subject.aim.kind == "number":
         return (), float(said[subject.aim.index])
     chances = said.exp()

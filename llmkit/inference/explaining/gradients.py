@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from llmkit.inference.explaining.subject import AT_ONCE, LABELS, Subject, lined_up
+from llmkit.inference.explaining.subject import AT_ONCE, LABELS, Subject, places_of
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ class Gradients:
     """The answer of the text, less that of the baseline: what the values sum to (completeness)."""
     steps: int
     """Points of the integral."""
+    beside: tuple[float, ...] = ()
+    """Of each token that only other choices have; one of the question is counted in the rows of all choices."""
 
     @property
     def missing(self) -> float:
         """By how much the sum fails the difference: an error of the integral."""
-        return self.difference - sum(self.values)
+        return self.difference - sum(self.values) - sum(self.beside)
 
     @property
     def complete(self) -> bool:
@@ -65,29 +67,55 @@ def integrated_gradients(subject: Subject) -> Gradients:
         raise RequestError(f"integrated gradients need captum: {INSTALL}; occlusion and rollout do without.")
     from captum.attr import IntegratedGradients
 
-    table, turned = _table(subject.base, subject), subject.family.shape == "permuted"
-    embedded = _embedded(subject, table, subject.inputs["input_ids"])
+    table, turned, whole = _table(subject.base, subject), subject.family.shape == "permuted", subject.whole
+    embedded = _embedded(subject, table, whole["input_ids"])  # (rows, positions, width)
     ids, name = _baseline(subject)
-    _, places = lined_up(embedded.shape[1], subject.tokens, subject)
-    hidden = [places[i] for i in subject.places]
+    places = [places_of(embedded.shape[1], ids.shape[1], mask[None], subject) for mask in whole["attention_mask"]]
+    hidden = embedded.new_zeros(embedded.shape[:2]).bool()
+    for row, place in _of_the_text(subject):
+        hidden[row, places[row][place]] = True
     empty = _embedded(subject, table, ids)
-    if name == MEAN or not bool(empty[:, hidden].any()):  # from zeros a norm by length jumps, and no sum is complete
-        empty[:, hidden], name = _mean(subject, table), MEAN
+    if name == MEAN or not bool(empty[hidden].any()):  # from zeros a norm by length jumps, and no sum is complete
+        empty[hidden], name = _mean(subject, table), MEAN
 
-    def answer(rows: Tensor) -> Tensor:
+    def answer(points: Tensor) -> Tensor:
+        rows = points.flatten(0, 1)
         with _instead(table, rows.transpose(0, 1) if turned else rows):
-            return subject.score(subject.repeated(len(rows)))
+            return subject.score(subject.repeated(len(points)))
 
     with torch.no_grad():
-        difference = float(answer(embedded)[0] - answer(empty)[0])
-    size, steps = _rows_at_once(subject, embedded.shape[1]), STEPS
+        difference = float(answer(embedded[None])[0] - answer(empty[None])[0])
+    size, steps = _points_at_once(subject, embedded.shape[0] * embedded.shape[1]), STEPS
     while True:
-        found = IntegratedGradients(answer).attribute(embedded, empty, n_steps=steps, internal_batch_size=size)
-        values = found.detach().sum(-1)[0].double()
-        made = Gradients(name, tuple(float(values[place]) for place in places), difference, steps)
+        found = IntegratedGradients(answer).attribute(embedded[None], empty[None], n_steps=steps,
+                                                      internal_batch_size=size)
+        values = found.detach().sum(-1)[0].double().cpu()  # (rows, positions)
+        own, beside = _shared([[float(row[place]) for place in some] for row, some in zip(values, places, strict=True)],
+                              subject)
+        made = Gradients(name, own, difference, steps, beside)
         if made.complete or steps >= MOST_STEPS:
             return made
         steps *= 2
+
+
+def _of_the_text(subject: Subject) -> list[tuple[int, int]]:
+    """(row, place) of each token that can be nothing."""
+    if subject.choices is None:
+        return [(0, place) for place in subject.places]
+    return [(row, place) for row, some in enumerate(subject.choices.spots) for place, spot in enumerate(some)
+            if spot is not None]
+
+
+def _shared(values: list[list[float]], subject: Subject) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of the row that is explained, a question's tokens with their shares in other rows; and what others have alone."""
+    choices = subject.choices
+    if choices is None:
+        return tuple(values[0]), ()
+    chosen = subject.weighed().index
+    own = tuple(values[chosen][place] if spot is None else sum(values[row][at] for row, at in choices.same(spot))
+                for place, spot in enumerate(choices.spots[chosen]))
+    counted = {at for spot in choices.spots[chosen] if spot is not None for at in choices.same(spot)}
+    return own, tuple(values[row][place] for row, place in choices.others(chosen) if (row, place) not in counted)
 
 
 def _table(base: Any, subject: Subject) -> nn.Module:
@@ -98,15 +126,16 @@ def _table(base: Any, subject: Subject) -> nn.Module:
 
 
 def _baseline(subject: Subject) -> tuple[Tensor, str]:
-    """The ids of a text of nothing, (1, tokens), and what it is made of."""
-    tokenizer, ids = subject.tokenizer, subject.inputs["input_ids"].clone()
+    """The ids of a text of nothing, (rows, tokens), and what it is made of."""
+    tokenizer, ids = subject.tokenizer, subject.whole["input_ids"].clone()
     if tokenizer.mask_token_id is not None and subject.family.shape != "decoder":
         number, name = int(tokenizer.mask_token_id), str(tokenizer.mask_token)
     elif tokenizer.pad_token_id is not None and subject.family.shape == "encoder-decoder":
         number, name = int(tokenizer.pad_token_id), str(tokenizer.pad_token)
     else:
         return ids, MEAN
-    ids[:, subject.places] = number
+    for row, place in _of_the_text(subject):
+        ids[row, place] = number
     return ids, name
 
 
@@ -121,7 +150,7 @@ def _mean(subject: Subject, table: nn.Module) -> Tensor:
 
 
 def _embedded(subject: Subject, table: nn.Module, ids: Tensor) -> Tensor:
-    """What the model makes of ids before its first layer, as it calls its table: (1, positions, width)."""
+    """What the model makes of ids before its first layer, as it calls its table: (rows, positions, width)."""
     import torch
 
     kept: list[Tensor] = []
@@ -132,7 +161,7 @@ def _embedded(subject: Subject, table: nn.Module, ids: Tensor) -> Tensor:
     hook = table.register_forward_hook(keep, prepend=True)  # before what a soft prompt puts in
     try:
         with torch.no_grad():
-            subject.model(**{**subject.inputs, "input_ids": ids})
+            subject.ask({**subject.whole, "input_ids": ids})
     finally:
         hook.remove()
     found = kept[0].transpose(0, 1) if subject.family.shape == "permuted" else kept[0]
@@ -154,7 +183,7 @@ def _instead(table: nn.Module, rows: Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def _rows_at_once(subject: Subject, length: int) -> int:
+def _points_at_once(subject: Subject, positions: int) -> int:
     """Points that are computed together; one by one where a classifier knows no padding, and refuses several rows."""
     alone = subject.kind == LABELS and subject.base.config.get_text_config().pad_token_id is None
-    return 1 if alone else max(1, AT_ONCE // length)
+    return 1 if alone else max(1, AT_ONCE // positions)

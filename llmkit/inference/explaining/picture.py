@@ -143,6 +143,10 @@ def _worth(explanation: Explanation) -> str:
     out.append(document.table(["token", *worth], [
         [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens)]))
+    if beside := explanation.beside:
+        out += ["<h3>The other choices</h3>", document.table(["choice", "token", *beside], [
+            [choice, token.text, *(figure(row[i]) for row in beside.values())]
+            for i, (choice, token) in enumerate(subject.beside)])]
     return "\n".join(out)
 
 

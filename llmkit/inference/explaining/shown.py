@@ -34,6 +34,8 @@ def shown(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[Shown
     [CLS] un ##seen Ġ好 -> [CLS], un, seen (no space before it), 好; a third of a Chinese character: <e4>
     """
     special, given = set(tokenizer.all_special_ids), bytes_of(tokenizer)
+    if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        special.discard(tokenizer.unk_token_id)  # a word of the text, if not one that is known
     out = []
     for number in ids:
         name = str(tokenizer.convert_ids_to_tokens(number))

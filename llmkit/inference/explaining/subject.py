@@ -1,34 +1,20 @@
-"""A model, one text, and what of the model's answer is explained: a label, the next word, the word behind a mask."""
+"""A model, what it reads, and what of its answer is explained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from llmkit import models
 from llmkit.backbones.base import Family
-from llmkit.data.encoder import Unknown
-from llmkit.data.memory import memory_reader
-from llmkit.data.tokens import encode
-from llmkit.inference.evaluate import make_ready
-from llmkit.inference.explaining.shown import ShownToken, shown, single, virtual
+from llmkit.inference.explaining.aim import Aim
+from llmkit.inference.explaining.choices import Choices
+from llmkit.inference.explaining.shown import ShownToken, shown, virtual
 from llmkit.inference.writing.context import base_of
-from llmkit.inference.writing.filling import MASKS
-from llmkit.inference.writing.opening import INSTEAD
-from llmkit.models import Base
-from llmkit.models.run import recipe_of
 from llmkit.objectives.base import only_at
 from llmkit.objectives.shared import text_head
-from llmkit.objectives.span_corruption import sentinels
-from llmkit.system import devices, report
-from llmkit.system.errors import RequestError, nearest
-from llmkit.system.report import log
-from llmkit.tasks.base import cut_short
-from llmkit.tasks.classification import Classification
-from llmkit.tasks.shared.writing import Writing, begins
+from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,30 +22,13 @@ if TYPE_CHECKING:
 
 LONGEST = 512
 """Tokens of a text at most: a picture of more shows nothing, and each of them is a pass over the text."""
-AT_ONCE = 4096
-"""Positions that are computed together."""
-LABELS = text_head.WHOLE
-WORDS = ("AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-"""Auto classes of models that say labels of a text, and words."""
 LIKELIEST = 5
 """Answers that are told beside the one that is explained."""
-
-
-@dataclass(frozen=True)
-class Aim:
-    """The answer that is explained."""
-
-    kind: Literal["label", "one of several labels", "number", "next word", "masked word", "written word"]
-    name: str
-    index: int
-    """Its column among what the model says."""
-    where: int = -1
-    """Of a word: the position that says it, in the row that is read, or in what the decoder has written."""
-
-    @property
-    def is_word(self) -> bool:
-        """Whether it is one of the vocabulary."""
-        return self.kind.endswith("word")
+AT_ONCE = 4096
+"""Positions that are computed together."""
+LABELS, CHOICES = text_head.WHOLE, "AutoModelForMultipleChoice"
+WORDS = ("AutoModelForMaskedLM", "AutoModelForPreTraining", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+"""Auto classes of models that say labels of a text, and words."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +50,14 @@ class Subject:
     """Whether the answer is the mean of what the head says of each token."""
     lacks: str = ""
     """Why there is no answer whose tokens could be weighed; "" where there is one."""
+    row: Mapping[str, Any] = field(default_factory=dict)
+    """What its task reads beside the text, or instead: words, a context, choices."""
+    choices: Choices | None = None
+    """All rows of a question with choices; `inputs` are those of the choice that is explained."""
+    likeliest: tuple[tuple[str, float], ...] = ()
+    """Answers with their probabilities, where these aren't columns of what the model says: parts of a text."""
+    notes: tuple[str, ...] = ()
+    """What was left out of what is read."""
 
     @property
     def ids(self) -> list[int]:
@@ -116,35 +93,81 @@ class Subject:
         """The tokens that can be taken away: those of the text itself."""
         return [i for i, piece in enumerate(self.tokens) if not piece.special]
 
-    def repeated(self, rows: int) -> dict[str, Tensor]:
-        """The inputs so many times."""
-        return {name: tensor.expand(rows, *tensor.shape[1:]) for name, tensor in self.inputs.items()}
+    @cached_property
+    def beside(self) -> tuple[tuple[str, ShownToken], ...]:
+        """(choice, token) of what other choices have for themselves; empty where nothing is chosen among."""
+        if self.choices is None or self.aim is None:
+            return ()
+        ids, names = self.choices.rows, self.choices.names
+        told = [shown(row["input_ids"][0].tolist(), self.tokenizer) for row in ids]
+        return tuple((names[row], told[row][place]) for row, place in self.choices.others(self.aim.index))
 
-    def answers(self, inputs: dict[str, Tensor], where: int | None = None) -> Tensor:
-        """What the model says of each row, in logarithms of probabilities, (rows, choices); of a number, that.
+    @property
+    def whole(self) -> dict[str, Tensor]:
+        """All rows that an answer is made of, as they are: one, or one a choice: (rows, tokens)."""
+        return self.inputs if self.choices is None else self.choices.together
 
-        `where` is the position that says a word, where that isn't the aim's.
+    def repeated(self, times: int) -> dict[str, Tensor]:
+        """The whole so many times: (times x rows, tokens)."""
+        return {name: tensor.repeat(times, *[1] * (tensor.ndim - 1)) for name, tensor in self.whole.items()}
+
+    def ask(self, inputs: Mapping[str, Tensor], **how: Any) -> Any:
+        """What the model's class answers; of choices, each row by itself."""
+        if self.kind == CHOICES:
+            inputs = {name: tensor[:, None] for name, tensor in inputs.items()}
+        return self.model(**inputs, **how)
+
+    def answers(self, inputs: Mapping[str, Tensor], aim: Aim | None = None) -> Tensor:
+        """What the model says of each row, in logarithms of probabilities, (rows, answers); of a number, that.
+
+        `aim` says where an answer is said, where that isn't the subject's own place; of choices, `inputs` has those of
+        a question one below the other.
         """
         import torch
 
-        aim = self.aim
-        assert aim is not None  # whoever asks has looked
-        if not aim.is_word:
-            logits = text_head.of_text(self.model(**inputs).logits.float(), inputs.get("attention_mask"))
-            return {"label": logits.log_softmax, "number": lambda _: logits}.get(
-                aim.kind, lambda _: torch.nn.functional.logsigmoid(logits))(-1)
+        aim = aim or self.weighed()
+        if aim.is_word:
+            return self._words(inputs, aim)
+        logits: Tensor = self.ask(inputs).logits.float()
+        if self.averages:
+            logits = text_head.of_text(logits, inputs.get("attention_mask"))
+        if aim.kind == "number":
+            return logits
+        if aim.kind == "one of several labels":
+            return torch.nn.functional.logsigmoid(logits)
+        if self.choices is not None:
+            logits = logits.view(-1, len(self.choices.rows))
+        return (logits[:, aim.where] if aim.kind == "tag" else logits).log_softmax(-1)
+
+    def _words(self, inputs: Mapping[str, Tensor], aim: Aim) -> Tensor:
+        """(rows, vocabulary)"""
+        import torch
+
         side = inputs.get("decoder_input_ids", inputs["input_ids"])
         wanted = torch.zeros(side.shape, dtype=torch.bool, device=side.device)
-        wanted[:, aim.where if where is None else where] = True
+        wanted[:, aim.where] = True
         with only_at(self.model, self.family.heads[self.kind], wanted):
             out = self.model(**inputs)
         said: Tensor = out["prediction_logits"] if "prediction_logits" in out else out["logits"]
         return said.float().log_softmax(-1)
 
-    def score(self, inputs: dict[str, Tensor], where: int | None = None) -> Tensor:
-        """Of each row the logarithm of the probability of what is explained, or the number that it is: (rows,)"""
-        assert self.aim is not None
-        return self.answers(inputs, where)[:, self.aim.index]
+    def ends(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Where an answer starts, and where it ends: logits, (rows, tokens) each."""
+        out = self.model(**inputs)
+        return out.start_logits.float(), out.end_logits.float()
+
+    def score(self, inputs: Mapping[str, Tensor], aim: Aim | None = None) -> Tensor:
+        """Of each row the logarithm of the probability of what is explained, or the number that it is: (rows,)
+
+        Of an answer in a text, that of its first token as a start, and of its last one as an end, added.
+        """
+        aim = aim or self.weighed()
+        if not aim.is_span:
+            return self.answers(inputs, aim)[:, aim.index]
+        start, end = (logits.log_softmax(-1) for logits in self.ends(inputs))
+        if aim.until == -1:
+            return start[:, aim.where]
+        return end[:, aim.until] if aim.where == -1 else start[:, aim.where] + end[:, aim.until]
 
     def weighed(self) -> Aim:
         """The aim; RequestError where there is none."""
@@ -153,75 +176,17 @@ class Subject:
         return self.aim
 
 
-def open_subject(
-    model: str | Path, text: str, *, pair: str | None = None, written: str | None = None, target: str | None = None,
-) -> Subject:
-    """Open a model and read a text with it as it would for its task.
-
-    pair      the second text, where a classifier reads two
-    written   what an encoder-decoder has written so far
-    target    the label or the word that is explained; the likeliest where nothing is said
-
-    RequestError where the text is empty or too long, or the target isn't one.
-    """
-    if not text.strip():
-        raise RequestError("TEXT: there is nothing in it to be explained.")
-    report.quiet_libraries()
-    learned = recipe_of(model)
-    task = None if learned is None else learned.task
-    found = _as_learned(model, task, text, pair) if isinstance(task, Classification | Writing) else _plain(
-        model, text, pair)
-    _fits(found)
-    unknown = Unknown(found.tokenizer)
-    unknown.see(found.ids, text)
-    unknown.warn(found.name)
-    return _aimed(_on_device(_writing(found, written)), target)
+def name_of_answer(subject: Subject, index: int) -> str:
+    """What a column of the model's answers is called."""
+    assert subject.aim is not None
+    if subject.choices is not None:
+        return subject.choices.names[index]
+    if not subject.aim.is_word:
+        return str(subject.base.config.id2label.get(index, index)) if subject.aim.kind != "number" else "the number"
+    return shown([index], subject.tokenizer)[0].text
 
 
-def _as_learned(model: str | Path, task: Classification | Writing, text: str, pair: str | None) -> Subject:
-    """A run of a task: the text stands in its template and its prompt, cut as its rows were."""
-    ready, cut = make_ready(model), list[int]()
-    (first, *_) = task.wanted
-    row = {first: text, **({} if pair is None else {"text_pair": pair})}
-    if pair is not None and not isinstance(task, Classification):
-        raise RequestError("--pair: a second text is for classifiers that were trained on two.")
-    objective: Any = ready.learner.objective
-    rows = list(objective.stream(memory_reader([row], "TEXT"), answered=False))  # as its own rows are read and checked
-    (features, *_) = objective.featured(rows, ready.setup, cut)
-    if cut:
-        log.warning(cut_short(cut, ready.setup.max_length))
-    head = task.head_for(ready.learner.family)
-    averages = isinstance(task, Classification) and head == text_head.TOKENS
-    return Subject(str(model), ready.learner.tuned, ready.setup.tokenizer, ready.learner.family,
-                   LABELS if averages else head, text,
-                   _inputs(**{name: features[name] for name in ("input_ids", "token_type_ids") if name in features}),
-                   ready.learned.tuning.virtual_tokens if ready.learned is not None else 0, averages=averages)
-
-
-def _plain(model: str | Path, text: str, pair: str | None) -> Subject:
-    """Any other model: the text as its tokenizer has it."""
-    base = Base.open(model)
-    family, opened = base.family, models.open_model(base)
-    tokenizer, kind = opened.tokenizer, opened.kind
-    averages = text_head.averages(kind, opened.folder)
-    kind = LABELS if averages else kind
-    if kind in ("AutoModelForCausalLM",) and family.shape == "decoder":
-        if pair is not None:
-            raise RequestError("--pair: a second text is for classifiers that were trained on two.")
-        begin = [int(tokenizer.bos_token_id or 0)] if begins(tokenizer) else []
-        inputs = _inputs(input_ids=[*begin, *encode(tokenizer, [text])[0]])
-    else:
-        for mark in MASKS:  # whatever the tokenizer calls its mask
-            if tokenizer.mask_token is not None and mark not in tokenizer.get_vocab():
-                text = text.replace(mark, str(tokenizer.mask_token))
-        read = tokenizer(text, pair)
-        types = family.shape == "encoder" and "token_type_ids" in read
-        inputs = _inputs(**{name: read[name] for name in ("input_ids", *(["token_type_ids"] if types else []))})
-    return Subject(str(model), opened.model, tokenizer, family, kind, text, inputs, opened.virtual_tokens,
-                   averages=averages)
-
-
-def _inputs(**columns: Any) -> dict[str, Tensor]:
+def inputs_of(**columns: Any) -> dict[str, Tensor]:
     """One row of a batch: (1, tokens) each, and a mask, for nothing is padding."""
     import torch
 
@@ -229,136 +194,21 @@ def _inputs(**columns: Any) -> dict[str, Tensor]:
     return {**rows, "attention_mask": torch.ones_like(rows["input_ids"])}
 
 
-def _fits(subject: Subject) -> None:
-    """RequestError where a text has more tokens than the model has positions, or than can be looked at."""
-    limit = subject.family.position_limit(subject.base.config)
-    most = LONGEST if limit is None else min(LONGEST, limit - subject.virtual_tokens)
-    if len(subject.ids) > most:
-        why = "can be looked at" if most == LONGEST else "the model has positions for"
-        raise RequestError(f"TEXT: its {len(subject.ids):,} tokens are more than the {most:,} that {why}; shorten it.")
-    if not subject.places:
-        raise RequestError(f"TEXT: {subject.text!r} has no tokens to this model.")
-
-
-def _writing(subject: Subject, written: str | None) -> Subject:
-    """With what the decoder of an encoder-decoder has written: where nothing is said, a hole's mark, or nothing."""
-    if subject.kind != "AutoModelForSeq2SeqLM":
-        if written is not None:
-            raise RequestError("--written: is for encoder-decoders; of a model that writes on, let it stand in TEXT.")
-        return subject
-    import torch
-
-    config, tokenizer = subject.base.config, subject.tokenizer
-    start = config.decoder_start_token_id
-    ids = [int(start if start is not None else subject.family.decoder_start(tokenizer))]
-    if written is not None:
-        ids += encode(tokenizer, [written])[0]
-    else:
-        known = set(sentinels(tokenizer))
-        ids += next(([one] for one in subject.ids if one in known), [])
-    return replace(subject, inputs={**subject.inputs, "decoder_input_ids": torch.tensor([ids])})
-
-
-def _on_device(subject: Subject) -> Subject:
-    """On a GPU, where there is one."""
-    device = devices.kind()
-    subject.model.to(device).eval()
-    return replace(subject, inputs={name: tensor.to(device) for name, tensor in subject.inputs.items()})
-
-
-# ---- what is explained ----
-
-def _aimed(subject: Subject, target: str | None) -> Subject:
-    """With the answer that is explained; where there is none, with the reason."""
-    import torch
-
-    kind, config = subject.kind, subject.base.config
-    lacks = _lacks(subject)
-    if lacks:
-        if target is not None:
-            raise RequestError(f"--target {target}: {lacks}")
-        return replace(subject, lacks=lacks)
-    if kind == LABELS:
-        names = {"multi_label_classification": "one of several labels", "regression": "number"}
-        what: Any = names.get(str(config.problem_type), "label" if config.num_labels > 1 else "number")
-        asked = replace(subject, aim=Aim(what, "", 0))
-    elif kind == "AutoModelForCausalLM":
-        asked = replace(subject, aim=Aim("next word", "", 0, len(subject.ids) - 1))
-    elif kind == "AutoModelForSeq2SeqLM":
-        asked = replace(subject, aim=Aim("written word", "", 0, len(subject.written) - 1))
-    else:
-        asked = replace(subject, aim=Aim(
-            "masked word", "", 0, subject.ids.index(int(subject.tokenizer.mask_token_id or 0))))
-    with torch.no_grad():
-        said = asked.answers(asked.inputs)[0]
-    index = int(said.argmax()) if target is None else _index(asked, target, said)
-    assert asked.aim is not None
-    return replace(asked, aim=replace(asked.aim, index=index, name=name_of_answer(asked, index)))
-
-
-def _lacks(subject: Subject) -> str:
-    """Why a model has no answer to a text whose tokens could be weighed; "" where it has one."""
-    kind, family = subject.kind, subject.family
-    if kind == LABELS:
-        return ""
-    if not subject.says_words:
-        return (f"{subject.name} {INSTEAD.get(kind, 'says neither labels nor words')}: there is no label and no word "
-                "whose tokens could be weighed; what it attends to can be shown: --what attention.")
-    if family.shape == "permuted":
-        return (f"{subject.name} predicts words in any order, and a text alone doesn't say which; what it attends to "
-                "can be shown: --what attention.")
-    if family.shape == "encoder" and subject.tokenizer.mask_token_id not in subject.ids:
-        mask = subject.tokenizer.mask_token
-        if mask is None:
-            return f"{subject.name}: its tokenizer has no mask token, so that no word can be asked for."
-        return (f"TEXT has no mask, and {subject.name} says the word behind one: put {mask} where a word is to be "
-                f"predicted, as in {' '.join([*subject.text.split()[:5], str(mask)])!r}.")
-    return ""
-
-
-def _index(subject: Subject, target: str, said: Tensor) -> int:
-    """The column of what is asked for; RequestError where there is none."""
-    aim = subject.aim
-    assert aim is not None
-    if aim.kind == "number":
-        raise RequestError(f"--target {target}: {subject.name} says one number of a text; leave --target out.")
-    if aim.is_word:
-        found = [one for one in single(target, subject.tokenizer) if one < len(said)]
-        if not found:
-            ids = subject.tokenizer(target, add_special_tokens=False)["input_ids"]
-            parts = ", ".join(repr(piece.text) for piece in shown(ids, subject.tokenizer))
-            raise RequestError(f"--target {target}: is no single token of this model, but {len(ids)}: {parts}. Name "
-                               "one of these.")
-        return max(found, key=lambda one: float(said[one]))
-    names = {str(name): int(number) for number, name in subject.base.config.id2label.items()}
-    if target not in names:
-        raise RequestError(f"--target {target}: no label is called so.{nearest(target, names)}")
-    return names[target]
-
-
-def name_of_answer(subject: Subject, index: int) -> str:
-    """What a column of the model's answers is called."""
-    assert subject.aim is not None
-    if not subject.aim.is_word:
-        return str(subject.base.config.id2label.get(index, index)) if subject.aim.kind != "number" else "the number"
-    return shown([index], subject.tokenizer)[0].text
-
-
 def lined_up(size: int, tokens: Sequence[ShownToken], subject: Subject) -> tuple[tuple[ShownToken, ...], list[int]]:
     """What stands at each of so many positions inside the model, and where each token went; virtual tokens are beside.
 
     A soft prompt may stand on both sides of a text; of a prefix, its keys stand before all others.
     """
-    more = size - len(tokens)
-    if more == 0:
-        return tuple(tokens), list(range(size))
+    places = places_of(size, len(tokens), subject.inputs["attention_mask"], subject)
+    there, beside = dict(zip(places, tokens, strict=True)), iter(virtual(size - len(tokens)))
+    return tuple(there[i] if i in there else next(beside) for i in range(size)), places
+
+
+def places_of(size: int, length: int, mask: Tensor, subject: Subject) -> list[int]:
+    """Where each of so many tokens stands among the positions inside the model; `mask` (1, tokens) is of padding."""
+    more = size - length
     prompt = dict(subject.model.named_children()).get("soft_prompt")
-    if prompt is not None and more == prompt.tokens:
-        mask = subject.inputs["attention_mask"]
-        layout = prompt.lay_out(1, len(tokens), mask, mask.device)
-        places, slots = layout.places[0].tolist(), layout.slots[0].tolist()
-        row: list[ShownToken] = [ShownToken(None, "")] * size
-        for place, piece in zip([*places, *slots], [*tokens, *virtual(more)], strict=True):
-            row[place] = piece
-        return tuple(row), places
-    return (*virtual(more), *tokens), list(range(more, size))
+    if more and prompt is not None and more == prompt.tokens:
+        found: list[int] = prompt.lay_out(1, length, mask, mask.device).places[0].tolist()
+        return found
+    return list(range(more, size))

@@ -13,7 +13,8 @@ WORDS = {
     "rows have", "mean": "the mean of the training rows", "a guess": "a choice by chance",
     "TF-IDF, logistic regression": "a linear model on the words of the texts",
     "TF-IDF, ridge regression": "a linear model on the words of the texts",
-    "TF-IDF, cosine": "how many words two texts share", "most frequent tag": "the most frequent tag of each word",
+    "TF-IDF, cosine": "how many words two texts share", "most frequent tag": "always the tag that most words have",
+    "most frequent tag of each word": "the tag that each word has most often in training",
     "most similar sentence": "the sentence that shares most words with the question",
     "no answer": "always that there is no answer", "the longest choice": "always the longest choice",
     "the first three sentences": "the first three sentences of the text", "the source copied": "the text as it is",
@@ -22,7 +23,10 @@ WORDS = {
     "the more frequent answer": "always the answer that most pairs have",
 }
 """What the short name of a floor means."""
-
+OF_THESE = {
+    "majority class": "the most frequent label of these rows", "most frequent labels": "the labels that most rows have",
+    "mean": "the mean of the rows"}
+"""The same, where no training row is known."""
 
 CHANCE, REPLACED = "chance", "the share of replaced tokens"
 """Floors that a model reaches which learned nothing of its rows: a loss is held against them with some room."""
@@ -32,9 +36,7 @@ ROOM = 0.01
 
 def in_words(what: str, learned: bool = True) -> str:
     """`majority class` -> `majority class: the most frequent label of training`; without training rows, of these."""
-    meant = WORDS.get(what, "")
-    if not learned:
-        meant = meant.replace("of training", "of these rows").replace("training rows", "rows")
+    meant = (WORDS if learned else {**WORDS, **OF_THESE}).get(what, "")
     return f"{what}: {meant}" if meant else what
 
 

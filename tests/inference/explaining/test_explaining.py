@@ -16,8 +16,8 @@ from llmkit.inference.explaining.explanation import KNOWN, explain
 from llmkit.inference.explaining.gradients import integrated_gradients
 from llmkit.inference.explaining.lens import lens
 from llmkit.inference.explaining.occlusion import occlusion
+from llmkit.inference.explaining.opening import open_subject
 from llmkit.inference.explaining.shown import ShownToken, shown
-from llmkit.inference.explaining.subject import open_subject
 from llmkit.system.errors import RequestError
 
 MASKED, CAUSAL, SEQ2SEQ, LABELS = (

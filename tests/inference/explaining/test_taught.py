@@ -105,7 +105,7 @@ def test_a_run_that_writes_reads_the_text_in_its_own_template(asked: Path, tmp_p
 def test_attention_to_a_prefix_is_what_the_outputs_are_made_of(tuned: dict[str, Path]) -> None:
     import torch
 
-    from llmkit.inference.explaining.subject import open_subject
+    from llmkit.inference.explaining.opening import open_subject
     from llmkit.tuning.shared.attention_prefix import attention_shown
 
     subject = open_subject(tuned["prefix"], TEXT)
