@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from llmkit.backbones.kernels import liger, shortcuts
 from llmkit.data.memory import Given
 from llmkit.planning.settle import settle
+from llmkit.recipe import Recipe
 from llmkit.system import report
 from llmkit.system.environment import forget_leftovers, prepare_torch
 from llmkit.system.signals import stopping
@@ -26,7 +27,7 @@ from llmkit.training.request import Request, read
 from llmkit.training.spread.agreeing import agreed, connect, take_device
 from llmkit.training.spread.alike import check_folder, met
 from llmkit.training.spread.launchers import launched
-from llmkit.training.spread.meeting import first
+from llmkit.training.spread.meeting import Meeting, first
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
 
@@ -48,9 +49,7 @@ def fit(
     stay as they are.
     """
     began = time.monotonic()
-    prepare_torch()
-    if left := forget_leftovers():
-        report.log.warning("%s", left)
+    set_up()
     told, resume = checked(callbacks), checked_resume(resume)
     with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
@@ -62,16 +61,14 @@ def fit(
         take_device()
         meeting = held.enter_context(met(request, resume))
         request = held.enter_context(launched(as_meant(request, resume)))
-        done = finished_without_data(run, request, resume, memory) if meeting.main else None
-        if (done := meeting.decide("done before", done, first)) is not None:
-            return dict(done)
+        if (done := done_before(meeting, run, request, resume, memory)) is not None:
+            return done
         settled = settle(request, world(), memory=memory)
         held.enter_context(run.locked() if meeting.main else nullcontext())
         check_folder(meeting, run)
         settled = agreed(settled, meeting)
         plan = settled.recipe.training
-        start, done = (pick_up(run, request, settled.recipe, resume, settled.readers) if meeting.main
-                       else (None, None))
+        start, done = pick_up(run, request, settled.recipe, resume, settled.readers) if meeting.main else (None, None)
         if (done := meeting.decide("done", done, first)) is not None:
             return dict(done)
         found = material(settled, meeting)
@@ -95,3 +92,19 @@ def fit(
             raise
         session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
         return summary
+
+
+def set_up() -> None:
+    """Torch as it is used here; what a launcher left in the environment is forgotten, and said."""
+    prepare_torch()
+    if left := forget_leftovers():
+        report.log.warning("%s", left)
+
+
+def done_before(
+    meeting: Meeting, run: RunFolder, request: Recipe, resume: str, memory: Container[str],
+) -> dict[str, Any] | None:
+    """The summary of a run that is finished and whose data is gone, the same on all processes; None of any other."""
+    found = finished_without_data(run, request, resume, memory) if meeting.main else None
+    done = meeting.decide("done before", found, first)
+    return None if done is None else dict(done)
