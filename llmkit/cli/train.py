@@ -278,10 +278,10 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
         lines.append(f"{'unigram entropy':<30}{entropy:>10.4f}   what word frequencies alone would give")
     for what, floor in summary.get("floors", {}).items():
         lines += [f"{visible(name):<30}{value:>10.4f}   a floor, {in_words(what)}" for name, value in floor.items()]
-    lines.append(f"model: {summary['output_dir']}/model")
+    lines.append(f"model: {visible(summary['output_dir'])}/model")
     page = Path(summary["output_dir"]) / layout.REPORT
     if page.is_file():
-        lines.append(f"what it learned, on a page: {page}")
+        lines.append(f"what it learned, on a page: {visible(str(page))}")
     lines += verdicts(summary)
     terminal.err("\n".join(lines))
 

@@ -1,6 +1,7 @@
 """Words of a command that mean nothing, a file that is read and written at once, JSON that is nested without end."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -86,3 +87,27 @@ def test_a_schema_that_cannot_be_written_is_told(schema: dict[str, object]) -> N
     pytest.importorskip("llguidance")
     assert "it can't be written as JSON" in _unheld(schema)
     assert json.dumps(schema)
+
+
+@pytest.mark.parametrize("began", [True, False])
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(
+        began: bool, run: Path, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    if began:
+        shutil.copytree(run, folder)
+        (folder / ".lock").unlink(missing_ok=True)
+    else:
+        folder.mkdir()
+    os.mkfifo(folder / ".lock")
+    tree = tiny("bert", text, folder, max_steps=2, save_steps=1)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    assert main(["pretrain", str(tmp_path / "recipe.yaml")]) == 6
+    assert ".lock" in capsys.readouterr().err
+
+
+def test_a_line_feed_in_a_folders_name_makes_no_line(
+        text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = tiny("bert", text, tmp_path / "a\nllmkit: error: b", max_steps=1)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    assert main(["pretrain", str(tmp_path / "recipe.yaml")]) == 0
+    assert not [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmkit: error")]

@@ -88,8 +88,11 @@ def held(folder: Path) -> Iterator[Hold]:
     order counts as alive until its lock wasn't touched for some minutes.
     """
     with _within_process(folder):
+        lock = folder / LOCK
+        if os.path.lexists(lock) and not lock.is_file():  # to open a pipe waits for ever
+            raise PlaceError(f"{lock}: is no file, and a run's lock is one; remove it, or choose another --output-dir.")
         with telling(folder):
-            file = (folder / LOCK).open("a+b", buffering=0)
+            file = lock.open("a+b", buffering=0)
         with file:
             holding = Hold(folder, file)
             _ask(holding, file)

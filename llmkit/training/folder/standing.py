@@ -82,9 +82,12 @@ def refuse(folder: Path, names: list[str]) -> None:
 
 def _begun(folder: Path) -> bool:
     """Whether a run had the folder: its lock is there, and says who has it, or nothing."""
+    lock = folder / layout.LOCK
     try:
-        said = (folder / layout.LOCK).read_bytes()[:4096]
+        said = lock.read_bytes()[:4096] if lock.is_file() else None
     except OSError:
+        return False
+    if said is None:
         return False
     return not said or said.startswith(b"process ")
 
@@ -125,7 +128,9 @@ def _is_dumped(path: Path) -> bool:
 
 
 def _first(path: Path) -> dict[str, object]:
-    """The object on a file's first line; empty where there is none."""
+    """The object on a file's first line; empty where there is none, or no file."""
+    if not path.is_file():  # a pipe is waited for without end
+        return {}
     try:
         with path.open("rb") as file:
             found = json.loads(file.readline(1 << 20))
@@ -135,7 +140,9 @@ def _first(path: Path) -> dict[str, object]:
 
 
 def _whole(path: Path) -> dict[str, object]:
-    """The object that a file holds; empty where it holds none."""
+    """The object that a file holds; empty where it holds none, or is no file."""
+    if not path.is_file():
+        return {}
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
