@@ -53,7 +53,8 @@ def test_compiled_layers_see_no_padding_and_take_one_graph_for_any_lengths(
     fields = {**family.sizes["tiny"], **SMALL[name], **dict.fromkeys(family.still, 0.0), "vocab_size": 60,
               "pad_token_id": 0}
     plain, model = (transformers.AutoModelForTokenClassification.from_config(
-        transformers.AutoConfig.for_model(family.model_type, **fields), attn_implementation="sdpa").eval() for _ in range(2))
+        transformers.AutoConfig.for_model(family.model_type, **fields), attn_implementation="sdpa").eval()
+        for _ in range(2))
     model.load_state_dict(plain.state_dict())
     compiled = compiling.compile_layers(model, family, unpad(model, family, compiled=True))
     seen, graphs, usual = set[Any](), list[int](), Unpadding.after
