@@ -12,6 +12,7 @@ from conftest import SMALL, STILL, tiny
 from llmkit import recipe
 from llmkit.backbones.kernels import unpadded as _unpadded
 from llmkit.backbones.kernels.unpadded import TokenPlaces, grouped, unpad
+from llmkit.planning.choices import lacks_compiler
 from llmkit.recipe import registry
 from llmkit.training.fit import fit
 
@@ -125,3 +126,19 @@ def test_modernbert_learns_from_documents_in_one_row(packing: str, text: Path, t
     tree = tiny("modernbert", text, tmp_path / "run", max_steps=2)
     tree["objective"], tree["data"]["packing"] = "masked_lm", packing
     assert fit(recipe.load(tree))["steps"] == 2
+
+
+@pytest.mark.skipif(lacks_compiler() is not None, reason=str(lacks_compiler()))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_a_compiled_run_has_the_losses_of_padded_rows(name: str, labelled: Path, tmp_path: Path) -> None:
+    others = [shortcut for shortcut in get_args(recipe.Shortcut) if shortcut != "unpadded"]
+    found = []
+    for place, more in (("compiled", {"compile": True}), ("padded", {"shortcuts": others})):
+        asked = tiny(name, labelled, tmp_path / place, still=True, max_steps=3, **more)
+        asked["data"]["validation"] = 0.2
+        summary = fit(recipe.load({
+            **{key: value for key, value in asked.items() if key != "objective"}, "task": "classification"}))
+        lines = map(json.loads, (tmp_path / place / "metrics.jsonl").read_text().splitlines())
+        found.append([summary["evaluation"]["loss"], *(line["loss"] for line in lines if "loss" in line)])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)

@@ -24,7 +24,13 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from llmkit.inference.generate import Options, generate
+from llmkit import models
+from llmkit.cli import main
+from llmkit.inference import generate as generation
+from llmkit.inference.generate import Options, generate, settled
+from llmkit.inference.writing.memory import PrefixMemory
+from llmkit.inference.writing.options import check_assisted
+from llmkit.inference.writing.writer import Writer
 from llmkit.system.errors import RequestError
 
 SENTENCE = "the cat sat on a mat and dog ran to its small red house by sea"
@@ -190,10 +196,50 @@ def test_an_empty_prompt_starts_from_the_end_token(gpt2):
     ({"do_sample": False, "top_p": 0.9}, "top_p has no effect"),
     ({"num_beams": 2, "num_return_sequences": 3}, "2 beams can't give 3"),
     ({"do_sample": False, "num_return_sequences": 2}, "every text is the same"),
+    ({"compile": True, "num_beams": 2}, "compile: beams move from row to row in a cache"),
 ])
 def test_options_that_cannot_work_are_refused(options, message):
     with pytest.raises(RequestError, match=message):
         Options(**options)
+
+
+CPU = "compile: steps are compiled on GPUs, and here it is a CPU that writes; leave it out"
+
+
+def test_steps_are_not_compiled_on_a_cpu_and_it_is_told_before_anything_is_opened(gpt2, capsys):
+    with pytest.raises(RequestError, match=CPU):
+        generate("the cat", "nobody/nothing", Options(compile=True))
+    with pytest.raises(RequestError, match=CPU):
+        generate("the cat", models.open_model(gpt2), Options(compile=True))
+    assert main(["generate", "the cat", "--model", gpt2, "--compile"]) == 2
+    assert f"llmkit: error: {CPU}" in capsys.readouterr().err
+    assert generate("the cat", gpt2, Options(compile=False, max_new_tokens=2)).completions[0].tokens <= 2
+
+
+def test_what_moves_or_takes_back_what_was_read_is_not_compiled(gpt2):
+    with pytest.raises(RequestError, match="compile: a conversation keeps what was read, in a cache that grows"):
+        Writer.open(gpt2).write([[4]], Options(compile=True), memory=PrefixMemory())
+    with pytest.raises(RequestError, match="compile: an assistant's wrong guesses are taken back"):
+        check_assisted(Options(compile=True))
+
+
+def test_the_steps_of_a_large_file_are_compiled_on_a_gpu_where_they_can_be(gpt2, caplog, monkeypatch):
+    """300 tokens a batch: seven batches are 2,100 steps."""
+    writer = Writer.open(gpt2)
+    assert settled(writer, Options(), 100).compile is None  # on a CPU nothing is said of it
+    writer.device = "cuda:0"
+    caplog.set_level("INFO", "llmkit")
+    monkeypatch.setattr(generation, "uncompiled", lambda opened, device: "")
+    assert settled(writer, Options(), 6).compile is None
+    assert settled(writer, Options(num_beams=2), 7).compile is None
+    assert not caplog.messages
+    assert settled(writer, Options(compile=False), 7).compile is False
+    assert settled(writer, Options(), 7).compile is True
+    monkeypatch.setattr(generation, "uncompiled", lambda opened, device: "there is no compiler")
+    assert settled(writer, Options(), 7).compile is False
+    assert caplog.messages == [
+        "up to 2,100 steps are compiled, which takes a while first (--no-compile goes without)",
+        "steps aren't compiled: there is no compiler"]
 
 
 def test_nothing_warns(gpt2, capfd, recwarn):

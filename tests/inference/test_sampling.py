@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
+from llmkit.inference.writing import sampling
 from llmkit.inference.writing.sampling import Choosing, candidates, choose, penalized
 
 
@@ -24,7 +25,9 @@ from llmkit.inference.writing.sampling import Choosing, candidates, choose, pena
     {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.8, "min_p": 0.05}, {"temperature": 0.3},
     {"top_p": 0.999}, {"repetition_penalty": 1.7, "temperature": 0.8}, {"typical_p": 0.4}, {"top_h": 0.4},
     {"epsilon_cutoff": 3e-4}, {"eta_cutoff": 1e-3, "top_p": 0.9}])
-def test_candidates_are_those_of_transformers_own_processors(options):
+@pytest.mark.parametrize("there", [False, True], ids=["on the host", "on the device"])
+def test_candidates_are_those_of_transformers_own_processors(options, there, monkeypatch):
+    monkeypatch.setattr(sampling, "chooses", lambda device: there)
     own = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper,
            "top_h": TopHLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper, "min_p": MinPLogitsWarper,
            "typical_p": TypicalLogitsWarper, "epsilon_cutoff": EpsilonLogitsWarper, "eta_cutoff": EtaLogitsWarper}
@@ -42,9 +45,11 @@ def test_candidates_are_those_of_transformers_own_processors(options):
         torch.testing.assert_close(found, expected[0].softmax(0), atol=1e-6, rtol=1e-4)
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely():
+@pytest.mark.parametrize("chance", [np.random.default_rng(0), torch.Generator().manual_seed(0)],
+                         ids=["a host's chance", "a device's"])
+def test_tokens_are_drawn_as_often_as_they_are_likely(chance):
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
-    chance, how = np.random.default_rng(0), Choosing(True, top_k=4)
+    how = Choosing(True, top_k=4)
     counts = np.bincount(choose(logits.expand(4000, -1), how, [chance] * 4000), minlength=5)
     expected = logits.masked_fill(torch.arange(5) == 3, -torch.inf).softmax(0).double().numpy() * 4000
     assert counts[3] == 0
@@ -58,3 +63,13 @@ def test_rows_that_are_chosen_for_together_get_what_each_gets_alone():
         together = choose(rows, how, [np.random.default_rng(i) for i in range(5)])
         alone = [int(choose(rows[i:i + 1], how, [np.random.default_rng(i)])) for i in range(5)]
         assert together.tolist() == alone
+
+
+def test_a_matrix_of_what_is_told_is_read_as_log_probabilities():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.0, 3.0]])
+    logprobs, likeliest = sampling.logprobs_of(logits, torch.tensor([1, 2]), 2)
+    wanted = logits.log_softmax(-1)
+    assert logprobs == pytest.approx([float(wanted[0, 1]), float(wanted[1, 2])], rel=1e-5)
+    assert [token for token, _ in likeliest[0]] == [0, 1] and likeliest[1][0][0] == 2
+    assert [value for _, value in likeliest[0]] == pytest.approx(wanted[0, :2].tolist(), rel=1e-5)
+    assert sampling.logprobs_of(logits, torch.tensor([1, 2]), 0)[1] == [[], []]
