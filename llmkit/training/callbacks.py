@@ -69,7 +69,7 @@ class Callback:
         """After an evaluation, with its figures."""
 
     def on_save(self, view: View, folder: Path) -> None:
-        """A checkpoint is whole, in this folder."""
+        """A checkpoint is whole, in this folder; with async_save that is told some steps after its own."""
 
     def on_end(self, view: View, summary: Mapping[str, Any]) -> None:
         """The run is over, however it ended: summary["status"] is completed, stopped or failed."""

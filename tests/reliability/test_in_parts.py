@@ -79,7 +79,8 @@ def test_methods_in_parts(
     *({"optimizer": {"name": name}} for name in registry.names("optimizers")
       if registry.find("optimizers", name)().shards and name != "adamw"),
     {"training": {"gradient_checkpointing": True}}, {"training": {"metric_for_best_model": "loss"}},
-    {"training": {"async_save": True}}, {"distributed": {"reshard_after_forward": False}}],
+    {"training": {"async_save": True}}, {"training": {"figures": True}},
+    {"distributed": {"reshard_after_forward": False}}],
     ids=lambda change: "-".join(str(value) for block in change.values() for value in block.values()))
 def test_optimizers_and_options_in_parts(
     changes: Tree, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]

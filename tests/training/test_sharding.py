@@ -6,6 +6,8 @@ That training in parts gives the losses and weights of one process is shown for 
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +25,10 @@ from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.training.folder.run_folder import Checkpoint, describe
 from llmkit.training.learner import Learner
+from llmkit.training.looking import collapse, samples
 from llmkit.training.spread import launch, shards
 from llmkit.training.spread.ddp import DataParallel
+from llmkit.training.spread.fsdp import FullyShard
 from llmkit.training.spread.launchers import as_launched, launched
 
 FSDP = {"distributed": {"strategy": "fsdp"}}
@@ -194,7 +198,7 @@ def test_a_file_beside_the_parts_that_llmkit_did_not_write(text: str, tmp_path: 
 def test_in_parts_two_processes_learn_what_one_learns(text: Path, tmp_path: Path) -> None:
     """Losses and norms to 1e-6, with an evaluation of uneven ends, a checkpoint in parts and model/ in one piece."""
     def tree(name: str, **more: object) -> Path:
-        made = tiny("gpt2", text, tmp_path / name, still=True, max_steps=2, save_steps=1, eval_steps=1,
+        made = tiny("bert", text, tmp_path / name, still=True, max_steps=2, save_steps=1, eval_steps=1,
                     micro_batch_size=2, **more)
         made["data"]["validation"] = 0.1
         path = (tmp_path / name).with_suffix(".yaml")
@@ -216,3 +220,12 @@ def test_in_parts_two_processes_learn_what_one_learns(text: Path, tmp_path: Path
     saved = sorted(path.name for path in (tmp_path / "parts" / "checkpoints" / "step-00000002").iterdir())
     assert len([name for name in saved if name.startswith("shard-")]) == 2
     assert json.loads((tmp_path / "parts" / "summary.json").read_text())["strategy"] == "fsdp"
+
+
+def test_a_model_in_parts_is_never_asked_by_the_main_process_alone() -> None:
+    """The others would wait for it, and it for them: it shows no rows, and isn't asked whether it has collapsed."""
+    recipe = SimpleNamespace(task=None, tuning=SimpleNamespace(adapter=False), training=SimpleNamespace(compile=False))
+    session: Any = SimpleNamespace(
+        recipe=recipe, spread=FullyShard(Accelerator(cpu=True), recipes.Distributed("fsdp"), 20.0))  # it has no model
+    assert samples.sampled(session, []) == []
+    assert collapse.after_pretraining(session) is None

@@ -177,7 +177,8 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("a step", many(found["global_batch_size"], "row"), f"about {many(length['tokens_per_step'], 'token')}; "
          f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
-        ("the run", many(length["steps"], "step") if length["exact"] else f"about {many(length['steps'], 'step')}",
+        ("the run",
+         f"{'' if length['exact'] else 'about '}{length['steps']:,} step{'s' if length['steps'] > 1 else ''}",
          f"{words(length['tokens'])} tokens, {passes(length['epochs'])}{end(length)}"),
         ("", "", "")]
     seconds = speed["seconds_per_step"]
@@ -219,7 +220,7 @@ def passes(epochs: float) -> str:
     ('1 pass over the data', '0.0625 passes over the data')
     """
     said = f"{epochs:.3g}"
-    return "1 pass over the data" if said == "1" else f"{said} passes over the data"
+    return f"{said} pass{'' if said == '1' else 'es'} over the data"
 
 
 def counted(time: Mapping[str, Any], what: str) -> str:

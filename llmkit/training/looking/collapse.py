@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from llmkit.data.batches import Drawn
-from llmkit.training.spread.ddp import DataParallel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,9 +61,9 @@ def before_tuning(settled: Settled, model: PreTrainedModel, sets: Sequence[Any])
 
 
 def after_pretraining(session: Session) -> None:
-    """Say where the encoder that a pretraining leaves has collapsed."""
+    """Say where the encoder that a pretraining leaves has collapsed; one in parts can't be asked by one process."""
     recipe = session.recipe
-    if recipe.task is not None or recipe.tuning.adapter or not isinstance(session.spread, DataParallel):
+    if recipe.task is not None or recipe.tuning.adapter or session.spread.even:
         return
     cosine = likeness(session.settled, session.learner.tuned, session.sets.train)
     if cosine is not None and cosine > ALIKE:

@@ -139,7 +139,7 @@ def shown(story: Story) -> Iterator[Html]:
     lines = [event for event in story.samples if event.get("event") == "samples" and event.get("rows")]
     if not lines:
         why = (f"there is no {layout.SAMPLES} in its folder, as with training.figures: false, or in runs of older "
-               "versions" if not story.samples else "what it learns shows none, or its layers are compiled")
+               "versions" if not story.samples else "what it learns shows none, or its layers are compiled or in parts")
         yield tag("p", f"No row is shown here with what the model says of it: {why}.", class_="quiet")
         return
     after = last(story, lines)

@@ -13,7 +13,6 @@ from llmkit.data.batches import Drawn
 from llmkit.system.devices import moved, same_chance
 from llmkit.tasks.base import Encoded, Task
 from llmkit.tasks.shared.writing import Writing
-from llmkit.training.spread.ddp import DataParallel
 
 if TYPE_CHECKING:
     from llmkit.training.session import Session
@@ -55,8 +54,10 @@ def look(session: Session, sets: Sequence[Any], about: str = "") -> None:
 
 
 def sampled(session: Session, sets: Sequence[Any]) -> list[dict[str, Any]]:
-    """What the model says of the first rows; none where layers are compiled, for they would be once more."""
-    if session.recipe.training.compile or not isinstance(session.spread, DataParallel):
+    """What the model says of the first rows; none where layers are compiled, for they would be once more, and none of
+    a model in parts, which the main process can't ask alone.
+    """
+    if session.recipe.training.compile or session.spread.even:
         return []
     device, learner, objective = session.accelerator.device, session.learner, session.objective
     was = learner.training
