@@ -141,7 +141,7 @@ def changed(path: Path) -> Changed:
                    "writes to it any more, or give a copy.")
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=2**18)  # more files than a folder of single texts has: one too many, and each is read at every look
 def _remembered(path: Path, *about: int) -> str:
     if about[2] < WORTH:
         return sha256_of(path)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("llmkit")
 
+MANY = 10_000
+"""Files of a source from which on it is said how many there are: to open them takes longer than to read them."""
 SCHEDULES_WITHOUT_END = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 
@@ -140,8 +142,12 @@ def _opened(
     def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares, num_proc=data.num_proc)
-        return replace(open_source(source, data.document, spares, tables=tables,
-                                   at=f"{at}.{number}" if len(sources) > 1 else at), num_proc=data.num_proc)
+        reader = open_source(source, data.document, spares, tables=tables,
+                             at=f"{at}.{number}" if len(sources) > 1 else at)
+        if len(reader.files) >= MANY:
+            log.info("%s: %s files, %s: each is opened and hashed before it is read, which takes a while", reader.label,
+                     f"{len(reader.files):,}", machine.size(reader.size))
+        return replace(reader, num_proc=data.num_proc)
 
     return [opened(number, source) for number, source in enumerate(sources)]
 

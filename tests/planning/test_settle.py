@@ -170,3 +170,17 @@ def test_readers_are_those_of_training_and_of_what_is_held_out(tree, text):
     made = settled({**tree, "data": {"train": [str(text), str(text)], "validation": [str(text)]}})
     assert len(made.readers) == 3
     assert replace(made, validation=0.1).readers == list(made.train)
+
+
+def test_many_files_are_said_before_they_are_read(tree, tmp_path, monkeypatch, caplog):
+    for number in range(4):
+        (tmp_path / f"many-{number}.txt").write_text("the cat saw the moon .\n")
+    monkeypatch.setattr("llmkit.planning.settle.MANY", 4)
+    tree["data"]["train"] = str(tmp_path / "many-*.txt")
+    with caplog.at_level("INFO", "llmkit"):
+        settled(tree)
+    assert f"{tmp_path}/many-*.txt: 4 files, 0.092 kB: each is opened and hashed before it is read" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("llmkit.planning.settle.MANY", 5)
+    settled(tree)
+    assert "files" not in caplog.text

@@ -446,8 +446,9 @@ def known_fields(found: dict[tuple[str, str], dict[str, Any]] = {}) -> dict[tupl
     found["tokenizer", ""] = {"train": {}, "pretrained": {"type": "string"}}
     for block, (_, key) in recipe.BLOCKS.items():
         for choice in whole["properties"][block]["anyOf"]:
-            if "properties" in choice:
-                found[block, choice["properties"][key]["const"]] = choice["properties"]
+            name = choice.get("properties", {}).get(key, {}).get("const")
+            if name is not None:  # a module of one's own has no name here
+                found[block, name] = choice["properties"]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.reliability
+reliability = pytest.mark.reliability
 TESTS = Path(__file__).parents[1]
 
 
@@ -21,6 +22,7 @@ def fuzz(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
                           env={**os.environ, "PYTHONPATH": path, **env})
 
 
+@reliability
 @pytest.mark.timeout(1200)
 def test_mutants_end_in_order(tmp_path: Path) -> None:
     done = fuzz("--recipes", "80", "--files", "80", "--seed", "11", "--keep", str(tmp_path / "kept"))
@@ -33,6 +35,7 @@ def test_mutants_end_in_order(tmp_path: Path) -> None:
     assert not (tmp_path / "kept").exists()
 
 
+@reliability
 def test_a_mutant_is_the_same_each_time_and_a_failure_is_kept(tmp_path: Path) -> None:
     from reliability import fuzz as fuzzing
 
@@ -43,3 +46,14 @@ def test_a_mutant_is_the_same_each_time_and_a_failure_is_kept(tmp_path: Path) ->
         assert one == other
     assert fuzzing.report("recipes", 1, [fuzzing.Ended(3, 1, "llmkit: error: unforeseen", 0.1, 5, "ended with 1"),
                                          fuzzing.Ended(4, 0, "", 0.1, 5)]) == 1
+
+
+def test_what_recipes_are_mutated_by_is_what_the_schema_has() -> None:
+    """Plug-ins by their names; a module of one's own, which the schema allows too, has none."""
+    from reliability import fuzz as fuzzing
+
+    known = fuzzing.known_fields()
+    assert {("tuning", "lora"), ("objective", "masked_lm"), ("optimizer", "adamw"), ("data", "")} <= known.keys()
+    assert "mlm_probability" in known["objective", "masked_lm"]
+    mutants = [fuzzing.mutated_recipe(random.Random(number)) for number in range(40)]
+    assert len(set(mutants)) > 35
