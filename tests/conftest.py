@@ -22,7 +22,7 @@ from llmkit.backbones.base import Family
 from llmkit.recipe import registry
 
 gc.disable()  # until all is imported and collected: a quarter of that time went into looking for garbage in it
-pytest_plugins = ["served", "boarded"]
+pytest_plugins = ["served", "boarded", "browsing"]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llmkit.figures.curves import Curve, Panel
 from llmkit.figures.markup import Html, join, tag
@@ -13,27 +13,32 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 40
 """Margins for the axes' figures."""
 
 
-def figure(panel: Panel) -> Html:
-    """A panel with its title, its legend and its text alternative."""
-    names = [(line.name, f"c{number % 6}", "●") for number, line in enumerate(panel.lines)]
-    names += [(line.name, "c3", "▼") for line in panel.points]
+def figure(panel: Panel, say: Callable[[str], str] = str, ours: bool = True) -> Html:
+    """A panel with its title, its legend and its text alternative.
+
+    say    our own words in another language
+    ours   whether the curves' names are such words; of several runs they are somebody's names
+    """
+    names = [(say(line.name) if ours else line.name, f"c{number % 6}", "●") for number, line in enumerate(panel.lines)]
+    names += [(say(line.name), "c3", "▼") for line in panel.points]
     keys = [join([tag("span", sign, class_=f"key {colour}", aria_hidden="true"), " ", name])
             for name, colour, sign in names]
-    keys += [join(["┄ floor: ", what, f" ({value:.4g})"]) for what, value in panel.floors.items()]
-    return tag("figure", tag("figcaption", tag("strong", panel.title), " — ", join(keys, ", ")), chart(panel))
+    keys += [join(["┄ ", say("floor"), ": ", say(what), f" ({value:.4g})"]) for what, value in panel.floors.items()]
+    return tag("figure", tag("figcaption", tag("strong", say(panel.title)), " — ", join(keys, ", ")),
+               chart(panel, say))
 
 
-def chart(panel: Panel) -> Html:
-    """The SVG of a panel."""
+def chart(panel: Panel, say: Callable[[str], str] = str) -> Html:
+    """The SVG of a panel; its text alternative is in English."""
     values = [value for line in (*panel.lines, *panel.points) for value in line.values] + [*panel.floors.values()]
     steps = [step for line in (*panel.lines, *panel.points) for step in line.steps]
     across, up = Scale(steps, LEFT, WIDTH - RIGHT, whole=True), Scale(values, HEIGHT - BOTTOM, TOP, panel.log)
-    parts = [*axes(across, up), *(floor(up(value)) for value in panel.floors.values())]
+    parts = [*axes(across, up, say("step")), *(floor(up(value)) for value in panel.floors.values())]
     for number, line in enumerate(panel.lines):
         parts += drawn(line.thinned(), across, up, number % 6)
     for line in panel.points:
         parts += [dot(across(step), up(value), 3) for step, value in zip(line.steps, line.values, strict=True)]
-    return tag("svg", tag("title", panel.title), tag("desc", panel.in_words()), *parts, role="img",
+    return tag("svg", tag("title", say(panel.title)), tag("desc", panel.in_words()), *parts, role="img",
                aria_label=panel.in_words(), viewBox=f"0 0 {WIDTH} {HEIGHT}", xmlns="http://www.w3.org/2000/svg")
 
 
@@ -90,7 +95,7 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def axes(across: Scale, up: Scale) -> list[Html]:
+def axes(across: Scale, up: Scale, below: str = "step") -> list[Html]:
     """Lines and figures of both axes."""
     low = HEIGHT - BOTTOM
     parts = []
@@ -100,7 +105,7 @@ def axes(across: Scale, up: Scale) -> list[Html]:
     for value in across.ticks:
         parts.append(tag("text", short(value), x=f"{across(value):.1f}", y=low + 16, text_anchor="middle"))
     parts.append(line(LEFT, low, WIDTH - RIGHT, low, "axis"))
-    parts.append(tag("text", "step", x=(LEFT + WIDTH - RIGHT) // 2, y=HEIGHT - 6, text_anchor="middle"))
+    parts.append(tag("text", below, x=(LEFT + WIDTH - RIGHT) // 2, y=HEIGHT - 6, text_anchor="middle"))
     return parts
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 600
 """Points of a curve that are drawn: a picture has no more columns."""
+LARGEST = 10**300
+"""A whole number that is larger is none that anybody counted, and no float can hold it."""
 WIDE = 50.0
 """How many times its smallest figure a curve's largest one is, for a logarithmic scale to show more."""
 
@@ -84,7 +86,9 @@ def figures_of(events: Iterable[Mapping[str, Any]], kind: str, name: str) -> tup
 
 def is_number(value: Any) -> bool:
     """Whether a figure of a file can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < LARGEST
 
 
 def curve(events: Sequence[Mapping[str, Any]], kind: str, name: str, label: str) -> tuple[Curve, ...]:

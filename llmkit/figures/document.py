@@ -26,7 +26,7 @@ a{color:var(--first)}
 .tokens{line-height:2.1;overflow-wrap:anywhere}
 .t{border-radius:3px;padding:1px 3px}
 .t small{margin-left:.3em;opacity:.85;font-size:.75em}
-.quiet{color:var(--faint)}
+.quiet{color:color-mix(in srgb,var(--ink) 72%,var(--ground))}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem}
 th,td{padding:2px 8px;text-align:left;border-bottom:1px solid color-mix(in srgb,var(--faint) 35%,transparent)}
@@ -35,6 +35,7 @@ ul.legend{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:.3rem 1rem}
 pre{overflow-x:auto;line-height:1.25}
 figure{margin:1rem 0}
 figure img{max-width:100%;height:auto}
+figure.wide{overflow-x:auto}figure.wide img{max-width:none;width:max(100%,58rem)}
 figure img.dark{display:none}
 @media(prefers-color-scheme:dark){figure img.dark{display:inline}figure img.light{display:none}}
 .note{border-left:4px solid var(--second);padding:.2rem .8rem}

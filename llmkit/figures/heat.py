@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 60
 """Tokens beside a heat map; of more, none could be read."""
+LEAST = 0.01
+"""What the strongest colour, or the longest bar, stands for at least, in nats or as a share: below it is what rounding
+leaves."""
 WIDEST = 40
 """Inches of a picture."""
 
@@ -124,6 +127,8 @@ def bars(
             axes.set_xlabel(units[name], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
             axes.margins(y=0.01)
+            low, high = axes.get_xlim()
+            axes.set_xlim(min(low, -LEAST if low < 0 else 0.0), max(high, LEAST if high > 0 else 0.0))
             for spine in ("top", "right", "left"):
                 axes.spines[spine].set_visible(False)
         columns[0].set_yticks(range(len(tokens)), [label(token) for token in tokens], fontsize=8)

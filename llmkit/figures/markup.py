@@ -7,6 +7,7 @@ import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 
 from llmkit.figures import paper
 from llmkit.system.terminal import visible_lines
@@ -18,9 +19,11 @@ body{margin:0 auto;padding:1rem;max-width:62rem;background:var(--ground);color:v
 font:16px/1.5 system-ui,"Noto Sans CJK SC","Microsoft YaHei","PingFang SC",sans-serif;overflow-wrap:anywhere}
 h1{font-size:1.6rem;margin:.5rem 0}h2{font-size:1.25rem;margin:2rem 0 .5rem;border-bottom:1px solid var(--faint)}
 h3{font-size:1rem;margin:1.2rem 0 .3rem}p{margin:.4rem 0}figure{margin:.6rem 0}figcaption{font-size:.85rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-size:.85rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-size:.85rem;
+width:max-content;max-width:min(36rem,90vw)}
 th,td{padding:.2rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line);
 overflow-wrap:normal;word-break:normal}td.text{overflow-wrap:anywhere;min-width:12rem;white-space:pre-wrap}
+td.some{min-width:7rem}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.changed td{font-weight:600}.quiet{opacity:.75}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.5rem 1.5rem}
 .warn{border-left:4px solid var(--c1);padding-left:.6rem}details{margin:.6rem 0}summary{cursor:pointer}
@@ -31,6 +34,10 @@ mark{background:none;color:inherit;border-bottom:3px solid var(--faint)}mark.rig
 mark.wrong{border-color:var(--c1);border-bottom-style:double}mark.doubted{border-color:var(--c3);border-bottom-style:dotted}
 @media(max-width:30rem){svg text{font-size:15px}}
 """
+
+
+HTML_NAMES = MappingProxyType({"zh": "zh-Hans"})
+"""What HTML calls a language whose letters have several forms."""
 
 
 class Html(str):
@@ -75,8 +82,9 @@ def cell(value: object) -> Html:
         return tag("td", "" if value is None else str(value).lower())
     if isinstance(value, int | float):
         return tag("td", number(value), class_="n")
-    long = isinstance(value, str) and len(value) > 40
-    return tag("td", value, class_="text") if long else tag("td", value)
+    if not isinstance(value, str) or isinstance(value, Html) or len(value) <= 10:
+        return tag("td", value)
+    return tag("td", value, class_="text" if len(value) > 40 else "some")
 
 
 def number(value: float) -> str:
@@ -103,12 +111,12 @@ def sheet_of_style() -> str:
             f"@media(prefers-color-scheme:dark){{:root{{{variables(paper.DARK)}}}}}{CSS}{curves}{shades}")
 
 
-def page(title: str, *inside: object) -> str:
+def page(title: str, *inside: object, language: str = "en") -> str:
     """A whole page, in one file: it asks no network for anything, and no script runs in it, whoever wrote one there."""
     style = sheet_of_style()
     known = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{known}'; img-src data:; base-uri 'none'; form-action 'none'"
-    return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    return (f'<!DOCTYPE html>\n<html lang="{HTML_NAMES.get(language, language)}">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n{GENERATOR}\n'
             f"{tag('title', title)}\n<style>{style}</style>\n</head>\n<body>\n"

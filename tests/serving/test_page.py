@@ -9,15 +9,14 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from browsing import FLAGS, NONE, program
+from browsing import NONE, program
 from served import GREETING, Server
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright isn't installed: pip install 'llmkit-train[dev]'")
 expect = sync_api.expect
 expect.set_options(timeout=30_000)
-CHROMIUM = program()
-if CHROMIUM is None:
+if program() is None:
     pytest.skip(NONE, allow_module_level=True)
 
 KEY = "sesame"
@@ -39,36 +38,14 @@ def writing(url: str) -> float:
     return float(count)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Any]:
-    """Open the page as a new visitor; whatever the page does against its own policy, or throws, fails the test."""
-    contexts, wrong = [], []
-
+def visit(visited: Any) -> Any:
+    """Open the page as one who has a key."""
     def visit(url: str, key: str = KEY, **how: Any) -> Any:
-        context = browser.new_context(**{"viewport": {"width": 1000, "height": 700}, "locale": "en-US", **how})
-        if key:
-            context.add_init_script(f"sessionStorage.setItem('llmkit.key', '{key}')")
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(30_000)  # a busy machine is slow, and nothing is waited for in vain
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
-        page.goto(url)
-        page.bring_to_front()  # a window that opens while another closes may not have the keyboard
-        return page
+        script = f"sessionStorage.setItem('llmkit.key', '{key}')" if key else ""
+        return visited(url, script, **{"viewport": {"width": 1000, "height": 700}, **how})
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert wrong == []
+    return visit
 
 
 def ask(page: Any, text: str, model: str | None = None) -> None:

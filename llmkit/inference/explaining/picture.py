@@ -38,8 +38,9 @@ WALK = """
 
 
 def marks(tokens: Sequence[ShownToken], values: Sequence[float | None]) -> list[TokenMark]:
-    """Tokens in the colour of what they are worth."""
+    """Tokens in the colour of what they are worth; where nothing is worth much, none has a strong one."""
     most = max((abs(value) for value in values if value is not None), default=0.0)
+    most = max(most, heat.LEAST)
     return [TokenMark(token.text, 0 if value is None else level(value, most), gap=token.gap,
                       title="" if value is None else f"{token.text}: {figure(value)}")
             for token, value in zip(tokens, values, strict=True)]
@@ -185,7 +186,7 @@ def _walk(maps: AttentionMaps) -> str:
             small.append(f'<a href="#{at}" title="{name}">{shown}</a>')
             large.append(f'<section class="head" id="{at}"><h3>{text(SIDES[maps.side])}: {name}</h3>'
                          f"{shown}"
-                         f'<p class="quiet">Rows look at columns, in the order of the text; the darkest is '
+                         f'<p class="quiet">Rows look at columns, in the order of the text; the strongest is '
                          f"{maps.weights[i, j].max():.2f}.</p>{_links(maps, i, j)}</section>")
     rows = "".join(f'<div class="heads">{"".join(small[i * heads:(i + 1) * heads])}</div>' for i in range(layers))
     return (f"<h2>Attention: {text(SIDES[maps.side])}</h2><p>A row a layer, the lowest first; a square a head. Each "

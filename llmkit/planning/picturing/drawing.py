@@ -115,7 +115,9 @@ def _page_masks(found: Mapping[str, Any]) -> str:
     out = ["<h2>Who sees whom</h2>"]
     (one, *_) = found["drawn"]
     for mask in one["masks"]:
-        lines = masks.drawn(mask["seen"], names_of(one, mask["queries"]))
+        squares, names = masks.drawn(mask["seen"]), names_of(one, mask["queries"])
+        # names stand behind the squares: before them they would push these aside, each by its own width
+        lines = [row if row == "…" else f"{row} {name}" for row, name in zip(squares, names, strict=False)]
         out.append(f"<h3>{text(mask['name'])}</h3><p>Each row looks at the columns: ■ sees, · doesn't.</p>"
                    f"<pre>{text_lines(lines)}</pre>")
     return "".join(out)
@@ -123,8 +125,9 @@ def _page_masks(found: Mapping[str, Any]) -> str:
 
 def _page_positions(found: Mapping[str, Any]) -> str:
     rows = [[one.name, one.formula, one.source, one.reads, one.families] for one in ENCODINGS]
+    shown = _both(positions, "heat maps of " + ", ".join(one.name for one in ENCODINGS))
     return ("<h2>Positions</h2>" + document.table(["way", "formula", "source", "what is drawn", "here"], rows, 99)
-            + f"<figure>{_both(positions, 'heat maps of ' + ', '.join(one.name for one in ENCODINGS))}</figure>")
+            + f'<figure class="wide" tabindex="0">{shown}</figure>')
 
 
 def text_lines(lines: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmkit.figures.curves import is_number
+from llmkit.training.looking.oddities import MOST as MOST_ODD
+from llmkit.training.looking.oddities import Odd, read_line, sentences
 
 MOST = 600
 """Lines of one kind that are told at once: a curve has no more columns on a screen."""
@@ -20,6 +21,8 @@ LONGEST = 1 << 20
 """Bytes of a line; a longer one isn't one of ours, and is passed over."""
 TRAIN = b'{"event": "train"'
 """What a training line begins with."""
+PIECE = 1 << 20
+"""Bytes that are read at once where only lines are counted."""
 TAIL = 1 << 18
 """Bytes at the end of a file in which its last lines are looked for."""
 
@@ -41,6 +44,14 @@ class NewLines:
     """How many training lines stand behind each one that is told."""
     broken: int = 0
     """Lines that can't be read."""
+    odd: tuple[Odd, ...] = ()
+    """The first lines that no run writes."""
+    odd_count: int = 0
+    """How many there are, of those that were parsed."""
+
+    def sentences(self, path: Path) -> list[str]:
+        """What there is to say of these."""
+        return sentences(path.name, self.odd, self.odd_count)
 
 
 def read(path: Path, since: int = 0, file: str = "", most: int = MOST) -> NewLines:
@@ -59,32 +70,46 @@ def read(path: Path, since: int = 0, file: str = "", most: int = MOST) -> NewLin
         return NewLines([], 0, "", fresh=True)
 
 
-def last(path: Path) -> list[Event]:
-    """The last lines of a file, as far as they stand in its last quarter of a megabyte."""
+def last(path: Path) -> tuple[list[Event], list[str]]:
+    """The last lines of a file, as far as they stand in its last quarter of a megabyte; and what is odd about them."""
     try:
         with path.open("rb") as source:
-            size = os.fstat(source.fileno()).st_size
-            start = max(0, size - TAIL)
+            start = max(0, os.fstat(source.fileno()).st_size - TAIL)
             source.seek(start)
-            text = source.read(TAIL)
+            whole = source.read(TAIL).split(b"\n")[1 if start else 0 : -1]
+            lines = [read_line(line) for line in whole]
+            odd = [(number, why) for number, (_, why) in enumerate(lines, 1) if why]
+            before = _lines_before(source, start) if odd and start else 0
     except FileNotFoundError:
-        return []
-    whole = text.split(b"\n")[1 if start else 0 : -1]
-    return [event for line in whole if (event := parsed(line)) is not None]
+        return [], []
+    return ([event for event, _ in lines if event is not None],
+            sentences(path.name, [(before + number, why) for number, why in odd], len(odd)))
+
+
+def _lines_before(source: IO[bytes], start: int) -> int:
+    """How many lines end, or are cut, before a byte and the first line's end behind it."""
+    source.seek(0)
+    found, left = 1, start
+    while left > 0 and (piece := source.read(min(PIECE, left))):
+        found, left = found + piece.count(b"\n"), left - len(piece)
+    return found
 
 
 def _thinned(source: IO[bytes], since: int, size: int, name: str, fresh: bool, most: int) -> NewLines:
     every = max(1, _count(source, since, size) // PARSED)
     kinds: dict[str, list[Event]] = {}
     until, trains, broken = since, 0, 0
+    odd: list[Odd] = []
     ended: Event | None = None
-    for raw, place in _whole(source, since, size):
+    for number, (raw, place) in enumerate(_whole(source, since, size), 1):
         until = place
         if raw.startswith(TRAIN):
             trains += 1
             if trains % every:
                 continue
-        event = parsed(raw)
+        event, why = read_line(raw)
+        if why:
+            odd.append((number, why))
         if event is None:
             broken += 1
             continue
@@ -97,7 +122,7 @@ def _thinned(source: IO[bytes], since: int, size: int, name: str, fresh: bool, m
         events.append(ended)  # where the run is now
     events.sort(key=lambda event: float(event["step"]))
     told = max(1, -(-trains // most)) if trains > most else 1
-    return NewLines(events, until, name, fresh, told, broken)
+    return NewLines(events, until, name, fresh, told, broken, tuple(odd[:MOST_ODD]), len(odd))
 
 
 def _count(source: IO[bytes], since: int, size: int) -> int:
@@ -123,15 +148,6 @@ def _whole(source: IO[bytes], since: int, size: int) -> Iterator[tuple[bytes, in
             raw = source.readline(LONGEST)
             place += len(raw)
         yield b"too long", place
-
-
-def parsed(raw: bytes) -> Event | None:
-    """A line as an event with a step; None where it is none."""
-    try:
-        event = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and is_number(event.get("step")) else None
 
 
 def means(events: Sequence[Event], most: int) -> list[Event]:

@@ -13,7 +13,7 @@ from typing import Any
 from llmkit.models import layout
 from llmkit.models.run import Run, is_run
 from llmkit.serving.board import reading
-from llmkit.serving.board.telling import details, row
+from llmkit.serving.board.telling import details, row, spoken
 from llmkit.serving.protocol import ApiError
 from llmkit.training.looking.run_page import run_page
 from llmkit.training.looking.story import Story, one_line, weight
@@ -75,13 +75,13 @@ class Shelf:
 
     # ---- what is told of them ----
 
-    def listing(self) -> dict[str, Any]:
-        """{"folder", "runs": a row each, "notes"}."""
+    def listing(self, language: str = "en") -> dict[str, Any]:
+        """{"folder", "runs": a row each, "notes"}; `language` is as `told` has it."""
         found = self.found()
         rows, notes = [], list(found.notes)
         for name, run in found.runs.items():
             try:
-                rows.append(self._row(name, run))
+                rows.append(spoken(self._row(name, run), language))
             except (OSError, *BROKEN) as error:
                 if is_run(run.folder):  # one that was taken away is in the next list no more
                     notes.append(f"{run.folder}: can't be shown: {one_line(error) or type(error).__name__}")
@@ -91,7 +91,7 @@ class Shelf:
         """A run with all but its curves; ApiError where its files aren't such as llmkit writes."""
         run = self.run(name)
         try:
-            return {**self._row(name, run), **details(self.story(run), language)}
+            return {**spoken(self._row(name, run), language), **details(self.story(run), language)}
         except FileNotFoundError as error:
             raise ApiError(404, f"{run.folder}: is gone; somebody took it away.", param="run") from error
         except (OSError, *BROKEN) as error:
@@ -108,19 +108,20 @@ class Shelf:
         return {"events": reading.plain(found.events), "until": found.until, "file": found.file, "fresh": found.fresh,
                 "thinned": found.thinned, "broken": found.broken}
 
-    def report(self, name: str) -> str:
+    def report(self, name: str, language: str = "en") -> str:
         """The page of a run as `llmkit report` writes it, from its files as they are now."""
         run = self.run(name)
         try:
-            return run_page(self.story(run))
+            return run_page(self.story(run, language))
         except (OSError, *BROKEN) as error:
             raise ApiError(422, f"{run.folder}: the files of this run aren't such as llmkit writes: "
                                 f"{type(error).__name__}: {one_line(error)}.") from error
 
-    def story(self, run: Run) -> Story:
+    def story(self, run: Run, language: str = "en") -> Story:
         """A run with its lines, thinned where they are many."""
-        return Story.of(run, reading.read(run.folder / layout.METRICS).events,
-                        tuple(reading.last(run.folder / layout.SAMPLES)))
+        path = run.folder / layout.METRICS
+        found, (samples, odd) = reading.read(path), reading.last(run.folder / layout.SAMPLES)
+        return Story.of(run, found.events, tuple(samples), [*found.sentences(path), *odd], language)
 
     def _row(self, name: str, run: Run) -> dict[str, Any]:
         """A run's line in the list: read anew where one of its files changed."""
@@ -129,7 +130,8 @@ class Shelf:
         measured = seen is not None and now - seen.measured < SIZE
         if seen is None or seen.signature != signature or not measured:
             size = seen.bytes if seen is not None and measured else weight(run.folder)
-            story = Story.of(run, reading.last(run.folder / layout.METRICS), ())
+            events, odd = reading.last(run.folder / layout.METRICS)
+            story = Story.of(run, events, (), odd)
             seen = Seen(signature, row(story, size), size, seen.measured if seen is not None and measured else now)
             self._seen[name] = seen
         return {"id": name, **seen.facts}

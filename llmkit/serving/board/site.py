@@ -87,13 +87,12 @@ class Site:
     # ---- looking ----
 
     async def runs(self, http: Request) -> Response:
-        """GET /api/runs: every run in a line."""
-        return BoardAnswer(await beside(self.shelf.listing))
+        """GET /api/runs?lang=zh: every run in a line."""
+        return BoardAnswer(await beside(lambda: self.shelf.listing(spoken(http))))
 
     async def run(self, http: Request) -> Response:
         """GET /api/run?run=NAME&lang=zh: one run, but for its curves."""
-        language = "zh" if http.query_params.get("lang") == "zh" else "en"
-        return BoardAnswer(await beside(lambda: self.shelf.told(named(http), language)))
+        return BoardAnswer(await beside(lambda: self.shelf.told(named(http), spoken(http))))
 
     async def lines(self, http: Request) -> Response:
         """GET /api/lines?run=NAME&since=BYTE&file=F: the lines of metrics.jsonl after a byte of that file."""
@@ -104,8 +103,8 @@ class Site:
         return BoardAnswer(await beside(lambda: self.shelf.lines(named(http), int(since), file)))
 
     async def report(self, http: Request) -> Response:
-        """GET /report?run=NAME: the page of `llmkit report`, made of the run's files as they are; none is written."""
-        page = await beside(lambda: self.shelf.report(named(http)))
+        """GET /report?run=NAME&lang=zh: the page of `llmkit report`, made of the run's files as they are."""
+        page = await beside(lambda: self.shelf.report(named(http), spoken(http)))
         (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)[:1] or [""]
         known = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         return HTMLResponse(plain(page), headers={"content-security-policy": f"{NOTHING}; style-src 'sha256-{known}'"})
@@ -214,6 +213,11 @@ class Site:
 def named(http: Request) -> str:
     """The run that a request is about."""
     return http.query_params.get("run", "")
+
+
+def spoken(http: Request) -> str:
+    """The language that the page speaks."""
+    return "zh" if http.query_params.get("lang") == "zh" else "en"
 
 
 async def beside(work: Callable[[], Made]) -> Made:

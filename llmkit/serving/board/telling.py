@@ -43,6 +43,13 @@ def row(story: Story, size: int) -> dict[str, Any]:
                             if event.get("event") == "evaluate"), None)}))
 
 
+def spoken(told: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """A row of the list with what is said in it in a language, where that has a translation."""
+    floor = told["floor"]
+    return {**told, "notes": [translate(note, language) for note in told["notes"]],
+            "floor": floor if floor is None else {**floor, "name": translate(str(floor["name"]), language)}}
+
+
 def details(story: Story, language: str) -> dict[str, Any]:
     """The rest of a run, without its curves.
 
@@ -57,19 +64,20 @@ def details(story: Story, language: str) -> dict[str, Any]:
                for name, value, usual in story.fields()]
     versions = summary.get("versions")
     return dict(plain({
-        "why": str(summary.get("why") or ""),
+        "why": told(str(summary.get("why") or "")), "notes": [told(note) for note in story.notes],
         "figures": [{"name": name, "before": story.before.get(name), "after": value,
                      "floors": [some.get(name) for some in story.floors.values()]}
                     for name, value in story.figures.items()],
         "floors": list(floors.values()), "verdicts": [told(sentence) for sentence in story.verdicts],
-        "floor_lines": {name: {what: some[name] for what, some in story.floors.items() if name in some}
+        "floor_lines": {name: {told(what): some[name] for what, some in story.floors.items() if name in some}
                         for name in dict.fromkeys(name for some in story.floors.values() for name in some)},
         "recipe": [[name, short(value), short(usual), out] for name, value, usual, out in changed],
         "checked": story.recipe is not None,
         "cost": {name: summary[name] for name in COST if summary.get(name) is not None},
         "versions": versions if isinstance(versions, dict) else {},
         "happened": happened(story)[:MOST_EVENTS], "bad": bad_rows(story.run),
-        "samples": list(samples(story))[-MOST_SAMPLES:], "can": can(story)}))
+        "samples": [{**one, "about": told(one["about"]), "names": [told(name) for name in one["names"]]}
+                    for one in list(samples(story))[-MOST_SAMPLES:]], "can": can(story)}))
 
 
 def short(text: str) -> str:

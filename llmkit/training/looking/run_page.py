@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from llmkit.figures import chart, markup
 from llmkit.figures.markup import Html, tag
@@ -15,6 +15,8 @@ from llmkit.tasks.shared.floors import in_words
 from llmkit.training.looking.answers import answered
 from llmkit.training.looking.story import Story
 
+Say: TypeAlias = "Callable[[str], str]"
+"""From a sentence to the same in the page's language."""
 MOST_EVENTS, MOST_ROWS = 40, 20
 """Events, and bad rows, that a page lists."""
 MEANT = {
@@ -27,9 +29,9 @@ MEANT = {
 def run_page(story: Story) -> str:
     """A run as an HTML page in one file."""
     return markup.page(
-        f"{story.name}: llmkit", heading(story), section("What happened", happened(story)),
-        section("What it learned", learned(story)), section("What was asked", asked(story)),
-        section("What it cost", cost(story)), foot())
+        f"{story.name}: llmkit", heading(story), section(story.say("What happened"), happened(story)),
+        section(story.say("What it learned"), learned(story)), section(story.say("What was asked"), asked(story)),
+        section(story.say("What it cost"), cost(story)), foot(story.say), language=story.language)
 
 
 def section(title: str, parts: Iterator[Html]) -> Html:
@@ -37,24 +39,26 @@ def section(title: str, parts: Iterator[Html]) -> Html:
     return tag("section", tag("h2", title), *parts)
 
 
-def foot() -> Html:
+def foot(say: Say) -> Html:
     """What the page is."""
-    return tag("footer", tag("p", "Written by llmkit from the run's own files. This page holds all that it shows: it "
-                                  "asks no network for anything, and runs no script.", class_="quiet"))
+    return tag("footer", tag("p", say("Written by llmkit from the run's own files. This page holds all that it shows: "
+                                      "it asks no network for anything, and runs no script."), class_="quiet"))
 
 
 def heading(story: Story) -> Html:
     """What it was, how it ended, and what must not be overlooked."""
-    value = story.figures.get(story.metric)
-    line = f"{story.learning} with {story.plugin('tuning') or 'full'}, from {story.model}"
-    status = f"{story.status}: {MEANT.get(story.status, '')}"
+    value, say = story.figures.get(story.metric), story.say
+    line = say(f"{story.learning} with {story.plugin('tuning') or 'full'}, from {story.model}")
+    meant = say(MEANT.get(story.status, ""))
     if (why := story.summary.get("why")) and story.status in ("completed", "stopped", "failed"):
-        status = f"{story.status}: {why}"
-    when = f" Last written {story.when} UTC." if story.when else ""
-    parts = [tag("h1", story.name), tag("p", line), tag("p", f"{status}. {story.step:,} steps.{when}")]
+        meant = say(str(why))
+    when = say(f"Last written {story.when} UTC.") if story.when else ""
+    parts = [tag("h1", story.name), tag("p", line),
+             tag("p", f"{say(story.status)}: {meant}. ", say(f"{story.step:,} steps."), " ", when)]
     if value is not None:
-        parts.append(tag("p", tag("strong", f"{story.metric} {markup.number(value)}"), " on the validation rows"))
-    parts += [tag("p", sentence, ".", class_="warn") for sentence in (*story.verdicts, *story.notes)]
+        parts.append(tag("p", tag("strong", f"{story.metric} {markup.number(value)}"), " ",
+                         say("on the validation rows")))
+    parts += [tag("p", say(sentence), ".", class_="warn") for sentence in (*story.verdicts, *story.notes)]
     return tag("header", *parts)
 
 
@@ -63,21 +67,23 @@ def heading(story: Story) -> Html:
 
 def happened(story: Story) -> Iterator[Html]:
     """Curves, events, resumes, rows and steps that were left out."""
+    say = story.say
     if story.panels:
-        yield tag("div", *map(chart.figure, story.panels), class_="grid")
+        yield tag("div", *(chart.figure(panel, say) for panel in story.panels), class_="grid")
     else:
-        yield tag("p", "No line of its figures is there yet.")
+        yield tag("p", say("No line of its figures is there yet."))
     if story.metrics:
-        yield tag("h3", "The evaluations")
-        yield tag("div", *map(chart.figure, story.metrics), class_="grid")
+        yield tag("h3", say("The evaluations"))
+        yield tag("div", *(chart.figure(panel, say) for panel in story.metrics), class_="grid")
     rows = list(events(story))
     if rows:
-        yield tag("h3", "Events")
-        yield markup.table(("step", "what", "more"), rows[:MOST_EVENTS])
+        yield tag("h3", say("Events"))
+        yield markup.table([say(name) for name in ("step", "what", "more")],
+                           [(step, say(what), say(more)) for step, what, more in rows[:MOST_EVENTS]])
         if len(rows) > MOST_EVENTS:
-            yield tag("p", f"… and {len(rows) - MOST_EVENTS:,} more in {layout.METRICS}.")
+            yield tag("p", say(f"… and {len(rows) - MOST_EVENTS:,} more in {layout.METRICS}."))
     else:
-        yield tag("p", "It wasn't resumed, no step was skipped, and the loss never jumped.")
+        yield tag("p", say("It wasn't resumed, no step was skipped, and the loss never jumped."))
     yield from bad_rows(story)
 
 
@@ -87,8 +93,8 @@ def events(story: Story) -> Iterator[tuple[int, str, str]]:
     for event in story.events:
         kind, step = event.get("event"), int(event["step"])
         if kind == "spike":
-            found.append((step, "the loss jumped", f"to {event.get('loss', 0):.4g}, {event.get('deviations', 0):.0f} "
-                                                   "standard deviations above its usual"))
+            found.append((step, "the loss jumped", f"to {told_figure(event.get('loss'))}, "
+                          f"{told_figure(event.get('deviations'))} standard deviations above its usual"))
         elif kind == "skipped":
             found.append((step, "step skipped", str(event.get("why", ""))))
         elif kind not in ("train", "evaluate"):
@@ -99,13 +105,19 @@ def events(story: Story) -> Iterator[tuple[int, str, str]]:
     yield from sorted(found)
 
 
+def told_figure(value: float | None) -> str:
+    """A figure of an event; `?` where it has none that is one."""
+    return "?" if value is None else f"{value:.4g}"
+
+
 def bad_rows(story: Story) -> Iterator[Html]:
     """Rows that couldn't be read."""
     path = story.run.folder / layout.BAD_ROWS
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     if lines:
-        yield tag("h3", "Rows that were left out")
-        yield tag("p", f"{len(lines):,} rows couldn't be read or learned from; all are listed in {layout.BAD_ROWS}.")
+        yield tag("h3", story.say("Rows that were left out"))
+        yield tag("p", story.say(f"{len(lines):,} rows couldn't be read or learned from; all are listed in "
+                                 f"{layout.BAD_ROWS}."))
         yield tag("ul", *(tag("li", line) for line in lines[:MOST_ROWS]))
 
 
@@ -114,16 +126,18 @@ def bad_rows(story: Story) -> Iterator[Html]:
 
 def learned(story: Story) -> Iterator[Html]:
     """Figures beside their floors, the answers, and what the model says of a few rows."""
+    say = story.say
     if story.figures:
-        head = ["figure", "before", "after", *(f"floor: {in_words(what)}" for what in story.floors)]
+        head = [*map(say, ("figure", "before", "after")),
+                *(f"{say('floor')}: {say(in_words(what))}" for what in story.floors)]
         columns: list[Mapping[str, Any]] = [story.before, story.figures, *story.floors.values()]
         yield markup.table(head, [(name, *(column.get(name) for column in columns)) for name in story.figures])
         which = story.summary.get("weights")
         if which:
-            yield tag("p", f"“After” is of the {which} weights, which {layout.MODEL}/ holds.")
+            yield tag("p", say(f"“After” is of the {which} weights, which {layout.MODEL}/ holds."))
     else:
-        yield tag("p", "It held out no rows, so it was measured on none: data.validation names some.")
-    yield from answered(last(story, [event for event in story.samples if event.get("event") == "answers"]))
+        yield tag("p", say("It held out no rows, so it was measured on none: data.validation names some."))
+    yield from answered(last(story, [event for event in story.samples if event.get("event") == "answers"]), say)
     yield from shown(story)
 
 
@@ -140,33 +154,33 @@ def shown(story: Story) -> Iterator[Html]:
     if not lines:
         why = (f"there is no {layout.SAMPLES} in its folder, as with training.figures: false, or in runs of older "
                "versions" if not story.samples else "what it learns shows none, or its layers are compiled or in parts")
-        yield tag("p", f"No row is shown here with what the model says of it: {why}.", class_="quiet")
+        yield tag("p", story.say(f"No row is shown here with what the model says of it: {why}."), class_="quiet")
         return
     after = last(story, lines)
-    yield from sample(after)
+    yield from sample(after, story.say)
     if lines[0] is not after:
-        yield from sample(lines[0])
+        yield from sample(lines[0], story.say)
     between = [event for event in lines[1:] if event is not after]
     if between:
-        yield tag("details", tag("summary", f"{len(between)} other evaluations"), *(
-            part for event in between[-20:] for part in sample(event)))
+        yield tag("details", tag("summary", story.say(f"{len(between)} other evaluations")), *(
+            part for event in between[-20:] for part in sample(event, story.say)))
 
 
-def sample(event: Mapping[str, Any]) -> Iterator[Html]:
+def sample(event: Mapping[str, Any], say: Say) -> Iterator[Html]:
     """One line of samples.jsonl."""
     when = f"after step {int(event['step']):,}" if event["step"] else "before the first step"
-    yield tag("h3", f"What the model says, {when}")
+    yield tag("h3", say(f"What the model says, {when}"))
     if event.get("about"):
-        yield tag("p", event["about"])
-    yield rows_of(event["rows"])
+        yield tag("p", say(str(event["about"])))
+    yield rows_of(event["rows"], say)
 
 
-def rows_of(rows: Sequence[Mapping[str, Any]]) -> Html:
+def rows_of(rows: Sequence[Mapping[str, Any]], say: Say) -> Html:
     """Samples as a table; a list of pairs is text with marks."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return tag("p", f"This part of {layout.SAMPLES} isn't one that llmkit writes.")
+        return tag("p", say(f"This part of {layout.SAMPLES} isn't one that llmkit writes."))
     names = list(dict.fromkeys(name for row in rows for name in row))
-    return markup.table(names, [[told(row.get(name)) for name in names] for row in rows])
+    return markup.table([say(name) for name in names], [[told(row.get(name)) for name in names] for row in rows])
 
 
 def told(value: Any) -> Any:
@@ -183,21 +197,21 @@ def told(value: Any) -> Any:
 
 def asked(story: Story) -> Iterator[Html]:
     """Every field of the recipe; those that differ from their defaults stand out."""
-    fields = story.fields()
+    fields, say = story.fields(), story.say
     known = story.recipe is not None
     rows = [((name, written(value), written(usual)), usual == "" or value != usual)
             for name, value, usual in fields]
     if not rows:
-        yield tag("p", f"Its {layout.RECIPE} isn't there.")
+        yield tag("p", say(f"Its {layout.RECIPE} isn't there."))
         return
     if not known:
-        yield markup.table(("field", "value"), [row[:2] for row, _ in rows])
+        yield markup.table((say("field"), say("value")), [row[:2] for row, _ in rows])
         return
-    yield tag("p", "A star: it differs from its default, for it was asked for, or llmkit found a value for it. The "
-                   "others are as they always are.")
-    yield markup.changed([row for row in rows if row[1]], ("field", "value", "default"))
-    yield tag("details", tag("summary", f"{sum(not out for _, out in rows)} fields as they always are"),
-              markup.table(("field", "value"), [row[:2] for row, out in rows if not out]))
+    yield tag("p", say("A star: it differs from its default, for it was asked for, or llmkit found a value for it. The "
+                       "others are as they always are."))
+    yield markup.changed([row for row in rows if row[1]], (say("field"), say("value"), say("default")))
+    yield tag("details", tag("summary", say(f"{sum(not out for _, out in rows)} fields as they always are")),
+              markup.table((say("field"), say("value")), [row[:2] for row, out in rows if not out]))
 
 
 def written(value: Any) -> str:
@@ -222,8 +236,8 @@ def cost(story: Story) -> Iterator[Html]:
         "precision": summary.get("precision"), "skipped steps": summary.get("skipped_steps"),
         **{f"version of {name}": value for name, value in (summary.get("versions") or {}).items()}}
     if not summary:
-        yield tag("p", f"Its {layout.SUMMARY} isn't there yet.")
-    yield markup.facts(known)
+        yield tag("p", story.say(f"Its {layout.SUMMARY} isn't there yet."))
+    yield markup.facts({story.say(name): value for name, value in known.items()})
 
 
 def whole(value: float | None) -> int | None:

@@ -15,7 +15,7 @@ from llmkit.recipe.writing import DATALESS
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.machine import size
 from llmkit.system.report import clock
-from llmkit.tasks.shared.floors import best
+from llmkit.tasks.shared.floors import best, in_words
 from llmkit.training.looking.run_page import foot, section, written
 from llmkit.training.looking.story import Story
 
@@ -25,12 +25,13 @@ COLOURS = 6
 
 def several_page(stories: Sequence[Story], metric: str | None = None) -> str:
     """Runs as one HTML page, by a metric first; RequestError where no run has it."""
-    chosen = metrics(stories, metric)
+    chosen, say = metrics(stories, metric), stories[0].say
     return markup.page(
-        f"{len(stories)} runs: llmkit", tag("h1", f"{len(stories)} runs side by side"),
-        section("What came of them", results(stories, chosen)), section("How they got there", curves(stories, chosen)),
-        section("What differs between their recipes", differences(stories)),
-        section("What they cost", costs(stories)), foot())
+        f"{len(stories)} runs: llmkit", tag("h1", say(f"{len(stories)} runs side by side")),
+        section(say("What came of them"), results(stories, chosen)),
+        section(say("How they got there"), curves(stories, chosen)),
+        section(say("What differs between their recipes"), differences(stories)),
+        section(say("What they cost"), costs(stories)), foot(say), language=stories[0].language)
 
 
 def metrics(stories: Sequence[Story], metric: str | None = None) -> list[str]:
@@ -66,16 +67,18 @@ def results(stories: Sequence[Story], names: Sequence[str]) -> Iterator[Html]:
     for label, story in zip(labels(stories), stories, strict=True):
         cells = [(marked(value(story, name)) if value(story, name) is not None
                   and value(story, name) == top[name].get(alike(story)) else value(story, name)) for name in names]
-        rows.append([label, story.status, story.learning, story.plugin("tuning"), story.model, story.step, *cells])
-    floors = {what: some for story in stories for what, some in story.floors.items()}
-    rows += [[f"floor: {what}", "", "", "", "", None, *(some.get(name) for name in names)]
+        rows.append([label, story.say(story.status), story.learning, story.plugin("tuning"), story.model, story.step,
+                     *cells])
+    floors, say = {what: some for story in stories for what, some in story.floors.items()}, stories[0].say
+    rows += [[f"{say('floor')}: {say(in_words(what))}", "", "", "", "", None, *(some.get(name) for name in names)]
              for what, some in floors.items()]
-    yield markup.table(("run", "status", "learned", "tuning", "from", "steps", *names), rows,
-                       "★: the best of the figure among runs that learned the same from the same data and were "
-                       "measured on the same rows; others are not compared.")
+    head = [say(name) for name in ("run", "status", "learned", "tuning", "from", "steps")]
+    yield markup.table([*head, *names], rows,
+                       say("★: the best of the figure among runs that learned the same from the same data and were "
+                           "measured on the same rows; others are not compared."))
     for label, story in zip(labels(stories), stories, strict=True):
         for sentence in (*story.verdicts, *story.notes):
-            yield tag("p", f"{label}: {sentence}.", class_="warn")
+            yield tag("p", f"{label}: {story.say(sentence)}.", class_="warn")
 
 
 def finest(stories: Sequence[Story], name: str) -> dict[str, float]:
@@ -114,16 +117,17 @@ def curves(stories: Sequence[Story], names: Sequence[str]) -> Iterator[Html]:
             floor = next((found for story in part if (found := best(name, story.floors))), None)
             if lines:
                 panels.append(Panel(name, lines, dict([floor]) if floor else {}))
-        yield tag("div", *map(chart.figure, panels), class_="grid")
+        yield tag("div", *(chart.figure(panel, stories[0].say, ours=False) for panel in panels), class_="grid")
 
 
 def differences(stories: Sequence[Story]) -> Iterator[Html]:
     """The fields in which their recipes aren't all the same."""
     rows = differing(stories)
     if not rows:
-        yield tag("p", "Nothing but names and folders.")
+        yield tag("p", stories[0].say("Nothing but names and folders."))
         return
-    yield markup.table(("field", *labels(stories)), [(name, *map(written, values)) for name, values in rows.items()])
+    yield markup.table((stories[0].say("field"), *labels(stories)),
+                       [(name, *map(written, values)) for name, values in rows.items()])
 
 
 def differing(stories: Sequence[Story]) -> dict[str, list[Any]]:
@@ -143,5 +147,5 @@ def costs(stories: Sequence[Story]) -> Iterator[Html]:
                      round(said.get("tokens_per_second") or 0) or None, said.get("trainable_parameters"),
                      size(said["peak_memory_bytes"]) if "peak_memory_bytes" in said else None, size(story.size),
                      said.get("device")])
-    yield markup.table(("run", "time", "tokens", "tokens a second", "parameters that train", "memory", "on disk",
-                        "device"), rows)
+    yield markup.table([stories[0].say(name) for name in (
+        "run", "time", "tokens", "tokens a second", "parameters that train", "memory", "on disk", "device")], rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,9 @@ from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.recipe import BLOCKS, Recipe, registry
 from llmkit.system.errors import CheckpointError, LlmkitError
+from llmkit.system.language import ENGLISH, chosen, translate
 from llmkit.tasks.shared import floors as floored
+from llmkit.training.looking.oddities import read_lines, sound
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,19 @@ class Story:
     samples: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = field(default=())
     """What couldn't be read of it."""
+    language: str = ENGLISH
+    """What its page is written in."""
 
     @classmethod
     def of(
         cls, run: Run, events: Iterable[Any] | None = None, samples: tuple[Mapping[str, Any], ...] | None = None,
+        odd: Iterable[str] = (), language: str | None = None,
     ) -> Story:
         """Read a run's folder; what can't be read is noted, and the rest is told.
 
         events, samples   lines that were read of it already; all of its files where nothing is given
+        odd               what there was to say of those
+        language          of its page; the one that messages are in where nothing is given
         """
         notes: list[str] = []
         asked: Mapping[str, Any] = {}
@@ -60,13 +66,20 @@ class Story:
         except (CheckpointError, OSError) as error:
             why = one_line(error).removeprefix(f"{run.folder / layout.SUMMARY}: ").removeprefix("can't be read: ")
             notes.append(f"its {layout.SUMMARY} can't be read: {why}")
-        if not isinstance(summary, dict):
-            notes.append(f"its {layout.SUMMARY} can't be read: it holds no object")
-            summary = {}
-        known = tuple(event for event in (run.events if events is None else events)
-                      if isinstance(event, dict) and is_number(event.get("step")))
-        return cls(run, asked, recipe, summary, known, samples_in(run.folder) if samples is None else samples,
-                   tuple(notes))
+        summary, wrong = sound(summary, run.folder / layout.SUMMARY)
+        notes += wrong
+        if events is None:
+            events, wrong = read_lines(run.folder / layout.METRICS)
+            notes += wrong
+        if samples is None:
+            lines, wrong = read_lines(run.folder / layout.SAMPLES)
+            samples, notes = tuple(lines), [*notes, *wrong]
+        return cls(run, asked, recipe, summary, tuple(events), samples, (*notes, *odd),
+                   language or chosen())
+
+    def say(self, text: str) -> str:
+        """A sentence in the page's language, where it has a translation."""
+        return translate(text, self.language)
 
     # ---- what it was ----
 
@@ -104,7 +117,8 @@ class Story:
     def status(self) -> str:
         """completed, stopped, failed, running, interrupted; unknown where it says none."""
         try:
-            return self.run.status or "unknown"
+            said = self.run.status or "unknown"
+            return said if isinstance(said, str) else "unknown"
         except (CheckpointError, OSError, AttributeError):  # a summary that can't be read is noted
             return "unknown"
 
@@ -220,18 +234,3 @@ def foreign(asked: Mapping[str, Any]) -> bool:
 def one_line(error: BaseException) -> str:
     """An error, short enough to stand in a note."""
     return " ".join(str(error).split())[:300]
-
-
-def samples_in(folder: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of samples.jsonl up to one that is cut short; none where a run left no such file."""
-    path, found = folder / layout.SAMPLES, []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(event, dict) and is_number(event.get("step")):
-            found.append(event)
-    return tuple(found)
-
-

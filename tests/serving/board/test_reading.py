@@ -58,7 +58,7 @@ def test_a_file_that_is_written_anew_is_told_from_its_start(tmp_path):
 
 
 def test_there_is_nothing_where_there_is_no_file(tmp_path):
-    assert read(tmp_path / "none").events == [] and reading.last(tmp_path / "none") == []
+    assert read(tmp_path / "none").events == [] and reading.last(tmp_path / "none") == ([], [])
 
 
 @pytest.mark.parametrize("blocks", [2, pytest.param(100, marks=pytest.mark.slow)])
@@ -79,7 +79,7 @@ def test_a_million_lines_are_thinned_to_some_hundred_within_seconds(tmp_path, bl
     assert found.until == path.stat().st_size and found.thinned == -(-10_000 * blocks // reading.MOST)
     assert sum(event["event"] == "evaluate" for event in found.events) == 1
     assert sum(event["loss"] for event in trains) / len(trains) == pytest.approx(5000.5, rel=0.02)
-    assert reading.last(path)[-1]["event"] == "evaluate"
+    assert reading.last(path)[0][-1]["event"] == "evaluate"
 
 
 def test_figures_are_means_and_places_are_the_last(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -146,3 +148,20 @@ def test_looking_changes_nothing_on_disk(made, tmp_path):
     shelf.listing(), shelf.told("first", "zh"), shelf.lines("first", 0, ""), shelf.report("first")
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(tmp_path.rglob("*"))} == before
     assert folder.is_dir()
+
+
+def test_the_boards_process_needs_none_of_the_large_libraries():
+    seen = subprocess.run([sys.executable, "-c", f"""
+import sys
+from pathlib import Path
+from llmkit.serving.board import children, site, starting
+from llmkit.serving.board.shelf import Shelf
+shelf = Shelf(Path({str(OLD)!r}))
+for one in shelf.listing()["runs"]:
+    shelf.told(one["id"], "zh"), shelf.lines(one["id"], 0, ""), shelf.report(one["id"])
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    large = {"torch", "transformers", "datasets", "tokenizers", "accelerate", "peft", "pyarrow", "pandas", "sklearn",
+             "matplotlib", "huggingface_hub"}
+    assert large & set(seen.stdout.split()) == set()
+    assert "starlette" in seen.stdout.split()

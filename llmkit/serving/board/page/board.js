@@ -79,7 +79,7 @@ function showList(list) {
 }
 
 async function listOnce(mine) {
-  const list = await read("api/runs");
+  const list = await read(`api/runs?lang=${spoken()}`);
   if (view !== mine) return STILL;
   if (list.runs.length === 1 && list.runs[0].id === ".") {
     location.replace(link("."));
@@ -189,7 +189,7 @@ function actions(mine) {
   const one = mine.told;
   const place = make("div", { class: "asked", "aria-live": "polite" });
   const row = make("div", { class: "acts" },
-    make("a", { class: "open", href: `report?run=${encodeURIComponent(mine.name)}`, target: "_blank", rel: "noopener" }, say("report"),
+    make("a", { class: "open", href: `report?run=${encodeURIComponent(mine.name)}&lang=${spoken()}`, target: "_blank", rel: "noopener" }, say("report"),
       make("span", { class: "hidden" }, ` ${say("newTab")}`)));
   if (one.can.chat) {
     const open = make("button", { type: "button", class: "do first", act: () => talk(mine, open, place) }, say("chat"));
@@ -291,7 +291,7 @@ function showDetails(mine) {
   mine.places.events.replaceChildren(make("h3", {}, say("events")),
     one.happened.length ? table([say("step"), say("what"), say("more")], one.happened.map(happened)) : make("p", { class: "quiet" }, say("noEvents")),
     one.bad.count ? make("details", {}, make("summary", {}, say("bad", { n: number(one.bad.count) })), make("ul", { class: "plain small" }, one.bad.first.map((line) => make("li", {}, line)))) : "");
-  const shown = (event) => [make("h4", {}, event.step ? say("afterStep", { step: number(event.step) }) : say("beforeFirst")), event.about ? make("p", { class: "note" }, event.about) : null, sampleTable(event)];
+  const shown = (event) => [make("h4", {}, event.step ? say("afterStep", { step: number(event.step) }) : say("beforeFirst")), ...(event.about ? [make("p", { class: "note" }, event.about)] : []), sampleTable(event)];
   const [last, ...before] = [...one.samples].reverse();
   mine.places.samples.replaceChildren(make("h3", {}, say("samples")), ...(last ? shown(last) : [make("p", { class: "quiet" }, say("noSamples"))]),
     before.length ? make("details", {}, make("summary", {}, say("earlier", { n: before.length })), before.flatMap(shown)) : "");
