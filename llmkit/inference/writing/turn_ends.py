@@ -1,4 +1,4 @@
-"""The ends of answers that a run learned and its model doesn't say: runs made before turn ends were kept."""
+"""What a run's texts begin and end with, and its model doesn't say: its recipe does."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ def learned_ends(opened: Opened) -> list[int]:
         log.info("%s: its answers were learned with %s at their end, which generation_config.json doesn't say: they "
                  "end there", opened.folder, names)
     return missing
+
+
+def learned_start(opened: Opened) -> tuple[int, ...]:
+    """The tokens that every text of a run began with, where each text was a row: it never saw one without.
+
+    <s> 春 眠 不 覺 曉 </s>, a poem a row  ->  a prompt begins with <s> too. Rows of other packings are cut anywhere, so
+    a text may begin there with any token, as in most models. () where no recipe says it.
+    """
+    try:
+        learned = recipe_of(opened.folder)
+    except RequestError:
+        return ()
+    if learned is None or learned.objective is None or not learned.objective.goes_on or learned.data.packing != "none":
+        return ()
+    return learned.objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before
 
 
 def tell(opened: Opened) -> list[int]:
