@@ -24,7 +24,7 @@ from llmkit.recipe import Recipe, registry
 from llmkit.recipe.seams import Learning, PromptMode
 from llmkit.system import machine
 from llmkit.system.environment import switched_on
-from llmkit.system.errors import RequestError, nearest
+from llmkit.system.errors import NothingThereError, RequestError, nearest
 from llmkit.tasks.base import Task
 from llmkit.tasks.shared import named_metrics
 from llmkit.tuning.base import Setting
@@ -137,8 +137,12 @@ def _opened(
     def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares, num_proc=data.num_proc)
-        return replace(open_source(source, data.document, spares, tables=tables,
-                                   at=f"{at}.{number}" if len(sources) > 1 else at), num_proc=data.num_proc)
+        field = (*at.split("."), number) if len(sources) > 1 else tuple(at.split("."))
+        try:
+            reader = open_source(source, data.document, spares, tables=tables, at=".".join(map(str, field)))
+        except NothingThereError as error:
+            raise NothingThereError(error.message, field) from error
+        return replace(reader, num_proc=data.num_proc)
 
     return [opened(number, source) for number, source in enumerate(sources)]
 

@@ -46,5 +46,5 @@ def prompts(
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     made = Prompts(
         asked, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
-        Path(output_dir) if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
+        Path(output_dir).expanduser() if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
     return carry_out(made, "prompts", json_)
