@@ -137,7 +137,7 @@ def _opened(
     def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares, num_proc=data.num_proc)
-        field = (*at.split("."), number) if len(sources) > 1 else tuple(at.split("."))
+        field: tuple[str | int, ...] = (*at.split("."), *([number] if len(sources) > 1 else []))
         try:
             reader = open_source(source, data.document, spares, tables=tables, at=".".join(map(str, field)))
         except NothingThereError as error:

@@ -9,7 +9,7 @@ from llmkit.inference.writing.context import listed
 from llmkit.models.base import Base
 from llmkit.models.families import family_named
 from llmkit.models.run import recipe_of
-from llmkit.objectives.base import Setup
+from llmkit.objectives.base import Objective, Setup
 from llmkit.recipe import Recipe
 from llmkit.system.errors import RequestError
 from llmkit.tasks.base import Task
@@ -53,9 +53,11 @@ def learned_start(opened: Opened) -> tuple[int, ...]:
         learned = recipe_of(opened.folder)
     except RequestError:
         return ()
-    if learned is None or learned.objective is None or not learned.objective.goes_on or learned.data.packing != "none":
+    objective = None if learned is None else learned.objective
+    if learned is None or not isinstance(objective, Objective) or not objective.goes_on or (
+            learned.data.packing != "none"):
         return ()
-    return learned.objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before
+    return objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before
 
 
 def tell(opened: Opened) -> list[int]:
