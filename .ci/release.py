@@ -21,8 +21,8 @@ CARRIED = tuple(f"llmkit/{name}" for name in (
     "py.typed", "constraints.txt", "recipes/bert_mlm.yaml", "serving/page/index.html", "system/messages/zh.po"))
 """Files of the wheel that are no modules, and that something would miss."""
 IMPORTS = {
-    "adamw_8bit": ("bitsandbytes",), "aim": ("aim",), "chinese": ("jieba",), "clearml": ("clearml",),
-    "comet_ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",), "hdfs": ("requests",),
+    "adamw-8bit": ("bitsandbytes",), "aim": ("aim",), "chinese": ("jieba",), "clearml": ("clearml",),
+    "comet-ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",), "hdfs": ("requests",),
     "json": ("jsonschema", "llguidance"), "liger": ("liger_kernel",), "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"), "oss": ("ossfs",),
     "quality": ("datasketch",), "quantized": ("bitsandbytes",), "s3": ("s3fs",), "search": ("bm25s", "faiss"),

@@ -41,10 +41,10 @@ SECTIONS = {
     "Start": ("README", "installing", "recipes", "migration", "models"),
     "Train": ("tasks", "tuning", "optimizers", "distillation", "mixture_of_experts", "word_swaps", "large_text"),
     "Use": ("generating", "verbs", "chat", "prompting", "search", "answering", "agent", "scoring", "explaining",
-            "serving", "export"),
+            "serving", "export", "judging"),
     "Run": ("planning", "doctor", "gpu", "several_machines", "sharding", "reports", "board", "trackers", "reliability",
             "limits"),
-    "Python": ("python", "notebook", "plugins", "architecture"),
+    "Python": ("python", "notebook", "shell", "plugins", "architecture"),
     "Measured": ("results", "performance")}
 """English pages by what they are for; one that isn't named here comes last."""
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from scripts import script
 from test_dependencies import NAMES
 
@@ -37,6 +38,11 @@ def test_every_extra_has_its_imports_and_brings_what_is_imported(release: Module
     assert brings == {name: {one.replace("_", "-") for one in needs} for name, needs in extras.items()}
 
 
+def test_extras_are_spelled_as_packages_have_them() -> None:
+    """The wheel says adamw-8bit whatever is written here, and pip before 23.3 finds no other spelling in it."""
+    assert [name for name in PROJECT["optional-dependencies"] if name != canonicalize_name(name)] == []
+
+
 def test_the_name_is_one_that_the_registry_would_take() -> None:
     """PyPI takes names for the same whose letters are: l, i and 1; o and 0; and dashes, dots and underscores."""
     def alike(name: str) -> str:
@@ -52,7 +58,7 @@ def test_messages_and_pages_name_it_where_they_say_what_to_install() -> None:
     texts = {path: path.read_text() for path in folders if path.suffix in (".py", ".md", ".yaml", ".po")}
     old = {str(path): found for path, text in texts.items() if (found := re.findall(r"llmkit\[[a-z_{,0-9]+\]", text))}
     assert old == {}
-    extras = {extra for text in texts.values() for names in re.findall(r"llmkit-train\[([a-z_0-9,]+)\]", text)
+    extras = {extra for text in texts.values() for names in re.findall(r"llmkit-train\[([a-z0-9,-]+)\]", text)
               for extra in names.split(",")}
     assert extras - set(PROJECT["optional-dependencies"]) == set()
 

@@ -19,6 +19,7 @@ from typer.main import get_command
 from typer.models import CommandInfo
 
 from llmkit.cli import catalogue, chat, generate, score, search, serve, tasks, train, use
+from llmkit.cli.helping import told
 from llmkit.cli.looking import board, compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import language, machine, terminal
@@ -113,20 +114,6 @@ def _bare(info: CommandInfo) -> CommandInfo:
 
 def _nothing() -> None:
     pass
-
-
-def told(command: Any) -> Any:
-    """A command whose help is in the language that is chosen, with all that is below it."""
-    for name in ("help", "short_help", "epilog"):
-        if text := getattr(command, name, None):
-            paragraphs = (language.exactly(" ".join(paragraph.split())) for paragraph in text.split("\n\n"))
-            setattr(command, name, "\n\n".join(paragraphs))
-    for option in command.params:
-        if getattr(option, "help", None):
-            option.help = language.exactly(option.help)
-    for below in getattr(command, "commands", {}).values():
-        told(below)
-    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

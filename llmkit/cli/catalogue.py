@@ -135,7 +135,9 @@ def recipes_copy(
     except OSError as error:
         raise PlaceError(f"{error.filename or target}: {error.strerror}.") from error
     terminal.out(target)
-    if not ours:
+    if ours:
+        terminal.err(f"{known}: written beside it: the schema by which an editor knows the fields.")
+    else:
         terminal.err(f"{known}: is a file of yours and is left as it is, so {target.name} names no schema.")
 
 

@@ -165,7 +165,7 @@ def run(
     from llmkit.system.signals import leave_terminal
     from llmkit.training.fit import fit
 
-    with beside(request.folder, live and main):
+    with placed(recipe, blocks, fields, settings), beside(request.folder, live and main):
         summary = fit(request, resume)
     leave_terminal()
     if main:
@@ -193,6 +193,22 @@ def beside(folder: Path, live: bool) -> AbstractContextManager[None]:
     return board_beside(folder)
 
 
+def placed(
+    recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str],
+) -> AbstractContextManager[None]:
+    """While data is opened that a command line asks for: what isn't there is told with the line that names it."""
+    from llmkit import recipe as recipes
+
+    return recipes.placed(
+        recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given_of(fields))
+
+
+def given_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that options give; those that they clear have None."""
+    cleared = ("tokenizer", "data.max_length", "training.learning_rate")
+    return {name: value for name, value in fields.items() if value is not None or name in cleared}
+
+
 def checked(
     recipe: str, blocks: Mapping[str, str | None], fields: Mapping[str, Any], settings: list[str], processes: int,
     tuned: bool | None = None,
@@ -209,9 +225,8 @@ def checked(
     launch.check(processes)
     launch.check_here(processes)
     agree(blocks, fields, settings)
-    cleared = ("tokenizer", "data.max_length", "training.learning_rate")
-    given = {name: value for name, value in fields.items() if value is not None or name in cleared}
-    request = recipes.load(recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given)
+    request = recipes.load(
+        recipe, settings, method=blocks.get("method"), task=blocks.get("task"), fields=given_of(fields))
     recipes.check_processes(request.training, processes, "--processes")
     trackers.check(request.training.report_to)
     launch.check_gpus(processes)

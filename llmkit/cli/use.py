@@ -196,7 +196,8 @@ def inspect(
         return
     asked, blocks, fields = train.tuned(recipe, {}, None, task, model, data, validation)
     request = recipes.load(asked, set_, task=blocks["task"], fields=fields)
-    found = inspection.inspect(request, row, times, experts, parts)
+    with recipes.placed(asked, set_, task=blocks["task"], fields=fields):
+        found = inspection.inspect(request, row, times, experts, parts)
     parts = pictures.possible(found, parts)
     pictures.leave(found, parts, places, theme)
     show_found(found, parts, json_)

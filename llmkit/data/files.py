@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmkit.system import cache
-from llmkit.system.errors import DataError
+from llmkit.system.errors import DataError, NothingThereError
 from llmkit.system.machine import cores
 
 CHUNK = 1 << 20
@@ -58,10 +59,6 @@ class Changed(DataError):
     """A file isn't what it was when its content was hashed."""
 
 
-class NotThereError(DataError):
-    """Nothing is where a source is said to be: it was moved, or its disk or its host can't be reached."""
-
-
 def files_of(label: str) -> tuple[Path, ...]:
     """The files of a path or a glob, sorted; DataError where there is none."""
     try:
@@ -79,16 +76,22 @@ def files_of(label: str) -> tuple[Path, ...]:
         files = [each for each in matched if each.is_file()]
         if not files:
             folders = f" It matches folders only: {matched[0]}/* would match what is in one." if matched else ""
-            raise NotThereError(f"{label}: no file matches.{folders}")
+            raise NothingThereError(f"{label}: no file matches.{folders}{_unfilled(label)}")
     else:
         others = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         near = get_close_matches(path.name, others, n=1)
-        hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-        raise NotThereError(f"{label}: no such file or folder.{hint}")
+        hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else _unfilled(label)
+        raise NothingThereError(f"{label}: no such file or folder.{hint}")
     for each in files:
         if not each.is_file():
             raise DataError(f"{each}: is no regular file, so it can't be read twice; save it to one first.")
     return tuple(files)
+
+
+def _unfilled(label: str) -> str:
+    """What to say of a path that begins as a shell's variable does: `$DATA/a.txt`."""
+    found = re.match(r"\$(?:\w+|\{\w+\})", label)
+    return f" {found[0]} stands for itself here: write the path that it holds." if found else ""
 
 
 def is_packed(path: Path) -> bool:

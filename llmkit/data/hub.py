@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from llmkit.data.files import NotThereError, Place, changed, digest, state_of, unchanged
+from llmkit.data.files import Place, changed, digest, state_of, unchanged
 from llmkit.data.known import folders, sets
 from llmkit.data.known.sets import KnownSet
 from llmkit.recipe import Source
 from llmkit.system.environment import switched_on
-from llmkit.system.errors import DataError, RequestError
+from llmkit.system.errors import DataError, NothingThereError, RequestError
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def load(source: Source) -> HubRows:
         return HubRows(label, dataset) if known is None else KnownRows(label, dataset, known=known)
     except ConnectionError as error:
         why = f"{' and '.join(forbidden)} is set and it isn't in the cache" if forbidden else "the hub can't be reached"
-        raise NotThereError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
+        raise NothingThereError(f"{label}: {why} ({error}); give a file, or builtin:python-docs.") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{label}: split {split!r} can't be loaded from the hub: {reason}") from error

@@ -36,7 +36,7 @@ class AdamW8bit(Optimizer):
         """Its library is installed."""
         if find_spec("bitsandbytes") is None:
             raise RequestError("optimizer: adamw_8bit needs bitsandbytes, which isn't installed: "
-                               "pip install 'llmkit-train[adamw_8bit]'; adamw is the same in 32 bits.")
+                               "pip install 'llmkit-train[adamw-8bit]'; adamw is the same in 32 bits.")
 
     def make(self, learned: Sequence[Learned]) -> torch.optim.Optimizer:
         """bitsandbytes.optim.AdamW8bit."""

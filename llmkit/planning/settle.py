@@ -25,7 +25,7 @@ from llmkit.recipe import Recipe, registry
 from llmkit.recipe.seams import Learning, PromptMode
 from llmkit.system import machine
 from llmkit.system.environment import switched_on
-from llmkit.system.errors import RequestError, nearest
+from llmkit.system.errors import NothingThereError, RequestError, nearest
 from llmkit.tasks.base import Task
 from llmkit.tasks.classification import Classification
 from llmkit.tasks.shared import named_metrics
@@ -142,8 +142,11 @@ def _opened(
     def opened(number: int, source: recipe.Source) -> Reader:
         if source.source in memory:
             return replace(memory[source.source], spares=spares, num_proc=data.num_proc)
-        reader = open_source(source, data.document, spares, tables=tables,
-                             at=f"{at}.{number}" if len(sources) > 1 else at)
+        field: tuple[str | int, ...] = (*at.split("."), *([number] if len(sources) > 1 else []))
+        try:
+            reader = open_source(source, data.document, spares, tables=tables, at=".".join(map(str, field)))
+        except NothingThereError as error:
+            raise type(error)(error.message, field) from error
         if len(reader.files) >= MANY:
             log.info("%s: %s files, %s: each is opened and hashed before it is read, which takes a while", reader.label,
                      f"{len(reader.files):,}", machine.size(reader.size))

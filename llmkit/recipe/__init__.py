@@ -38,6 +38,7 @@ from llmkit.recipe.loading import (
     located,
     override,
     packaged,
+    placed,
     plugin,
     put,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "options_schema",
     "override",
     "packaged",
+    "placed",
     "plugin",
     "put",
     "read",

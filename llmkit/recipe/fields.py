@@ -346,4 +346,4 @@ class Recipe:
     @property
     def folder(self) -> Path:
         """Where the run leaves what it makes."""
-        return Path(self.output_dir or f"runs/{self.name}")
+        return Path(self.output_dir or f"runs/{self.name}").expanduser()

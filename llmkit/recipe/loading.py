@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,12 +19,14 @@ from llmkit.recipe.inheriting import NAMED, inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.recipe.variables import filled
 from llmkit.recipe.watching import Told, foreign
-from llmkit.system.errors import RequestError, nearest
+from llmkit.system.errors import NothingThereError, RequestError, nearest
 
 log = logging.getLogger("llmkit")
 
 SECTIONS = ("backbone", "data", "training")
 """Blocks that have defaults of their own: one with nothing below it is one that isn't there."""
+OPTIONS = {"data.train": "--data", "data.validation": "--validation", "backbone": "--model"}
+"""Options of finetune that aren't called as the field that they give."""
 READ = ("train", "on_bad_row")
 """What of `data` says how rows are read."""
 
@@ -306,10 +308,20 @@ def load(
     `method` and `task` replace their whole block, `fields` maps dotted names to values, and `settings` are
     `section.key=value` texts; each goes over the one before. Raises RequestError with file and line.
     """
+    if not isinstance(recipe, Mapping):
+        recipe = located(recipe)
+    return build(asked(recipe, settings, method, task, fields))
+
+
+def asked(
+    recipe: str | Path | Mapping[str, Any], settings: Iterable[str], method: str | None, task: str | None,
+    fields: Mapping[str, Any] | None,
+) -> Tree:
+    """What `load` makes a recipe of: all that is said, and where."""
     if isinstance(recipe, Mapping):
         tree = inherited(Tree(_plain(dict(recipe)), {}), None, _base)
     else:
-        path = located(recipe)
+        path = find(recipe)
         tree = inherited(read(path), path, _base)
     settings = list(settings)
     if task is not None:
@@ -320,6 +332,24 @@ def load(
         put(tree, ("tuning",), {}, f"--method {method}")
         put(tree, ("tuning", "method"), method, f"--method {method}")
     for dotted, given in (fields or {}).items():
-        put(tree, dotted.split("."), given, f"--{dotted.rpartition('.')[2].replace('_', '-')}")
+        put(tree, dotted.split("."), given, OPTIONS.get(dotted) or f"--{dotted.rpartition('.')[2].replace('_', '-')}")
     override(tree, settings)
-    return build(tree)
+    return tree
+
+
+@contextmanager
+def placed(
+    recipe: str | Path, settings: Iterable[str] = (), *, method: str | None = None, task: str | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """What isn't where `load(recipe, …)` says is told with the line, or the option, that says so, while the block runs.
+
+    r.yaml:4: data.train: corpora/a.txt: no such file or folder.
+    """
+    try:
+        yield
+    except NothingThereError as error:
+        if not error.field:
+            raise
+        where = asked(recipe, list(settings), method, task, fields).where(error.field)
+        raise NothingThereError(f"{where}: {error.message}") from error

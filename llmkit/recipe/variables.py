@@ -22,6 +22,8 @@ WRITTEN: Final = re.compile(r"\$\{(?:oc\.)?env[:,.]([^}]*)\}|\$\{\{?\s*env\.([^}
 """A variable as a recipe names it, or as other programs do: `${oc.env:HOME}` (OmegaConf), `${{ env.HOME }}`."""
 BEGUN: Final = re.compile(r"\$\{\{?\s*(?:oc\.)?env\b")
 MEANT: Final = re.compile(r"\$\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+SHELLS: Final = re.compile(r"\$(?:([A-Z_][A-Z0-9_]*)|\{([A-Z_][A-Z0-9_]*)\})")
+"""A variable as a shell has it: `$HOME`, `${HOME}`."""
 JOB: Final = re.compile(r"[\w.\[\]-]{1,100}")
 """What a job's number may look like: `12345`, PBS's `12345.server`, LSF's `7[3]`; no slash."""
 PLACES: Final[tuple[Keys, ...]] = (
@@ -55,6 +57,8 @@ def _filled(value: Any, path: Keys, tree: Tree, environment: Mapping[str, str]) 
         return {key: _filled(below, (*path, key), tree, environment) for key, below in value.items()}
     if isinstance(value, list):
         return [_filled(below, (*path, i), tree, environment) for i, below in enumerate(value)]
+    if isinstance(value, str) and is_place(path):
+        _no_shells(value, tree.where(path))
     if not isinstance(value, str) or not BEGUN.search(value):
         return value
     if not is_place(path):
@@ -65,6 +69,19 @@ def _filled(value: Any, path: Keys, tree: Tree, environment: Mapping[str, str]) 
         raise RequestError(f"{tree.where(path)}: {value!r} may be a model's name on a hub, where no variable is sent; "
                            f"for a folder write ./{value}")
     return filled_in
+
+
+def _no_shells(text: str, where: str) -> None:
+    """RequestError for a variable of the list that is written as in a shell: it would be a folder of that name."""
+    if ELSEWHERE.match(text):
+        return
+    for found in SHELLS.finditer(text):
+        name = found[1] or found[2]
+        if name in JOBS or (name in FOLDERS and text[: found.start()] in ("", "tokens:")):
+            home = text[found.end():] or "/"
+            more = f" (or ~{home})" if name == "HOME" else ""
+            raise RequestError(f"{where}: {found[0]} isn't how a variable is written here; write "
+                               f"${{env:{name}}}{more}.")
 
 
 def is_place(path: Keys) -> bool:

@@ -30,6 +30,14 @@ class DataError(LlmkitError):
     status = 3
 
 
+class NothingThereError(DataError):
+    """No file is where a path says; `field` is the recipe's that has the path, where a recipe has it."""
+
+    def __init__(self, message: str, field: tuple[str | int, ...] = ()) -> None:
+        super().__init__(f"{'.'.join(map(str, field))}: {message}" if field else message)
+        self.message, self.field = message, field
+
+
 class CheckpointError(LlmkitError):
     """The checkpoint is damaged, or doesn't belong to this recipe."""
 

@@ -210,7 +210,7 @@ class Translation:
         if depth <= DEEPEST and self.left > 0:
             self.left -= 1
             self.done[text] = (self.entry(text, depth) or self.placed(text, depth) or self.several(text, depth)
-                               or self.valued(text))
+                               or self.valued(text) or self.ended(text, depth))
         return self.done[text]
 
     def entry(self, text: str, depth: int) -> str | None:
@@ -226,6 +226,7 @@ class Translation:
     def filled(self, message: Utterance, values: list[str], depth: int) -> str | None:
         """The translation with its values; None where one of them is English that stays."""
         ready: dict[str, str] = {}
+        end = ""
         for number, mark in HOLE.findall(message.translation):
             value = values[int(number)]
             if mark == "~":
@@ -239,10 +240,12 @@ class Translation:
                 value = inner
             elif is_prose(value):
                 return None
-            elif not mark:
+            elif int(number) == len(values) - 1 and message.english.endswith("}") and value.endswith("."):
+                value, end = value[:-1], "。"  # the sentence's own end, which its entry doesn't have
+            if not mark:
                 value = self.listed(value)
             ready[number + mark] = value
-        return HOLE.sub(lambda hole: ready[hole[1] + hole[2]], message.translation)
+        return HOLE.sub(lambda hole: ready[hole[1] + hole[2]], message.translation) + end
 
     def listed(self, value: str) -> str:
         """`'a' or 'b'`, `lora and full`: what joins them is translated, where it isn't quoted."""
@@ -271,6 +274,11 @@ class Translation:
         parts = re.fullmatch(r"(.{1,80}?) (should .*)\.", text)
         said = self.entry(parts[2], DEEPEST) if parts else None
         return f"{parts[1]} {said}。" if parts and said else None
+
+    def ended(self, text: str, depth: int) -> str | None:
+        """`Got unexpected extra argument(s) (b).`: its entry has no full stop, and a line of ours ends with one."""
+        found = self.entry(text[:-1], depth) if text.endswith(".") and not text.endswith("..") else None
+        return f"{found}。" if found else None
 
     def several(self, text: str, depth: int) -> str | None:
         """`It is so. Do that.`: where each of them has a translation."""

@@ -36,9 +36,10 @@ GOES_ON = "The same command goes on from the last checkpoint"
 
 
 class Stopping:
-    """Whether, and by which signal, the run was asked to stop."""
+    """Whether, and by which signal, the run was asked to stop; `when` is said of one that ends it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, when: str = " before the first step") -> None:
+        self.when = when
         self.by: signal.Signals | None = None
         self.at_once = True
         """While nothing is there to be saved, a signal ends the program where it is."""
@@ -66,7 +67,7 @@ class Stopping:
 
     def said(self, number: int, first: bool) -> str:
         """What the last line says of it."""
-        return f"stopped by {signal.Signals(number).name}" + (" before the first step" if first else " at once")
+        return f"stopped by {signal.Signals(number).name}" + (self.when if first else " at once")
 
     def flags(self) -> list[float]:
         """1 for the signal that came, 0 for the others: what processes sum up, for `heard`."""
@@ -160,9 +161,9 @@ def leave_terminal() -> None:
 
 
 @contextmanager
-def stopping() -> Iterator[Stopping]:
+def stopping(when: str = " before the first step") -> Iterator[Stopping]:
     """Listen while the block runs; in a thread other than the main one, there is nothing to listen to."""
-    state = Stopping()
+    state = Stopping(when)
     if threading.current_thread() is not threading.main_thread():
         yield state
         return

@@ -256,7 +256,8 @@ def test_recipes_are_listed_shown_and_copied(llmkit: Command, tmp_path: Path) ->
     assert all(f"{name} " in table for name in listed)
     shown = llmkit("recipes", "show", "bert_mlm").out
     assert shown == recipe.packaged()["bert_mlm"].read_text()
-    assert llmkit("recipes", "copy", "bert_mlm") == Said(0, "bert_mlm.yaml\n", "")
+    assert llmkit("recipes", "copy", "bert_mlm") == Said(0, "bert_mlm.yaml\n", (
+        "llmkit.schema.json: written beside it: the schema by which an editor knows the fields.\n"))
     line, _, rest = (tmp_path / "bert_mlm.yaml").read_text().partition("\n")
     assert (line, rest) == ("# yaml-language-server: $schema=./llmkit.schema.json", shown)
     assert json.loads((tmp_path / "llmkit.schema.json").read_text()) == recipe.schema()
@@ -293,7 +294,7 @@ def test_the_schema_is_one_json_document(llmkit: Command) -> None:
 
 
 @pytest.mark.parametrize(("setting", "status", "said"), [
-    ("data.train=nope.txt", 3, "nope.txt: no such file or folder."),
+    ("data.train=nope.txt", 3, "--set data.train: nope.txt: no such file or folder."),
     ("data.train=no/*.txt", 3, "no/*.txt: no file matches."),
     ("data.train=empty.txt", 3, "empty.txt: is empty."),
     ("data.train=blank.txt", 3, "blank.txt: is empty."),
@@ -312,6 +313,17 @@ def test_what_cannot_be_trained_is_refused_before_training(
     (tmp_path / "blank.txt").write_text("\n \n")
     refused(llmkit("pretrain", bert, "--set", setting), status, said)
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_file_that_is_not_there_is_told_with_the_line_that_names_it(llmkit: Command, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("backbone: {family: bert, size: tiny}\ntokenizer: {train: {vocab_size: 300}}\ndata:\n  train:\n"
+                    "    - builtin:python-docs\n    - source: no/*.txt\nobjective: masked_lm\n")
+    refused(llmkit("pretrain", path), 3, f"{path}:6: data.train.1: no/*.txt: no file matches.")
+    refused(llmkit("tokenize", path, "--out", "t"), 3, f"{path}:6: data.train.1: no/*.txt: no file matches.")
+    refused(llmkit("inspect", path, "--set", "data.train=$DATA/a.txt"), 3,
+            "--set data.train: $DATA/a.txt: no such file or folder. $DATA stands for itself here")
+    refused(llmkit("finetune", "--data", "no.csv"), 3, "--data: no.csv: no such file or folder.")
 
 
 def test_virtual_tokens_take_positions(llmkit: Command, bert: Path) -> None:

@@ -271,7 +271,7 @@ def test_a_library_that_is_not_there_is_named_with_the_line_that_installs_it(
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(tree(text, tmp_path / "run", optimizer="adamw_8bit")))
     assert main(["pretrain", str(tmp_path / "r.yaml")]) == 2
     assert "llmkit: error: optimizer: adamw_8bit needs bitsandbytes, which isn't installed: pip install " \
-           "'llmkit-train[adamw_8bit]'" in capsys.readouterr().err
+           "'llmkit-train[adamw-8bit]'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -105,9 +105,24 @@ def test_a_value_that_is_not_what_its_name_says_is_refused(
         recipes.load({**RECIPE, "output_dir": f"${{env:{name}}}/a"})
 
 
-def test_text_that_only_looks_like_one_is_text() -> None:
-    assert recipes.load({**RECIPE, "data": {"train": "${HOME}/$x/{env:a}.txt"}}).data.train[0].source == (
-        "${HOME}/$x/{env:a}.txt")
+@pytest.mark.parametrize("text", ["a/${HOME}/$x/{env:a}.txt", "$x/a.txt", "${LANG}/a.txt", "$HOMES.txt"])
+def test_text_that_only_looks_like_one_is_text(text: str) -> None:
+    assert recipes.load({**RECIPE, "data": {"train": text}}).data.train[0].source == text
+
+
+@pytest.mark.parametrize(("settings", "told"), [
+    ({"data": {"train": ["a.txt", "$HOME/b.txt"]}},
+     r"data\.train\.1: \$HOME isn't how a variable is written here; write \$\{env:HOME\} \(or ~/b\.txt\)\."),
+    ({"data": {"train": "tokens:${SCRATCH}/t"}}, r"data\.train: \$\{SCRATCH\} isn't .* write \$\{env:SCRATCH\}\.$"),
+    ({"output_dir": "runs/$SLURM_JOB_ID"}, r"output_dir: \$SLURM_JOB_ID isn't .* write \$\{env:SLURM_JOB_ID\}\.$")])
+def test_a_variable_as_a_shell_has_it_is_no_folder_of_that_name(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError, match=told):
+        recipes.load({**RECIPE, **settings})
+
+
+def test_a_home_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert recipes.load({**RECIPE, "output_dir": "~/runs/a"}).folder == Path("/home/ada/runs/a")
 
 
 def test_security_lists_the_names() -> None:

@@ -16,7 +16,7 @@ import typer
 from pydantic_core._pydantic_core import list_all_errors
 from typer.main import get_command
 
-from llmkit.cli import app, main, whole
+from llmkit.cli import app, helping, main, whole
 from llmkit.system import language, report, terminal
 from llmkit.system.language import FOLDER, HOLE, Utterance, is_prose, read, translate
 
@@ -72,7 +72,7 @@ def numbered(pieces: list[str | None]) -> str:
 def said() -> set[str]:
     """All that may be said: by llmkit, by typer, by pydantic of a value, and by the system of a file."""
     its_own = Path(typer.__file__).parent
-    modules = [*Path(language.__file__).parents[1].rglob("*.py"), *its_own.glob("**/[cde]*.py"),
+    modules = [*Path(language.__file__).parents[1].rglob("*.py"), *its_own.glob("**/[cdef]*.py"),
                its_own / "_click" / "parser.py"]
     found = {line.strip() for path in modules for text in texts(path) for line in text.split("\n")}
     for error in list_all_errors():
@@ -192,9 +192,12 @@ def chinese(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (["generate", "a", "--model", "nix/nix"], 2, "没有名为 'nix/nix' 的模型：没有这个文件夹，"
      "目录（catalogue）里没有这个名字，而且LLMKIT_OFFLINE 关闭了 hub 和软件包仓库。"),
     (["pretrain", "bert_mlm", "--set", "training.max_steps=-1"], 2, "--set training.max_steps: -1 应当大于 0。"),
-    (["pretrain", "bert_mlm", "--set", "data.train=nix.txt"], 3, "nix.txt: 没有这个文件或文件夹。"),
+    (["pretrain", "bert_mlm", "--set", "data.train=nix.txt"], 3, "--set data.train: nix.txt: 没有这个文件或文件夹。"),
     (["generate"], 2, "需要 PROMPT：请给出 `llmkit generate 'Once upon a time'` 或 --input FILE 之一。"),
     ([], 2, "需要一个命令，例如 `llmkit pretrain RECIPE`。"),
+    (["pretrain"], 2, "缺少参数 'RECIPE'。用法见 llmkit pretrain --help。"),
+    (["pretrain", "--nix"], 2, "没有选项：--nix。用法见 llmkit pretrain --help。"),
+    (["pretrain", "a", "b"], 2, "多出了无法识别的参数（b）。用法见 llmkit pretrain --help。"),
     (["nix"], 2, "没有命令 'nix'。用法见 llmkit --help。")])
 def test_an_error_keeps_its_prefix_and_its_status(
     words: list[str], status: int, line: str, capsys: pytest.CaptureFixture[str],
@@ -255,6 +258,22 @@ def test_help_is_in_chinese(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "按配方在文本上训练模型：从头训练或继续预训练。" in shown and "随机种子（seed）。" in shown
     assert "Train a model" not in shown and "--output-dir" in shown
+    assert shown.startswith("用法：llmkit pretrain [OPTIONS]")
+    assert "参数：" in shown and "选项：" in shown and "[必填]" in shown and "[默认：auto]" in shown
+    assert re.search(r"-h, --help +显示本页后结束。", shown)
+    assert not re.search("Usage|Options|Arguments|Show this|default|required", shown)
+
+
+def test_help_in_english_is_typers_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Usage: llmkit pretrain") and "Show this message and exit." in shown
+
+
+def test_a_page_of_wide_letters_is_cut_by_columns() -> None:
+    assert helping.lines("按配方（recipe）在文本上训练模型，max_steps，再见。", 12) == [
+        "按配方", "（recipe）在", "文本上训练模", "型，", "max_steps，", "再见。"]
+    assert helping.lines("a b  c", 80) == ["a b  c"]
 
 
 @pytest.mark.parametrize("text", ['msgid "a"\nmsgstr "b"\n"c"\nmsgid "a"\nmsgstr "d"', "msgid a", "hello"])

@@ -65,7 +65,7 @@ def test_missing_data_is_said_in_the_folder_where_a_launcher_would_lose_it(
     with pytest.raises(DataError):
         fit(tree)
     assert said(tmp_path / "run")["status"] == 3
-    assert said(tmp_path / "run")["message"] == f"{tmp_path / '缺.txt'}: no such file or folder."
+    assert said(tmp_path / "run")["message"] == f"data.train: {tmp_path / '缺.txt'}: no such file or folder."
     write_rows(tmp_path / "缺.txt", [{"text": "one"}] * 40)
     assert fit(tree)["status"] == "completed"  # the file is in nobody's way
 

@@ -85,12 +85,17 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_line_that_installs_
     for words in (["pretrain"], ["plan"], ["pretrain", "--processes", "2"]):
         assert main([words[0], str(path), *words[1:]]) == 2
         assert capsys.readouterr().err.rstrip().rpartition("\n")[2] == (
-            f"llmkit: error: training.report_to: {name} is not installed: pip install 'llmkit-train[{name}]'; or leave "
-            "it out, for metrics.jsonl is written anyway.")
+            f"llmkit: error: training.report_to: {name} is not installed: pip install 'llmkit-train[{extra(name)}]'; "
+            "or leave it out, for metrics.jsonl is written anyway.")
     with pytest.raises(RequestError, match="is not installed"):
         llmkit.fit(asked(text, tmp_path / "run", name))
     assert not (tmp_path / "run").exists()
     assert main(["inspect", str(path)]) == 0  # which tells no tracker anything
+
+
+def extra(name: str) -> str:
+    """comet_ml is the tracker, comet-ml the extra: as packages spell names."""
+    return name.replace("_", "-")
 
 
 def test_several_that_are_missing_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +118,7 @@ def test_every_tracker_has_an_extra_and_a_line_of_its_page() -> None:
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     page = (root / "docs" / "trackers.md").read_text()
     for name in get_args(recipe.Tracker):
-        assert extras[name] and f"| `{name}` | `llmkit-train[{name}]` |" in page
+        assert extras[extra(name)] and f"| `{name}` | `llmkit-train[{extra(name)}]` |" in page
 
 
 def test_a_recipe_is_flattened() -> None:

@@ -71,7 +71,8 @@ def compare(
               [comparison.own_method(path, set_, blocks["task"], fields)])
     made = comparison.Comparison(
         path, chosen, range(seed, seed + seeds),
-        Path(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"], fields=fields,
+        Path(output_dir).expanduser() if output_dir else None, set_, metric, tune is not None, task=blocks["task"],
+        fields=fields,
         processes=processes, models=variants.split(models or ""), grid=contenders.grid_of(grid))
     return carry_out(made, "compare", json_)
 

@@ -47,5 +47,5 @@ def prompts(
     train.agree(blocks, fields, set_)
     made = Prompts(
         asked, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
-        Path(output_dir) if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
+        Path(output_dir).expanduser() if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
     return carry_out(made, "prompts", json_)

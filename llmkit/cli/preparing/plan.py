@@ -85,7 +85,8 @@ def plan(
         return launch.launch(words.own, processes, words.launcher)
     from llmkit.training.trial import rehearsal as planning
 
-    found = planning.plan(request)
+    with train.placed(*given, set_):
+        found = planning.plan(request)
     if main and places:
         draw(found, places)
     if main and json_:

@@ -46,7 +46,8 @@ def tokenize(
     processes, which = checked(num_proc), share(shard)
     request = recipes.load(recipe, set_)
     size = None if shard_megabytes is None else shard_megabytes * 2**20
-    found = tokenizing.tokenize(request, out, processes, which, size, say)
+    with recipes.placed(recipe, set_):
+        found = tokenizing.tokenize(request, out, processes, which, size, say)
     if json_:
         print(json.dumps(found))
         return

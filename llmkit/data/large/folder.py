@@ -17,7 +17,7 @@ import numpy as np
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
 from llmkit.data.encoder import EXAMPLES
-from llmkit.data.files import NotThereError, Place
+from llmkit.data.files import Place
 from llmkit.data.large.hashes import DamagedError, content_of, damaged
 from llmkit.data.large.joined import JoinedIds, ids_of
 from llmkit.data.large.remote import brought_folder
@@ -27,7 +27,7 @@ from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Documents, Marked, Range, TokenOrigin
 from llmkit.system import cache
 from llmkit.system.addresses import masked, scheme_of
-from llmkit.system.errors import DataError, RequestError
+from llmkit.system.errors import DataError, NothingThereError, RequestError
 from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def plan_of(folder: Path, label: str) -> dict[str, Any]:
             _check_plan(plan)
     except FileNotFoundError as error:
         near = f"; there is no such folder as {folder}" if not folder.is_dir() else f": {folder} has no {PLAN}"
-        kind = DataError if folder.is_dir() else NotThereError
+        kind = DataError if folder.is_dir() else NothingThereError
         raise kind(f"{label}: isn't a folder that `llmkit tokenize RECIPE --out DIR` wrote{near}.") from error
     except OSError as error:
         raise DataError(f"{folder / PLAN}: can't be read: {error.strerror}.") from error

@@ -20,11 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from llmkit.data.files import NotThereError
 from llmkit.system import cache
 from llmkit.system.addresses import MASK, masked, scheme_of
 from llmkit.system.environment import switched_on
-from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
+from llmkit.system.errors import DataError, NothingThereError, PlaceError, RequestError, nearest
 from llmkit.system.machine import size as words
 
 log = logging.getLogger("llmkit")
@@ -58,7 +57,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 """Hosts that plain http is used for: no network is between."""
 
 
-class AwayError(NotThereError):
+class AwayError(NothingThereError):
     """A host doesn't answer, or not in time; a moment later it may."""
 
 

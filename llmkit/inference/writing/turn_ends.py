@@ -1,4 +1,4 @@
-"""What a run learned at the edges of its texts and its model doesn't say: what begins them, and what ends answers."""
+"""What a run's texts begin and end with, and its model doesn't say: its recipe does."""
 
 from __future__ import annotations
 
@@ -43,20 +43,21 @@ def learned_ends(opened: Opened) -> list[int]:
     return missing
 
 
-def learned_start(opened: Opened) -> list[int]:
-    """The token that a run's objective put in front of each text; none where its model goes on with no text.
+def learned_start(opened: Opened) -> tuple[int, ...]:
+    """The tokens that every text of a run began with, where each text was a row: it never saw one without.
 
-    A tokenizer of GPT-2's puts nothing there, so a prompt alone would begin as no text did that the model has seen.
-    None for a model that is no run's, or whose recipe can't be read here.
+    <s> 春 眠 不 覺 曉 </s>, a poem a row  ->  a prompt begins with <s> too. Rows of other packings are cut anywhere, so
+    a text may begin there with any token, as in most models. () where no recipe says it.
     """
     try:
         learned = recipe_of(opened.folder)
-        objective = None if learned is None else learned.objective
-        if learned is None or not isinstance(objective, Objective) or not objective.goes_on:
-            return []
-        return list(objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before)
     except RequestError:
-        return []
+        return ()
+    objective = None if learned is None else learned.objective
+    if learned is None or not isinstance(objective, Objective) or not objective.goes_on or (
+            learned.data.packing != "none"):
+        return ()
+    return objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before
 
 
 def tell(opened: Opened) -> list[int]:

@@ -119,8 +119,8 @@ class Writer:
         return learned_ends(self.opened)
 
     @cached_property
-    def learned_start(self) -> list[int]:
-        """What its run's texts began with: a prompt is the beginning of one."""
+    def learned_start(self) -> tuple[int, ...]:
+        """What stands before a text that is gone on with, as in the rows of its run."""
         return learned_start(self.opened)
 
     def ids(
@@ -150,7 +150,7 @@ class Writer:
             closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token))
             if closed and not self.reads:
                 ids.pop()  # some tokenizers close every text, and a closed text isn't gone on with
-            if not self.reads and ids[:1] != self.learned_start:
+            if self.learned_start and tuple(ids[: len(self.learned_start)]) != self.learned_start:
                 ids = [*self.learned_start, *ids]
         if not ids:
             starts = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from llmkit.data.files import NotThereError
 from llmkit.data.sources import Reader, open_source
 from llmkit.models import layout
 from llmkit.models.run import Run, recipe_beside
 from llmkit.planning.settle import Settled, reads_tables
 from llmkit.recipe import LENGTHS, Recipe, with_optimizer
 from llmkit.system import devices
-from llmkit.system.errors import CheckpointError, LlmkitError, PlaceError, RequestError
+from llmkit.system.errors import CheckpointError, LlmkitError, NothingThereError, PlaceError, RequestError
 from llmkit.training.folder.belonging import (
     asked_for,
     changed_data,
@@ -160,14 +159,14 @@ def finished_without_data(
     return done
 
 
-def missing(request: Recipe, memory: Container[str]) -> NotThereError | None:
+def missing(request: Recipe, memory: Container[str]) -> NothingThereError | None:
     """What is said of the first source that can't be found; None where all are there."""
     data = request.data
     for source in (*data.train, *(data.validation if isinstance(data.validation, list) else ())):
         try:
             if source.source not in memory:
                 open_source(source, data.document, tables=reads_tables(request.learning))
-        except NotThereError as error:
+        except NothingThereError as error:
             return error
         except LlmkitError:
             continue  # whoever opens it to read it says what is wrong with it

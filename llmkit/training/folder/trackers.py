@@ -35,8 +35,9 @@ def check(names: Sequence[str]) -> None:
     lacking = [name for name in dict.fromkeys(names)
                if not any(map(_installed, (name, INSTEAD.get(name, name))))]
     if lacking:
+        extras = [name.replace("_", "-") for name in lacking]  # as packages spell them; pip before 23.3 knows no other
         raise RequestError(f"training.report_to: {' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not "
-                           f"installed: pip install 'llmkit-train[{','.join(lacking)}]'; or leave it out, for "
+                           f"installed: pip install 'llmkit-train[{','.join(extras)}]'; or leave it out, for "
                            f"{layout.METRICS} is written anyway.")
 
 

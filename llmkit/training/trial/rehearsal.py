@@ -75,8 +75,8 @@ def plan(request: Recipe) -> dict[str, Any]:
     in seconds; `speed`, `time`, `data` and `disk` are None where the model doesn't fit into memory. With several
     processes, each calls this.
     """
-    with (stopping() as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away, cache.noted() as cached,
-          shortcuts.only(liger.ways(request.training)), met(request, "auto") as meeting):
+    with (stopping(", and nothing is kept") as stop, tempfile.TemporaryDirectory(prefix="llmkit-") as away,
+          cache.noted() as cached, shortcuts.only(liger.ways(request.training)), met(request, "auto") as meeting):
         report.quiet_libraries()
         trackers.check(request.training.report_to)
         request = as_meant(request, "auto")

@@ -1,0 +1,95 @@
+"""The pages of --help in the language that is chosen: what typer writes of its own, and columns of wide letters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unicodedata import east_asian_width
+
+import typer
+
+from llmkit.system import language
+
+NOTE = re.compile(r"\[((?:default|env var): [^\]]*|required)\]$")
+"""What typer puts behind the help of an option."""
+UNIT = re.compile(r"[（「《]*[\x21-\u2e7f]+[，。；：、）」》]*|[（「《]*[^\x21-\u2e7f\s][，。；：、）」》]*|\s+")
+"""What no line is broken within: a word of letters, or a Chinese character, with the marks that belong to it."""
+
+
+def told(command: Any) -> Any:
+    """A command whose help is in the language that is chosen, with all that is below it."""
+    for name in ("help", "short_help", "epilog"):
+        if text := getattr(command, name, None):
+            paragraphs = (language.exactly(" ".join(paragraph.split())) for paragraph in text.split("\n\n"))
+            setattr(command, name, "\n\n".join(paragraphs))
+    for option in command.params:
+        if getattr(option, "help", None):
+            option.help = language.exactly(option.help)
+    if language.chosen() != language.ENGLISH:
+        command.context_class = type("Shown", (command.context_class,), {"formatter_class": page()})
+    for below in getattr(command, "commands", {}).values():
+        told(below)
+    return command
+
+
+def page() -> type[Any]:
+    """How a page is written: typer's way, with its own words translated and lines cut by columns, not by letters."""
+    usual: Any = typer.Context.formatter_class
+
+    def write_usage(self: Any, prog: str, args: str = "", prefix: str | None = None) -> None:
+        usual.write_usage(self, prog, args, language.exactly("Usage: ") if prefix is None else prefix)
+
+    def write_heading(self: Any, heading: str) -> None:
+        self.write(f"{'':>{self.current_indent}}{language.exactly(heading)}：\n")
+
+    def write_text(self: Any, text: str) -> None:
+        before = " " * self.current_indent
+        for paragraph in text.split("\n\n"):
+            self.write("".join(f"{before}{line}\n" for line in lines(paragraph, self.width - self.current_indent)))
+
+    def write_dl(self: Any, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        first = min(max(columns(name) for name, _ in rows), col_max) + col_spacing
+        for name, text in rows:
+            self.write(f"{'':>{self.current_indent}}{name}")
+            over = columns(name) > first - col_spacing
+            room = max(self.width - first - self.current_indent, 10)
+            after = f"\n{'':>{first + self.current_indent}}"
+            self.write((after if over else " " * (first - columns(name))) + after.join(lines(noted(text), room)) + "\n")
+
+    return type("Page", (usual,), {
+        "write_usage": write_usage, "write_heading": write_heading, "write_text": write_text, "write_dl": write_dl})
+
+
+def noted(text: str) -> str:
+    """The help of an option, with what typer puts behind it translated: `[default: 1]`, `[required]`."""
+    help_ = language.exactly(NOTE.sub("", text).strip())
+    return "  ".join([help_, *(f"[{language.translate(found[1])}]" for found in NOTE.finditer(text))])
+
+
+def columns(text: str) -> int:
+    """How wide a text is on a terminal: a Chinese character has two columns.
+
+    >>> columns("ab"), columns("配方")
+    (2, 4)
+    """
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def lines(text: str, width: int) -> list[str]:
+    """A text cut into lines of so many columns; no line begins with a mark that ends a phrase.
+
+    >>> lines("按配方训练。", 8)
+    ['按配方', '训练。']
+    """
+    out = [""]
+    for unit in units(text):
+        if out[-1] and columns(out[-1]) + columns(unit.rstrip()) > width:
+            out.append("")
+        out[-1] += unit if out[-1] else unit.lstrip()
+    return [line.rstrip() for line in out]
+
+
+def units(text: str) -> Iterator[str]:
+    """The pieces of a text that stay whole: `按`, `max_steps，`, a space."""
+    return (found[0] for found in UNIT.finditer(text))
