@@ -22,6 +22,7 @@ from llmkit.recipe import registry
 from llmkit.system import devices
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.report import log
+from llmkit.system.terminal import shell_word
 from llmkit.tasks.base import Row, cut_short
 from llmkit.tasks.multiple_choice import LETTERS, MultipleChoice, lettered, numbered
 from llmkit.tasks.question_answering import QuestionAnswering
@@ -101,11 +102,11 @@ def _check(model: str | Path, task: str, given: str | FileRow, wanted: AskedOf) 
     if isinstance(given, FileRow):
         return
     if task == "question_answering" and wanted.context is None:
-        raise RequestError(f"--context: {model} finds answers in a text. Say in which, as in `llmkit explain {model} "
-                           "\"Who wrote notes?\" --context \"Ada wrote notes.\"`.")
+        raise RequestError(f"--context: {model} finds answers in a text. Say in which, as in "
+                           f"`llmkit explain {shell_word(model)} \"Who wrote notes?\" --context \"Ada wrote notes.\"`.")
     if task == "multiple_choice" and len(wanted.choices) < 2:
-        raise RequestError(f"--choice: {model} chooses among answers. Name two or more, as in `llmkit explain {model} "
-                           "\"What says moo?\" --choice \"a cat\" --choice \"a cow\"`.")
+        raise RequestError(f"--choice: {model} chooses among answers. Name two or more, as in "
+                           f"`llmkit explain {shell_word(model)} \"What says moo?\" --choice \"a cat\" --choice \"a cow\"`.")
 
 
 def _row(ready: Ready, task: Rowed, given: str | FileRow, wanted: AskedOf) -> tuple[Row, Any]:
