@@ -81,7 +81,7 @@ def test_methods_in_parts(
     {"training": {"gradient_checkpointing": True}}, {"training": {"metric_for_best_model": "loss"}},
     {"training": {"async_save": True}}, {"training": {"figures": True}},
     {"distributed": {"reshard_after_forward": False}}],
-    ids=lambda change: "-".join(str(value) for block in change.values() for value in block.values()))
+    ids=lambda change: "-".join(f"{name}-{value}" for block in change.values() for name, value in block.items()))
 def test_optimizers_and_options_in_parts(
     changes: Tree, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from llmkit.data.decoding.oddities import SEPARATOR, WIDEST
 from llmkit.data.decoding.text import decoded
 from llmkit.data.files import CHUNK, Place
-from llmkit.data.formats.base import FileReader, Format, Row, Rows, lines
+from llmkit.data.formats.base import FileReader, Format, Row, Rows, lines_or_none
 
 _SEPARATOR = re.compile(rf"\n\ufeff?[ \t]*{re.escape(SEPARATOR)}[ \t\r]*\n")
 _GAP = re.compile(r"\n\ufeff?[^\S\n]*\n")
@@ -19,7 +19,9 @@ class PlainText(Format):
     def rows(self, path: Path, reader: FileReader) -> Rows:
         """{"text": …} a document, with the line that it starts on."""
         kind, block, start = reader.document, list[str](), 0
-        for number, line in lines(path, reader):
+        for number, line in lines_or_none(path, reader):
+            if line is None:
+                continue
             blank = not line or line.isspace()
             if kind == "line":
                 if not blank:
