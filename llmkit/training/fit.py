@@ -18,7 +18,7 @@ from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
 from llmkit.training.folder import trackers
 from llmkit.training.folder.ending import leave, status_left
-from llmkit.training.folder.resume import as_before, as_meant, checked_resume, finished_without_data, pick_up
+from llmkit.training.folder.resume import as_before, as_meant, checked_resume, pick_up, without_data
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, material, ready
@@ -39,13 +39,11 @@ def fit(
 
     recipe       a path, a packaged name, a dict of its fields, or what `llmkit.load_recipe` returns
     resume       auto, must, never, or a checkpoint's path
-    train        rows in memory in the place of data.train: a list of dicts or texts, a `datasets.Dataset`, or a
-                 function that yields them, which is called anew at each pass
+    train        rows in the place of data.train: dicts or texts, a `datasets.Dataset`, or a function called each pass
     validation   such rows in the place of data.validation
     callbacks    told of the run's events, see `Callback`
 
-    Raises an LlmkitError whose status is the exit status of the command line. Accelerators of the program that calls
-    stay as they are.
+    Raises an LlmkitError, whose status is the command line's exit status. The caller's accelerators stay as they are.
     """
     began = time.monotonic()
     prepare_torch()
@@ -62,16 +60,14 @@ def fit(
         take_device()
         meeting = held.enter_context(met(request, resume))
         request = held.enter_context(launched(as_meant(request, resume)))
-        done = finished_without_data(run, request, resume, memory) if meeting.main else None
-        if (done := meeting.decide("done before", done, first)) is not None:
+        if (done := meeting.first_says("past", lambda: without_data(run, request, resume, memory))) is not None:
             return dict(done)
         settled = settle(request, world(), memory=memory)
         held.enter_context(run.locked() if meeting.main else nullcontext())
         check_folder(meeting, run)
         settled = agreed(settled, meeting)
         plan = settled.recipe.training
-        start, done = (pick_up(run, request, settled.recipe, resume, settled.readers) if meeting.main
-                       else (None, None))
+        start, done = pick_up(run, request, settled.recipe, resume, settled.readers) if meeting.main else (None, None)
         if (done := meeting.decide("done", done, first)) is not None:
             return dict(done)
         found = material(settled, meeting)
