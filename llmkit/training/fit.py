@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from llmkit.backbones.kernels import liger, shortcuts
 from llmkit.data.memory import Given
 from llmkit.planning.settle import settle
-from llmkit.recipe import Recipe
 from llmkit.system import report
 from llmkit.system.environment import forget_leftovers, prepare_torch
 from llmkit.system.signals import stopping
@@ -19,7 +18,7 @@ from llmkit.training.callbacks import Callback, checked
 from llmkit.training.finish import finish, give_up
 from llmkit.training.folder import trackers
 from llmkit.training.folder.ending import leave, status_left
-from llmkit.training.folder.resume import as_before, as_meant, checked_resume, finished_without_data, pick_up
+from llmkit.training.folder.resume import as_before, as_meant, checked_resume, pick_up, without_data
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.loop import go_on
 from llmkit.training.prepare import announce, idles, material, ready
@@ -27,7 +26,7 @@ from llmkit.training.request import Request, read
 from llmkit.training.spread.agreeing import agreed, connect, take_device
 from llmkit.training.spread.alike import check_folder, met
 from llmkit.training.spread.launchers import launched
-from llmkit.training.spread.meeting import Meeting, first
+from llmkit.training.spread.meeting import first
 from llmkit.training.spread.processes import accelerate, alone, apart, shared, world
 from llmkit.training.spread.repeatable import repeatable
 
@@ -40,16 +39,16 @@ def fit(
 
     recipe       a path, a packaged name, a dict of its fields, or what `llmkit.load_recipe` returns
     resume       auto, must, never, or a checkpoint's path
-    train        rows in memory in the place of data.train: a list of dicts or texts, a `datasets.Dataset`, or a
-                 function that yields them, which is called anew at each pass
+    train        rows in the place of data.train: dicts or texts, a `datasets.Dataset`, or a function called each pass
     validation   such rows in the place of data.validation
     callbacks    told of the run's events, see `Callback`
 
-    Raises an LlmkitError whose status is the exit status of the command line. Accelerators of the program that calls
-    stay as they are.
+    Raises an LlmkitError, whose status is the command line's exit status. The caller's accelerators stay as they are.
     """
     began = time.monotonic()
-    set_up()
+    prepare_torch()
+    if left := forget_leftovers():
+        report.log.warning("%s", left)
     told, resume = checked(callbacks), checked_resume(resume)
     with alone(), stopping() as stop, apart(), ExitStack() as held:
         report.quiet_libraries()
@@ -61,8 +60,8 @@ def fit(
         take_device()
         meeting = held.enter_context(met(request, resume))
         request = held.enter_context(launched(as_meant(request, resume)))
-        if (done := done_before(meeting, run, request, resume, memory)) is not None:
-            return done
+        if (done := meeting.first_says("past", lambda: without_data(run, request, resume, memory))) is not None:
+            return dict(done)
         settled = settle(request, world(), memory=memory)
         held.enter_context(run.locked() if meeting.main else nullcontext())
         check_folder(meeting, run)
@@ -92,19 +91,3 @@ def fit(
             raise
         session.tell(lambda callback, view: callback.on_end(view, session.told(summary)))
         return summary
-
-
-def set_up() -> None:
-    """Torch as it is used here; what a launcher left in the environment is forgotten, and said."""
-    prepare_torch()
-    if left := forget_leftovers():
-        report.log.warning("%s", left)
-
-
-def done_before(
-    meeting: Meeting, run: RunFolder, request: Recipe, resume: str, memory: Container[str],
-) -> dict[str, Any] | None:
-    """The summary of a run that is finished and whose data is gone, the same on all processes; None of any other."""
-    found = finished_without_data(run, request, resume, memory) if meeting.main else None
-    done = meeting.decide("done before", found, first)
-    return None if done is None else dict(done)

@@ -106,7 +106,8 @@ def _check(model: str | Path, task: str, given: str | FileRow, wanted: AskedOf) 
                            f"`llmkit explain {shell_word(model)} \"Who wrote notes?\" --context \"Ada wrote notes.\"`.")
     if task == "multiple_choice" and len(wanted.choices) < 2:
         raise RequestError(f"--choice: {model} chooses among answers. Name two or more, as in "
-                           f"`llmkit explain {shell_word(model)} \"What says moo?\" --choice \"a cat\" --choice \"a cow\"`.")
+                           f"`llmkit explain {shell_word(model)} \"What says moo?\" --choice \"a cat\" "
+                           "--choice \"a cow\"`.")
 
 
 def _row(ready: Ready, task: Rowed, given: str | FileRow, wanted: AskedOf) -> tuple[Row, Any]:

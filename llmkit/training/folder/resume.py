@@ -141,7 +141,7 @@ def check_finished(run: RunFolder, done: Mapping[str, Any], readers: Sequence[Re
                               "another --output-dir to learn from what is there now.")
 
 
-def finished_without_data(
+def without_data(
     run: RunFolder, request: Recipe, resume: str, memory: Container[str] = (),
 ) -> dict[str, Any] | None:
     """The summary of a finished run of a request whose data can't be found any more, which is said; else None.

@@ -69,6 +69,10 @@ class Meeting:
             raise told(decided["status"], decided["said"], mine=self.main)
         return decided["value"]
 
+    def first_says(self, about: str, make: Callable[[], Any]) -> Any:
+        """What the first process makes, in JSON's terms; the others don't make it, and get the same."""
+        return self.decide(about, make() if self.main else None, first)
+
     def everyone(self, about: str) -> None:
         """Wait until all processes have come so far."""
         self.decide(about, None, lambda every: None)
