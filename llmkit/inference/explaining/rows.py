@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from llmkit.data.batches import Features
 
 Rowed: TypeAlias = "Tagging | QuestionAnswering | MultipleChoice"
+NEAR = 8
+"""Words that are told where none is meant."""
 ENDS = ("start", "end")
 """What of an answer in a text may be asked for alone."""
 
@@ -167,8 +169,8 @@ def _word(words: Sequence[str], at: str) -> int:
                            f"0: {', '.join(map(str, places))}.")
     if at.isdecimal() and int(at) < len(words):
         return int(at)
-    raise RequestError(f"--at {at}: is none of the {len(words)} words, and no number from 0 to {len(words) - 1}: "
-                       f"{' '.join(words)[:200]}.{nearest(at, words)}")
+    raise RequestError(f"--at {at}: is none of the {len(words)} words, and no number from 0 to {len(words) - 1}."
+                       f"{nearest(at, dict.fromkeys(words), most=NEAR)}")
 
 
 def _named(target: str, names: Sequence[str], what: str) -> int:
