@@ -30,6 +30,8 @@ IMPORTS = {
     "tensorboard": ("tensorboard",), "trackio": ("trackio",), "wandb": ("wandb",),
 }
 """What can be imported once an extra is installed: an extra that brings something else has another use."""
+OLDER = ("aim", "mlflow")
+"""Extras whose packages want others older than the tested ones (filelock, pandas …): pip chooses what both can have."""
 TINY = ("backbone.size=tiny", "tokenizer={train: {vocab_size: 1000}}", "data.max_length=64", "data.validation=null",
         "training.max_steps=3", "training.global_batch_size=8")
 
@@ -62,7 +64,7 @@ def main() -> int:
         run(llmkit, "pretrain", source / "examples" / "plugin" / "backward_lm.yaml", "--output-dir", "plugin",
             "--set", f"data.train={source / 'README.md'}", at=work)
         for extra, modules in IMPORTS.items() if "--extras" in sys.argv else ():
-            pip(python, f"{wheel}[{extra}]")
+            pip(python, f"{wheel}[{extra}]", tested=extra not in OLDER)
             run(python, "-c", "; ".join(f"import {module}" for module in modules), at=work)
     print(f"release: {wheel.name} and {archive.name} in {dist}")
     return 0
@@ -96,10 +98,10 @@ def environment(folder: Path, *packages: str) -> Path:
     return python
 
 
-def pip(python: Path, *packages: str | Path) -> None:
-    """Install packages of the tested versions."""
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "constraints.txt",
-        *packages, at=ROOT)
+def pip(python: Path, *packages: str | Path, tested: bool = True) -> None:
+    """Install packages, of the tested versions where these can be had."""
+    versions: list[str | Path] = ["-c", ROOT / "constraints.txt"] if tested else []
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *versions, *packages, at=ROOT)
 
 
 def run(*words: str | Path, at: Path) -> None:
