@@ -1,4 +1,4 @@
-"""What a run learned at the edges of its texts and its model doesn't say: what begins them, and what ends answers."""
+"""The ends of answers that a run learned and its model doesn't say: runs made before turn ends were kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmkit.inference.writing.context import listed
 from llmkit.models.base import Base
 from llmkit.models.families import family_named
 from llmkit.models.run import recipe_of
-from llmkit.objectives.base import Objective, Setup
+from llmkit.objectives.base import Setup
 from llmkit.recipe import Recipe
 from llmkit.system.errors import RequestError
 from llmkit.tasks.base import Task
@@ -41,22 +41,6 @@ def learned_ends(opened: Opened) -> list[int]:
         log.info("%s: its answers were learned with %s at their end, which generation_config.json doesn't say: they "
                  "end there", opened.folder, names)
     return missing
-
-
-def learned_start(opened: Opened) -> list[int]:
-    """The token that a run's objective put in front of each text; none where its model goes on with no text.
-
-    A tokenizer of GPT-2's puts nothing there, so a prompt alone would begin as no text did that the model has seen.
-    None for a model that is no run's, or whose recipe can't be read here.
-    """
-    try:
-        learned = recipe_of(opened.folder)
-        objective = None if learned is None else learned.objective
-        if learned is None or not isinstance(objective, Objective) or not objective.goes_on:
-            return []
-        return list(objective.layout(opened.tokenizer, learned.data.max_length or 512, "none").before)
-    except RequestError:
-        return []
 
 
 def tell(opened: Opened) -> list[int]:

@@ -22,7 +22,7 @@ from llmkit.inference.writing.reading import padded, read_whole, templated
 from llmkit.inference.writing.sampling import Choosing, others
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import steps
-from llmkit.inference.writing.turn_ends import learned_ends, learned_start
+from llmkit.inference.writing.turn_ends import learned_ends
 from llmkit.models.languages import UnreadScript
 from llmkit.models.opening import check_ids
 from llmkit.system.errors import RequestError
@@ -116,11 +116,6 @@ class Writer:
         """What else ends its texts: the ends of a run's answers, where its model doesn't say them."""
         return learned_ends(self.opened)
 
-    @cached_property
-    def learned_start(self) -> list[int]:
-        """What its run's texts began with: a prompt is the beginning of one."""
-        return learned_start(self.opened)
-
     def ids(
         self, prompt: str | Sequence[Mapping[str, Any]], *, system: str | None = None, raw: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -148,8 +143,6 @@ class Writer:
             closed = len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token))
             if closed and not self.reads:
                 ids.pop()  # some tokenizers close every text, and a closed text isn't gone on with
-            if not self.reads and ids[:1] != self.learned_start:
-                ids = [*self.learned_start, *ids]
         if not ids:
             starts = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
             if not starts:
