@@ -24,12 +24,3 @@ def test_a_story_about_a_cat_is_one_whatever_the_seed(story: ModuleType) -> None
     (row,) = story.measured({}, texts[:1], [LIMIT])
     assert row["stories"] == 1
     assert row["acts"] >= 6
-
-
-def test_drawn_anew_nine_of_ten_are_stories(story: ModuleType) -> None:
-    """Ten chances, by the decoding that the docs name for another story each time."""
-    drawn = {"temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.1}
-    texts = story.written(drawn, 10, LIMIT)
-    assert len({text.text for text in texts}) == 10
-    (row,) = story.measured(drawn, texts, [LIMIT])
-    assert row["stories"] >= 9
