@@ -115,3 +115,14 @@ def test_it_says_which_columns_were_read_and_which_not(tmp_path: Path, capsys: p
     out, err = capsys.readouterr()
     assert f"{rows}: text from '评论', label from '标签'; not used: '编号', '店'" in out
     assert "semicolons stand between the cells" in err
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    ("bpe", ["今天", "▁a", "▁cat", "⏎", "sat", "▁é", "▁", "天", "\\xe5", "\\xa5", "\\xbd", "·"]),
+    ("wordpiece", ["[CLS]", "今", "天", "a", "cat", "sat", "e", "天", "[UNK]", "[SEP]", "·"])])
+def test_bytes_are_read_as_letters_where_a_tokenizer_has_bytes(kind, words):
+    from llmkit.data.tokenizer import train
+    from llmkit.planning.inspect import spelled
+
+    tokenizer = train(["今天 a cat\nsat é 今天"] * 5, kind, 300)
+    assert spelled(np.array([*tokenizer("今天 a cat\nsat é 天好")["input_ids"], -100]), tokenizer) == words
