@@ -127,6 +127,7 @@ def bars(
             axes.set_xlabel(units[name], fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
             axes.margins(y=0.01)
+            axes.locator_params("x", nbins=5)
             low, high = axes.get_xlim()
             axes.set_xlim(min(low, -LEAST if low < 0 else 0.0), max(high, LEAST if high > 0 else 0.0))
             for spine in ("top", "right", "left"):

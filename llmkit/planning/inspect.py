@@ -167,12 +167,26 @@ def aligned(features: Mapping[str, NDArray[Any]]) -> bool:
     return len(labels) > 1 and bool(np.any(labels > 1))
 
 
+def byte_letters(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The byte of each letter of a byte-level tokenizer; empty of any other."""
+    from tokenizers.decoders import ByteLevel
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not isinstance(backend.decoder, ByteLevel):
+        return {}
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}  # type: ignore[no-untyped-call]
+
+
 def spelled(ids: NDArray[Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Ids as readable tokens; spaces and line breaks that a token starts with are shown as ▁ and ⏎."""
-    out = []
+    r"""Ids as readable tokens; spaces and line breaks that a token starts with are shown as ▁ and ⏎.
+
+    Byte-level BPE has a letter a byte, which are read: ä»Ĭ -> 今; a part of a character is \xe4\xbb.
+    """
+    out, letters = [], byte_letters(tokenizer)
     for number in ids.tolist():
         text = NOTHING if number < 0 else str(tokenizer.convert_ids_to_tokens(number))
-        if number >= 0 and text.startswith(("Ġ", "Ċ")):  # byte-level BPE
-            text = text.replace("Ġ", "▁").replace("Ċ", "⏎")
+        if number >= 0 and letters and set(text) <= letters.keys():
+            text = bytes(letters[letter] for letter in text).decode(errors="backslashreplace")
         out.append(text.replace(" ", "▁").replace("\n", "⏎"))
     return out

@@ -123,3 +123,12 @@ def test_columns_are_said_again_where_the_tokens_were_kept_from_before(tmp_path:
     asked = recipe.load(tiny("bert", rows, tmp_path / "run"))
     first, second = (inspection.inspect(asked)["sources"] for _ in range(2))
     assert first == second == [{"source": str(rows), "used": {"text": "text"}, "unused": ["id", "source"]}]
+@pytest.mark.parametrize(("kind", "words"), [
+    ("bpe", ["今天", "▁a", "▁cat", "⏎", "sat", "▁é", "▁", "天", "\\xe5", "\\xa5", "\\xbd", "·"]),
+    ("wordpiece", ["[CLS]", "今", "天", "a", "cat", "sat", "e", "天", "[UNK]", "[SEP]", "·"])])
+def test_bytes_are_read_as_letters_where_a_tokenizer_has_bytes(kind, words):
+    from llmkit.data.tokenizer import train
+    from llmkit.planning.inspect import spelled
+
+    tokenizer = train(["今天 a cat\nsat é 今天"] * 5, kind, 300)
+    assert spelled(np.array([*tokenizer("今天 a cat\nsat é 天好")["input_ids"], -100]), tokenizer) == words
