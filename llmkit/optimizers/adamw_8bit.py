@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic.dataclasses import dataclass
 
@@ -42,6 +42,7 @@ class AdamW8bit(Optimizer):
         """bitsandbytes.optim.AdamW8bit."""
         import bitsandbytes
 
-        made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
+        library: Any = bitsandbytes.optim
+        made: torch.optim.Optimizer = library.AdamW8bit(
             groups(learned), betas=self.betas, eps=self.eps, min_8bit_size=self.min_8bit_size)
         return made
