@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -20,9 +21,12 @@ DOTS = 120
 """Pixels an inch of a PNG."""
 SIGN = "drawn by llmkit"
 """What a PNG of ours says of itself."""
-CHINESE = ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "Microsoft YaHei",
-           "SimHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "Arial Unicode MS")
-"""Fonts with Chinese characters that systems come with: Linux, Windows, macOS."""
+CHINESE = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei",
+           "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC",
+           "Arial Unicode MS")
+"""Fonts with Chinese characters that systems come with, the best first: Linux, Windows, macOS."""
+LIKELY = re.compile(r"CJK|Han|Hei|Song|Ming|Kai|Fang|Fallback|Unicode|(SC|CN|TC|JP|GB)\b", re.IGNORECASE)
+"""What stands in the name of a font that may have them."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,32 @@ def style(theme: Theme = LIGHT) -> dict[Any, Any]:
 
 @cache
 def chinese_fonts() -> tuple[str, ...]:
-    """Those of this machine that have Chinese characters, the best known first; often there is none."""
-    from matplotlib.font_manager import fontManager
+    """Those of this machine that have Chinese characters, the best known first; often there is none.
 
-    there = {font.name for font in fontManager.ttflist}
-    return tuple(name for name in CHINESE if name in there)
+    matplotlib keeps its list of fonts from the first time that it was asked: one that came since is looked for too.
+    """
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    if not (there := _with_chinese()):
+        known = {Path(font.fname) for font in fontManager.ttflist}
+        for path in map(Path, findSystemFonts()):
+            if path not in known and LIKELY.search(path.stem):
+                with suppress(RuntimeError, OSError):  # no font that can be read
+                    fontManager.addfont(path)
+        there = _with_chinese()
+    return tuple(there)
+
+
+def _with_chinese() -> list[str]:
+    """The names of fonts in matplotlib's list that have Chinese characters."""
+    from matplotlib.font_manager import fontManager, get_font
+
+    files = {font.name: font.fname for font in fontManager.ttflist}
+    best = [name for name in CHINESE if name in files]
+    if best:
+        return best
+    return [name for name, path in sorted(files.items())
+            if LIKELY.search(name) and ord("中") in get_font(path).get_charmap()]
 
 
 def undrawable(texts: Iterable[str]) -> str:
