@@ -78,12 +78,12 @@ class Comparison:
         self.path = recipes.located(recipe)  # said once, not for each run
         self.task, self.fields, self.processes = task, dict(fields or {}), processes
         named = {setting.partition("=")[0].strip() for setting in settings}
+        if both := sorted(named & self.grid.keys()):
+            raise RequestError(f"--grid {both[0]}: --set gives one value for all; leave one out.")
         if "seed" in named:
             raise RequestError("--set seed: each run of a comparison has a seed of its own; --seed N gives the first, "
                                "and --seeds N says how many.")
         refuse_folder(named)
-        if both := sorted(named & self.grid.keys()):
-            raise RequestError(f"--grid {both[0]}: --set gives one value for all; leave one out.")
         self.rate_given = RATE in named or RATE in self.grid
         if tune and self.rate_given:
             how = "--grid training.learning_rate tries its own" if RATE in self.grid else (
