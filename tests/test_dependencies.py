@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAMES = {
-    "fontTools": "fonttools", "PIL": "pillow", "faiss": "faiss-cpu", "liger_kernel": "liger-kernel", "prometheus_client": "prometheus-client",
+    "fontTools": "fonttools", "PIL": "pillow",
+    "faiss": "faiss-cpu", "liger_kernel": "liger-kernel", "prometheus_client": "prometheus-client",
     "rouge_score": "rouge-score", "sklearn": "scikit-learn", "yaml": "PyYAML",
 }
 """Distributions that are called otherwise than what is imported from them."""
