@@ -233,7 +233,7 @@ def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> O
     if rows > config.get_text_config().vocab_size:
         check_rows(folder, model, rows)
         model.resize_token_embeddings(rows, mean_resizing=False)
-    tuned = _tuned(model, given)
+    tuned = _tuned(model, given, kind == (_adapters_head(adapter) or head_of(config)))
     ends.read(model, folder)
     if kind in WRITERS:
         check_writing(model, folder)
@@ -260,8 +260,11 @@ def _load_below(
     return whole, missing
 
 
-def _tuned(model: PreTrainedModel, given: Base) -> Any:
-    """A model under an adapter, which llmkit's own method or peft reads; CheckpointError where it can't be read."""
+def _tuned(model: PreTrainedModel, given: Base, own_head: bool) -> Any:
+    """A model under an adapter, which llmkit's own method or peft reads; CheckpointError where it can't be read.
+
+    Under another head than its own, what the adapter has for that is left aside.
+    """
     try:
         own = OWN_ADAPTERS.get(given.adapter.get("peft_type") or "")
         if own is not None:
@@ -274,7 +277,7 @@ def _tuned(model: PreTrainedModel, given: Base) -> Any:
             tuned = PeftModel.from_pretrained(model, given.folder, config=config, local_files_only=True)
     except (*UNREADABLE, SafetensorError) as error:
         raise adapter_not_made(given.folder, given.adapter, error) from error
-    check_taken(given.folder, tuned, [str(one.message) for one in warned])
+    check_taken(given.folder, tuned, [str(one.message) for one in warned], own_head)
     return tuned
 
 

@@ -377,7 +377,7 @@ def test_a_mistake_in_a_loader_worker_is_told_as_in_the_run_itself(mine, trial):
     ("def columns(self, row, reader, answered=True):\n    return list(row)",
      ".columns() returned a list of 2. It must return a dict from fields to the columns that they stand in."),
     ("def loss(self, model, batch, family):\n    return self.logits(model, batch) - batch['labels'][:3]",
-     ".loss() fails: RuntimeError: The size of tensor a (8) must match the size of tensor b (3) "),
+     ".loss() fails: RuntimeError: The size of tensor a (16) must match the size of tensor b (3) "),
 ])
 def test_a_tasks_mistake_is_told(methods, said, mine, trial):
     name = mine(TASK, methods)

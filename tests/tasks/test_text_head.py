@@ -17,7 +17,7 @@ from llmkit import recipe
 from llmkit.data import tokenizer as tokenizers
 from llmkit.inference.explaining.attention import reads_at
 from llmkit.inference.explaining.occlusion import occlusion
-from llmkit.inference.explaining.subject import open_subject
+from llmkit.inference.explaining.opening import open_subject
 from llmkit.inference.verbs import classify
 from llmkit.models import Base, pooling
 from llmkit.objectives.base import Setup

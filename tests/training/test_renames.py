@@ -180,14 +180,15 @@ def in_parts(
     """`save(run, step, keep)`: a checkpoint in parts, several files of weights that are all the step, and moments."""
     monkeypatch.setattr(shards, "FILE", 256)
     learner = learner_at(0)
-    shards.write(tmp_path_factory.mktemp("first"), learner, stepped(learner), None, main=True, alone=True)  # imports
+    parts = shards.content(learner, stepped(learner), None)
+    shards.write(tmp_path_factory.mktemp("first"), parts, main=True, alone=True)  # imports
 
     def save(run: RunFolder, step: int, keep: int) -> None:
         learner = learner_at(step)
         optimizer = stepped(learner)
 
         def write(folder: Path) -> None:
-            shards.write(folder, learner, optimizer, None, main=True, alone=True)
+            shards.write(folder, shards.content(learner, optimizer, None), main=True, alone=True)
 
         run.save(step, MANIFEST, write, keep)
 

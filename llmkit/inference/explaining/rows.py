@@ -18,6 +18,7 @@ from llmkit.inference.explaining.aim import Aim, Kind
 from llmkit.inference.explaining.choices import Choices, Spot
 from llmkit.inference.explaining.subject import LIKELIEST, LONGEST, Subject, inputs_of
 from llmkit.models.run import recipe_of
+from llmkit.objectives.shared import text_head
 from llmkit.recipe import registry
 from llmkit.system import devices
 from llmkit.system.errors import RequestError, nearest
@@ -66,6 +67,8 @@ def task_of(model: str | Path) -> str | None:
     if learned is not None:
         return next((registry.name_of(kind) for kind in kinds if isinstance(learned.task, kind)), None)
     head = models.kind_of(model)
+    if text_head.averages(head, models.resolve(model)):  # what it says of tokens is what it says of the text
+        return None
     return next((registry.name_of(kind) for kind in kinds if kind.head == head), None)
 
 

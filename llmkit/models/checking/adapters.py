@@ -169,11 +169,12 @@ def _names(path: Path) -> list[str]:
         raise CheckpointError(f"{path}: the adapter can't be read: {in_one_line(error)}") from error
 
 
-def check_taken(folder: Path, tuned: Any, warned: Iterable[str]) -> None:
+def check_taken(folder: Path, tuned: Any, warned: Iterable[str], whole: bool = True) -> None:
     """CheckpointError where an adapter isn't the one that was trained: weights that its config asks for aren't in its
     file, and stay what chance made them, or weights in its file have no place by its config.
 
     warned   what peft warned of as it was loaded
+    whole    whether all of its weights must have a place: not under another head than its own
     """
     from peft import get_peft_model_state_dict
 
@@ -183,6 +184,8 @@ def check_taken(folder: Path, tuned: Any, warned: Iterable[str]) -> None:
         raise CheckpointError(f"{path}: lacks {many(len(lacking), 'weight')} that {ADAPTER} asks for, {lacking[0]} "
                               "first: with random ones in their place it would be another adapter. Copy the folder "
                               "anew.")
+    if not whole:
+        return
     places = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
     base = {WRAPPED.sub("", name) for name in tuned.get_base_model().state_dict()}  # tied ones by both names
     left = [name for name in _names(path) if name not in places and ".experts." not in name
