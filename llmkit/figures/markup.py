@@ -22,7 +22,7 @@ h3{font-size:1rem;margin:1.2rem 0 .3rem}p{margin:.4rem 0}figure{margin:.6rem 0}f
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem}caption{text-align:left;font-size:.85rem;
 width:max-content;max-width:min(36rem,90vw)}
 th,td{padding:.2rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line);
-overflow-wrap:normal;word-break:normal}td.text{overflow-wrap:anywhere;min-width:12rem;white-space:pre-wrap}
+overflow-wrap:normal;word-break:keep-all}td.text{overflow-wrap:anywhere;word-break:normal;min-width:12rem;white-space:pre-wrap}
 td.some{min-width:7rem}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}tr.changed td{font-weight:600}.quiet{opacity:.75}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.5rem 1.5rem}

@@ -63,7 +63,7 @@ def style(theme: Theme = LIGHT) -> dict[Any, Any]:
     return {"axes.facecolor": theme.ground, "axes.edgecolor": theme.faint, "axes.labelcolor": theme.ink,
             "text.color": theme.ink, "xtick.color": theme.ink, "ytick.color": theme.ink, "grid.color": theme.faint,
             "legend.facecolor": theme.ground, "legend.edgecolor": theme.faint,
-            "font.sans-serif": [*chinese_fonts(), "DejaVu Sans"], "axes.unicode_minus": False, "svg.fonttype": "none",
+            "font.family": [*chinese_fonts(), "DejaVu Sans"], "axes.unicode_minus": False, "svg.fonttype": "none",
             "svg.hashsalt": SIGN}
 
 

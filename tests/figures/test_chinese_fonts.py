@@ -60,3 +60,16 @@ def test_the_best_known_one_comes_first(tmp_path: Path) -> None:
     for name in ("SimHei", "Other Hei", "Noto Sans SC"):
         font_manager.fontManager.addfont(font(tmp_path / f"{name}.ttf", name, "中"))
     assert paper.chinese_fonts() == ("Noto Sans SC", "SimHei")
+
+
+def test_what_a_chinese_font_lacks_is_drawn_by_the_usual_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    import matplotlib
+
+    path = font(tmp_path / "NiceHei.ttf", "Nice Hei", "中")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(path)])
+    with matplotlib.rc_context(paper.style()):
+        sheet = paper.sheet(3, 1)
+        sheet.suptitle("中 §3 θ")
+        sheet.savefig(tmp_path / "picture.png")
+    assert [str(one.message) for one in recwarn if "missing from font" in str(one.message)] == []
