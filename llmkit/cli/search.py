@@ -76,7 +76,15 @@ def _queries(query: str) -> Iterator[str]:
         return
     if sys.stdin.isatty():
         terminal.err("A query a line; Ctrl-D ends.")
-    yield from (line.strip() for line in stdin_lines() if line.strip())
+    there = False
+    for line in stdin_lines():
+        if line.strip():
+            there = True
+            yield line.strip()
+    if not there:
+        from llmkit.system.errors import DataError
+
+        raise DataError("stdin: no query stands there; a line each is read.")
 
 
 def show(hits: Sequence[Hit]) -> None:

@@ -18,7 +18,7 @@ from llmkit.exporting.origin import before, origin_of
 from llmkit.inference.writing import turn_ends
 from llmkit.models import Base, ends, layout
 from llmkit.recipe import registry
-from llmkit.system.errors import PlaceError, RequestError, nearest
+from llmkit.system.errors import NumberError, PlaceError, RequestError, nearest
 
 FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
 """Each a file of formats/; a new file there is a new format."""
@@ -35,8 +35,8 @@ def export(
     also q8_0; None is what the model is in.
     `push_to_hub` is the id under which the hub gets the folder once it is whole, for few eyes where it is `private`.
     Returns {"folder", "format", "class", "dtype", "merged": the adapter's type in peft, or None, "base", "from", …}.
-    RequestError where an adapter can't be merged or a format can't hold the model, PlaceError where the folder holds
-    something or the hub refuses it.
+    NumberError where a weight isn't finite, RequestError where an adapter can't be merged or a format can't hold the
+    model, PlaceError where the folder holds something or the hub refuses it.
     """
     target = Path(to)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -54,6 +54,7 @@ def export(
     source = base.folder
     written.check((base if base.has_config else base.below).said)
     opened = models.merge(base)
+    check_finite(opened, str(model))
     missing = turn_ends.tell(opened)
     origin = origin_of(model, source)
     with staged(target) as folder:
@@ -71,6 +72,13 @@ def export(
         facts["pushed"] = hub.push(target, push_to_hub, private)
     return {"folder": str(to), "format": format, "class": opened.kind, "merged": origin.adapter, "base": before(source),
             "from": str(model), **facts}
+
+
+def check_finite(opened: models.Opened, name: str) -> None:
+    """NumberError where a weight isn't finite: whoever gets the model could only find out by using it."""
+    for weight, tensor in opened.model.named_parameters():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NumberError(f"{name}: its weight {weight} holds NaN or infinity; nothing is exported.")
 
 
 @contextmanager

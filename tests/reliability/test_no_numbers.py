@@ -56,6 +56,17 @@ def spoiled(trained: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.parametrize(("name", "format"), [("gpt2", "safetensors"), ("label", "safetensors"), ("bert", "word2vec")])
+@pytest.mark.parametrize("value", [math.nan, -math.inf], ids=str)
+def test_it_is_not_given_away(
+        name: str, format: str, value: float, spoiled: Callable[..., Path], tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = said(capsys, "export", spoiled(name, value), "--to", tmp_path / "out", "--format", format)
+    assert status == 5
+    assert "holds NaN or infinity; nothing is exported." in error
+    assert not (tmp_path / "out").exists()
+
+
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     capsys.readouterr()
     status = main([str(word) for word in words])

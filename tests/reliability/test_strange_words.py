@@ -1,5 +1,6 @@
 """Words of a command that mean nothing, a file that is read and written at once, JSON that is nested without end."""
 
+import io
 import json
 import os
 import shutil
@@ -111,3 +112,12 @@ def test_a_line_feed_in_a_folders_name_makes_no_line(
     (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
     assert main(["pretrain", str(tmp_path / "recipe.yaml")]) == 0
     assert not [line for line in capsys.readouterr().err.splitlines() if line.startswith("llmkit: error")]
+
+
+def test_no_query_on_stdin_is_told(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], encoder: Path) -> None:
+    (tmp_path / "notes.txt").write_text("The cat sat on the mat.\n")
+    monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n \n")))
+    assert main(["search", "-", "--in", str(tmp_path / "notes.txt"), "--model", str(encoder)]) == 3
+    assert "stdin: no query stands there" in capsys.readouterr().err
