@@ -18,6 +18,7 @@ from typing import Any
 from fakecuda.build import torch_folder
 
 assert "torch" not in sys.modules, "the device's library must be there before torch"
+sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # its kernels ask for CUDA's own streams: not installed
 ctypes.CDLL(str(torch_folder() / "lib" / "libtorch_cpu.so"), mode=ctypes.RTLD_GLOBAL)
 ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 
