@@ -162,7 +162,7 @@ def _check_numbers(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer):,} tokens, and ids up to {rows - 1:,}: they"
                               " would leave most rows of a model's table empty.")
     added = {*tokenizer.all_special_tokens, *tokenizer.added_tokens_encoder}
-    if sum(token not in added for token in tokenizer.get_vocab()) < 2:  # T5's has its mark of a space without a file
+    if not any(token.strip("▁") for token in tokenizer.get_vocab() if token not in added):  # T5's has a space's mark
         raise CheckpointError(f"{folder}: its tokenizer knows no word, and would read nothing of a text: the file with "
                               f"its vocabulary ({WHOLE}, {WORDS} …) is missing or empty. Copy it from where the model "
                               "is from.")
