@@ -1,6 +1,7 @@
 """What no change may undo: two small pairs, on text that every Python has, beside the ratios that landed.
 
     python -m benchmarks.speed.guard
+    python -m benchmarks.speed.guard --land     # keep the ratios of this run as the landed ones
 
 The pairs are those of `masked_lm` and `causal_lm`, of fewer steps, on the built-in documentation and tokenizers trained
 on it: nothing is fetched. Ends with 1 where a ratio is below half of its last one in results.json, twice in a row: a
@@ -55,8 +56,13 @@ def ratio(work: str) -> float:
     return float(mine.found["tokens_per_second"] / theirs.found["tokens_per_second"])
 
 
+def land(found: dict[str, float]) -> None:
+    """Keep these ratios in results.json."""
+    KEPT.write_text(json.dumps({**json.loads(KEPT.read_text()), "guard": {"ratios": found}}, indent=1) + "\n")
+
+
 def main() -> None:
-    was, lost = landed(), []
+    was, lost, measured = landed(), [], dict[str, float]()
     with tempfile.TemporaryDirectory() as name:
         text(Path(name))
         os.environ["LLMKIT_DATA"] = name
@@ -65,9 +71,12 @@ def main() -> None:
             found = ratio(work)
             found = found if found >= least else max(found, ratio(work))
             print(f"{work}: {found:.2f} × the stock way; {was[work]:.2f} × landed, {least:.2f} × is the least")
+            measured[work] = found
             if found < least:
                 lost.append(work)
-    if lost:
+    if "--land" in sys.argv[1:]:
+        land(measured)
+    elif lost:
         sys.exit(f"{', '.join(lost)}: less than half as fast beside the stock way as what landed.")
 
 

@@ -227,8 +227,8 @@ class Training:
     tf32: bool = True
     """On GPUs, products of fp32 matrices may round their factors to 10 bits (TF32)."""
     cache_frozen: bool = False
-    """What the layers below the first that trains make of a row is computed once, without dropout, and kept: for head
-    and layers, whose runs are then several times faster. Tasks of a pretrained model, on one text a row."""
+    """What the layers below the first that trains make of a row is computed once, without dropout, and kept: for head,
+    layers and their like. Tasks of a pretrained model, on one text a row."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     shortcuts: list[Shortcut] = field(default_factory=lambda: list(get_args(Shortcut)))
