@@ -1,5 +1,6 @@
 """The environment: switches of the network, of torch, of how files' names are read; and what a launcher has set."""
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -124,6 +125,7 @@ def prepare_torch() -> None:
     """
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it names kernels that it hasn't as it is imported
 
 
 def switched_on(variable: str, variables: Mapping[str, str] = os.environ) -> bool:

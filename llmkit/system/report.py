@@ -92,7 +92,6 @@ def quiet_libraries() -> None:
 
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # which kernels it hasn't, where none are asked for
     for handler in logging.getLogger("transformers").handlers:
         if not any(isinstance(one, terminal.Calmed) for one in handler.filters):
             handler.addFilter(terminal.Calmed())
