@@ -65,6 +65,6 @@ def lowest(model: PreTrainedModel, family: type[Family], below: set[str]) -> lis
         still.append(layer)
     if not still:
         raise RequestError("training.cache_frozen: the tuning method trains something in the first layer or below it, "
-                           "so that nothing about a row stays the same. Use head, layers, or lora with "
-                           "layers_to_transform; or leave it out.")
+                           "so that nothing about a row stays the same. Use head, layers, or lora whose "
+                           "target_modules are of the last layers; or leave it out.")
     return still

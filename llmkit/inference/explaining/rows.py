@@ -106,6 +106,10 @@ def _check(model: str | Path, task: str, given: str | FileRow, wanted: AskedOf) 
             raise RequestError(f"{option}: the rows of {given.path} have their own; leave it out.")
     if isinstance(given, FileRow):
         return
+    if wanted.context is not None and not wanted.context.strip():
+        raise RequestError("--context: is empty; give the text in which the answer is looked for.")
+    if not all(choice.strip() for choice in wanted.choices):
+        raise RequestError("--choice: one is empty; give a text for each.")
     if task == "question_answering" and wanted.context is None:
         raise RequestError(f"--context: {model} finds answers in a text. Say in which, as in "
                            f"`llmkit explain {shell_word(model)} \"Who wrote notes?\" --context \"Ada wrote notes.\"`.")

@@ -62,7 +62,7 @@ def keep_states(
         batches = load(drawn, [[(nth, rows[place]) for nth, place in batch] for batch in keys],
                        Collator(settled.recipe.learning, setup.tokenizer))
         for batch, given in zip(keys, batches, strict=True):
-            states = _states(settled, learner, frozen, given, accelerator)
+            states = _states(settled, learner, frozen, given, accelerator, len(batch))
             for (_, place), state in zip(batch, states, strict=True):
                 whole[ends[place] : ends[place + 1]] = state[: long[rows[place]]]
         whole.flush()
@@ -83,9 +83,9 @@ def keep_states(
 
 
 def _states(
-    settled: Settled, learner: Learner, frozen: Frozen, batch: Any, accelerator: Accelerator,
+    settled: Settled, learner: Learner, frozen: Frozen, batch: Any, accelerator: Accelerator, rows: int,
 ) -> np.ndarray[Any, Any]:
-    """(rows, longest, width) in fp32."""
+    """(rows, longest, width) in fp32; RequestError where a row is several texts, as one with choices is."""
     there = {name: part.to(accelerator.device) for name, part in batch.items()}
     was = learner.training
     learner.eval()
@@ -93,7 +93,7 @@ def _states(
         learner(there)
     learner.train(was)
     states = frozen.taken
-    if states is None or states.shape[:2] != there["input_ids"].shape:
+    if states is None or len(states) != rows or states.shape[:2] != there["input_ids"].shape:
         raise _not_fit(settled)
     found: np.ndarray[Any, Any] = states.float().cpu().numpy()
     return found
@@ -101,4 +101,4 @@ def _states(
 
 def _not_fit(settled: Settled) -> RequestError:
     return RequestError(f"training.cache_frozen: in rows of {registry.name_of(settled.recipe.learning)} with a "
-                        f"{settled.family.model_type} there isn't one state for each token; leave it out.")
+                        f"{settled.family.model_type} there isn't one text with a state for each token; leave it out.")

@@ -251,7 +251,7 @@ def test_the_command_tells_and_draws_all_three(
     ("bert", SPANS, (QUESTION, "--context", TEXT, "--target", "dogs"), r"--target dogs: isn't in the context, letter "
                                                                        "for letter"),
     ("bert", SPANS, (QUESTION, "--context", TEXT, "--at", "stat"), r"--at stat: of an answer it is start or end\."),
-    ("bert", SPANS, (QUESTION, "--context", "  "), "the field 'context' is empty"),
+    ("bert", SPANS, (QUESTION, "--context", "  "), "--context: is empty"),
     ("bert", CHOICES, (QUESTION, "--choice", "a"), "--choice: .* Name two or more"),
     ("bert", CHOICES, (QUESTION, "--choice", "a", "--choice", "b", "--target", "C"), "--target C: is none of the 2 "
                                                                                    "choices: a number from 0 to 1"),

@@ -150,6 +150,29 @@ def test_a_family_of_other_stacks_is_refused(family: str, labelled: Path, tmp_pa
         fit(recipe.load(tree(tmp_path / "base", labelled, tmp_path / "run", HEAD)))
 
 
+@pytest.mark.parametrize(("family", "task", "rows"), [
+    ("bert", "multiple_choice", [{"question": f"who sat {i} ?", "choices": ["a cat", "a dog", "a hat"], "answer": i % 3}
+                                 for i in range(24)]),
+    ("gpt2", "preference", [{"prompt": f"tell me {i}", "chosen": "the cat sat", "rejected": "a dog"}
+                            for i in range(24)]),
+])
+def test_rows_of_several_texts_are_refused(
+        family: str, task: str, rows: list[dict[str, Any]], text: Path, tmp_path: Path) -> None:
+    fit(recipe.load(tiny(family, text, tmp_path / "base", max_steps=1)))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = tree(tmp_path / "base", tmp_path / "rows.jsonl", tmp_path / "run", LAST)
+    with pytest.raises(RequestError, match=r"training\.cache_frozen: in rows of .* there isn't one text"):
+        fit(recipe.load({**asked, "task": task}))
+
+
+def test_lora_of_the_last_layers_goes_on_from_what_is_kept(
+        bases: dict[str, Path], labelled: Path, tmp_path: Path) -> None:
+    tuning = {"method": "lora", "target_modules": r".*h\.1\..*c_attn"}
+    for name, kept in (("kept", True), ("computed", False)):
+        fit(recipe.load(tree(bases["gpt2"], labelled, tmp_path / name, tuning, cache_frozen=kept)))
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "computed"), rel=1e-4)
+
+
 def test_an_objective_and_random_weights_are_refused(text: Path, labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="draws its rows anew"):
         fit(recipe.load(tiny("bert", text, tmp_path / "run", cache_frozen=True)))
