@@ -198,6 +198,12 @@ def deaf(worker: int = 0) -> None:
     end_with_parent()
 
 
+def end_quietly() -> None:
+    """A signal ends this process without a word: it is forked, and the run's handler isn't its own."""
+    for number in STATUS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def end_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that ends; only Linux can."""
     if sys.platform == "linux":

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from llmkit.system.errors import RequestError
 from llmkit.system.machine import cores
-from llmkit.system.signals import deaf
+from llmkit.system.signals import deaf, end_quietly
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -127,6 +127,7 @@ def _forked(work: Callable[[Task], Result], processes: int, option: str) -> Iter
 def _serve(work: Callable[[Any], Any], mine: Connection, others: list[Connection]) -> None:
     """What a forked process does until nobody asks any more."""
     deaf()
+    end_quietly()
     for other in others:
         other.close()
     asked: SimpleQueue[Any] = SimpleQueue()

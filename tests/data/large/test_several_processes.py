@@ -77,6 +77,23 @@ def test_nobody_is_left_when_the_work_is_given_up():
             os.kill(process, 0)
 
 
+@forks
+def test_a_process_that_is_ended_says_nothing_though_the_run_has_a_handler(capfd):
+    def stop(number, frame):
+        raise RuntimeError("the run's own handler")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        hands = in_order(lambda task: os.getpid(), range(9), 2)
+        _, process = next(hands)
+        os.kill(process, signal.SIGTERM)
+        with pytest.raises(RequestError, match="was ended by the system"):
+            list(hands)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capfd.readouterr().err == ""
+
+
 def test_auto_is_one_process_for_a_text_that_is_not_worth_more(monkeypatch):
     monkeypatch.setattr("llmkit.data.large.working.cores", lambda: 6)
     assert several("auto", 100_000) == 1
