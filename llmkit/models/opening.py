@@ -87,7 +87,7 @@ def open_model(
     `in_full` it has the same numbers, but whole ones.
 
     RequestError where weights are pickles or the base can't be found,
-    CheckpointError where weights are damaged or, with no `head` asked for, missing.
+    CheckpointError where weights are damaged, or those of the model that was saved are missing.
     """
     prepare_torch()
     base = Base.open(model)
@@ -97,8 +97,9 @@ def open_model(
         config = base.config()
         kind = head or head_of(config)
         network, missing = _load(base, kind, config, dtype)
-        if missing and head is None:
-            raise CheckpointError(f"{base.folder} lacks {len(missing)} weights of its {kind}, {missing[0]} first.")
+        if missing and (head is None or (head == head_of(config) and head != "AutoModel")):  # whose pooler may lack
+            raise CheckpointError(f"{base.folder}: weights of its {kind} are missing ({len(missing)}, "
+                                  f"{missing[0]} first): the file is damaged or half copied; get it anew.")
         network.eval()  # type: ignore[no-untyped-call]
         tokenizer = tokenizer_of(base.folder)
         _fitting(network, tokenizer, base, kind)

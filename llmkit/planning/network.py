@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from llmkit.models.changing.respelling import respell
 from llmkit.models.edges import tell
 from llmkit.planning.cutting import cut_down, fewer
 from llmkit.planning.settle import Settled
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import CheckpointError, RequestError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ def network(settled: Settled, tokenizer: PreTrainedTokenizerBase, facts: Mapping
     """The model with the head that the objective asks for: pretrained, or random from the family's config.
 
     `facts` of the data go into its config: how many labels there are. RequestError where the config can't have the
-    tokenizer's words, or the pretrained weights don't fit.
+    tokenizer's words, or the pretrained weights don't fit; CheckpointError where its folder lacks some of them.
     """
     fields = {**settled.recipe.learning.config(dict(facts)), **settled.recipe.backbone.config}
     if settled.base is None:
@@ -114,10 +114,23 @@ def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[Pre
     if 2 * len(info["missing_keys"]) > len(model.state_dict()):  # LlamaForQuestionAnswering calls its body otherwise
         raise RequestError(f"backbone.pretrained: {type(model).__name__} takes no weights from {base.folder}: it has "
                            "other names for them, so it would start from random ones.")
+    if not settled.recipe.backbone.config and (lost := _of_the_body(model, info["missing_keys"])):
+        raise CheckpointError(f"backbone.pretrained: {base.folder}: weights of its body are missing ({len(lost)}, "
+                              f"{lost[0]} first): the file is damaged or half copied; get it anew.")
     new = {key.rpartition(".")[0] for key in (*info["missing_keys"], *other)}
     if family.heads.get(head) in new:
         new |= {name for name in family.poolers if any(full == name for full, _ in model.named_modules())}
     return model, tuple(sorted(new))
+
+
+def _of_the_body(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
+    """Those of the missing weights that a head doesn't bring: `bert.encoder.layer.0.output.dense.weight`, sorted.
+
+    A pooler may be new: many encoders are saved without theirs.
+    """
+    prefix = model.base_model_prefix
+    under = f"{prefix}." if prefix and hasattr(model, prefix) else ""
+    return sorted(name for name in missing if name.startswith(under) and "pooler" not in name)
 
 
 def _quantized(settled: Settled, config: PretrainedConfig) -> dict[str, Any]:

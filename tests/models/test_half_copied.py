@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import tiny
+from safetensors.torch import load_file, save_file
 
 from llmkit import recipe
 from llmkit.cli import main
@@ -19,6 +20,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Path:
     for family in ("bert", "gpt2", "t5"):
         fit(recipe.load(tiny(family, text, folder / family, max_steps=1)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory, text: Path, labelled: Path) -> Path:
+    folder = tmp_path_factory.mktemp("classifier")
+    asked = {**tiny("bert", labelled, folder, max_steps=1), "task": {"name": "classification"}}
+    del asked["objective"]
+    fit(recipe.load(asked))
+    return folder / "model"
 
 
 def emptied(folder: Path) -> None:
@@ -73,3 +83,41 @@ def test_a_tokenizer_of_far_fewer_words_than_the_model_is_said(
 
     open_model(folder)
     assert "and the model embeddings of 5,000: it is hardly the tokenizer" in caplog.text
+
+
+def without(folder: Path, name: str) -> Path:
+    """A copy of a model's folder whose file lacks a weight."""
+    weights = load_file(folder / "model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", [
+    "classifier.weight", "classifier.bias", "bert.pooler.dense.bias", "bert.encoder.layer.0.output.dense.weight"])
+def test_a_classifier_without_one_of_its_weights_is_told(
+        name: str, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = without(Path(shutil.copytree(classifier, tmp_path / "model")), name)
+    assert main(["classify", "the cat", "--model", str(folder)]) == 4
+    assert f"are missing (1, {name} first): the file is damaged or half copied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.0.output.dense.weight", "bert.embeddings.LayerNorm.bias"])
+def test_a_body_that_lacks_a_weight_is_not_trained_from_a_random_one(
+        name: str, classifier: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = without(Path(shutil.copytree(classifier, tmp_path / "model")), name)
+    asked = ["finetune", "--task", "classification", "--model", str(folder), "--data", str(labelled),
+             "--output-dir", str(tmp_path / "run")]
+    assert main(asked) == 4
+    assert f"weights of its body are missing (1, {name} first)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["classifier.weight", "bert.pooler.dense.weight"])
+def test_a_head_or_pooler_may_be_new(
+        name: str, classifier: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = without(Path(shutil.copytree(classifier, tmp_path / "model")), name)
+    asked = ["finetune", "--task", "classification", "--model", str(folder), "--data", str(labelled),
+             "--output-dir", str(tmp_path / "run"), "--set", "training.max_steps=1"]
+    assert main(asked) == 0
+    new = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("new weights: "))
+    assert name.rpartition(".")[0] in new
