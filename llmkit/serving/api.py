@@ -17,7 +17,7 @@ from llmkit.serving.jobs import NOT_FINITE
 from llmkit.serving.network.bodies import json_body
 from llmkit.serving.network.guard import knows
 from llmkit.serving.protocol import ApiError, ChatRequest, CompletionRequest, EmbeddingRequest, SearchRequest, parse
-from llmkit.serving.requests import Limits, TextRequest, of_chat, of_completion, to_embed
+from llmkit.serving.requests import Limits, TextRequest, looked_for, of_chat, of_completion, to_embed
 from llmkit.serving.served import EmbeddingModel, Served, WritingModel, find
 from llmkit.serving.worker import QueueFull, Worker
 from llmkit.system.errors import NumberError
@@ -80,12 +80,12 @@ class Api:
         request = parse(CompletionRequest, await json_body(http, self.limits))
         request.refuse()
         model = self._model(request.model, "text")
-        texts = await self._read(lambda: [
-            of_completion(model, request, prompt, self.limits) for prompt in request.prompts])
-        most, count = self.limits.places + self.limits.queue, sum(text.count for text in texts)
-        if count > most:
+        most, count = self.limits.places + self.limits.queue, len(request.prompts) * (request.n or 1)
+        if count > most:  # before any is read: a small body can hold 100,000
             raise ApiError(400, f"prompt: {count} texts are more than the {most} that this server takes at a time.",
                            param="prompt")
+        texts = await self._read(lambda: [
+            of_completion(model, request, prompt, self.limits) for prompt in request.prompts])
         answer = CompletionAnswer(model.name, texts, request)
         return await self._answer(http, texts, answer, request.stream, _with_usage(request))
 
@@ -95,7 +95,7 @@ class Api:
         searcher = self.searcher
         if searcher is None:
             raise ApiError(404, "this server searches no files; start it with llmkit serve … --in FOLDER.")
-        found = await self._read(lambda: searcher.search(request.queries, request.top))
+        found = await self._read(lambda: looked_for(searcher, request))
         data = [{"query": query, "results": [hit.as_json() for hit in hits]}
                 for query, hits in zip(request.queries, found, strict=True)]
         return JSONResponse({"object": "list", "data": data})

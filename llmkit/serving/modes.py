@@ -97,13 +97,16 @@ def searched(
     question = str(last["content"])
     if not question.strip():
         raise RequestError("search: the last message is empty.")
+    embedder = searcher.embedder
+    notes = [f"search: the last message has more than the {embedder.max_length} tokens that {embedder.name} reads; "
+             "passages were looked for by its beginning."] if embedder.ids([question], "query")[1] else []
     found = searcher.search([question], wish.top)[0]
     hits = [hit for hit in found if hit.score >= wish.least]
     if not hits:
         said = harmless(writer.opened.tokenizer, [str(message["content"]) for message in messages])
         ids = writer.ids(messages) if writer.chats else writer.ids("\n".join(said))
-        return ids, [], [f"search: nothing near enough was found: the nearest passage has the cosine "
+        return ids, [], [*notes, f"search: nothing near enough was found: the nearest passage has the cosine "
                          f"{max(hit.score for hit in found):.2f}, and least is {wish.least:g}; no passage was read."]
     asked = asking.read(writer, question, hits, most, before)
     passages = [{"number": number, **hit.as_json()} for number, hit in enumerate(asked.read, 1)]
-    return asked.ids, passages, list(asked.notes)
+    return asked.ids, passages, [*notes, *asked.notes]

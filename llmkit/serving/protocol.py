@@ -420,6 +420,8 @@ def _said(kind: type[BaseModel], error: ValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body isn't JSON: {first['ctx']['error']}.")
     param = place(first["loc"])
+    if not param:
+        return ApiError(400, "the body isn't an object: the fields of a request stand in braces.")
     if first["type"] == "extra_forbidden" and param in UNSERVED:
         return ApiError(400, f"{param} isn't served: {UNSERVED[param]}.", param=param, code="unsupported_parameter")
     if first["type"] == "extra_forbidden":

@@ -16,12 +16,12 @@ from llmkit.serving import modes, tools
 from llmkit.serving.engine import Engine
 from llmkit.serving.jobs import Wish
 from llmkit.serving.network.limits import Limits as Limits
-from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, too_long
+from llmkit.serving.protocol import ChatRequest, CompletionRequest, NamedTool, SearchRequest, too_long
 from llmkit.serving.served import EmbeddingModel, WritingModel
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
-    from llmkit.inference.search import Searcher
+    from llmkit.inference.search import Hit, Searcher
 
 CHANCE = ("top_p", "top_k", "min_p")
 """Options that only sampling has a use for."""
@@ -158,6 +158,16 @@ def _options(request: ChatRequest | CompletionRequest, **given: Any) -> Options:
     if seed is not None and seed < 0:  # -1 is anybody's word for another one each time; the others are seeds
         seed = None if seed == -1 else seed & (2**63 - 1)
     return Options(**named, seed=seed, **given)
+
+
+def looked_for(searcher: Searcher, request: SearchRequest) -> list[list[Hit]]:
+    """The passages for each query of a request; an error where a query is longer than the encoder reads."""
+    embedder = searcher.embedder
+    for i, query in enumerate(request.queries):
+        if query.strip() and embedder.ids([query], "query")[1]:
+            raise too_long(f"query: text {i + 1} of {len(request.queries)} has more than the {embedder.max_length} "
+                           f"tokens that {embedder.name} reads; shorten it.", "query")
+    return searcher.search(request.queries, request.top)
 
 
 def to_embed(model: EmbeddingModel, texts: Sequence[str | list[int]]) -> list[list[int]]:

@@ -162,6 +162,8 @@ def test_bodies_that_are_no_request_are_refused(server):
             (b"{", 400, "the body isn't JSON"), (b"{}", 400, "messages is missing."),
             (b'{"messages": [{"role": "judge", "content": "hi"}]}', 400,
              "messages[0].role: 'judge' should be 'system', 'developer', 'user', 'assistant' or 'tool'."),
+            (b"null", 400, "the body isn't an object"), (b"[]", 400, "the body isn't an object"),
+            (b'"hi"', 400, "the body isn't an object"),
             (b'{"messages": []}', 400, "messages: "), (b"[" * 100_000, 400, "the body isn't JSON"),
             (b" " * (5 << 20), 413, "the request has more than the 4,194,304 bytes that this server takes.")):
         answer = raw(server, body=body)
@@ -170,6 +172,16 @@ def test_bodies_that_are_no_request_are_refused(server):
     assert raw(server, body=body, **{"content-type": "text/plain"}).status_code == 415
     assert raw(server, "/v1/nothing", body).json()["error"]["message"] == "there is nothing at /v1/nothing."
     assert httpx2.get(server.url + "/v1/chat/completions").status_code == 405
+
+
+@pytest.mark.parametrize("prompts", [["a"] * 100_000, [[0]] * 100_000, ["a" * 30] * 60_000])
+def test_more_texts_than_the_server_takes_are_refused_before_one_is_read(server, prompts):
+    body = json.dumps({"model": "chatty", "prompt": prompts, "max_tokens": 1}).encode()
+    began = time.monotonic()
+    answer = raw(server, "/v1/completions", body)
+    assert answer.status_code == 400
+    assert "texts are more than the" in answer.json()["error"]["message"]
+    assert time.monotonic() - began < 15  # reading them took 47 seconds, and everybody else waited
 
 
 def test_a_foreign_page_is_kept_out(server):
@@ -595,6 +607,13 @@ def test_answers_rest_on_passages_of_the_servers_files(chatty, encoder, tmp_path
     with Server(words, tmp_path / "said.log") as one:
         found = httpx2.post(f"{one.url}/v1/search", json={"query": "a dog chased a hat .", "top": 2}, timeout=30).json()
         assert found["data"] == [{"query": "a dog chased a hat .", "results": [hit.as_json() for hit in hits]}]
+        long = "a dog chased a hat . " * 200
+        answer = httpx2.post(f"{one.url}/v1/search", json={"query": ["a", long]}, timeout=30)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("query: text 2 of 2 has more than the ")
+        answer = httpx2.post(f"{one.url}/v1/chat/completions", timeout=30, json={
+            "messages": [{"role": "user", "content": long[:50]}], "max_tokens": 2, "search": {"top": 1, "least": -1}})
+        assert answer.json()["notes"][0].startswith("search: the last message has more than the ")
         question = {"role": "user", "content": "a dog chased a hat ."}
         writer = Writer.open(str(chatty))
         before = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}]
