@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -126,11 +127,12 @@ def _loaded(settled: Settled, base: Base, config: PretrainedConfig) -> tuple[Pre
 def _of_the_body(model: PreTrainedModel, missing: Iterable[str]) -> list[str]:
     """Those of the missing weights that a head doesn't bring: `bert.encoder.layer.0.output.dense.weight`, sorted.
 
-    A pooler may be new: many encoders are saved without theirs.
+    A pooler may be new: many encoders are saved without theirs. T5ForQuestionAnswering and others have no part for
+    the body: there, what has a number is of a layer of it.
     """
     prefix = model.base_model_prefix
-    under = f"{prefix}." if prefix and hasattr(model, prefix) else ""
-    return sorted(name for name in missing if name.startswith(under) and "pooler" not in name)
+    body = f"{re.escape(prefix)}\\." if prefix and hasattr(model, prefix) else r".*\.\d+\."
+    return sorted(name for name in missing if re.match(body, name) and "pooler" not in name)
 
 
 def _quantized(settled: Settled, config: PretrainedConfig) -> dict[str, Any]:
