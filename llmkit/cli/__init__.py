@@ -161,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             return _fail(f"{error.filename}: {os.strerror(error.errno)}.", PlaceError.status, debug)
         if full := no_room(error):
-            return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
+            target = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, what is written
+            return _fail(f"{target or 'writing a file'}: {full}.", PlaceError.status, debug)
         if no_memory(error):
             return _fail(f"not enough memory: {_memory(error)}", 2, debug)
         from llmkit.models.checking.computing import not_computing

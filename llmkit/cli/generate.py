@@ -12,6 +12,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.addresses import at_home
 from llmkit.system.plural import many
 from llmkit.system.streams import as_json, stdin_lines, typed
 
@@ -162,7 +163,7 @@ def _schema(given: str) -> str:
     if given == "object":
         return checked(OBJECT, "--json-schema object")
     try:
-        text = Path(given).expanduser().read_text(encoding="utf-8-sig")
+        text = at_home(given).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = "it isn't UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise DataError(f"--json-schema {given}: {why}; give a file with a JSON schema, or the word object.") from error

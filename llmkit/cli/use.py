@@ -12,6 +12,7 @@ from llmkit.cli import completion, train
 from llmkit.cli.looking import pictures
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
+from llmkit.system.addresses import at_home
 from llmkit.system.plural import many
 from llmkit.system.streams import as_json
 from llmkit.system.terminal import visible
@@ -161,8 +162,6 @@ def inspect(
     json_: Json = False,
 ) -> None:
     """Show rows as the model would see them: what is hidden, what has to be predicted. Nothing is trained."""
-    from pathlib import Path
-
     from llmkit import recipe as recipes
     from llmkit.planning import inspect as inspection
     from llmkit.system import report
@@ -185,7 +184,7 @@ def inspect(
     if not any((recipe, task, model, data)):
         raise RequestError("RECIPE: which rows? Name a recipe; or a task and data of your own, as finetune takes them: "
                            "--task NAME --model M --data FILE.")
-    if recipe is not None and Path(recipe).expanduser().is_dir():
+    if recipe is not None and at_home(recipe).is_dir():
         if experts:
             show_found(inspection.inspect(of_run(recipe, set_), row, times, experts), parts, json_)
             return

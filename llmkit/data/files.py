@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmkit.system import cache
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, NothingThereError
 from llmkit.system.machine import cores
 
@@ -62,7 +63,7 @@ class Changed(DataError):
 def files_of(label: str) -> tuple[Path, ...]:
     """The files of a path or a glob, sorted; DataError where there is none."""
     try:
-        path = Path(label).expanduser()
+        path = at_home(label)
         there = path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, a home that nobody has
         why = error.strerror if isinstance(error, OSError) else None

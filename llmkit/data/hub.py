@@ -11,6 +11,7 @@ from llmkit.data.files import Place, changed, digest, state_of, unchanged
 from llmkit.data.known import folders, sets
 from llmkit.data.known.sets import KnownSet
 from llmkit.recipe import Source
+from llmkit.system.addresses import at_home
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import DataError, NothingThereError, RequestError
 
@@ -90,7 +91,7 @@ def load_folder(source: Source) -> HubRows | None:
     Raises RequestError for a split that it hasn't, DataError where it can't be read.
     """
     path, named = folders.parted(source.source)
-    folder = Path(path).expanduser()
+    folder = at_home(path)
     if not os.path.isdir(folder) or not folders.splits_of(folder):
         return None
     dataset, files = folders.load(folder, split_of(source, named), source.source)

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from llmkit.data import tabled
 from llmkit.data.files import files_of
+from llmkit.system.addresses import at_home
 from llmkit.system.cache import sync
 from llmkit.system.errors import DataError, PlaceError, RequestError
 from llmkit.system.report import log
@@ -84,7 +85,7 @@ def place(output: str, read: Sequence[str] = ()) -> Path:
     """Where an output goes; PlaceError where nothing can be written there, RequestError where it is one of `read`."""
     if not output:
         raise RequestError("--output: is empty; name a file, or - for stdout.")
-    target = Path(output).expanduser()
+    target = at_home(output)
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise PlaceError(f"--output {output}: {'is a folder' if target.is_dir() else 'its folder does not exist'}.")
     if target.suffix.lower() in OTHERS:

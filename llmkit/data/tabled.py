@@ -13,6 +13,7 @@ from typing import IO, Any
 from llmkit.data.fields import FIELD_WORDS
 from llmkit.data.formats._delimiter import delimiter_of
 from llmkit.data.formats._table import said_delimiter
+from llmkit.system.addresses import at_home
 from llmkit.system.report import log
 
 MARKS = {".csv": ",", ".tsv": "\t"}
@@ -50,7 +51,7 @@ def look(output: str, read: Sequence[str]) -> tuple[str, bool]:
     or a tab, and no mark.
     """
     suffix = Path(output).suffix.lower()
-    alike = (Path(label).expanduser() for label in read if Path(label).suffix.lower() == suffix)
+    alike = (at_home(label) for label in read if Path(label).suffix.lower() == suffix)
     path = next((path for path in alike if path.is_file()), None)
     if path is None:
         return MARKS[suffix], False

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.system import cache
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, RequestError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Phrases:
 
 def read_phrases(path: str) -> Phrases:
     """A file of phrases, UTF-8, one a line; # begins a comment. DataError, with the line, where it is no such file."""
-    place = Path(path).expanduser()
+    place = at_home(path)
     try:
         content = place.read_bytes()
         lines = content.decode("utf-8-sig").splitlines()

@@ -14,6 +14,7 @@ from llmkit import models
 from llmkit.models import CATALOGUE, layout
 from llmkit.models.files import read_json
 from llmkit.models.run import Run, recipe_beside
+from llmkit.system.addresses import at_home
 
 NAMES_A_PLACE = ("source", "pretrained", "output_dir", "metrics", "phrases", "swap")
 """Fields of a recipe whose value may be a path."""
@@ -126,7 +127,7 @@ def line(model: str, source: Path) -> Iterator[str]:
         model = before(source) or ""
         if not model:
             return
-        folder = Path(model).expanduser()
+        folder = at_home(model)
         if not folder.is_dir():
             yield model
             return
@@ -136,7 +137,7 @@ def line(model: str, source: Path) -> Iterator[str]:
 
 def hub_id(name: str) -> str | None:
     """The id on the hub of a model by a name or a place on this machine; None where it isn't known to have one."""
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if published := re.search(r"models--([^/]+)--([^/]+)/snapshots/", name):
         return "/".join(published.groups())
     entry = unpacked(folder) if folder.exists() else models.find(name)
@@ -149,7 +150,7 @@ def licence_of(model: str) -> str | None:
     """The licence that the catalogue knows, or that a folder's model card says."""
     if entry := models.find(hub_id(model) or ""):
         return entry.licence
-    card = Path(model).expanduser() / layout.CARD
+    card = at_home(model) / layout.CARD
     head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
     try:
         said = yaml.safe_load(head[1]) if head else None

@@ -24,6 +24,7 @@ from llmkit.data.search.passages import BREAK, passages
 from llmkit.data.tokens import encode
 from llmkit.inference.embedding import Embedder, Vectors
 from llmkit.system import cache, report
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, RequestError
 
 FORMAT = "2"  # raise it when passages are cut in another way: the vectors of those that stay are taken over
@@ -161,7 +162,7 @@ def open_index(
     were embedded. DataError where there is no text, or files don't stop changing.
     """
     about = [embedder.fingerprint(), most]
-    shelf = _key(*about, [place if place.startswith(SCHEMES) else os.path.abspath(Path(place).expanduser())
+    shelf = _key(*about, [place if place.startswith(SCHEMES) else os.path.abspath(at_home(place))
                           for place in places])
     for _ in range(3):
         content = _key(FORMAT, *about, [[one.where, one.inside, one.digest] for one in listing.sources])

@@ -20,6 +20,7 @@ from llmkit.models.catalogue import CATALOGUE, Entry, find
 from llmkit.models.files import old_configs, only_files
 from llmkit.models.wheel import from_wheel
 from llmkit.system import cache
+from llmkit.system.addresses import at_home
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import RequestError, nearest
 from llmkit.system.terminal import shell_word
@@ -54,7 +55,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     if revision is not None:
         raise RequestError(f"backbone.revision: {name} is a folder here; only a hub's models have revisions.")
     if place.is_dir():
-        if place.name == layout.BEFORE and Path(name).expanduser() != place:
+        if place.name == layout.BEFORE and at_home(name) != place:
             _tell_before(place.parent)
         folder = _model_folder(place)
         only_files(folder)
@@ -102,7 +103,7 @@ def on_disk(name: str | Path) -> Path | None:
     The model/ of a run that goes on stands under another name meanwhile.
     """
     try:
-        path = Path(name).expanduser()
+        path = at_home(name)
         if path.name == layout.MODEL and not path.exists():
             path = layout.model_in(path.parent)  # an adapter's base, for one, that goes on meanwhile
         return path if path.exists() else None
@@ -323,5 +324,5 @@ def _downloaded(hub: str, local: bool, revision: str | None, patterns: Sequence[
 
 def _has_snapshot(hub: str) -> bool:
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    root = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    root = at_home(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return (root / f"models--{hub.replace('/', '--')}").is_dir()

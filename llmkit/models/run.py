@@ -18,6 +18,7 @@ from llmkit.models.fetch import on_disk
 from llmkit.models.files import read_json
 from llmkit.recipe import Recipe
 from llmkit.recipe.reading import read
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.locks import runs
 
@@ -25,14 +26,14 @@ from llmkit.system.locks import runs
 def spare(output: str, model: str | Path | None) -> None:
     """RequestError where an output would go over a file of the model, or of the run, that is read."""
     folder = None if model is None or output == "-" else on_disk(model)
-    if folder is not None and folder.is_dir() and layout.is_part(Path(output).expanduser(), folder):
+    if folder is not None and folder.is_dir() and layout.is_part(at_home(output), folder):
         raise RequestError(f"--output {output}: is a file of {model}, which is read here, and would be lost; name "
                            "another.")
 
 
 def looked_into(path: str | Path) -> Path:
     """The folder of a path, for those who look at runs; RequestError where there is none, or a file is there."""
-    folder = Path(path).expanduser()
+    folder = at_home(path)
     if folder.is_dir():
         return folder
     if folder.exists():

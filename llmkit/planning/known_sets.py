@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from llmkit import recipe
 from llmkit.data.hub import KnownRows
 from llmkit.data.known import folders
 from llmkit.data.known.sets import has_validation
 from llmkit.data.sources import Reader
+from llmkit.system.addresses import at_home
 from llmkit.system.terminal import shell_word
 
 log = logging.getLogger("llmkit")
@@ -43,4 +43,4 @@ def bare(label: str) -> str:
     if label.startswith("hub:"):
         return ":".join(label.split(":")[:3])
     path, _ = folders.parted(label)
-    return path if Path(path).expanduser().is_dir() else label
+    return path if at_home(path).is_dir() else label

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from llmkit.recipe import registry
+from llmkit.system.addresses import at_home
 
 if TYPE_CHECKING:
     from llmkit.recipe.seams import Answering, Learning, Method, PromptMode, UpdateRule
@@ -346,4 +347,4 @@ class Recipe:
     @property
     def folder(self) -> Path:
         """Where the run leaves what it makes."""
-        return Path(self.output_dir or f"runs/{self.name}").expanduser()
+        return at_home(self.output_dir or f"runs/{self.name}")

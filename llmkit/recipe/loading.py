@@ -19,6 +19,7 @@ from llmkit.recipe.inheriting import NAMED, inherited
 from llmkit.recipe.reading import Keys, Tree, read, value
 from llmkit.recipe.variables import filled
 from llmkit.recipe.watching import Told, foreign
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import NothingThereError, RequestError, nearest
 
 log = logging.getLogger("llmkit")
@@ -68,7 +69,7 @@ def located(recipe: str | Path) -> Path:
 
 def _base(name: str, folder: Path) -> tuple[Path, Tree]:
     """The recipe that another stands on: a file beside that one, or a packaged recipe."""
-    beside = folder / Path(name).expanduser()
+    beside = folder / at_home(name)
     whole = beside.with_name(f"{beside.name}.yaml")  # `base: small` is small.yaml beside it, where none is packaged so
     named = whole if whole.is_file() and name not in packaged() else None
     path = beside if beside.is_file() else named or find(name)

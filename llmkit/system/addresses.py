@@ -1,6 +1,8 @@
-"""Addresses of things that are far away: told from paths, and shown without what opens them."""
+"""Addresses of things that are far away, told from paths and shown without what opens them; and paths in a home."""
 
+import os
 import re
+from pathlib import Path
 
 FAR = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 PASSWORD = re.compile(r"(?<=://)[^/\s@?#'\"]+@")
@@ -8,6 +10,11 @@ PASSWORD = re.compile(r"(?<=://)[^/\s@?#'\"]+@")
 QUERY = re.compile(r"(?P<address>\b[a-z][a-z0-9+.-]+://[^\s?#'\"]+)\?[^\s'\"]*?(?=[:;,.]*(?:[\s'\"]|$))", re.IGNORECASE)
 """An address with what is asked behind it: signatures stand there."""
 MASK = "…"
+
+
+def at_home(path: str | Path) -> Path:
+    """A path whose `~` is a home; where nobody is known by that name (`~.csv`), it is a file's own."""
+    return Path(os.path.expanduser(path))
 
 
 def scheme_of(label: str) -> str | None:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-from llmkit.system.errors import PlaceError
+from llmkit.system.errors import PlaceError, no_room
 from llmkit.system.locks import dead, lock, signature
 
 log = logging.getLogger("llmkit")
@@ -100,6 +100,10 @@ def appear(place: Path, make: Callable[[Path], None], what: str, way_out: str, c
                 raise
         sync(place.parent)
         return place
+    except Exception as error:
+        if full := no_room(error):
+            raise PlaceError(f"{what}: {full}. {way_out}") from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

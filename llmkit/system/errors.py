@@ -1,11 +1,14 @@
 """What can go wrong for a user, each kind with the exit status that it ends the program with."""
 
 import errno
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from unicodedata import normalize
 
+SHORT = re.compile(r"^\d+ requested and \d+ written")
+"""What numpy says where a disk takes a part of an array only; it doesn't say why."""
 NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
 """What torch says where the system gives it no memory."""
 
@@ -83,6 +86,8 @@ def no_room(error: BaseException | None) -> str | None:
         found = re.search(r"([\w ]+) \(os error (\d+)\)", str(error))  # Rust's: safetensors, tokenizers
         if found and int(found[2]) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return found[1].strip()
+        if isinstance(error, OSError) and SHORT.search(str(error)):
+            return os.strerror(errno.ENOSPC)
         error = error.__cause__ or error.__context__
     return None
 

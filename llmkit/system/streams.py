@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -11,11 +13,25 @@ from typing import Any, TextIO
 from llmkit.system.errors import DataError, RequestError
 from llmkit.system.terminal import visible
 
+log = logging.getLogger("llmkit")
+
 
 def show_what_can_be() -> None:
-    """From here on, a character that stdout doesn't know is written as `?`, and ends nothing."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    """From here on, a character that stdout doesn't know is written as `?`, which is said once, and ends nothing."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        return
+    told: list[str] = []
+
+    def shown(error: UnicodeError) -> tuple[str | bytes, int]:
+        if not told:
+            told.append(out.encoding)
+            log.warning("stdout is in %s, which lacks some of the characters that are written: they are `?` there. "
+                        "Set PYTHONIOENCODING=utf-8, or ask for --json", out.encoding)
+        return codecs.replace_errors(error)
+
+    codecs.register_error("llmkit", shown)
+    out.reconfigure(errors="llmkit")
 
 
 def as_json(value: Any, to: TextIO | None = None) -> str:

@@ -196,6 +196,18 @@ def test_a_home_that_nobody_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         cache.root()
 
 
+def test_a_full_disk_is_told_with_the_cache_that_is_on_it(place: Path) -> None:
+    for error in (OSError(errno.ENOSPC, "No space left on device"), OSError("66 requested and 0 written")):
+        def fill(folder: Path, error: OSError = error) -> None:
+            (folder / "half").write_text("x")
+            raise error
+
+        with pytest.raises(PlaceError, match=r"the cache folder .*kind can't be written: No space left on device\. Set "
+                                             r"LLMKIT_CACHE to one that can\."):
+            cache.once("kind", "key", fill)
+        assert not list((place / "kind").glob("*key*"))
+
+
 def test_a_cache_that_is_a_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("LLMKIT_CACHE", str(tmp_path / "file"))

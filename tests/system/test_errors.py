@@ -34,6 +34,7 @@ def caused(*chain: BaseException) -> BaseException:
     (OSError(errno.EFBIG, "File too large"), "File too large"),
     (OSError(errno.ENOENT, "No such file"), None), (ValueError("No space left"), None), (None, None),
     (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device"),
+    (OSError("6676 requested and 0 written"), "No space left on device"),  # numpy's, without a number
     (RuntimeError("Permission denied (os error 13)"), None),
     (caused(RuntimeError("can't save"), ValueError("zip"), OSError(errno.ENOSPC, "No space left")), "No space left")])
 def test_a_full_disk_is_known_however_it_is_wrapped(error, said):

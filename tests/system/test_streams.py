@@ -17,7 +17,7 @@ from conftest import tiny
 from llmkit.cli import main
 from llmkit.data import jsonlines
 from llmkit.system.errors import DataError, RequestError
-from llmkit.system.streams import as_json, stdin_lines
+from llmkit.system.streams import as_json, show_what_can_be, stdin_lines
 
 LABELS = ("好✓😀é", "坏ß")
 
@@ -42,6 +42,21 @@ def on_a_terminal(encoding: str, monkeypatch: pytest.MonkeyPatch, *words: object
     assert main([str(word) for word in words]) == 0
     sys.stdout.flush()
     return bytes_.getvalue()
+
+
+@pytest.mark.parametrize(("encoding", "words", "said"), [
+    ("ascii", "猫坐", 1), ("ascii", "the cat", 0), ("gbk", "猫坐", 0), ("gbk", "✓ 猫 é", 1), ("utf-8", "✓😀", 0)])
+def test_what_a_terminal_has_not_is_said_once(
+    encoding: str, words: str, said: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    show_what_can_be()
+    for _ in range(2):
+        print(words)
+        print(words)
+    told = [record.getMessage() for record in caplog.records if "lacks some of the characters" in record.getMessage()]
+    assert len(told) == said
+    assert all(line.startswith(f"stdout is in {encoding}, ") for line in told)
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "ascii", "latin-1", "cp1252", "shift_jis", "utf-8"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmkit.system import terminal
+from llmkit.system.addresses import at_home
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def board(
     from llmkit.system import report
 
     report.to_stderr()
-    place = Path(folder).expanduser() if beside else looked_into(folder)
+    place = at_home(folder) if beside else looked_into(folder)
 
     def ready(address: str) -> None:
         if beside:

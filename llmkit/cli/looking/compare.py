@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmkit.cli import completion, train
 from llmkit.cli.train import Held, Model, Processes, Rows, Set, Task
+from llmkit.system.addresses import at_home
 
 if TYPE_CHECKING:
     from llmkit.inference.comparing.methods import Comparison
@@ -71,7 +71,7 @@ def compare(
               [comparison.own_method(path, set_, blocks["task"], fields)])
     made = comparison.Comparison(
         path, chosen, range(seed, seed + seeds),
-        Path(output_dir).expanduser() if output_dir else None, set_, metric, tune is not None, task=blocks["task"],
+        at_home(output_dir) if output_dir else None, set_, metric, tune is not None, task=blocks["task"],
         fields=fields,
         processes=processes, models=variants.split(models or ""), grid=contenders.grid_of(grid))
     return carry_out(made, "compare", json_)

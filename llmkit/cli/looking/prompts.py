@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from llmkit.cli import completion, train
 from llmkit.cli.looking.compare import carry_out
 from llmkit.cli.train import Held, Model, Rows, Task
+from llmkit.system.addresses import at_home
 
 
 def register(app: typer.Typer) -> None:
@@ -47,5 +47,5 @@ def prompts(
     train.agree(blocks, fields, set_)
     made = Prompts(
         asked, variants.variants(modes, "prompting", "--modes"), range(1, seeds + 1),
-        Path(output_dir).expanduser() if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
+        at_home(output_dir) if output_dir else None, set_, metric, limit, task=blocks["task"], fields=fields)
     return carry_out(made, "prompts", json_)

@@ -10,6 +10,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.addresses import at_home
 from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def report(
     opened = list(map(run_at, dict.fromkeys(runs)))
     if metric is not None and len(opened) == 1:
         raise RequestError(f"--metric {metric}: is for several runs; the page of one has all of its figures.")
-    made = pages.write(opened, None if output is None else Path(output).expanduser(), metric)
+    made = pages.write(opened, None if output is None else at_home(output), metric)
     if json_:
         print(json.dumps({"path": str(made.path), "pictures": list(map(str, made.pictures)), "runs": made.facts}))
     else:

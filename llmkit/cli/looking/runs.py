@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from llmkit.cli import completion
 from llmkit.cli.looking.report import run_at
 from llmkit.system import terminal
+from llmkit.system.addresses import at_home
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Under = Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to look for runs, also in the folders below it.")]
@@ -42,7 +42,7 @@ def runs_list(folder: Under = "runs", json_: Json = False) -> None:
     from llmkit.training.looking.cleaning import runs_under
     from llmkit.training.looking.story import Story
 
-    found = [Story.of(run).facts() for run in runs_under(Path(folder).expanduser())]
+    found = [Story.of(run).facts() for run in runs_under(at_home(folder))]
     if json_:
         print(json.dumps(found))
         return
@@ -139,7 +139,7 @@ def runs_clean(
     from llmkit.training.looking import cleaning
 
     gone, stayed = [], []
-    for run in cleaning.runs_under(Path(folder).expanduser()):
+    for run in cleaning.runs_under(at_home(folder)):
         if run.held:
             stayed.append(f"{run.folder}: a process has it")
         elif not yes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data.files import state_of, unreadable
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, RequestError
 
 FILE = re.compile(r"(?P<split>[A-Za-z]\w*?)(?:-\d{5}-of-\d{5})?\.(?P<kind>parquet|jsonl|json|csv)")
@@ -24,8 +25,8 @@ def parted(label: str) -> tuple[str, str | None]:
     """A path and the split that stands behind it: ("glue/sst2", "validation") of "glue/sst2:validation"."""
     path, colon, split = label.rpartition(":")
     try:
-        there = colon and re.fullmatch(r"\w+", split) and not Path(label).expanduser().exists()
-        return (path, split) if there and Path(path).expanduser().is_dir() else (label, None)
+        there = colon and re.fullmatch(r"\w+", split) and not at_home(label).exists()
+        return (path, split) if there and at_home(path).is_dir() else (label, None)
     except (OSError, RuntimeError, ValueError):  # no path at all, as whoever opens it says
         return label, None
 

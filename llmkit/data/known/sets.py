@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from llmkit.data.known import folders
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import RequestError, nearest
 
 Row = Mapping[str, Any]
@@ -163,7 +163,7 @@ def _validation(label: str) -> str | None:
         known = IDS.get(name.lower(), {}).get(rest.partition(":")[0])
         return None if known is None else known.validation
     path, _ = folders.parted(label)
-    folder = Path(path).expanduser()
+    folder = at_home(path)
     known = {**GLUE, **CLUE}.get(folder.resolve().name.lower()) if folder.is_dir() else None
     splits = {} if known is None else folders.splits_of(folder)
     there = known is not None and any(name in splits for name in (known.validation, *folders.ALIKE["validation"]))

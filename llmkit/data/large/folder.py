@@ -26,7 +26,7 @@ from llmkit.data.sources import Reader
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.tokens import Documents, Marked, Range, TokenOrigin
 from llmkit.system import cache
-from llmkit.system.addresses import masked, scheme_of
+from llmkit.system.addresses import at_home, masked, scheme_of
 from llmkit.system.errors import DataError, NothingThereError, RequestError
 from llmkit.system.terminal import shell_word
 
@@ -111,7 +111,7 @@ class TokenFolder(TokenOrigin):
             far = re.fullmatch(r"(\w+://[^/]+/.+?)(:\d+)?", place)
             where, which = (place, "") if far is None else (far[1], far[2] or "")
             label, place = f"tokens:{masked(place)}", f"{brought_folder(where)}{which}"
-        path = Path(place).expanduser()
+        path = at_home(place)
         found = re.fullmatch(r"(.+):(\d+)", str(path))
         if found and not path.is_dir():
             path, number = Path(found[1]), int(found[2])

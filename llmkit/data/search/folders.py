@@ -17,6 +17,7 @@ from llmkit.data.search.passages import Unit
 from llmkit.data.search.web import readable
 from llmkit.data.sources import Reader, open_source
 from llmkit.recipe import Source
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError
 
 SCHEMES = ("builtin:", "hub:")
@@ -47,7 +48,7 @@ class Listed:
     def documents(self) -> Iterator[tuple[int, str, str, Unit]]:
         """(line, title, text, what it is cut into) of each row, or of the text."""
         if self.reader is None:
-            path = Path(self.shown).expanduser()
+            path = at_home(self.shown)
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != self.digest:
                 raise changed(path)
@@ -88,7 +89,7 @@ def listed(places: Sequence[str]) -> Listing:
             reader = open_source(Source(place), at="")
             listing.sources.append(Listed(place, number, "", reader.fingerprint(), reader))
             continue
-        path = Path(place).expanduser()
+        path = at_home(place)
         if path.is_dir():
             _walk(path, number, listing, seen)
             continue

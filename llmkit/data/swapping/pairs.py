@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from pathlib import Path
 
 from llmkit.data.swapping.gender import GENDER
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, RequestError, nearest
 
 WIDE = ("\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -183,7 +183,7 @@ def read_swaps(name: str, mode: str = "both") -> Swaps:
 def _lines(name: str) -> list[str]:
     """The lines of a file; DataError where there is none, or it isn't UTF-8."""
     try:
-        content = Path(name).expanduser().read_bytes()
+        content = at_home(name).read_bytes()
         return content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1

@@ -22,6 +22,7 @@ from llmkit.models.families import family_named
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Setup
 from llmkit.recipe import Recipe
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import DataError, PlaceError, RequestError, nearest
 from llmkit.system.terminal import shell_word
 from llmkit.tasks.instruction import Instruction
@@ -212,7 +213,7 @@ class Chat:
 
         PlaceError where the file can't be written, or holds something that isn't from this conversation.
         """
-        place = Path(path).expanduser()
+        place = at_home(path)
         if place.exists() and place.resolve() not in self.files:
             raise PlaceError(f"{path}: is there already, and not from this conversation; name another file.")
         try:
@@ -223,7 +224,7 @@ class Chat:
 
     def load(self, path: str) -> None:
         """Go on with a conversation that was saved: [{"role": …, "content": …}, …], or {"messages": […]}."""
-        place = Path(path).expanduser()
+        place = at_home(path)
         try:
             found = json.loads(place.read_text(encoding="utf-8"))
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from llmkit.system.addresses import at_home
 from llmkit.system.errors import RequestError
 
 TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
@@ -47,7 +48,7 @@ def saved() -> Path | None:
     """The configuration that `accelerate config` left; None where there is none."""
     home = os.environ.get("HF_HOME") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
-    path = Path(home).expanduser() / "accelerate" / "default_config.yaml"
+    path = at_home(home) / "accelerate" / "default_config.yaml"
     return path if path.is_file() else None
 
 
@@ -71,7 +72,7 @@ def asked(processes: int, options: Sequence[str]) -> Start:
     RequestError where they contradict each other, or ask for what llmkit doesn't do.
     """
     given = _parsed(options)
-    path = Path(given.config_file).expanduser() if given.config_file is not None else saved()
+    path = at_home(given.config_file) if given.config_file is not None else saved()
     said = {} if path is None else configuration(path)
     where = f"{path}: " if path is not None else ""
     _check_ways(given, said, where)
