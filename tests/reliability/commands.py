@@ -67,12 +67,16 @@ class Command:
     @property
     def out(self) -> str:
         """What it said on stdout so far."""
-        return self.said.with_suffix(".out").read_text(errors="replace")
+        return self._so_far(".out")
 
     @property
     def err(self) -> str:
         """What it said on stderr so far."""
-        path = self.said.with_suffix(".err")
+        return self._so_far(".err")
+
+    def _so_far(self, suffix: str) -> str:
+        """A file of what was said; one that was killed at once has none."""
+        path = self.said.with_suffix(suffix)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def poll(self) -> int | None:
