@@ -152,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.status, debug, error.heard)
     except Stopped as error:
         return _fail(str(error), error.status, debug)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # typer takes that of any file for somebody who ended his input
+            return _fail(_unforeseen(error.__cause__), 1, debug)
         return _fail("stopped by SIGINT", 130, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -170,8 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if (theirs := not_computing(error)) is not None and not own_line(error):
             return _fail(f"{theirs} (--debug shows where)", theirs.status, debug)
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return _fail(f"unforeseen: {said[:500]}{own_line(error)} (--debug shows where)", 1, debug)
+        return _fail(_unforeseen(error), 1, debug)
 
 
 def _usage(error: Any, words: Sequence[str]) -> str:
@@ -185,6 +186,14 @@ def _usage(error: Any, words: Sequence[str]) -> str:
                 message = f"{option} {values[-1]}: {error.message.removeprefix('Input ')}"
     more = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
     return message + ("" if message.endswith((".", "?")) else ".") + more
+
+
+def _unforeseen(error: BaseException) -> str:
+    """The last line of an error that nobody foresaw."""
+    from llmkit.recipe.watching import own_line
+
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"unforeseen: {said[:500]}{own_line(error)} (--debug shows where)"
 
 
 def _memory(error: Exception) -> str:

@@ -291,7 +291,7 @@ def readable(reader: Reader, folder: Path) -> Iterator[None]:
     """While the block runs, what is wrong with files of tokens is said by the folder that they are in: PlaceError."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise PlaceError(f"{reader.label}: this process may open no more files, and each large source needs some; "
                              "allow more (ulimit -n), or name many files by one pattern: corpora/*.txt.") from error

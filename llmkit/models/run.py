@@ -73,11 +73,7 @@ class Run:
     @property
     def completed(self) -> bool:
         """Whether its summary says that it is whole, and its model is there."""
-        try:
-            summary = self.summary
-        except CheckpointError:
-            return False
-        return summary is not None and summary.get("status") == "completed" and (self.folder / layout.MODEL).is_dir()
+        return self.readable.get("status") == "completed" and (self.folder / layout.MODEL).is_dir()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -94,6 +90,14 @@ class Run:
         """What its summary says; None where it left none. CheckpointError where it can't be read."""
         path = self.folder / layout.SUMMARY
         return read_json(path) if path.is_file() else None
+
+    @property
+    def readable(self) -> dict[str, Any]:
+        """What its summary says; empty where it left none or it can't be read: for who writes it anew."""
+        try:
+            return self.summary or {}
+        except CheckpointError:
+            return {}
 
     @property
     def status(self) -> str | None:
@@ -128,10 +132,7 @@ class Run:
 
         Where both models stand there, the newer one is published, and nothing was said of it yet.
         """
-        try:
-            summary = self.summary or {}
-        except CheckpointError:
-            return None
+        summary = self.readable
         new, old = ((self.folder / name).is_dir() for name in (layout.MODEL, layout.BEFORE))
         if summary.get("status") == "completed":
             return summary if new else None

@@ -1,6 +1,8 @@
 """What is computed once and kept: folders named by the content that they were made from."""
 
 import errno
+import hashlib
+import json
 import logging
 import os
 import shutil
@@ -22,6 +24,10 @@ OWNER = "@"
 """What stands on both sides of its process's signature in the name of a folder that is being filled."""
 SILENCE = 86_400.0
 """Seconds without a change after which a folder of an unknown process, as one of another machine, is a dead one's."""
+SIZES = ".sizes"
+"""The file in a folder that notes how large the others are."""
+HASHES = ".sha256"
+"""The file in a folder that notes the hashes of the others, where these are looked at."""
 WAITS = 3.0
 """Seconds of waiting for a process that makes the same folder after which that is said."""
 
@@ -62,18 +68,84 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
     Of several processes that want the same folder one makes it and the others wait; where the first is killed, the next
     one makes it. On a disk that knows no locks, and among threads, all make the same thing and the first rename stays.
-    What processes left half that were killed meanwhile goes then.
+    What processes left half that were killed meanwhile goes then. A folder whose files were cut short or went since,
+    as where a disk was full or somebody tidied up, is made anew, and that is said.
     """
     place = root() / kind / key
     if (notes := _NOTES.get()) is not None:
         notes.add(place)
     if place.is_dir():
-        return place
+        if (why := _spoiled(place)) is None:
+            return place
+        log.warning("%s: is damaged (%s); it is made anew", place, why)
+        _put_away(place)
     with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
     with _turn(place):
-        what = f"the cache folder {place.parent} can't be written"
-        return place if place.is_dir() else appear(place, make, what, "Set LLMKIT_CACHE to one that can.", root())
+        if place.is_dir():
+            return place
+        return appear(place, noting(make), f"the cache folder {place.parent} can't be written",
+                      "Set LLMKIT_CACHE to one that can.", root())
+
+
+def sealed(kind: str, key: str, make: Callable[[Path], None]) -> Path:
+    """`once`, whose files are also read again and compared with their hashes: for numbers that nothing else checks."""
+    def with_hashes(folder: Path) -> None:
+        make(folder)
+        (folder / HASHES).write_text(json.dumps(_hashes(folder)))
+
+    place = once(kind, key, with_hashes)
+    if (place / HASHES).is_file() and json.loads((place / HASHES).read_text()) == _hashes(place):
+        return place
+    log.warning("%s: is damaged (its files aren't what was written); it is made anew", place)
+    _put_away(place)
+    return once(kind, key, with_hashes)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name not in (SIZES, HASHES):
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def noting(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    """`make`, which then notes the size of each file, for `once` to look at."""
+    def noted_down(folder: Path) -> None:
+        make(folder)
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+        if files:
+            sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+            (folder / SIZES).write_text(json.dumps(sizes))
+    return noted_down
+
+
+def _spoiled(place: Path) -> str | None:
+    """Which file isn't as it was made; None where all are, or where nobody noted how: older versions didn't."""
+    try:
+        sizes = json.loads((place / SIZES).read_text())
+    except OSError:
+        return None
+    except ValueError:
+        return f"{SIZES} can't be read"
+    for name, size in sizes.items():
+        try:
+            found = os.stat(place / name).st_size
+        except OSError:
+            return f"{name} is missing"
+        if found != size:
+            return f"{name} has {found:,} bytes, not {size:,}"
+    return None
+
+
+def _put_away(place: Path) -> None:
+    """Remove a folder by one rename, so that nobody meets half of it; a process that reads from it goes on."""
+    with _writing(place.parent), suppress(FileNotFoundError):
+        away = tempfile.mkdtemp(prefix=f".{place.name[:16]}{OWNER}{signature()}{OWNER}", dir=place.parent)
+        os.rename(place, away)  # an empty folder makes way
+        shutil.rmtree(away, ignore_errors=True)
 
 
 def appear(place: Path, make: Callable[[Path], None], what: str, way_out: str, cache: Path) -> Path:

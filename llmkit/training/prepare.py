@@ -287,8 +287,9 @@ def resumed(run: RunFolder, start: Checkpoint | None) -> list[dict[str, Any]]:
     """After which steps the folder's run went on, and when, this time among them; [{"step": 500, "at": …}]."""
     if start is None:
         return []
-    said = (Run(run.folder).summary or {}).get("resumed")
-    before = [one for one in said if one["step"] <= start.step] if isinstance(said, list) else []
+    said = Run(run.folder).readable.get("resumed")
+    before = [one for one in said if isinstance(one, dict) and isinstance(one.get("step"), int) and (
+        one["step"] <= start.step)] if isinstance(said, list) else []
     return [*before, {"step": start.step, "at": datetime.now(UTC).isoformat(timespec="seconds")}]
 
 

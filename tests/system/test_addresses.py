@@ -13,8 +13,8 @@ from llmkit.training.fit import fit
 
 
 @pytest.mark.parametrize(("given", "path"), [
-    ("~", "{home}"), ("~/a.txt", "{home}/a.txt"), ("~.csv", "~.csv"), ("~nobody-is-called-so/x", "~nobody-is-called-so/x"),
-    ("a/~", "a/~"), ("~~", "~~")])
+    ("~", "{home}"), ("~/a.txt", "{home}/a.txt"), ("~.csv", "~.csv"), ("a/~", "a/~"), ("~~", "~~"),
+    ("~nobody-is-called-so/x", "~nobody-is-called-so/x")])
 def test_a_tilde_is_a_home_where_somebody_has_it(given: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert at_home(given) == Path(path.format(home="/home/me"))

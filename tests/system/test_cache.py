@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,6 +64,35 @@ def test_what_is_made_once_is_not_made_again(place: Path) -> None:
     assert cache.once("kind", "key", writes("two")) == first
     assert (first / "text").read_text() == "one"
     assert [path.name for path in (place / "kind").iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize(("spoil", "why"), [
+    (lambda folder: (folder / "text").write_text("o"), "text has 1 bytes, not 3"),
+    (lambda folder: (folder / "text").write_text(""), "text has 0 bytes, not 3"),
+    (lambda folder: (folder / "text").unlink(), "text is missing"),
+    (lambda folder: (folder / ".sizes").write_text("{"), r"\.sizes can't be read")])
+def test_what_was_cut_short_since_is_made_anew_and_said(
+        spoil: Callable[[Path], object], why: str, place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spoil(cache.once("kind", "key", writes("one")))
+    assert (cache.once("kind", "key", writes("two")) / "text").read_text() == "two"
+    assert re.search(rf"kind/key: is damaged \({why}\); it is made anew", caplog.text)
+    assert [path.name for path in (place / "kind").iterdir()] == ["key"]
+
+
+def test_what_an_older_version_made_without_a_note_is_taken(place: Path) -> None:
+    folder = cache.once("kind", "key", writes("one"))
+    (folder / ".sizes").unlink()
+    (folder / "text").write_text("another size")
+    assert (cache.once("kind", "key", writes("two")) / "text").read_text() == "another size"
+
+
+def test_what_is_sealed_is_compared_with_its_hash(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = cache.sealed("kind", "key", writes("one"))
+    assert cache.sealed("kind", "key", writes("two")) == folder
+    assert (folder / "text").read_text() == "one"
+    (folder / "text").write_text("oNe")
+    assert (cache.sealed("kind", "key", writes("two")) / "text").read_text() == "two"
+    assert "kind/key: is damaged (its files aren't what was written); it is made anew" in caplog.text
 
 
 def test_what_fails_to_be_made_leaves_nothing_and_is_tried_again(place: Path) -> None:

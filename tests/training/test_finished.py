@@ -11,8 +11,10 @@ import pytest
 from conftest import stories, tiny
 
 from llmkit import recipe as recipes
+from llmkit.models.run import Run
 from llmkit.system.errors import CheckpointError, DataError
 from llmkit.training.fit import fit
+from llmkit.training.looking.story import Story
 
 
 def recipe(**more: Any) -> recipes.Recipe:
@@ -99,3 +101,47 @@ def test_of_a_run_that_noted_no_hashes_nothing_is_compared(there: Path, caplog: 
     with caplog.at_level(logging.INFO, "llmkit"):
         assert fit(recipe())["steps"] == 1
     assert "noted no hashes of its data; it isn't compared" in caplog.text
+
+
+@pytest.mark.parametrize("summary", [
+    "", "{", "[]", "7", '{"status": "completed"}', '{"status": "completed", "steps": "x", "length": {"max_steps": 1}}',
+    '{"status": "completed", "steps": 1, "tokens": 2, "tokens_per_second": 1, "wall_seconds": 1, "length": '
+    '{"max_steps": 1}, "evaluation": {"loss": "low"}}', '{"resumed": [7, {"step": "x"}]}'])
+def test_a_summary_that_somebody_wrote_into_is_written_anew(
+        summary: str, there: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = json.loads((there / "run" / "summary.json").read_text())
+    (there / "run" / "summary.json").write_text(summary)
+    with caplog.at_level(logging.INFO, "llmkit"):
+        assert fit(recipe())["steps"] == 1
+    if "resumed" not in summary:
+        assert "run/summary.json can't be taken for a run's: " in caplog.text
+    again = json.loads((there / "run" / "summary.json").read_text())
+    assert (again["status"], again["evaluation"]) == ("completed", whole["evaluation"])
+
+
+def test_a_figure_that_is_no_number_is_a_figure(there: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = there / "run" / "summary.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "evaluation": {"perplexity": float("nan")}}))
+    with caplog.at_level(logging.INFO, "llmkit"):
+        fit(recipe())
+    assert "run: this run is complete after 1 steps; nothing to do" in caplog.text
+
+
+def test_a_finished_run_that_was_moved_says_where_it_is_now(there: Path) -> None:
+    (there / "run").rename(there / "moved")
+    tree = {**tiny("gpt2", Path("a/*.txt"), Path("moved"), max_steps=1)}
+    tree["data"]["validation"] = "held.txt"
+    assert fit(recipes.load(tree))["output_dir"] == "moved"
+
+
+def test_the_size_of_a_run_is_that_of_what_it_wrote(there: Path) -> None:
+    folder = there / "run"
+    before = Story.of(Run(folder)).size
+    assert before > (folder / "model" / "model.safetensors").stat().st_size
+    (folder / "mine.bin").write_bytes(bytes(10_000))
+    (folder / "deep").mkdir()
+    (folder / "deep" / "mine.bin").write_bytes(bytes(10_000))
+    assert Story.of(Run(folder)).size == before
+    (folder / "checkpoints" / "more").write_bytes(bytes(7))
+    assert Story.of(Run(folder)).size == before + 7

@@ -10,6 +10,7 @@ import pytest
 
 from llmkit import recipe as recipes
 from llmkit.system.errors import CheckpointError, PlaceError
+from llmkit.training.folder import run_folder
 from llmkit.training.folder.run_folder import RunFolder, put, seal, sealed, verify
 
 MANIFEST: dict[str, Any] = {"state": {}, "data": {}, "processes": 1}
@@ -225,6 +226,13 @@ def test_a_line_is_on_disk_before_the_next_step(run):
     assert json.loads((run.folder / "metrics.jsonl").read_text())["loss"] == 0.30000000000000004
     run.close()
     run.close()  # twice is no error
+
+
+def test_a_checkpoint_that_goes_while_it_appears_is_told(run, monkeypatch):
+    """The folder was moved away in this moment."""
+    monkeypatch.setattr(run_folder, "replace", lambda staging, final: None)
+    with pytest.raises(PlaceError, match=r"step-00000003: went while it was written; this run writes nothing more"):
+        saved(run, 3)
 
 
 # ---- what stands there ----

@@ -176,10 +176,34 @@ def missing(request: Recipe, memory: Container[str]) -> NothingThereError | None
 def finished(run: RunFolder, recipe: Recipe) -> dict[str, Any] | None:
     """The summary of a run that is completed for a recipe; None where it isn't, or only for a smaller length."""
     there = Run(run.folder)
-    if not there.completed:
+    summary = there.readable
+    if (run.folder / layout.SUMMARY).is_file() and (why := odd(summary)):
+        log.warning("%s can't be taken for a run's: %s. It is written anew", run.folder / layout.SUMMARY, why)
         return None
-    summary = there.summary or {}
-    return summary if reaches(there, summary, recipe) else None
+    if not there.completed or not reaches(there, summary, recipe):
+        return None
+    return {**summary, "output_dir": str(run.folder)}  # the folder may have been moved
+
+
+def odd(summary: Mapping[str, Any]) -> str:
+    """What is wrong with a summary that somebody wrote into, or that was cut short; empty where nothing is."""
+    if not summary:
+        return "it holds no object {…}"
+    if summary.get("status") != "completed":
+        return ""
+    wrong = [name for name in ("steps", "tokens", "tokens_per_second", "wall_seconds")
+             if not _is_figure(summary.get(name))]
+    for name in ("evaluation", "evaluation_before", "floors"):
+        figures = summary.get(name) or {}
+        inner = figures.values() if name == "floors" and isinstance(figures, dict) else [figures]
+        if not all(isinstance(one, dict) and all(map(_is_figure, one.values())) for one in inner):
+            wrong.append(name)
+    return f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} missing or no number" if wrong else ""
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a value may stand among figures; NaN may."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def reaches(run: Run, summary: Mapping[str, Any], recipe: Recipe) -> bool:

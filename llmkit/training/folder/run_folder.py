@@ -269,6 +269,9 @@ class RunFolder:
                 raise PlaceError(f"{self.folder}: this run has left it, and writes nothing more.")
             replace(staging, final)
             saved = self._saved()
+            if final not in saved:
+                self.check()
+                raise PlaceError(f"{final}: went while it was written; this run writes nothing more.")
             place = saved.index(final)
             for old in saved[: max(0, place + 1 - keep)] + saved[place + 1 :]:
                 discard(old)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmkit.backbones.kernels.frozen import STATES
 from llmkit.data.batches import Drawn
 from llmkit.system.devices import moved, same_chance
 from llmkit.tasks.base import Encoded, Task
 from llmkit.tasks.shared.writing import Writing
+from llmkit.training.teaching.taught import KEPT
 
 if TYPE_CHECKING:
     from llmkit.training.session import Session
@@ -92,8 +94,8 @@ def first_of(part: Encoded, count: int) -> Encoded:
     rows = [i for i, owner in enumerate(part.owners) if owner < count]
     kept = {part.owners[i] for i in rows[:MOST_ROWS]} - {part.owners[i] for i in rows[MOST_ROWS:]} or {part.owners[0]}
     numbers = {owner: number for number, owner in enumerate(sorted(kept))}
-    features = [{**part.features[i], "of": np.array([numbers[owner]])} for i, owner in enumerate(part.owners)
-                if owner in numbers]
+    features = [{name: row for name, row in part.features[i].items() if name not in (STATES, KEPT)}  # for training
+                | {"of": np.array([numbers[owner]])} for i, owner in enumerate(part.owners) if owner in numbers]
     return Encoded(features, [part.rows[owner] for owner in numbers])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from llmkit.recipe import BLOCKS, Recipe, registry
 from llmkit.system.errors import CheckpointError, LlmkitError
 from llmkit.system.language import ENGLISH, chosen, translate
 from llmkit.tasks.shared import floors as floored
+from llmkit.training.folder.standing import FILES, FOLDERS
 from llmkit.training.looking.oddities import read_lines, sound
 
 
@@ -175,7 +175,7 @@ class Story:
 
     @property
     def size(self) -> int:
-        """Bytes of all that is in its folder."""
+        """Bytes of what it wrote into its folder."""
         return weight(self.run.folder)
 
     @property
@@ -212,14 +212,22 @@ class Story:
 
 
 def weight(folder: Path) -> int:
-    """Bytes of the files in a folder and below it; links, and what goes while it is looked at, don't count."""
+    """Bytes of what a run wrote into its folder; others' files there, links, and what goes meanwhile don't count."""
     found = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                seen = os.lstat(os.path.join(place, name))
-                found += seen.st_size if stat.S_ISREG(seen.st_mode) else 0
+    for name in (*FILES, *FOLDERS):
+        for place, _, names in os.walk(folder / name):
+            found += sum(_bytes(os.path.join(place, inner)) for inner in names)
+        found += _bytes(folder / name)
     return found
+
+
+def _bytes(path: str | Path) -> int:
+    """Of a file; 0 where there is none."""
+    try:
+        seen = os.lstat(path)
+    except OSError:
+        return 0
+    return seen.st_size if stat.S_ISREG(seen.st_mode) else 0
 
 
 def foreign(asked: Mapping[str, Any]) -> bool:

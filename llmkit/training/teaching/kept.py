@@ -70,7 +70,7 @@ def kept_answers(
     there = (cache.root() / "teacher" / key).is_dir()
     if not there and accelerator.is_main_process:
         log.info("teacher: its answers to %s rows are computed first", f"{rows:,}")
-    place = cache.once("teacher", key, make)  # by one process of a machine; the others wait without a collective
+    place = cache.sealed("teacher", key, make)  # by one process of a machine; the others wait without a collective
     hand_out(place, parts)
     if accelerator.is_main_process:
         log.info("teacher: its answers to %s rows are %s, %s in %s", f"{rows:,}", "those of an earlier run" if there

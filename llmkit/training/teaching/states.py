@@ -72,7 +72,7 @@ def keep_states(
     there = (cache.root() / "states" / key).is_dir()
     if not there and accelerator.is_main_process:
         log.info("what the %d frozen layers below make of %s rows is computed first", depth, f"{len(rows):,}")
-    place = cache.once("states", key, make)  # by one process of a machine; the others wait without a collective
+    place = cache.sealed("states", key, make)  # by one process of a machine; the others wait without a collective
     whole = np.load(place / WHOLE, mmap_mode="r")
     features = [row for part in parts for row in part.features]
     for number, row in enumerate(rows):

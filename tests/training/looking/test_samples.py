@@ -137,3 +137,21 @@ def test_whatever_is_learned_shows_rows(
     shown = [line for line in lines if line["event"] == "samples"]
     assert [line["step"] for line in shown] == [0, 1]
     assert all(row for line in shown for row in line["rows"])
+
+
+def test_rows_are_shown_though_states_of_frozen_layers_are_kept_beside_them(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    for drawn in ("all_of", "curves_of"):
+        monkeypatch.setattr(drawing, drawn, lambda folder: None)
+    caplog.set_level(logging.WARNING, logger="llmkit")
+    tree = tiny("bert", labelled, tmp_path / "base", still=True, max_steps=1)
+    del tree["objective"]
+    fit({**tree, "task": "classification"})
+    more = tiny("bert", labelled, tmp_path / "run", figures=True, max_steps=1, cache_frozen=True)
+    fit({"name": "head", "task": "classification", "tuning": {"method": "head"}, "training": more["training"],
+         "backbone": {"pretrained": str(tmp_path / "base")}, "output_dir": str(tmp_path / "run"),
+         "data": {"train": str(labelled), "validation": 0.2, "max_length": 32}})
+    assert not [record for record in caplog.records if "picture" in record.getMessage()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert all(row for line in lines if line["event"] == "samples" for row in line["rows"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,36 @@ def test_what_is_kept_is_what_transformers_layers_say(
         assert any(np.allclose(kept[start : start + len(ids)], said, atol=1e-4) for start in starts)
         told += len(ids)
     assert told == len(kept)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    path.write_bytes(bytes(content))
+
+
+def shorter(path: Path) -> None:
+    np.save(path, np.load(path)[:5])
+
+
+@pytest.mark.parametrize("spoil", [cut, emptied, flipped, shorter, Path.unlink])
+def test_what_was_spoiled_is_computed_anew(
+        spoil: Callable[[Path], None], bases: dict[str, Path], labelled: Path, tmp_path: Path,
+        caplog: pytest.LogCaptureFixture) -> None:
+    fit(recipe.load(tree(bases["bert"], labelled, tmp_path / "first", HEAD)))
+    (place,) = (tmp_path / "cache" / "states").iterdir()
+    spoil(place / "states.npy")
+    fit(recipe.load(tree(bases["bert"], labelled, tmp_path / "again", HEAD)))
+    assert f"{place}: is damaged (" in caplog.text and "it is made anew" in caplog.text
+    assert losses(tmp_path / "again") == losses(tmp_path / "first")
 
 
 def test_two_processes_learn_what_one_does(bases: dict[str, Path], labelled: Path, tmp_path: Path) -> None:
