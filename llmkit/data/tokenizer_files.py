@@ -167,8 +167,9 @@ def _check_numbers(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
                               f"its vocabulary ({WHOLE}, {WORDS} …) is missing or empty. Copy it from where the model "
                               "is from.")
     longest: Any = tokenizer.model_max_length
-    if not isinstance(longest, int | float) or longest != longest:  # NaN
-        raise CheckpointError(f"{folder / SETTINGS}: model_max_length is {str(longest)[:40]!r}, and no number.")
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 1 or longest % 1:  # NaN, inf
+        raise CheckpointError(f"{folder / SETTINGS}: model_max_length is {str(longest)[:40]!r}, and no number of "
+                              "tokens.")
 
 
 def _check_frame(path: Path) -> None:

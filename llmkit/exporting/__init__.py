@@ -17,8 +17,9 @@ from llmkit.exporting.card import card
 from llmkit.exporting.origin import before, origin_of
 from llmkit.inference.writing import turn_ends
 from llmkit.models import Base, ends, layout
+from llmkit.models.checking.weighing import check_finite
 from llmkit.recipe import registry
-from llmkit.system.errors import NumberError, PlaceError, RequestError, nearest
+from llmkit.system.errors import PlaceError, RequestError, nearest
 
 FORMATS = tuple(sorted((path.stem for path in (Path(__file__).parent / "formats").glob("[!_]*.py")), reverse=True))
 """Each a file of formats/; a new file there is a new format."""
@@ -54,7 +55,7 @@ def export(
     source = base.folder
     written.check((base if base.has_config else base.below).said)
     opened = models.merge(base)
-    check_finite(opened, str(model))
+    check_finite(opened.model, str(model), "nothing is exported")
     missing = turn_ends.tell(opened)
     origin = origin_of(model, source)
     with staged(target) as folder:
@@ -72,13 +73,6 @@ def export(
         facts["pushed"] = hub.push(target, push_to_hub, private)
     return {"folder": str(to), "format": format, "class": opened.kind, "merged": origin.adapter, "base": before(source),
             "from": str(model), **facts}
-
-
-def check_finite(opened: models.Opened, name: str) -> None:
-    """NumberError where a weight isn't finite: whoever gets the model could only find out by using it."""
-    for weight, tensor in opened.model.named_parameters():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise NumberError(f"{name}: its weight {weight} holds NaN or infinity; nothing is exported.")
 
 
 @contextmanager

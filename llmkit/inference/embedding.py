@@ -106,7 +106,7 @@ class Embedder:
         limits.append(None if positions is None else positions - opened.virtual_tokens)
         device = devices.kind()
         return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling.modes or ("mean",),
-                   said.pooling.normalized, min(limit for limit in limits if limit is not None), said.lower,
+                   said.pooling.normalized, int(min(limit for limit in limits if limit is not None)), said.lower,
                    said.prompts, said.default_prompt, device)
 
     def ids(self, texts: Sequence[str], role: Role | None = None) -> tuple[list[list[int]], int]:

@@ -14,7 +14,7 @@ from llmkit.data import tokenizer_files
 from llmkit.models.layout import ADAPTER, CONFIG
 from llmkit.recipe import MOST_LAYERS
 from llmkit.recipe.bounds import check_config, check_generation
-from llmkit.system.errors import CheckpointError, RequestError, nearest
+from llmkit.system.errors import CheckpointError, LlmkitError, RequestError, nearest
 from llmkit.system.terminal import shell_word
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def check_weights(folder: Path) -> None:
                if pickles else "")
         raise RequestError(f"{folder}: safetensors needed: {has}.{way}")
     _named_weights(folder)
+    if (folder / "generation_config.json").is_file():
+        read_json(folder / "generation_config.json")
     for index in folder.glob("*.safetensors.index.json"):
         named_by(index)
         used = not (folder / "model.safetensors").is_file()  # transformers takes that one first
@@ -222,7 +224,22 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     except CheckpointError as error:
         raise RequestError(str(error)) from error
     except Exception as error:  # tokenizers raises nothing more precise
-        raise RequestError(f"{folder} has no tokenizer that can be read: {in_one_line(error)}") from error
+        why = ("" if isinstance(error, LlmkitError) else _no_tokenizer(folder)) or in_one_line(error)
+        raise RequestError(f"{folder} has no tokenizer that can be read: {why}") from error
+
+
+def _no_tokenizer(folder: Path) -> str:
+    """Which of a tokenizer's files isn't one, where that can be seen; else empty."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if not (folder / name).is_file():
+            continue
+        try:
+            said = read_json(folder / name)
+        except CheckpointError as error:
+            return str(error)
+        if name == "tokenizer.json" and not isinstance(said.get("model"), dict):
+            return f'{folder / name}: has no "model": {{…}}.'
+    return ""
 
 
 def dtype_of(name: str) -> Any:

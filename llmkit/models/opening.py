@@ -20,7 +20,7 @@ from llmkit.models.base import Base
 from llmkit.models.catalogue import CATALOGUE
 from llmkit.models.checking.adapters import adapter_not_made, brought, check_adapter, check_taken, config_for
 from llmkit.models.checking.computing import not_made
-from llmkit.models.checking.weighing import check_rows, check_size
+from llmkit.models.checking.weighing import check_finite, check_rows, check_size
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.fetch import place
 from llmkit.models.files import (
@@ -100,6 +100,7 @@ def open_model(
         if missing and (head is None or (head == head_of(config) and head != "AutoModel")):  # whose pooler may lack
             raise CheckpointError(f"{base.folder}: weights of its {kind} are missing ({len(missing)}, "
                                   f"{missing[0]} first): the file is damaged or half copied; get it anew.")
+        check_finite(network, str(base.folder))
         network.eval()  # type: ignore[no-untyped-call]
         tokenizer = tokenizer_of(base.folder)
         _fitting(network, tokenizer, base, kind)
@@ -238,6 +239,7 @@ def _open_adapter(given: Base, head: str | None, dtype: str, in_full: bool) -> O
     ends.read(model, folder)
     if kind in WRITERS:
         check_writing(model, folder)
+    check_finite(tuned, str(folder))
     nn.Module.to(tuned, dtype_of(dtype))  # transformers refuses it of a quantised base, whose layers it leaves alone
     held = brought(folder, missing)
     return Opened(tuned.eval(), tokenizer, folder, kind,

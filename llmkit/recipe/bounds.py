@@ -30,6 +30,8 @@ POSITIVE = ("repetition_penalty", "encoder_repetition_penalty")
 """Those that scores are divided by."""
 MOST_TOKENS = 2**31
 MOST_LABELS = 100_000
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
+"""What a classifier's answers may be."""
 ELSEWHERE = ("backbone",)
 """Fields by which transformers would look for another model's config, and ask whether to run the code beside it."""
 MOST_BYTES = 2**24
@@ -105,6 +107,12 @@ def misfits(said: Any) -> Iterator[tuple[str, Any, str]]:
         if not isinstance(label, str | int | float):
             yield f"id2label.{_short(number)}", label, "a label is a text"
             return
+    numbers = {str(number) for number in labels}
+    if stray := sorted(numbers - {str(number) for number in range(len(labels))}):
+        yield f"id2label.{_short(stray[0])}", labels[next(one for one in labels if str(one) == stray[0])], (
+            f"the numbers of {len(labels)} labels are 0 to {len(labels) - 1}")
+    if (problem := said.get("problem_type")) not in (None, *PROBLEMS):
+        yield "problem_type", problem, f"it is one of {', '.join(PROBLEMS)}"
     for name in ELSEWHERE:
         if isinstance(value := said.get(name), str):
             yield name, value, "a model that is made of another one's files isn't opened"

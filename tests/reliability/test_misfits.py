@@ -46,6 +46,9 @@ SHOWN = {
     "no-label": ("classifier", {"id2label": {"0": None, "1": "b"}}, CLASSIFY, 2, "id2label.0 is None; a label is a "),
     "object-label": ("classifier", {"id2label": {"0": "a", "1": {}}}, CLASSIFY, 2, "id2label.1 is {}; a label is a"),
     "architectures": ("gpt2", {"architectures": 5}, GENERATE, 2, "architectures is 5; it is a list of names"),
+    "numbers-of-labels": ("classifier", {"id2label": {"5": "a", "6": "b"}}, CLASSIFY, 2, "id2label.5 is a; the numbers "
+                          "of 2 labels are 0 to 1"),
+    "problem": ("classifier", {"problem_type": "foo"}, CLASSIFY, 2, "problem_type is foo; it is one of regression, "),
     "backbone": ("gpt2", {"model_type": "detr", "backbone": "owner/name", "use_pretrained_backbone": True}, GENERATE,
                  2, "backbone is owner/name; a model that is made of another one's files isn't opened"),
 }
@@ -135,14 +138,14 @@ def test_an_adapter_asks_for_no_table_that_its_weights_do_not_hold(trained):
         check_rows(trained / "gpt2" / "model", model, 2**25)
 
 
-@pytest.mark.parametrize("length", ["abc", None, [5]])
+@pytest.mark.parametrize("length", ["abc", None, [5], -1, 0, 1.5, True])
 def test_a_length_that_is_no_number_is_refused(length, copied):
     path = copied("gpt2") / "tokenizer_config.json"
     change(path, model_max_length=length)
     if length is None:  # it says nothing
         assert load(path.parent).model_max_length > 10**9
         return
-    with pytest.raises(CheckpointError, match=r"model_max_length is .*, and no number"):
+    with pytest.raises(CheckpointError, match=r"model_max_length is .*, and no number of tokens"):
         load(path.parent)
 
 
@@ -198,3 +201,17 @@ def test_an_adapters_field_of_another_kind_is_told(fields, trained, tmp_path, ca
         "peft_type": "LORA", "base_model_name_or_path": str(trained / "gpt2" / "model"), **fields}))
     assert main([*GENERATE, str(tmp_path)]) == 4
     assert f"adapter_config.json: {next(iter(fields))} is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("tokenizer.json", "[]", "tokenizer.json: holds no object"),
+    ("tokenizer.json", "{}", 'tokenizer.json: has no "model"'),
+    ("tokenizer.json", "{", "tokenizer.json: can't be read: "),
+    ("tokenizer_config.json", "[]", "tokenizer_config.json: holds no object"),
+    ("generation_config.json", "[]", "generation_config.json: holds no object"),
+    ("generation_config.json", "{", "generation_config.json: can't be read: ")])
+def test_a_file_that_holds_something_else_is_named(name, content, why, copied, capsys):
+    folder = copied("gpt2")
+    (folder / name).write_text(content)
+    assert main([*GENERATE, str(folder)]) in (2, 4)
+    assert f"{folder}/{why}" in capsys.readouterr().err.splitlines()[-1]

@@ -149,6 +149,21 @@ def test_folders_of_other_names_are_no_checkpoints(run):
     assert {"step-2", "step-x", "step-00000003.bak", "mine"} <= set(steps(run))
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_run_may_go_on_with_its_checkpoints(run, umask, mode):
+    def write(folder: Path) -> None:
+        (folder / "trained.safetensors").write_text("numbers")
+        (folder / "trained.safetensors").chmod(0o600)  # as safetensors writes it
+
+    before = os.umask(umask)
+    try:
+        run.save(3, MANIFEST, write, 2)
+    finally:
+        os.umask(before)
+    (place,) = run.checkpoints.iterdir()
+    assert {path.stat().st_mode & 0o777 for path in place.iterdir()} == {mode}
+
+
 # ---- model/ ----
 
 

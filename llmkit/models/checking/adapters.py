@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -74,6 +75,10 @@ def check_adapter(folder: Path, said: Mapping[str, Any]) -> None:
     _check_lists(path, said)
     _check_names(path, said)
     _check_sizes(path, said, _largest(folder / ADAPTER_WEIGHTS))
+    for name, value in said.items():  # lora_alpha: Infinity
+        for one in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]):
+            if isinstance(one, float) and not isfinite(one):
+                raise CheckpointError(f"{path}: {name} is {one}, and no number that can be computed with.")
 
 
 def _check_lists(path: Path, said: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from llmkit.models.files import UNREADABLE
 from llmkit.models.layout import CONFIG
-from llmkit.system.errors import CheckpointError
+from llmkit.system.errors import CheckpointError, NumberError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -82,3 +82,18 @@ def _product(shape: list[int]) -> int:
     for size in shape:
         numbers *= size
     return numbers
+
+
+def check_finite(model: PreTrainedModel, name: str, so: str = "the model's numbers stopped being finite") -> None:
+    """NumberError where a weight isn't finite: attention makes ordinary answers of NaN, so answers don't show it.
+
+    torch's scaled_dot_product_attention takes a row of NaN for one where nothing may be looked at, and gives 0.
+    """
+    import torch
+
+    for weight, tensor in model.named_parameters():
+        if "vblora_logits" in weight:  # peft marks by infinity what wasn't saved of them
+            continue
+        if tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta" and not bool(
+                torch.linalg.vector_norm(tensor.detach(), float("inf")).isfinite()):  # the largest; NaN where one is
+            raise NumberError(f"{name}: its weight {weight} holds NaN or infinity; {so}.")

@@ -261,6 +261,7 @@ class RunFolder:
             write(staging)
             files = {path.name: describe(path) for path in sorted(staging.iterdir())}
             (staging / MANIFEST).write_text(sealed({**manifest, "step": step, "files": files}))
+            open_to_all(staging)
             for path in staging.iterdir():
                 sync(path)
             sync(staging)
@@ -302,9 +303,8 @@ class RunFolder:
         final = self.folder / name
         with self._writing(final) as staging:
             write(staging)
-            umask = usual_mask()
-            for path in staging.rglob("*"):  # safetensors writes files that nobody else may read
-                path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+            open_to_all(staging)
+            for path in staging.rglob("*"):
                 sync(path)
             sync(staging)
             self.check()
@@ -364,6 +364,13 @@ def _sensible(manifest: Mapping[str, Any]) -> bool:
         isinstance(manifest.get(name, {}), dict) for name in newer) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)
         for name, said in files.items())
+
+
+def open_to_all(folder: Path) -> None:
+    """Let all who may read other files of this user read what is below a folder: safetensors lets nobody else."""
+    umask = usual_mask()
+    for path in folder.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def describe(path: Path) -> dict[str, Any]:

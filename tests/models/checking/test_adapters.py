@@ -88,6 +88,13 @@ def test_sizes_are_near_those_of_the_weights(fields: dict[str, Any], name: str, 
         check_adapter(folder, said(folder, **fields))
 
 
+@pytest.mark.parametrize("fields", [
+    {"lora_alpha": float("inf")}, {"lora_alpha": float("nan")}, {"alpha_pattern": {"c_attn": float("-inf")}}])
+def test_a_scale_is_a_finite_number(fields: dict[str, Any], folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"alpha.* is -?(inf|nan), and no number that can be computed with"):
+        check_adapter(folder, said(folder, **fields))
+
+
 def test_a_size_of_an_empty_tensor_is_none(folder: Path) -> None:
     save_file({"lora_A": torch.zeros(10**9, 0), "b": torch.zeros(3, 4)}, folder / "adapter_model.safetensors")
     with pytest.raises(CheckpointError, match=r"r is 2000, and the largest size in .* is 4:"):
