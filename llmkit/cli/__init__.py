@@ -32,7 +32,7 @@ from llmkit.system.environment import (
     name_files_in_utf8,
     prepare_torch,
 )
-from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
+from llmkit.system.errors import DataError, LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
 
@@ -42,6 +42,8 @@ LONG = re.compile(r"[^\s/\\]{200,}")
 """A word that no message needs whole: a value of thousands of characters, not a path."""
 FOR_SHELLS = ("--install-completion", "--show-completion")
 """typer's own options: they say on stdout why they can't, and end with 1."""
+NO_UNKNOWN = re.compile(r"Missing \[UNK\] token|unk_id. is missing|[Uu]nknown token but")
+"""What tokenizers says where a tokenizer has no token for what it doesn't know."""
 MOST = 1500
 """Characters of a message; of a longer one, which shows what a file holds, the middle is left out."""
 WIDEST = 120
@@ -165,6 +167,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if full := no_room(error):
             target = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, what is written
             return _fail(f"{target or 'writing a file'}: {full}.", PlaceError.status, debug)
+        if type(error) is Exception and NO_UNKNOWN.search(str(error)):  # the class that tokenizers raises
+            return _fail("a text holds something that the tokenizer has no token for, and it has none for what is "
+                         f"unknown ({error}); give it an unk_token, or take another tokenizer.",
+                         DataError.status, debug)
         if no_memory(error):
             return _fail(f"not enough memory: {_memory(error)}", 2, debug)
         from llmkit.models.checking.computing import not_computing

@@ -136,6 +136,8 @@ class Unknown:
         self.tokenizer = tokenizer
         ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
         self.id = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+        self.letters = alphabet(tokenizer) if self.id is None else None
+        """All that its tokens can say, where it leaves out what isn't among that."""
         self.tokens = self.count = 0
         self.examples: list[str] = []
         self.said = False
@@ -145,12 +147,24 @@ class Unknown:
         self.tokens += len(ids)
         found = 0 if self.id is None else int(np.count_nonzero(bare(np.asarray(ids)) == self.id))
         self.count += found
+        if self.letters is not None:
+            self._miss(texts)
         if found and len(self.examples) < EXAMPLES:
             for text in islice(texts_in(texts), LOOKED_AT):
                 new = [one for one in self._within(text[:READ]) if one not in self.examples]
                 self.examples += list(dict.fromkeys(new))[: EXAMPLES - len(self.examples)]
                 if len(self.examples) == EXAMPLES:
                     break
+
+    def _miss(self, texts: Any) -> None:
+        """Count the characters that no token stands for."""
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        for text in texts_in(texts):
+            read = text if normalizer is None else normalizer.normalize_str(text)
+            lost = [sign for sign in read if sign not in self.letters and not sign.isspace()]  # type: ignore[operator]
+            self.count += len(lost)
+            new = dict.fromkeys(one for one in lost[:READ] if one not in self.examples)
+            self.examples += list(new)[: EXAMPLES - len(self.examples)]
 
     def _within(self, text: str) -> list[str]:
         """What of a text is unknown, in its order."""
@@ -168,6 +182,9 @@ class Unknown:
         if self.count == 0 or self.count < SHARE * self.tokens:
             return None
         what = f", such as {', '.join(map(repr, self.examples))}" if self.examples else ""
+        if self.letters is not None:
+            return (f"{self.count:,} characters beside {self.tokens:,} tokens are left out: the tokenizer has no token "
+                    f"for them{what}, and none for what it doesn't know. Use a model and a tokenizer of this language.")
         return (f"{self.count:,} of {self.tokens:,} tokens ({self.count / self.tokens:.1%}) are "
                 f"{self.tokenizer.unk_token}: the tokenizer doesn't know what stands there{what}. All that is one and "
                 "the same to the model, and a low loss says nothing; use a model and a tokenizer of this language.")
@@ -178,6 +195,23 @@ class Unknown:
         if not self.said and (note := self.note()) is not None:
             self.said = True
             log.warning("%s: %s", name, note)
+
+
+def alphabet(tokenizer: PreTrainedTokenizerBase) -> frozenset[str] | None:
+    """The characters of a tokenizer's tokens, where it leaves out all others without a word; else None.
+
+    So does BPE without a token for what is unknown, if it doesn't go down to bytes.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    model = state["model"]
+    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("unk_token"):
+        return None
+    if '"ByteLevel"' in json.dumps([state.get("pre_tokenizer"), state.get("normalizer")]):
+        return None
+    return frozenset("".join(model["vocab"]))
 
 
 # ---- control tokens that are written in a text ----

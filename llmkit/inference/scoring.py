@@ -163,7 +163,8 @@ class Scorer:
         if not rows[0]:
             start = next((i for i in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if i is not None), None)
             if start is None:
-                raise RequestError("the prompt is empty, and the tokenizer has no token to start a text with.")
+                raise RequestError("no token stands before what is scored, and the tokenizer has none to start a text "
+                                   "with; give --given TEXT.")
             rows = [(int(start), *ids) for ids in rows]
         edge = max(1, common(rows))
         return [Target((), ids[:edge], ids[edge:]) for ids in rows[1:]]

@@ -60,8 +60,10 @@ class Base:
         try:
             if (self.folder / layout.BASE / layout.CONFIG).is_file():
                 found = Base.open(self.folder / layout.BASE)
+            elif not (name := self.adapter.get("base_model_name_or_path")) or not isinstance(name, str):
+                raise RequestError("names no model that the adapter stands on; write its folder or hub id there.")
             else:
-                found = Base.open(str(self.adapter.get("base_model_name_or_path") or ""), self._revision)
+                found = Base.open(name, self._revision)
         except RequestError as error:
             raise RequestError(f"{self.folder / layout.ADAPTER}: base_model_name_or_path: {error}") from error
         if found.is_adapter:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from conftest import stories
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from llmkit.data import tokenizer as tokenizers
-from llmkit.data.encoder import Unknown, texts_in
+from llmkit.data.encoder import Unknown, alphabet, texts_in
 from llmkit.data.sources import open_source
 from llmkit.data.tokens import marked, tokenize
 from llmkit.recipe import Source
@@ -54,6 +56,33 @@ def test_what_a_tokenizer_does_not_know_is_counted_with_examples(tokenizer):
     assert f"are {tokenizer.unk_token}: the tokenizer doesn't know what stands there, such as '清" in note
 
 
+def letters_alone() -> PreTrainedTokenizerFast:
+    """A token for each small letter; what else a text has is left out without a word."""
+    made = Tokenizer(models.BPE({letter: number for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz ")}, []))
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+def test_characters_that_no_token_stands_for_are_counted_though_nothing_says_unknown():
+    made = letters_alone()
+    assert made("a猫b")["input_ids"] == [0, 1]
+    unknown = seen(made, ["the 猫 cat", "Äpfel\n"])
+    assert (unknown.count, unknown.tokens, unknown.examples) == (2, 12, ["猫", "Ä"])
+    assert unknown.note() == (
+        "2 characters beside 12 tokens are left out: the tokenizer has no token for them, such as '猫', 'Ä', and none "
+        "for what it doesn't know. Use a model and a tokenizer of this language.")
+    assert seen(made, ["the cat"]).note() is None
+    assert alphabet(tokenizers.train(stories(20), "bpe", 300)) is None  # bytes spell everything
+
+
+def test_what_no_token_stands_for_is_said_of_a_text():
+    Path("a.txt").write_text("the cat\nTHE CAT 猫\n")
+    for _ in ("anew", "before"):
+        reader = open_source(Source("a.txt"))
+        tokenize(reader, letters_alone())
+        (note,) = reader.notes
+        assert "7 characters beside " in note and "such as 'T', 'H', 'E', 'C', 'A'" in note
+
+
 def test_text_that_it_knows_has_none(tokenizer):
     assert seen(tokenizer, stories(5)).note() is None
 
@@ -93,6 +122,7 @@ def test_they_are_said_of_text_that_is_tokenized_anew_or_was_before(how, monkeyp
         said = json.loads(about.read_text())
         del said["unknown"]
         about.write_text(json.dumps(said))
+        (about.parent / ".sizes").unlink()
     assert notes() == [first[0].replace(first[0][first[0].index(", such as") : first[0].index(". All that")], "")]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import tiny
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from llmkit import recipe
 from llmkit.cli import main
@@ -121,3 +122,39 @@ def test_a_head_or_pooler_may_be_new(
     assert main(asked) == 0
     new = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("new weights: "))
     assert name.rpartition(".")[0] in new
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece"])
+def test_a_word_that_a_tokenizer_without_an_unknown_token_lacks_is_told(
+        kind: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(trained / "gpt2" / "model", tmp_path / "model"))
+    words = {"the": 0, "cat": 1}
+    model = models.WordLevel(words, unk_token="[UNK]") if kind == "WordLevel" else models.WordPiece(
+        words, unk_token="[UNK]")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    asked = ["generate", "the cat", "--max-new-tokens", "2", "--model", str(folder)]
+    assert main(asked) == 0
+    capsys.readouterr()
+    assert main(["generate", "the dog", *asked[2:]]) == 3
+    assert "the tokenizer has no token for, and it has none for what is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", [None, "", 5])
+def test_an_adapter_that_names_no_base_takes_none(
+        base: object, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty name is a path, too: the folder that the command is given in."""
+    from peft import LoraConfig, get_peft_model
+
+    from llmkit.models import open_model
+
+    bare = shutil.copytree(trained / "gpt2" / "model", tmp_path / "base")
+    get_peft_model(open_model(bare).model, LoraConfig(r=2, target_modules=["c_attn"])).save_pretrained(tmp_path / "ax")
+    about = tmp_path / "ax" / "adapter_config.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "base_model_name_or_path": base}))
+    monkeypatch.chdir(bare)
+    assert main(["generate", "the cat", "--max-new-tokens", "2", "--model", str(tmp_path / "ax")]) == 2
+    assert "adapter_config.json: base_model_name_or_path: names no model" in capsys.readouterr().err

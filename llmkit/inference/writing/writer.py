@@ -156,7 +156,8 @@ class Writer:
             starts = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
             if not starts:
                 raise RequestError(
-                    f"the prompt is empty, and {self.name} has no token to start a text with: give a word.")
+                    f"the prompt has no token, and {self.name} has none to start a text with: give a word that it "
+                    "knows.")
             ids = starts[:1]
         check_ids(self.opened.folder, int(self.opened.model.config.get_text_config().vocab_size), max(ids))
         self.unknown.see(ids, prompt)
