@@ -236,7 +236,8 @@ def test_a_page_and_its_lines_are_in_chinese_where_that_is_chosen(
     assert '<span class="t k-masked">遮住</span> 被遮住；' in page and "[MASK]" in page
     assert "第 0 行，第 0 遍" in page and "第 0 行，第 0 遍" in shown
     assert "双向（bidirectional）：每一行看各列，■ 看得到，· 看不到" in shown
-    hidden = '<style>.*?</style>|<p class="tokens">.*?</p>|<pre>.*?</pre>|<[^>]*>'  # tags, and what the text itself says
+    # tags, and what the text itself says
+    hidden = '<style>.*?</style>|<p class="tokens">.*?</p>|<pre>.*?</pre>|<[^>]*>'
     assert not is_prose(re.sub(hidden, " ", page, flags=re.DOTALL))
 
 
