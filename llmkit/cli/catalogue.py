@@ -10,6 +10,7 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.language import translate
 
 if TYPE_CHECKING:
     from llmkit.recipe.registry import Kind
@@ -54,7 +55,7 @@ def models_list(json_: Json = False) -> None:
         return
     for row in rows:
         here = "here" if row["cached"] else "wheel" if row["wheel"] else "hub"
-        terminal.out(f"{row['name']:<24}{here:<7}{row['about']}")
+        terminal.out(f"{row['name']:<24}{here:<7}{translate(str(row['about']))}")
 
 
 @models_app.command("pull")
@@ -192,7 +193,7 @@ def _show(rows: dict[str, str], json_: bool) -> None:
         return
     wide = max(24, *(len(name) + 1 for name in rows))
     for name, about in rows.items():
-        terminal.out(f"{name:<{wide}}{about}")
+        terminal.out(f"{name:<{wide}}{translate(about)}")
 
 
 def schema() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
-from unicodedata import east_asian_width
 
 import typer
 
 from llmkit.system import language
+from llmkit.system.terminal import columns
 
 NOTE = re.compile(r"\[((?:default|env var): [^\]]*|required)\]$")
 """What typer puts behind the help of an option."""
@@ -65,15 +65,6 @@ def noted(text: str) -> str:
     """The help of an option, with what typer puts behind it translated: `[default: 1]`, `[required]`."""
     help_ = language.exactly(NOTE.sub("", text).strip())
     return "  ".join([help_, *(f"[{language.translate(found[1])}]" for found in NOTE.finditer(text))])
-
-
-def columns(text: str) -> int:
-    """How wide a text is on a terminal: a Chinese character has two columns.
-
-    >>> columns("ab"), columns("配方")
-    (2, 4)
-    """
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def lines(text: str, width: int) -> list[str]:

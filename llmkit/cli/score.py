@@ -12,6 +12,7 @@ from llmkit.cli import completion
 from llmkit.cli.tasks import how_read, is_file
 from llmkit.cli.use import Encoding, How
 from llmkit.system import terminal
+from llmkit.system.language import exactly, translate
 from llmkit.system.streams import as_json, typed
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def _one(asked: Sentences, text: str, json_: bool) -> None:
         terminal.out(as_json({**told.as_json(), "how": asked.how}))
         return
     report.table([["token", "logprob"], *([repr(token.text)[1:-1], f"{token.logprob:.4f}"] for token in told.tokens)])
-    terminal.out(f"\n{told.logprob:.4f} in {len(told.tokens)} tokens, perplexity {told.perplexity:,.2f}: {asked.how}")
+    terminal.say(f"\n{told.logprob:.4f} in {len(told.tokens)} tokens, perplexity {told.perplexity:,.2f}: {asked.how}")
     if told.floor is not None:
-        terminal.out(f"{told.floor:.4f} by n-grams: a floor")
+        terminal.say(f"{told.floor:.4f} by n-grams: a floor")
 
 
 def _texts(asked: Sentences, reader: Reader, output: str, read: Sequence[str], json_: bool) -> None:
@@ -145,8 +146,9 @@ def _pairs(
         terminal.out(as_json({"preferred": what, "how": asked.how, "shared": shared, "groups": groups}))
         return
     floors = any("floor" in group for group in groups)
-    head = ["group", "preferred", "95 %", "pairs", *(["n-grams"] if floors else [])]
+    head = [*map(translate, ("group", "preferred", "95 %", "pairs")), *(["n-grams"] if floors else [])]
     report.table([head, *([
         group["group"], f"{group['preferred']:.4f}", f"{group['low']:.3f} to {group['high']:.3f}",
         f"{group['pairs']:,}", *([f"{group['floor']:.4f}"] if floors else [])] for group in groups)])
-    terminal.out(f"\n{what}: chance is 0.5. {asked.how}")
+    preferred = exactly("{good} over {bad}: chance is 0.5.").format(**columns)
+    terminal.out(f"\n{preferred} {translate(asked.how)}")

@@ -13,9 +13,10 @@ from llmkit.cli.looking import pictures
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
 from llmkit.system.addresses import at_home
+from llmkit.system.language import translate
 from llmkit.system.plural import many
 from llmkit.system.streams import as_json
-from llmkit.system.terminal import visible
+from llmkit.system.terminal import padded, visible
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 BadRow = Annotated[str, typer.Option(
@@ -78,11 +79,11 @@ def evaluate(
         print(json.dumps(result))
     else:
         for name, value in result["metrics"].items():
-            terminal.out(f"{visible(name):<20}{'not defined' if value is None else f'{value:.4f}':>12}")
+            terminal.out(f"{visible(name):<20}{translate('not defined') if value is None else f'{value:.4f}':>12}")
         for what, floor in result["floors"].items():
             for name, value in floor.items():
-                terminal.out(f"{visible(name):<20}{value:>12.4f}   a floor, "
-                             f"{in_words(what, result['floors_from'] == 'training')}")
+                about = translate(f"a floor, {in_words(what, result['floors_from'] == 'training')}")
+                terminal.out(f"{visible(name):<20}{value:>12.4f}   {about}")
         for note in result["notes"]:
             terminal.err(note)
 
@@ -221,7 +222,7 @@ def show_found(found: Mapping[str, Any], parts: Sequence[str], json_: bool) -> N
     if json_:
         print(as_json(found))
         return
-    terminal.out(
+    terminal.say(
         f"{found['recipe']}: {found['learning']}, {many(found['rows'], 'row')} of at most {found['max_length']} "
         f"tokens, packing {found['packing']}, {found['tokenizer']:,} tokens in the vocabulary, "
         f"{found['optimizer']} at {found['learning_rate']:g}"
@@ -231,11 +232,11 @@ def show_found(found: Mapping[str, Any], parts: Sequence[str], json_: bool) -> N
     for note in found["notes"]:
         terminal.err(note)
     if swapped := found.get("swapped"):
-        terminal.out(f"\nswapped, the first text of {visible(swapped['source'])}:")
+        terminal.say(f"\nswapped, the first text of {visible(swapped['source'])}:")
         for side in around_change(swapped["before"], swapped["after"]):
             terminal.out(f"  {visible(side)}")
     for one in found["drawn"]:
-        terminal.out(f"\nrow {one['row']}, pass {one['pass']}")
+        terminal.say(f"\nrow {one['row']}, pass {one['pass']}")
         for name, words in one["shown"].items():
             terminal.out(f"  {name}: {words}")
     pictures.show(found, parts)
@@ -252,11 +253,13 @@ def show_quality(what: str, settings: Sequence[str], json_: bool) -> None:
         print(as_json(found))
         return
     sizes, exact, near, unknown = found["lengths"], found["exact"], found["near"], found["unknown"]
-    scripts = ", ".join(f"{name.lower()} {100 * share:.1f} %" for name, share in list(found["scripts"].items())[:8])
+    scripts = ", ".join(f"{translate(name).lower()} {100 * share:.1f} %"
+                        for name, share in list(found["scripts"].items())[:8])
     lines = [("documents", f"{found['documents']:,}, {found['characters']:,} characters"),
              ("lengths", f"{sizes['min']:,} to {sizes['max']:,} characters; half have {sizes['median']:,.0f} or fewer, "
                          f"99 of 100 {sizes['p99']:,.0f}"),
-             ("scripts", f"{scripts or 'no letters'} (letters by their script; languages aren't told apart)"),
+             ("scripts", f"{scripts or translate('no letters')} (letters by their script; languages aren't told "
+                         "apart)"),
              ("duplicates", f"{exact['documents']:,} ({100 * exact['share']:.2f} %) repeat one that came before")]
     if near is not None:
         lines.append(("near ones", f"{near['documents']:,} of {near['compared']:,} ({100 * near['share']:.2f} %) share "
@@ -268,9 +271,9 @@ def show_quality(what: str, settings: Sequence[str], json_: bool) -> None:
         lines.append(("unknown", f"{unknown['count']:,} of {unknown['tokens']:,} tokens ({share}){such}; "
                                  f"{unknown['characters_per_token']:.2f} characters a token"))
     for name, said in lines:
-        terminal.out(visible(f"{name:<12}{said}"))
+        terminal.out(visible(f"{padded(translate(name), 12)}{translate(said)}"))
     for first, second, text in [*exact["examples"], *(near or {"examples": []})["examples"]]:
-        terminal.out(visible(f"  {second} as {first}: {text}"))
+        terminal.out(visible(f"  {translate(f'{second} repeats {first}')}: {text}"))
     for note in found["notes"]:
         terminal.err(note)
 
@@ -285,7 +288,7 @@ def around_change(before: str, after: str, most: int = 160) -> tuple[str, str]:
 
 def show_experts(found: Mapping[str, Any]) -> None:
     """The share of each layer's choices that an expert got, in per cent; of more than 16, the most and the least."""
-    terminal.out(f"\nexperts: {found['chosen']} of {found['experts']} a token, {many(found['tokens'], 'token')} of "
+    terminal.say(f"\nexperts: {found['chosen']} of {found['experts']} a token, {many(found['tokens'], 'token')} of "
                  f"{many(found['rows'], 'row')}; an even share is {100 / found['experts']:.3g} %")
     for layer in found["layers"]:
         parts = [f"{100 * share:.1f}" for share in layer["shares"]]
@@ -299,10 +302,10 @@ def show_experts(found: Mapping[str, Any]) -> None:
 
 def columns(source: Mapping[str, Any]) -> str:
     """Which columns of a source were read, and which weren't: text from 'review'; not used: 'id'."""
-    read = [f"{field} from {column!r}" for field, column in source["used"].items()]
+    read = [translate(f"{field} from {column!r}") for field, column in source["used"].items()]
     rest = ", ".join(map(repr, source["unused"][:MOST_NAMED])) + (
         f" and {len(source['unused']) - MOST_NAMED:,} more" if len(source["unused"]) > MOST_NAMED else "")
-    return f"{', '.join(read)}; {f'not used: {rest}' if rest else 'all columns are used'}"
+    return f"{', '.join(read)}; {translate(f'not used: {rest}' if rest else 'all columns are used')}"
 
 
 def show_prompt(run: str, as_document: bool) -> None:
@@ -313,7 +316,7 @@ def show_prompt(run: str, as_document: bool) -> None:
     if as_document:
         print(as_json(found))
         return
-    terminal.out(f"{found['model']}: {len(found['virtual_tokens'])} virtual tokens, and the nearest words of each "
+    terminal.say(f"{found['model']}: {len(found['virtual_tokens'])} virtual tokens, and the nearest words of each "
                  "(cosine, distance)")
     for one in found["virtual_tokens"]:
         words = "   ".join(f"{visible(spelled(word))} ({word['cosine']:.2f}, {word['distance']:.3g})"

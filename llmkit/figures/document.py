@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.figures.markup import HTML_NAMES
 from llmkit.figures.paper import DARK, LIGHT, SIGN, Theme
 from llmkit.figures.tokens import rgb
 from llmkit.system.errors import PlaceError
+from llmkit.system.language import chosen, translate
 from llmkit.system.terminal import visible
 
 STYLE = """
@@ -43,18 +45,18 @@ figure img.dark{display:none}
 
 
 def document(title: str, body: str, *styles: str) -> str:
-    """A whole page. `body` is HTML whose text is escaped; `styles` stand behind the rules that every page has.
+    """A whole page. `title` is translated; `body` is HTML whose text is escaped; `styles` stand behind the usual rules.
 
     The content security policy lets in this one style sheet, by its hash, and pictures that are inside the file.
     """
     style = STYLE + "".join(styles) + colours(LIGHT) + f"@media(prefers-color-scheme:dark){{{colours(DARK)}}}"
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    return (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    return (f'<!doctype html>\n<html lang="{HTML_NAMES.get(chosen(), chosen())}">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
             f'<meta name="generator" content="{SIGN}">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{text(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
+            f"<title>{sentence(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
 
 
 def colours(theme: Theme) -> str:
@@ -73,8 +75,13 @@ def text(value: object) -> str:
     return escape(visible(str(value)))
 
 
+def sentence(words: str) -> str:
+    """A sentence of ours for HTML, in the language that is chosen."""
+    return text(translate(words))
+
+
 def table(head: list[str], rows: list[list[str]], numbers: int = 1) -> str:
-    """A table of texts, which are escaped; columns from the `numbers`-th on are figures."""
+    """A table of texts, which are escaped and stay as they are; columns from the `numbers`-th on are figures."""
     top = "".join(f'<th scope="col">{text(cell)}</th>' for cell in head)
     lines = ["".join(f'<td{" class=n" if i >= numbers else ""}>{text(cell)}</td>' for i, cell in enumerate(row))
              for row in rows]

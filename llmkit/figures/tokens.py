@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from llmkit.figures.paper import DARK, Theme
+from llmkit.system.language import translate
 from llmkit.system.terminal import visible
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def spans(marks: Iterable[TokenMark]) -> str:
 
 def legend(kinds: Iterable[TokenKind]) -> str:
     """What each kind looks like, as HTML."""
-    return "".join(f'<li><span class="t k-{kind.name}">{escape(kind.name)}</span> {escape(kind.says)}</li>'
-                   for kind in kinds)
+    return "".join(f'<li><span class="t k-{kind.name}">{escape(translate(kind.name))}</span> '
+                   f"{escape(translate(kind.says))}</li>" for kind in kinds)
 
 
 def css(theme: Theme, kinds: Iterable[TokenKind] = ()) -> str:
@@ -166,4 +167,5 @@ def signs(of: int) -> str:
 
 def explained(kinds: Mapping[str, TokenKind]) -> str:
     """What the signs mean, in one line."""
-    return ", ".join(f"{kind.signs[0]}x{kind.signs[1]} {kind.says}" for kind in kinds.values() if any(kind.signs))
+    return ", ".join(f"{kind.signs[0]}x{kind.signs[1]} {translate(kind.says)}"
+                     for kind in kinds.values() if any(kind.signs))

@@ -21,6 +21,7 @@ from llmkit.system import cache, devices, machine
 from llmkit.system.environment import switched_on
 from llmkit.system.errors import LlmkitError, PlaceError, RequestError
 from llmkit.system.locks import lock
+from llmkit.system.plural import many
 
 MAIN = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "peft")
 """Packages that have a line of their own where all is well."""
@@ -188,7 +189,7 @@ def cores() -> Finding:
     said, threads = f"{allowed:g}", _threads()
     if threads is None:
         return Finding("cores", "ok", said)
-    said += f"; torch uses {threads} thread{'s' * (threads != 1)}"
+    said = f"{allowed:g}; torch uses {many(threads, 'thread')}"
     if threads > max(1, allowed):
         return Finding("cores", "note", said,
                        f"More threads than cores are slower: OMP_NUM_THREADS={max(1, allowed):.0f}.")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 ENGLISH = "en"
@@ -38,6 +39,8 @@ MOST = 200
 """Sentences within a line that are looked up before it stays English: some milliseconds."""
 DEEPEST = 6
 """Sentences within sentences."""
+ENDS = MappingProxyType({".": "。", ";": "；"})
+"""What a sentence may end with that its entry doesn't have."""
 LONGEST = 3000
 """Characters of a line that is looked up."""
 
@@ -276,9 +279,13 @@ class Translation:
         return f"{parts[1]} {said}。" if parts and said else None
 
     def ended(self, text: str, depth: int) -> str | None:
-        """`Got unexpected extra argument(s) (b).`: its entry has no full stop, and a line of ours ends with one."""
-        found = self.entry(text[:-1], depth) if text.endswith(".") and not text.endswith("..") else None
-        return f"{found}。" if found else None
+        """`Got unexpected extra argument(s) (b).`: its entry has no full stop, and a line of ours ends with one.
+
+        So it is with the semicolon, where notes are put together.
+        """
+        mark = ENDS.get(text[-1:])
+        found = self.entry(text[:-1], depth) if mark and not text.endswith("..") else None
+        return f"{found}{mark}" if found else None
 
     def several(self, text: str, depth: int) -> str | None:
         """`It is so. Do that.`: where each of them has a translation."""

@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 from typing import TextIO
+from unicodedata import east_asian_width
 
 from llmkit.system.language import translate
 
@@ -40,6 +41,24 @@ def shell_word(word: object) -> str:
     """
     text = str(word)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def columns(text: str) -> int:
+    """How wide a text is on a terminal: a Chinese character has two columns.
+
+    >>> columns("ab"), columns("配方")
+    (2, 4)
+    """
+    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def padded(text: str, wide: int) -> str:
+    """A text with spaces behind it, up to so many columns.
+
+    >>> padded("ab", 5) + "|", padded("配方", 5) + "|"
+    ('ab   |', '配方 |')
+    """
+    return text + " " * max(0, wide - columns(text))
 
 
 def visible_lines(text: str) -> str:
@@ -81,6 +100,11 @@ class Stretches:
 def out(text: object = "", end: str = "\n") -> None:
     """Print on stdout, at once."""
     _print(text, sys.stdout, end)
+
+
+def say(text: str) -> None:
+    """Print a sentence of ours on stdout, at once, in the language that is chosen."""
+    _print(translate(text), sys.stdout, "\n")
 
 
 def err(text: object = "", end: str = "\n") -> None:

@@ -17,6 +17,7 @@ from pydantic_core._pydantic_core import list_all_errors
 from typer.main import get_command
 
 from llmkit.cli import app, helping, main, whole
+from llmkit.cli.preparing import plan
 from llmkit.system import language, report, terminal
 from llmkit.system.language import FOLDER, HOLE, Utterance, is_prose, read, translate
 
@@ -124,12 +125,40 @@ SENTENCES = {
     "the text was cut at 5 tokens, within a sentence; --max-new-tokens 10 lets the model write more":
         "文本在 5 个 token 处截断，句子未完；用 --max-new-tokens 10 可以让模型多写一些",
     "No such command 'nix'. See llmkit --help.": "没有命令 'nix'。用法见 llmkit --help。",
+    "training 00:12, 0 evaluations 00:00, 1 checkpoint 00:03": "训练 00:12，0 次评测 00:00，1 个检查点 00:03",
+    "326 tokens, 1.71 passes over the data": "326 个 token，把数据过 1.71 遍",
+    "4,467 at work for a token": "每个 token 用到其中 4,467 个",
+    "2; torch uses 1 thread": "2；torch 使用 1 个线程",
+    "tag 'B-PER' of 'Ada', probability 0.9312": "'Ada' 的标记 'B-PER'，概率 0.9312",
+    "nats lost where it is hidden by the mask token": "用 mask token 遮住时损失的对数概率（nats）",
+    "bidirectional, 3 documents apart: each row looks at the columns, ■ sees, · doesn't":
+        "双向（bidirectional），3 篇文档互不可见：每一行看各列，■ 看得到，· 看不到",
+    "a.txt: words with tags behind a slash, a sentence a line; 3 numbers of articles before a line are passed over":
+        "a.txt: 词和标记用斜杠分开，每行一句；略去 3 个行首的文章编号",
+    "a.docx: is a Word document, not text; save it as plain text, in UTF-8.":
+        "a.docx: 这是一个 Word 文档，不是文本；请用 UTF-8 存成纯文本。",
 }
 
 
 @pytest.mark.parametrize("english", SENTENCES)
 def test_a_sentence_keeps_its_names_and_values(english: str) -> None:
     assert translate(english, "zh") == SENTENCES[english]
+
+
+def test_the_first_line_of_a_plan_is_put_together_in_either_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"recipe": "b", "learning": "masked_lm", "tuning": "full", "backbone": "bert-mini", "teacher": "runs/large",
+             "optimizer": "adamw", "learning_rate": 5e-4, "precision": "bf16", "compile": True, "device": "cpu",
+             "processes": 2, "threads": 4}
+    plain = {"teacher": None, "compile": False, "processes": 1, "threads": 1}
+    assert plan.headline(found) == ("b: masked_lm with full, bert-mini, taught by runs/large, adamw at 0.0005, bf16, "
+                                    "compiled, 2 processes of 4 threads")
+    assert plan.headline(found | plain) == "b: masked_lm with full, bert-mini, adamw at 0.0005, bf16, 1 thread"
+    monkeypatch.setenv("LLMKIT_LANG", "zh")
+    assert plan.headline(found, language.exactly) == (
+        "b: 用 full 训练 masked_lm，bert-mini，由 runs/large 教，adamw，学习率 0.0005，bf16，编译，"
+        "2 个进程，各 4 个线程")
+    assert plan.headline(found | plain | {"device": "cuda"}, language.exactly) == (
+        "b: 用 full 训练 masked_lm，bert-mini，adamw，学习率 0.0005，bf16，GPU")
 
 
 @pytest.mark.parametrize("english", [

@@ -14,8 +14,10 @@ from llmkit.cli import completion
 from llmkit.cli.tasks import how_read, is_file
 from llmkit.cli.use import Encoding, How, show_prompt
 from llmkit.system import terminal
+from llmkit.system.language import translate
+from llmkit.system.plural import many
 from llmkit.system.streams import as_json, typed
-from llmkit.system.terminal import visible
+from llmkit.system.terminal import padded, visible
 
 if TYPE_CHECKING:
     from llmkit.inference.explaining.explanation import Explanation
@@ -194,16 +196,17 @@ def leave(made: Explanation, place: Path, theme: str) -> None:
 
 def show(made: Explanation) -> None:
     """All parts as text."""
-    terminal.out(f"{made.subject.name}: {made.title}")
+    terminal.out(f"{made.subject.name}: {translate(made.title)}")
     if len(made.likeliest) > 1:
-        terminal.out("likeliest: " + ", ".join(f"{visible(name)} {value:.4f}" for name, value in made.likeliest))
+        answers = ", ".join(f"{visible(name)} {value:.4f}" for name, value in made.likeliest)
+        terminal.out(f"{translate('likeliest')}: {answers}")
     show_worth(made)
     show_layers(made)
     show_attention(made)
     if made.prompt is not None:
         from llmkit.planning.soft_words import spelled
 
-        terminal.out("\nthe nearest words of each virtual token (cosine)")
+        terminal.say("\nthe nearest words of each virtual token (cosine)")
         for one in made.prompt["virtual_tokens"]:
             words = "   ".join(f"{visible(spelled(word))} ({word['cosine']:.2f})" for word in one["nearest"])
             terminal.out(f"{one['position']:>4}  {one['side']}  {words}")
@@ -215,28 +218,28 @@ def show(made: Explanation) -> None:
 def show_worth(made: Explanation) -> None:
     """The text in colours, or with signs, for each way of weighing its tokens; then the figures."""
     from llmkit.figures import tokens as drawn
-    from llmkit.inference.explaining.picture import figure, marks
+    from llmkit.inference.explaining.picture import figure, marks, translated
     from llmkit.system import report
 
     worth, subject = made.worth, made.subject
     if not worth:
         return
     for name, values in worth.items():
-        terminal.out(f"\n{name}: {made.units[name]}")
+        terminal.out(f"\n{translate(name)}: {translate(made.units[name])}")
         drawn.show(marks(subject.tokens, values))
     terminal.out()
-    report.table([["token", *worth], *(
+    report.table([translated("token", *worth), *(
         [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens))])
     if made.beside:
-        terminal.out("\nthe tokens of the other choices")
-        report.table([["choice", "token", *made.beside], *(
+        terminal.say("\nthe tokens of the other choices")
+        report.table([translated("choice", "token", *made.beside), *(
             [choice, token.text, *(figure(row[i]) for row in made.beside.values())]
             for i, (choice, token) in enumerate(subject.beside))])
     behind = [] if made.occlusion is None else list(zip(subject.written, made.occlusion.written, strict=True))
     if any(value is not None for _, value in behind):
-        terminal.out("\nocclusion of what was written")
-        report.table([["token", "occlusion"], *(
+        terminal.say("\nocclusion of what was written")
+        report.table([translated("token", "occlusion"), *(
             [token.text, figure(value)] for token, value in behind if value is not None)])
 
 
@@ -249,11 +252,11 @@ def show_layers(made: Explanation) -> None:
         return
     aim = made.subject.aim
     at = len(found.positions) - 1 if aim is None else aim.where
-    terminal.out(f"\nwhat each layer would say at {visible(found.positions[at].text)!r}, {says(found)}")
+    terminal.say(f"\nwhat each layer would say at {visible(found.positions[at].text)!r}, {says(found)}")
     for layer in reversed(found.layers):
         words = ", ".join(f"{visible(word.text)} {word.probability:.3f}" for word in layer.words[at])
-        rank = "" if aim is None else f"   ({visible(aim.name)}: {layer.aim:.4f}, rank {layer.rank:,})"
-        terminal.out(f"  {layer_name(layer.layer):<11} {words}{rank}")
+        rank = "" if aim is None else f"   ({visible(aim.name)}: {layer.aim:.4f}, {translate('rank')} {layer.rank:,})"
+        terminal.out(f"  {padded(translate(layer_name(layer.layer)), 11)} {words}{rank}")
 
 
 def show_attention(made: Explanation) -> None:
@@ -263,23 +266,25 @@ def show_attention(made: Explanation) -> None:
 
     for maps in made.maps or ():
         layers, heads = maps.weights.shape[:2]
-        terminal.out(f"\nattention, {SIDES[maps.side]}: {layers} layer{'s' if layers > 1 else ''} of {heads} "
-                     "heads" if layers * heads > 1 else
-                     f"\nattention, {SIDES[maps.side]}")
+        side = f"\n{translate('attention')}, {translate(SIDES[maps.side])}"
+        count = translate(f"{many(layers, 'layer')} of {heads} heads")
+        terminal.out(side if layers * heads == 1 else f"{side}: {count}")
         if layers * heads == 1:
-            terminal.out("each row looks at the columns: " + " ".join(visible(token.text) for token in maps.keys))
+            terminal.out(f"{translate('each row looks at the columns')}: "
+                         + " ".join(visible(token.text) for token in maps.keys))
             for line in shaded(maps.weights[0, 0].tolist(), [token.text for token in maps.queries]):
                 terminal.out(line)
             continue
         if layers * heads > MOST_HEADS:
-            terminal.out("  the mean of each layer's heads; --layer N shows each of one")
+            terminal.say("  the mean of each layer's heads; --layer N shows each of one")
             means = replace(maps, weights=maps.mean[:, None])
             for i in range(layers):
-                terminal.out(f"  layer {maps.layer + i}: {visible(looks(means, i, 0))}")
+                terminal.out(f"  {translate(f'layer {maps.layer + i}')}: {visible(looks(means, i, 0))}")
             continue
         for i in range(layers):
             for j in range(heads):
-                terminal.out(f"  layer {maps.layer + i} head {maps.head + j}: {visible(looks(maps, i, j))}")
+                head = translate(f"layer {maps.layer + i}, head {maps.head + j}")
+                terminal.out(f"  {head}: {visible(looks(maps, i, j))}")
 
 
 def shaded(weights: Sequence[Sequence[float]], names: Sequence[str]) -> list[str]:

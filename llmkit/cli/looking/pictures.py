@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.system import terminal
+from llmkit.system.language import translate
 
 Places = tuple[tuple[str, Path], ...]
 """(html or picture, where it goes)."""
@@ -76,9 +77,9 @@ def show(found: Mapping[str, Any], parts: Sequence[str]) -> None:
     from llmkit.planning.picturing.rows import KINDS, batch
 
     if "rows" in parts and any(one["seen"] for one in found["drawn"]):
-        terminal.out(f"\nwhat a step is given: {drawn.explained(KINDS)}")
+        terminal.out(f"\n{translate('what a step is given')}: {drawn.explained(KINDS)}")
         for name, marks in batch(found["drawn"]):
-            terminal.out(name)
+            terminal.say(name)
             drawn.show(marks)
     for line in drawing.lines(found, parts):
-        terminal.out(line)
+        terminal.say(line)

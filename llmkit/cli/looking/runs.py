@@ -12,6 +12,7 @@ from llmkit.cli import completion
 from llmkit.cli.looking.report import run_at
 from llmkit.system import terminal
 from llmkit.system.addresses import at_home
+from llmkit.system.language import translate
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Under = Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to look for runs, also in the folders below it.")]
@@ -50,7 +51,7 @@ def runs_list(folder: Under = "runs", json_: Json = False) -> None:
         terminal.err(f"{folder}: no run is in it.")
         return
     head = ["run", "status", "learned", "from", "figure", "floor", "steps", "time", "size", "last written, UTC"]
-    report.table([head, *map(line, found)])
+    report.table([[translate(name) for name in head], *map(line, found)])
     for one in found:
         for note in one["notes"]:
             terminal.err(f"{one['folder']}: {note}")
@@ -83,14 +84,15 @@ def runs_show(run: Named, json_: Json = False) -> None:
                           "verdicts": story.verdicts}))
         return
     facts = story.facts()
-    terminal.out(f"{facts['folder']}: {facts['status']}, {facts['steps']:,} steps, last written {facts['when']} UTC")
+    terminal.say(f"{facts['folder']}: {facts['status']}, {facts['steps']:,} steps, last written {facts['when']} UTC")
     if story.figures:
-        floors = [f"floor: {what}" for what in story.floors]
+        floors = [translate(f"floor: {what}") for what in story.floors]
         columns: list[Mapping[str, Any]] = [story.before, story.figures, *story.floors.values()]
-        report.table([["figure", "", "before", "after", *floors], *(
+        names = [translate(name) for name in ("figure", "", "before", "after")]
+        report.table([[*names, *floors], *(
             [name, "", *(f"{column[name]:.4f}" if column.get(name) is not None else "" for column in columns)]
             for name in story.figures)])
-    terminal.out("\nrecipe, where it differs from the defaults:")
+    terminal.say("\nrecipe, where it differs from the defaults:")
     for name, value in changed.items():
         terminal.out(f"  {name}: {terminal.visible(written(value))}")
     for note in (*story.verdicts, *story.notes):
@@ -116,11 +118,11 @@ def runs_compare(
             name: [several.value(story, name) for story in stories] for name in names}}))
         return
     folders = [str(story.run.folder) for story in stories]
-    report.table([["recipe", *folders], *([name, *map(written, values)] for name, values in fields.items())])
+    report.table([[translate("recipe"), *folders], *([name, *map(written, values)] for name, values in fields.items())])
     if not fields:
-        terminal.out("their recipes differ in nothing but names and folders")
+        terminal.say("their recipes differ in nothing but names and folders")
     terminal.out()
-    report.table([["figure", *folders], *(
+    report.table([[translate("figure"), *folders], *(
         [name, *("" if (figure := several.value(story, name)) is None else f"{figure:.4f}" for story in stories)]
         for name in names)])
 

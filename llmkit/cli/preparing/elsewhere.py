@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from llmkit.cli import train
+from llmkit.system.language import translate
 from llmkit.system.plural import many
 from llmkit.system.terminal import shell_word
 
@@ -56,15 +57,17 @@ def show(found: Mapping[str, Any]) -> None:
     cluster = found["cluster"]
     several = f" in {cluster['machines']:,} machines of {cluster['gpus_per_machine']}"
     machines = several if cluster["machines"] > 1 else ""
-    terminal.out(
+    terminal.say(
         f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, {found['optimizer']}, "
         f"{found['precision']}, on {cluster['gpus']}x{cluster['name']}{machines}; nothing was measured\n")
     report.figures(lines(found))
     terminal.out("")
-    report.table([["strategy", "memory a GPU", f"of {size(found['strategies'][0]['memory']['room'])}", "rows at once",
-                   "tokens/s", "sent a step", "hides", "training"], *map(row, found["strategies"])])
+    room = size(found["strategies"][0]["memory"]["room"])
+    head = ["strategy", "memory a GPU", f"of {room}", "rows at once", "tokens/s", "sent a step", "hides", "training"]
+    report.table([[translate(name) for name in head],
+                  *([name, *map(translate, rest)] for name, *rest in map(row, found["strategies"]))])
     for line in changes(found):
-        terminal.out(line)
+        terminal.say(line)
     for note in found["notes"]:
         terminal.err(note)
     for warning in found["warnings"]:
@@ -76,7 +79,7 @@ def row(one: Mapping[str, Any]) -> list[str]:
     traffic = one["traffic"]
     hides = "nothing to hide" if not traffic["bytes"] else "yes" if traffic["hides"] else \
         f"{1 - traffic['exposed'] / traffic['seconds']:.0%}"
-    name = one["strategy"] if one["available"] else f"{one['strategy']} (not for this recipe)"
+    name = one["strategy"] if one["available"] else f"{one['strategy']} {translate('(not for this recipe)')}"
     return [name, size(one["memory"]["total"]), "fits" if one["fits"] else "too much", f"{one['micro_batch_size']:,}",
             f"{one['tokens_per_second']:,.0f}", size(traffic["bytes"]) if traffic["bytes"] else "none", hides,
             span(one["training_seconds"])]
@@ -84,7 +87,7 @@ def row(one: Mapping[str, Any]) -> list[str]:
 
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The figures of the way that the run takes: (what, how much, what there is to say of it)."""
-    from llmkit.cli.preparing.plan import passes, words
+    from llmkit.cli.preparing.plan import seen, words
 
     def said(count: float) -> str:
         return words(count).strip()
@@ -92,20 +95,20 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     chosen = next(one for one in found["strategies"] if one["strategy"] == found["strategy"])
     memory, length, checkpoint, time = chosen["memory"], found["length"], found["checkpoint"], found["time"]
     trained, active = found["trainable_parameters"], found["active_parameters"]
-    share = "all of them train" if trained == found["parameters"] else f"{trained:,} train"
+    shares = ["all of them train" if trained == found["parameters"] else f"{trained:,} train"]
     if active < found["parameters"]:
-        share += f", {active:,} at work for a token"
+        shares.append(f"{active:,} at work for a token")
     about = "" if length["exact"] else "about "
-    checkpointing = ", computed again" if found["gradient_checkpointing"] else ""
-    parts = ", ".join(f"{name}{checkpointing if name == 'activations' else ''} {size(memory[name])}" for name in STATES)
+    checkpointing = translate(", computed again") if found["gradient_checkpointing"] else ""
+    parts = ", ".join(f"{translate(name)}{checkpointing if name == 'activations' else ''} {size(memory[name])}"
+                      for name in STATES)
     traffic = chosen["traffic"]
     out = [
-        ("parameters", f"{found['parameters']:,}", share),
+        ("parameters", f"{found['parameters']:,}", "; ".join(map(translate, shares))),
         ("a step", many(found["global_batch_size"], "row"), f"{said(length['tokens_per_step'])} tokens; "
          f"{many(chosen['micro_batch_size'], 'row')} at once on a GPU, {many(chosen['accumulation'], 'time')}; "
          f"packing {found['packing']}, at most {found['max_length']:,} tokens"),
-        ("the run", f"{about}{many(length['steps'], 'step')}", f"{said(length['tokens'])} tokens, "
-         f"{passes(length['epochs'])}"),
+        ("the run", f"{about}{many(length['steps'], 'step')}", seen(length)),
         ("", "", ""),
         ("memory", size(memory["total"]), f"a GPU, {chosen['strategy']}; {size(memory['room'])} of "
          f"{size(found['cluster']['memory'])} can be planned with"),
@@ -117,13 +120,13 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if traffic["bytes"]:
         hides = "hides behind computing" if traffic["hides"] else f"{traffic['exposed']:.3g} s of it don't hide"
         out.append(("traffic", size(traffic["bytes"]), f"that a GPU sends a step, {traffic['seconds']:.3g} s; {hides}"))
+    spent = (f"training {span(time['training'])}, {many(time['evaluation_count'], 'evaluation')} "
+             f"{span(time['evaluations'])}, checkpoints {span(time['checkpoints'])}")
     out += [
         ("checkpoint", size(checkpoint["bytes"]), f"{checkpoint['seconds']:.3g} s at "
          f"{size(found['assumed']['disk'])}/s, {many(checkpoint['count'], 'time')}; "
          f"{size(checkpoint['disk'])} of disk"),
-        ("time", span(time["total"]), f"training {span(time['training'])}, "
-         f"{many(time['evaluation_count'], 'evaluation')} {span(time['evaluations'])}, checkpoints "
-         f"{span(time['checkpoints'])}{ends(found['ends'])}")]
+        ("time", span(time["total"]), translate(spent) + translate(ends(found["ends"])))]
     if found["cost"] is not None:
         hours = found["cluster"]["gpus"] * time["total"] / 3600
         out.append(("cost", f"{found['cost']:,.2f}", f"{hours:,.1f} GPU hours at {found['assumed']['price']:g}"))

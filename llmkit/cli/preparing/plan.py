@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ import typer
 from llmkit.cli import completion, train
 from llmkit.cli.preparing import elsewhere
 from llmkit.cli.train import Folder, Held, Method, Model, Processes, Rows, Seed, Set, Task
+from llmkit.system.language import exactly, translate
 from llmkit.system.plural import many
 
 Strategies: TypeAlias = Literal["one", "ddp", "fsdp", "hybrid"]
@@ -136,7 +137,7 @@ def show(found: Mapping[str, Any]) -> None:
     """The plan as a table; what stands in the way of the run follows on stderr."""
     from llmkit.system import report, terminal
 
-    terminal.out(headline(found) + "\n")
+    terminal.out(f"{headline(found, exactly)}\n")
     report.figures(lines(found))
     for note in found["notes"]:
         terminal.err(note)
@@ -144,14 +145,17 @@ def show(found: Mapping[str, Any]) -> None:
         terminal.err(f"warning: {warning}")
 
 
-def headline(found: Mapping[str, Any]) -> str:
-    """`bert_mlm: masked_lm with full, bert-mini, adamw at 0.0005, bf16, 2 threads`."""
-    each = f"{found['processes']} processes of {found['threads']}" if found["processes"] > 1 else str(found["threads"])
-    where = "GPU" if found["device"] != "cpu" else f"{each} thread{'s' if found['threads'] > 1 else ''}"
-    compiled = ", compiled" if found["compile"] else ""
-    taught = f"taught by {found['teacher']}, " if found["teacher"] else ""
-    return (f"{found['recipe']}: {found['learning']} with {found['tuning']}, {found['backbone']}, {taught}"
-            f"{found['optimizer']} at {found['learning_rate']:g}, {found['precision']}{compiled}, {where}")
+def headline(found: Mapping[str, Any], put: Callable[[str], str] = str) -> str:
+    """`bert_mlm: masked_lm with full, bert-mini, adamw at 0.0005, bf16, 2 threads`; `put` translates the words."""
+    words = put("{threads} thread" if found["threads"] == 1 else "{threads} threads")
+    where = "GPU" if found["device"] != "cpu" else words.format(threads=found["threads"])
+    if found["device"] == "cpu" and found["processes"] > 1:
+        where = put("{processes} processes of {threads}").format(processes=found["processes"], threads=where)
+    return put("{recipe}: {learning} with {tuning}, {backbone}, {taught}{optimizer} at {rate}, {precision}{compiled}, "
+               "{where}").format(
+        **{name: found[name] for name in ("recipe", "learning", "tuning", "backbone", "optimizer", "precision")},
+        rate=f"{found['learning_rate']:g}", compiled=put(", compiled") if found["compile"] else "", where=where,
+        taught=put("taught by {teacher}, ").format(teacher=found["teacher"]) if found["teacher"] else "")
 
 
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -162,10 +166,10 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     memory, data, length, speed, time, disk = (
         found[part] for part in ("memory", "data", "length", "speed", "time", "disk"))
     trained = found["trainable_parameters"]
-    share = "all of them train" if trained == found["parameters"] else f"{trained:,} train" if trained else ""
+    shares = ["all of them train" if trained == found["parameters"] else f"{trained:,} train"] if trained else []
     if found["active_parameters"] < found["parameters"]:
-        share = f"{share}{', ' if share else ''}{found['active_parameters']:,} at work for a token"
-    out = [("parameters", f"{found['parameters']:,}", share)]
+        shares.append(f"{found['active_parameters']:,} at work for a token")
+    out = [("parameters", f"{found['parameters']:,}", "; ".join(map(translate, shares)))]
     state = f"weights {size(memory['weights'])}, gradients {size(memory['gradients'])}, optimizer " \
             f"{size(memory['optimizer'])}, activations {size(memory['activations'])}"
     if speed is None:
@@ -180,7 +184,7 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          f"{found['packing']}"),
         ("the run",
          f"{'' if length['exact'] else 'about '}{length['steps']:,} step{'s' if length['steps'] > 1 else ''}",
-         f"{words(length['tokens'])} tokens, {passes(length['epochs'])}{end(length)}"),
+         translate(seen(length)) + translate(end(length))),
         ("", "", "")]
     seconds = speed["seconds_per_step"]
     mean = sum(seconds) / len(seconds)
@@ -189,8 +193,9 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          f"{mean:.3g} s a step ({min(seconds):.3g} to {max(seconds):.3g} in {len(seconds)} steps)"),
         ("MFU", f"{100 * speed['mfu']:.0f} %", f"of the {words(speed['matrix_flops_per_second'])}FLOP/s that "
          f"products of large matrices reach here; a step is {words(speed['flops_per_step'])}FLOP"),
-        ("time", clock(time["total"]), f"training {clock(time['training'])}, {counted(time, 'evaluation')}, "
-         f"{counted(time, 'checkpoint')}"
+        ("time", clock(time["total"]), f"training {clock(time['training'])}, "
+         f"{many(time['evaluation_count'], 'evaluation')} {clock(time['evaluations'])}, "
+         f"{many(time['checkpoint_count'], 'checkpoint')} {clock(time['checkpoints'])}"
          + (f", asking the untuned model {clock(time['reference'])}" if time["reference"] else "")),
         ("", "", ""),
         ("memory", size(memory["peak"]), f"at its peak, with Python and the libraries, of {size(memory['available'])}"),
@@ -214,22 +219,16 @@ def end(length: Mapping[str, Any]) -> str:
     return {"max_minutes": "; the clock ends it", "max_tokens": "; these tokens end it"}.get(length["ends_by"], "")
 
 
-def passes(epochs: float) -> str:
-    """`2.17 passes over the data`
+def seen(length: Mapping[str, Any]) -> str:
+    """What a run reads.
 
-    >>> passes(1.0), passes(0.0625)
-    ('1 pass over the data', '0.0625 passes over the data')
+    >>> seen({"tokens": 5e6, "epochs": 1.0}), seen({"tokens": 326, "epochs": 0.0625})
+    ('5 M tokens, 1 pass over the data', '326 tokens, 0.0625 passes over the data')
     """
-    said = f"{epochs:.3g}"
-    return f"{said} pass{'' if said == '1' else 'es'} over the data"
-
-
-def counted(time: Mapping[str, Any], what: str) -> str:
-    """`3 evaluations 00:12`."""
-    from llmkit.system.report import clock
-
-    count = time[f"{what}_count"]
-    return f"{count:,} {what}{'' if count == 1 else 's'} {clock(time[f'{what}s'])}"
+    tokens, epochs = words(length["tokens"]).strip(), f"{length['epochs']:.3g}"
+    if epochs == "1":
+        return f"{tokens} tokens, {epochs} pass over the data"
+    return f"{tokens} tokens, {epochs} passes over the data"
 
 
 def words(count: float) -> str:

@@ -53,7 +53,7 @@ def tokenize(
         return
     for note in found["notes"]:
         terminal.err(note)
-    terminal.out(summary(found))
+    terminal.say(summary(found))
 
 
 def checked(num_proc: str) -> Any:

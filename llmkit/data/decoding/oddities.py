@@ -17,9 +17,9 @@ WIDEST = 256
 """Characters of a separator with the spaces around it."""
 _PADDED = re.compile(rf"\n\ufeff?(?:[ \t]+{re.escape(SEPARATOR)}|{re.escape(SEPARATOR)}[ \t])[ \t]*(?=\r?\n)")
 WORDS = {
-    "returns": "{:,} line ends are carriage returns alone, as on old Macs",
-    "marks": "{:,} byte order marks before lines are left out: files were put one after the other",
-    "padded": f"{{:,}} lines of {SEPARATOR} have spaces around it, and part documents too",
+    "returns": "{count} line ends are carriage returns alone, as on old Macs",
+    "marks": "{count} byte order marks before lines are left out: files were put one after the other",
+    "padded": "{count} lines of <|endoftext|> have spaces around it, and part documents too",
 }
 """What is said of each."""
 
@@ -63,5 +63,6 @@ def told(found: dict[Path, dict[str, int]]) -> list[str]:
         files = [path for path, count in found.items() if name in count]
         if files:
             more = f" and {len(files) - 1:,} other files" if len(files) > 1 else ""
-            notes.append(f"{files[0]}{more}: {words.format(sum(found[path][name] for path in files))}.")
+            count = sum(found[path][name] for path in files)
+            notes.append(f"{files[0]}{more}: {words.format(count=f'{count:,}')}.")
     return notes

@@ -56,5 +56,6 @@ def in_words(aim: Aim | None, probability: float | None) -> str:
         return "no answer is explained"
     if aim.kind == "number":
         return f"the number {probability:.4g}"
-    of = f" of {aim.of!r}" if aim.of else ""
-    return f"{aim.kind} {aim.name!r}{of}, probability {probability:.4f}"
+    if aim.of:
+        return f"{aim.kind} {aim.name!r} of {aim.of!r}, probability {probability:.4f}"
+    return f"{aim.kind} {aim.name!r}, probability {probability:.4f}"

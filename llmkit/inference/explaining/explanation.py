@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from llmkit.inference.explaining.aim import in_words
 from llmkit.inference.explaining.attention import AttentionMaps, attention, rolled_out, strongest
-from llmkit.inference.explaining.gradients import INSTALL, Gradients, installed, integrated_gradients
+from llmkit.inference.explaining.gradients import INSTALL, MEAN, Gradients, installed, integrated_gradients
 from llmkit.inference.explaining.lens import Lens, LensLayer, lens
 from llmkit.inference.explaining.occlusion import Hiding, Occlusion, occlusion
 from llmkit.inference.explaining.opening import open_subject
@@ -88,7 +88,8 @@ class Explanation:
             self.occlusion.how]
         baseline = "" if self.gradients is None else self.gradients.baseline
         return {"occlusion": f"{unit} lost where it is {hidden}",
-                "integrated gradients": f"{unit} added, from {baseline}",
+                "integrated gradients": (f"{unit} added, from {baseline}" if baseline != MEAN
+                                         else f"{unit} added, from the mean of all words"),
                 "rollout": "share of what reaches the answer"}
 
     @property

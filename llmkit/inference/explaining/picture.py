@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmkit.figures import document, heat, paper
-from llmkit.figures.document import text
+from llmkit.figures.document import sentence, text
 from llmkit.figures.paper import DARK, LIGHT, Theme
 from llmkit.figures.tokens import TokenMark, css, level, spans
 from llmkit.inference.explaining.attention import AttentionMaps, strongest
@@ -17,6 +17,7 @@ from llmkit.inference.explaining.explanation import KNOWN, Explanation, looks
 from llmkit.inference.explaining.lens import Lens
 from llmkit.inference.explaining.shown import ShownToken
 from llmkit.planning.soft_words import spelled
+from llmkit.system.language import translate
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -116,19 +117,20 @@ def says(found: Lens) -> str:
 def page(explanation: Explanation) -> str:
     """One file of HTML: every part, and each head of every layer behind a link."""
     subject = explanation.subject
-    parts = [f"<h1>{text(subject.name)}</h1>", f"<p>{text(explanation.title)}</p>", _answers(explanation)]
-    parts += [f'<p class="note">{text(note)}</p>' for note in explanation.notes]
+    parts = [f"<h1>{text(subject.name)}</h1>", f"<p>{sentence(explanation.title)}</p>", _answers(explanation)]
+    parts += [f'<p class="note">{sentence(note)}</p>' for note in explanation.notes]
     parts += [_worth(explanation), _layers(explanation.lens), _prompt(explanation)]
     parts += [_walk(maps) for maps in explanation.maps or ()]
-    parts += ["<h2>What such pictures can't show</h2>", *(f"<p>{text(line)}</p>" for line in KNOWN)]
-    return document.document(f"{subject.name}: {explanation.title}", "\n".join(part for part in parts if part), WALK,
+    limits = sentence("What such pictures can't show")
+    parts += [f"<h2>{limits}</h2>", *(f"<p>{sentence(line)}</p>" for line in KNOWN)]
+    return document.document(f"{subject.name}: {translate(explanation.title)}", "\n".join(filter(None, parts)), WALK,
                              document.both((css(LIGHT), css(DARK))))
 
 
 def _answers(explanation: Explanation) -> str:
     if not explanation.likeliest:
         return ""
-    return document.table(["likeliest answers", "probability"],
+    return document.table(translated("likeliest answers", "probability"),
                           [[name, f"{value:.4f}"] for name, value in explanation.likeliest])
 
 
@@ -137,15 +139,15 @@ def _worth(explanation: Explanation) -> str:
     worth, subject = explanation.worth, explanation.subject
     if not worth:
         return ""
-    out = ["<h2>What it rests on</h2>"]
+    out = [f"<h2>{sentence('What it rests on')}</h2>"]
     for name, values in worth.items():
-        out += [f"<h3>{text(name)}</h3>", f'<p class="quiet">{text(explanation.units[name])}</p>',
+        out += [f"<h3>{sentence(name)}</h3>", f'<p class="quiet">{sentence(explanation.units[name])}</p>',
                 f'<p class="tokens">{spans(marks(subject.tokens, values))}</p>']
-    out.append(document.table(["token", *worth], [
+    out.append(document.table(translated("token", *worth), [
         [token.text, *(figure(row[i]) for row in worth.values())]
         for i, token in enumerate(subject.tokens)]))
     if beside := explanation.beside:
-        out += ["<h3>The other choices</h3>", document.table(["choice", "token", *beside], [
+        out += [f"<h3>{sentence('The other choices')}</h3>", document.table(translated("choice", "token", *beside), [
             [choice, token.text, *(figure(row[i]) for row in beside.values())]
             for i, (choice, token) in enumerate(subject.beside)])]
     return "\n".join(out)
@@ -154,47 +156,54 @@ def _worth(explanation: Explanation) -> str:
 def _layers(found: Lens | None) -> str:
     if found is None:
         return ""
-    rows = [[layer_name(layer.layer), *(f"{some[0].text} {some[0].probability:.2f}" for some in layer.words)]
+    rows = [[translate(layer_name(layer.layer)), *(f"{some[0].text} {some[0].probability:.2f}" for some in layer.words)]
             for layer in reversed(found.layers)]
-    aims = [[layer_name(layer.layer), f"{layer.aim:.4f}", f"{layer.rank:,}"]
+    aims = [[translate(layer_name(layer.layer)), f"{layer.aim:.4f}", f"{layer.rank:,}"]
             for layer in reversed(found.layers) if layer.aim is not None]
-    beside = document.table(["what is explained", "probability", "rank"], aims) if aims else ""
-    return (f"<h2>What each layer would say</h2><p>The likeliest word at each position, {says(found)}.</p>"
+    beside = document.table(translated("what is explained", "probability", "rank"), aims) if aims else ""
+    about = sentence(f"The likeliest word at each position, {says(found)}.")
+    return (f"<h2>{sentence('What each layer would say')}</h2><p>{about}</p>"
             f"{beside}{document.table(['', *(token.text for token in found.positions)], rows, 99999)}")
 
 
 def _prompt(explanation: Explanation) -> str:
     if explanation.prompt is None:
         return ""
-    rows = [[str(one["position"]), one["side"], *(f"{spelled(word)} ({word['cosine']:.2f})" for word in one["nearest"])]
+    rows = [[str(one["position"]), translate(one["side"]),
+             *(f"{spelled(word)} ({word['cosine']:.2f})" for word in one["nearest"])]
             for one in explanation.prompt["virtual_tokens"]]
     wide = max(len(row) for row in rows)
-    return (f"<h2>The soft prompt</h2><p>{text(explanation.prompt['note'])}</p>"
-            + document.table(["", "side", "nearest words (cosine)", *[""] * (wide - 3)], rows, 99999))
+    return (f"<h2>{sentence('The soft prompt')}</h2><p>{sentence(explanation.prompt['note'])}</p>"
+            + document.table([*translated("", "side", "nearest words (cosine)"), *[""] * (wide - 3)], rows, 99999))
 
 
 def _walk(maps: AttentionMaps) -> str:
     """A small picture of each head, which leads to the large one with what it looks at in words."""
     layers, heads = maps.weights.shape[:2]
-    small, large = [], []
+    small, large, side = [], [], sentence(SIDES[maps.side])
     for i in range(layers):
         for j in range(heads):
             at = f"{maps.side}-{maps.layer + i}-{maps.head + j}"
-            name = f"layer {maps.layer + i}, head {maps.head + j}"
+            name = sentence(f"layer {maps.layer + i}, head {maps.head + j}")
             image = document.shades(maps.weights[i, j] / max(1e-12, float(maps.weights[i, j].max())))
             shown = document.picture(image, f"{name}: {looks(maps, i, j)}")
             small.append(f'<a href="#{at}" title="{name}">{shown}</a>')
-            large.append(f'<section class="head" id="{at}"><h3>{text(SIDES[maps.side])}: {name}</h3>'
-                         f"{shown}"
-                         f'<p class="quiet">Rows look at columns, in the order of the text; the strongest is '
-                         f"{maps.weights[i, j].max():.2f}.</p>{_links(maps, i, j)}</section>")
+            how = f"Rows look at columns, in the order of the text; the strongest is {maps.weights[i, j].max():.2f}."
+            large.append(f'<section class="head" id="{at}"><h3>{side}: {name}</h3>{shown}'
+                         f'<p class="quiet">{sentence(how)}</p>{_links(maps, i, j)}</section>')
     rows = "".join(f'<div class="heads">{"".join(small[i * heads:(i + 1) * heads])}</div>' for i in range(layers))
-    return (f"<h2>Attention: {text(SIDES[maps.side])}</h2><p>A row a layer, the lowest first; a square a head. Each "
-            f"leads to its picture and its links in words.</p>{rows}{''.join(large)}")
+    how = sentence("A row a layer, the lowest first; a square a head. Each leads to its picture and its links in "
+                   "words.")
+    return f"<h2>{sentence('Attention')}: {side}</h2><p>{how}</p>{rows}{''.join(large)}"
+
+
+def translated(*names: str) -> list[str]:
+    """The heads of columns in the language that is chosen."""
+    return [translate(name) for name in names]
 
 
 def _links(maps: AttentionMaps, layer: int, head: int) -> str:
     found = strongest(maps.weights[layer, head], ROWS)
     rows = [[maps.queries[i].text, *(f"{maps.keys[key].text} {value:.2f}" for key, value in links)]
             for i, links in enumerate(found)]
-    return document.table(["token", "looks at", *[""] * (min(ROWS, len(maps.keys)) - 1)], rows, 99999)
+    return document.table([*translated("token", "looks at"), *[""] * (min(ROWS, len(maps.keys)) - 1)], rows, 99999)

@@ -225,8 +225,9 @@ def prepare_pairs(
                 raise DataError(f"{what}: next sentences from elsewhere need two documents in each source, and there "
                                 "is one; blank lines part documents (data.document: paragraph). For a single document "
                                 "there is sentence_order, or masked_lm_next_sentence with pairs: order.")
-        notes.append(f"{many(tokens, 'token')} {'to train on' if what == 'data.train' else 'held out'} in "
-                     f"{many(sum(map(len, rows)), 'row')} of two segments")
+        size, laid = many(tokens, "token"), many(sum(map(len, rows)), "row")
+        notes.append(f"{size} to train on in {laid} of two segments" if what == "data.train" else
+                     f"{size} held out in {laid} of two segments")
         if single > alone:
             notes.append(f"{what}: {single - alone:,} of {filled:,} documents have one sentence only, and are cut "
                          "inside it")

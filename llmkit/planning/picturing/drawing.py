@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmkit.figures import document, heat, paper, plots
-from llmkit.figures.document import text
+from llmkit.figures.document import sentence, text
 from llmkit.figures.paper import DARK, LIGHT, Theme
 from llmkit.figures.tokens import css, legend, spans
 from llmkit.planning.picturing import lengths, masks
 from llmkit.planning.picturing.positions import ENCODINGS
 from llmkit.planning.picturing.rows import KINDS, batch
+from llmkit.system.language import translate
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def page(found: Mapping[str, Any], what: Sequence[str]) -> str:
     name = found.get("recipe", "positions")
     parts = [f"<h1>{text(name)}</h1>"]
     if "learning" in found:
-        parts.append(f"<p>{text(found['learning'])}, rows of at most {found['max_length']} tokens, packing "
-                     f"{text(found['packing'])}</p>")
+        about = f"{found['learning']}, rows of at most {found['max_length']} tokens, packing {found['packing']}"
+        parts.append(f"<p>{sentence(about)}</p>")
     made = {"rows": _page_rows, "lengths": _page_lengths, "mask": _page_masks, "positions": _page_positions}
     parts += [made[one](found) for one in what]
     kinds = list(KINDS.values())
@@ -100,33 +101,36 @@ def page(found: Mapping[str, Any], what: Sequence[str]) -> str:
 
 
 def _page_rows(found: Mapping[str, Any]) -> str:
-    rows = "".join(f'<h3>{text(name)}</h3><p class="tokens">{spans(marks)}</p>'
+    rows = "".join(f'<h3>{sentence(name)}</h3><p class="tokens">{spans(marks)}</p>'
                    for name, marks in batch(found["drawn"]))
-    return f'<h2>Rows</h2><ul class="legend">{legend(KINDS.values())}</ul>{rows}'
+    return f'<h2>{sentence("Rows")}</h2><ul class="legend">{legend(KINDS.values())}</ul>{rows}'
 
 
 def _page_lengths(found: Mapping[str, Any]) -> str:
-    said = lengths.in_words(found["lengths"])
-    return (f"<h2>Lengths and unknown tokens</h2>{''.join(f'<p>{text(line)}</p>' for line in said)}"
+    said = [translate(line) for line in lengths.in_words(found["lengths"])]
+    return (f"<h2>{sentence('Lengths and unknown tokens')}</h2>{''.join(f'<p>{text(line)}</p>' for line in said)}"
             f"<figure>{_both(lambda theme: _lengths(found, theme), '; '.join(said))}</figure>")
 
 
 def _page_masks(found: Mapping[str, Any]) -> str:
-    out = ["<h2>Who sees whom</h2>"]
+    out = [f"<h2>{sentence('Who sees whom')}</h2>"]
+    how = sentence("Each row looks at the columns: ■ sees, · doesn't.")
     (one, *_) = found["drawn"]
     for mask in one["masks"]:
         squares, names = masks.drawn(mask["seen"]), names_of(one, mask["queries"])
         # names stand behind the squares: before them they would push these aside, each by its own width
         lines = [row if row == "…" else f"{row} {name}" for row, name in zip(squares, names, strict=False)]
-        out.append(f"<h3>{text(mask['name'])}</h3><p>Each row looks at the columns: ■ sees, · doesn't.</p>"
-                   f"<pre>{text_lines(lines)}</pre>")
+        out.append(f"<h3>{sentence(mask['name'])}</h3><p>{how}</p><pre>{text_lines(lines)}</pre>")
     return "".join(out)
 
 
 def _page_positions(found: Mapping[str, Any]) -> str:
-    rows = [[one.name, one.formula, one.source, one.reads, one.families] for one in ENCODINGS]
-    shown = _both(positions, "heat maps of " + ", ".join(one.name for one in ENCODINGS))
-    return ("<h2>Positions</h2>" + document.table(["way", "formula", "source", "what is drawn", "here"], rows, 99)
+    rows = [[translate(one.name), one.formula, one.source, translate(one.reads), translate(one.families)]
+            for one in ENCODINGS]
+    names = ", ".join(translate(one.name) for one in ENCODINGS)
+    shown = _both(positions, f"{translate('heat maps')}: {names}")
+    head = [translate(name) for name in ("way", "formula", "source", "what is drawn", "here")]
+    return (f"<h2>{sentence('Positions')}</h2>" + document.table(head, rows, 99)
             + f'<figure class="wide" tabindex="0">{shown}</figure>')
 
 
@@ -163,5 +167,6 @@ def lines(found: Mapping[str, Any], what: Sequence[str]) -> list[str]:
                     *masks.drawn(mask["seen"], names_of(one, mask["queries"]))]
     if "positions" in what:
         for way in ENCODINGS:
-            out += ["", f"{way.name} ({way.families})", f"  {way.formula}", f"  {way.source}", f"  {way.reads}"]
+            out += ["", f"{translate(way.name)} ({translate(way.families)})", f"  {way.formula}", f"  {way.source}",
+                    f"  {translate(way.reads)}"]
     return out

@@ -26,8 +26,10 @@ def masks(fields: Mapping[str, Sequence[int]], shape: str) -> list[dict[str, Any
         seen = np.tril(within)
         if "prefix" in fields:
             seen = seen | (within & (np.array(fields["prefix"]) > 0)[None, :])
-        what = "causal" if "prefix" not in fields else "prefix: all of it from both sides, the rest from left to right"
-        return [_named(f"{what}{_packed(documents)}", "input_ids", "input_ids", seen)]
+        packed = _packed(documents)
+        name = f"causal{packed}" if "prefix" not in fields else (
+            f"prefix: all of it from both sides, the rest from left to right{packed}")
+        return [_named(name, "input_ids", "input_ids", seen)]
     if shape == "permuted" and "order" in fields:
         order = np.array(fields["order"])
         hidden = (order[None, :] >= 0) & (order[:, None] <= order[None, :])

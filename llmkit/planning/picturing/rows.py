@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.figures.tokens import TokenKind, TokenMark
 from llmkit.objectives.span_corruption import sentinels
+from llmkit.system.language import translate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,7 +109,8 @@ def batch(drawn: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[TokenMark]
     out = []
     for one in drawn:
         for side in one["seen"]:
-            name = f"row {one['row']}, pass {one['pass']}" + (f", {side['side']}" if len(longest) > 1 else "")
+            name = (f"row {one['row']}, pass {one['pass']}" if len(longest) < 2 else
+                    f"row {one['row']}, pass {one['pass']}, {side['side']}")
             out.append((name, [*map(_mark, side["tokens"]), *_padding(longest[side["side"]] - _size(side))]))
     return out
 
@@ -120,11 +122,11 @@ def _size(side: Mapping[str, Any]) -> int:
 def _mark(token: Mapping[str, str]) -> TokenMark:
     kind = KINDS[token["kind"]]
     label = token.get("label", "")
-    title = f"{token['text']}: {kind.name}" + (f", the right one is {label}" if label else "")
-    return TokenMark(token["text"], kind=kind, below=label, title=title)
+    title = translate(kind.name) + (f": {label}" if label else "")
+    return TokenMark(token["text"], kind=kind, below=label, title=f"{token['text']}: {title}")
 
 
 def _padding(count: int) -> list[TokenMark]:
     if count > FILLED:
-        return [TokenMark(f"· ×{count}", kind=KINDS["padding"], title=f"{count} tokens of padding")]
-    return [TokenMark("·", kind=KINDS["padding"], title="padding")] * count
+        return [TokenMark(f"· ×{count}", kind=KINDS["padding"], title=translate(f"{count} tokens of padding"))]
+    return [TokenMark("·", kind=KINDS["padding"], title=translate("padding"))] * count

@@ -152,6 +152,20 @@ def test_the_command_prints_one_json_document(taught: Path, capsys: pytest.Captu
     assert "--row 2: there are 2 texts" in capsys.readouterr().err
 
 
+def test_a_page_is_in_chinese_where_that_is_chosen(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LLMKIT_LANG", "zh")
+    page = tmp_path / "page.html"
+    assert main(["explain", str(taught), TEXT, "-o", str(page)]) == 0
+    html = page.read_text(encoding="utf-8")
+    assert '<html lang="zh-Hans">' in html and "标签 &#x27;&lt;script&gt;" in html
+    assert re.findall("<h2>(.*?)</h2>", html) == ["回答的依据", "注意力: 编码器，自注意力", "这类图说明不了什么"]
+    assert "第 1 层，第 2 头" in html and "Jain &amp; Wallace 2019" in html and "Attention says" not in html
+    assert '<th scope="col">遮挡（occlusion）</th>' in html and "magic" in html
+    assert "概率" in capsys.readouterr().err
+
+
 def test_a_page_escapes_all_text_and_lets_in_nothing(taught: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert main(["explain", str(taught), f"{TEXT} <script>alert(2)</script> <img src=x>", "-o", str(page)]) == 0

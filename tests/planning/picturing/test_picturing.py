@@ -1,6 +1,7 @@
 """What `inspect` draws: rows, masks against what a model does, lengths, and positions against transformers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmkit.planning import inspect as inspection
 from llmkit.planning.picturing import lengths, positions
 from llmkit.planning.picturing.masks import drawn, masks
 from llmkit.planning.picturing.rows import batch, seen
+from llmkit.system.language import is_prose
 
 # ---- rows ----
 
@@ -218,6 +220,25 @@ def test_inspect_draws(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert found["lengths"]["of"] == "documents" and found["drawn"][0]["masks"][0]["name"].startswith("bidirectional")
     assert main(["inspect", "--what", "positions"]) == 0
     assert "q_i · k_j - m · (i - j)" in capsys.readouterr().out
+
+
+def test_a_page_and_its_lines_are_in_chinese_where_that_is_chosen(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All words of ours; tokens, names of fields and formulas stay."""
+    monkeypatch.setenv("LLMKIT_LANG", "zh")
+    path, html = tmp_path / "r.yaml", tmp_path / "page.html"
+    path.write_text(yaml.safe_dump({**tiny("bert", text, tmp_path / "run"), "name": "a-run"}))
+    assert main(["inspect", str(path), "--what", "rows,mask,lengths", "--html", str(html)]) == 0
+    page, shown = html.read_text(encoding="utf-8"), capsys.readouterr().out
+    assert '<html lang="zh-Hans">' in page and "<title>a-run: 模型将看到什么</title>" in page
+    assert re.findall("<h2>(.*?)</h2>", page) == ["各行", "长度与未知 token", "谁能看到谁"]
+    assert '<span class="t k-masked">遮住</span> 被遮住；' in page and "[MASK]" in page
+    assert "第 0 行，第 0 遍" in page and "第 0 行，第 0 遍" in shown
+    assert "双向（bidirectional）：每一行看各列，■ 看得到，· 看不到" in shown
+    # tags, and what the text itself says
+    hidden = '<style>.*?</style>|<p class="tokens">.*?</p>|<pre>.*?</pre>|<[^>]*>'
+    assert not is_prose(re.sub(hidden, " ", page, flags=re.DOTALL))
 
 
 def test_inspect_refuses_pictures_that_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

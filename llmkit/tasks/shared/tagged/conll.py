@@ -100,9 +100,10 @@ class Columns:
             said.append("CoNLL-U: words are FORM, tags are UPOS")
         elif self.counted:
             said.append("the first column counts the words and is left out")
-        of = {"comments": "comment lines (# …)", "parts": "lines that are no word of their own (1-2, 1.1)",
-              "wordless": "lines with a tag and no word"}
-        said += [f"{count:,} {of[kind]} are passed over" for kind, count in self.left.items()]
+        of = {"comments": "{count} comment lines (# …) are passed over",
+              "parts": "{count} lines that are no word of their own (1-2, 1.1) are passed over",
+              "wordless": "{count} lines with a tag and no word are passed over"}
+        said += [of[kind].format(count=f"{count:,}") for kind, count in self.left.items()]
         return [f"{self.path}: {'; '.join(said)}"] if said else []
 
 

@@ -65,9 +65,10 @@ def sentences(path: Path, reader: FileReader, answered: bool, notes: list[str]) 
             reader.spare(DataError(f"{place}: {bad!r} has no tag; here a word is word/TAG, and a line is a sentence."))
         elif words:
             yield Sentence(words, tags if answered else None, place)
-    of = {"names": "names in brackets ([…]nt), whose words have tags of their own,",
-          "articles": "numbers of articles before a line", "sounds": "notes of how a character is spoken"}
-    said = [f"{left[kind]:,} {words} are passed over" for kind, words in of.items() if left[kind]]
+    of = {"names": "{count} names in brackets ([…]nt), whose words have tags of their own, are passed over",
+          "articles": "{count} numbers of articles before a line are passed over",
+          "sounds": "{count} notes of how a character is spoken are passed over"}
+    said = [words.format(count=f"{left[kind]:,}") for kind, words in of.items() if left[kind]]
     note = f"{path}: " + "; ".join(["words with tags behind a slash, a sentence a line", *said])
     if note not in notes:
         notes.append(note)

@@ -107,12 +107,13 @@ class Spans:
             return None
         said = [f"{name}: {counts['spans']:,} spans of the column {self.column!r} in {counts['rows']:,} rows are tags "
                 "of words, B- the first word of each and I- the others"]
-        more = {"none": "rows have no span: their words are all O",
-                "overlapping": "spans are left out, for they overlap one that is as long or longer",
-                "blank": "spans are left out, for there is no word in them",
-                "within": "spans start or end within a word, which is tagged whole",
-                "last": "spans end at their last character, as their texts say, not behind it"}
-        return "; ".join([*said, *(f"{counts[key]:,} {words}" for key, words in more.items() if counts[key])])
+        more = {"none": "{count} rows have no span: their words are all O",
+                "overlapping": "{count} spans are left out, for they overlap one that is as long or longer",
+                "blank": "{count} spans are left out, for there is no word in them",
+                "within": "{count} spans start or end within a word, which is tagged whole",
+                "last": "{count} spans end at their last character, as their texts say, not behind it"}
+        return "; ".join([*said, *(words.format(count=f"{counts[key]:,}")
+                                   for key, words in more.items() if counts[key])])
 
 
 def untagged(row: Mapping[str, Any]) -> dict[str, Any]:
