@@ -25,6 +25,7 @@ from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import language, machine, terminal
 from llmkit.system.addresses import masked
 from llmkit.system.environment import (
+    USE_CPU,
     WORLD,
     forget_leftovers,
     is_first,
@@ -32,7 +33,7 @@ from llmkit.system.environment import (
     name_files_in_utf8,
     prepare_torch,
 )
-from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
+from llmkit.system.errors import LlmkitError, PlaceError, RequestError, Stopped, device_full, no_memory, no_room
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
 
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if full := no_room(error):
             return _fail(f"{getattr(error, 'filename', None) or 'writing a file'}: {full}.", PlaceError.status, debug)
         if no_memory(error):
-            return _fail(f"not enough memory: {_memory(error)}", 2, debug)
+            return _fail(f"not enough memory: {_memory(error, words)}", 2, debug)
         from llmkit.models.checking.computing import not_computing
         from llmkit.recipe.watching import own_line
 
@@ -186,11 +187,17 @@ def _usage(error: Any, words: Sequence[str]) -> str:
     return message + ("" if message.endswith((".", "?")) else ".") + more
 
 
-def _memory(error: Exception) -> str:
-    """How much was asked for, and what to make smaller."""
+def _memory(error: Exception, words: Sequence[str]) -> str:
+    """How much was asked for, and what to make smaller: of a run, fields of its recipe; elsewhere what options say."""
     asked = re.search(r"tried to allocate (\d+) bytes", str(error))
     size = f"{int(asked[1]) / 2**30:,.1f} GiB at once were asked for; " if asked else ""
-    return (size + "make the model, what the tuning method adds, training.micro_batch_size or data.max_length smaller")
+    if there := re.search(r"Tried to allocate ([\d.]+ [GMK]iB).*?total capacity of ([\d.]+ [GMK]iB)", str(error), re.S):
+        size = f"{there[1]} more were asked for on a GPU of {there[2]}; "
+    if any(word in (*train.LAUNCHED, "compare") for word in words[:1]):
+        less = "make the model, what the tuning method adds, training.micro_batch_size or data.max_length smaller"
+    else:
+        less = "take a smaller model, fewer texts at once (--batch-size where there is one) or shorter ones"
+    return size + less + (f"; {USE_CPU}=1 computes on the CPU" if device_full(error) else "")
 
 
 def _cut(word: re.Match[str]) -> str:

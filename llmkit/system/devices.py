@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llmkit.system.environment import USE_CPU, switched_on
+from llmkit.system.errors import DeviceFullError, device_full
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import torch
     from torch import Tensor
+
+log = logging.getLogger("llmkit")
 
 NAMES = {"cuda": "GPU", "npu": "Ascend NPU", "xpu": "Intel GPU", "mps": "Mac's GPU (MPS)", "cpu": "CPU"}
 """What the kinds of devices are called in a sentence."""
@@ -71,6 +76,42 @@ def wait() -> None:
     """Until the device has done all that it was asked to do."""
     if not on_cpu():
         driver().synchronize()
+
+
+def release() -> None:
+    """Give back what torch keeps of a device's memory for later, so that other sizes find room in it."""
+    if not on_cpu():
+        driver().empty_cache()
+
+
+@dataclass
+class AtOnce:
+    """How much of something a device does at once: all of it, until its memory ends; then half as much, and so on."""
+
+    what: str
+    """What is counted, in the plural: "prompts"."""
+    most: int | None = None
+    """As many fit, where more didn't."""
+
+    def do(self, some: Sequence[Any], work: Callable[[Sequence[Any]], Iterable[Any]]) -> list[Any]:
+        """What `work` gives of each of them, in their order; it is said where fewer go together from then on.
+
+        What a device says of its memory stays an error where one alone is too much for it.
+        """
+        found: list[Any] = []
+        while len(found) < len(some):
+            part = some[len(found):][: self.most]
+            try:
+                found.extend(work(part))
+                continue
+            except (RuntimeError, DeviceFullError) as error:  # its traceback holds tensors: they go with it
+                if len(part) < 2 or not device_full(error):
+                    raise
+            release()
+            self.most = len(part) // 2
+            log.warning("%d %s together don't fit in this device's memory; going on with %d", len(part), self.what,
+                        self.most)
+        return found
 
 
 def finest(device: torch.device) -> torch.dtype:
