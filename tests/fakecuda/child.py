@@ -110,10 +110,10 @@ def noise(seeds: list[int], words: int, count: int) -> Any:
     return [one.tolist() for one in islice(gumbel(seeds, words, device.GPU), count)]
 
 
-def generate(model: str, prompt: str = "the cat", **options: Any) -> Any:
+def generate(model: str, prompt: str = "the cat", dtype: str | None = None, **options: Any) -> Any:
     from llmkit.inference.generate import Options
 
-    found = llmkit.generate(prompt, model, Options(**options))
+    found = llmkit.generate(prompt, model, Options(**options), dtype=dtype)
     return [[one.text, one.tokens] for one in found.completions]
 
 
@@ -125,16 +125,24 @@ def search(model: str, where: str, query: str = "a dog") -> Any:
     return [[hit.text, hit.score] for hit in llmkit.search(query, where, model)]
 
 
-def serve(model: str, texts: int = 1, **settings: Any) -> Any:
-    """The engine that a server would have, and the texts that it writes together."""
+def serve(model: str, texts: int = 1, bf16: bool = True, **settings: Any) -> Any:
+    """The engine that a server would have, and the texts that it writes together; `bf16`: whether the GPU has it."""
+    import torch
+
+    with patch.object(torch.cuda, "is_bf16_supported", lambda **_: bf16):
+        return served(model, texts, **settings)
+
+
+def served(model: str, texts: int = 1, **settings: Any) -> Any:
+    """What a server would do on the GPU as it is."""
     from llmkit.inference.writing.options import Options
     from llmkit.inference.writing.sampling import Choosing
     from llmkit.serving.jobs import Job, Piece, Wish
     from llmkit.serving.served import named, open_all
 
-    served: Any = next(iter(open_all(named([model]), {}).values()))
-    if served.kind == "embedding":
-        return {"engine": "none", "width": len(served.embedder.embed(["the cat saw"])[0])}
+    there: Any = next(iter(open_all(named([model]), {}).values()))
+    if there.kind == "embedding":
+        return {"engine": "none", "width": len(there.embedder.embed(["the cat saw"])[0])}
     heard: list[str] = [""] * texts
     failed: list[Any] = []
 
@@ -146,13 +154,13 @@ def serve(model: str, texts: int = 1, **settings: Any) -> Any:
 
     for number in range(texts):
         wish = Wish(Options(max_new_tokens=6), Choosing(**settings), frozenset())
-        ids = served.writer.ids("the cat saw" if number % 2 else "a dog")
-        served.engine.admit(Job(ids, wish, number, 1, lambda _, event, text=number: hear(text, event)))
-    while served.engine.busy:
-        served.engine.turn()
+        ids = there.writer.ids("the cat saw" if number % 2 else "a dog")
+        there.engine.admit(Job(ids, wish, number, 1, lambda _, event, text=number: hear(text, event)))
+    while there.engine.busy:
+        there.engine.turn()
     if failed:
         raise failed[0]
-    return {"engine": type(served.engine).__name__, "texts": heard}
+    return {"engine": type(there.engine).__name__, "texts": heard, "dtype": str(there.writer.opened.model.dtype)}
 
 
 def run(code: str) -> None:
