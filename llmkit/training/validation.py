@@ -26,6 +26,7 @@ def validate(session: Session, journal: Log) -> None:
     last, answers = session.over and plan.metric_for_best_model is None, list[dict[str, Any]]()
     if session.judging is None:
         session.judging = Room(session.micro_batch_size, choices.at_once())
+    session.judging.rows = min(session.judging.rows, session.micro_batch_size)  # which may have become smaller
     try:
         with session.averaged():
             figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,

@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 from transformers import modeling_flash_attention_utils as flash_utils
 
 from llmkit import recipe as recipes
+from llmkit.backbones.kernels.privates import attention_of
 from llmkit.backbones.kernels.unpadded import unpad
 from llmkit.planning import attention
 from llmkit.recipe import registry
 from llmkit.training.fit import fit
+from llmkit.training.looking.collapse import states
 
 LENGTHS = torch.tensor([3, 9, 1, 5])
 MASKS = {"right": torch.arange(9)[None] < LENGTHS[:, None], "left": torch.arange(9)[None] >= 9 - LENGTHS[:, None],
@@ -174,6 +176,15 @@ def test_full_rows_need_no_lengths(kernel: Kernel) -> None:
     unpad(net, registry.find("backbones", "gpt2"))
     alike(learned(net, mask), right)
     assert (kernel.edges, kernel.plain) == ([], 2)  # a call for each layer
+
+
+def test_what_is_asked_outside_of_training_attends_by_sdpa(kernel: Kernel) -> None:
+    """There is no autocast then, and before training the model isn't on the GPU yet."""
+    net, rows = model("bert", "AutoModel"), [torch.arange(5, 14), torch.arange(5, 8)]
+    right = states(net, rows)
+    net.config._attn_implementation = "flash_attention_2"
+    torch.testing.assert_close(states(net, rows), right)
+    assert (kernel.edges, kernel.plain, attention_of(net)) == ([], 0, "flash_attention_2")
 
 
 def losses(folder: Path) -> list[float]:

@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,11 +35,54 @@ logging.disable(logging.WARNING)
 # ---- what can be asked ----
 
 
-def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), **_: Any) -> Any:
+def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), flash: bool = False, **_: Any) -> Any:
     """A run, with its evaluations, its checkpoints and its model; waits are those of a step, without its log.
 
-    `judged`: the rows of each batch of its evaluations.
+    `judged`: the rows of each batch of its evaluations. `flash`: whether the package flash-attn is there.
     """
+    with flash_attention() if flash else nullcontext():
+        return trained(recipe, watched)
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """A stand-in for FlashAttention's kernels, of plain operations on the device; it reads no number."""
+    import torch
+    from transformers import PreTrainedModel
+    from transformers import modeling_flash_attention_utils as utils
+
+    from llmkit.planning import attention
+
+    def varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
+               dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
+               window_size: tuple[int, int] = (-1, -1), deterministic: bool = False) -> Any:
+        if q.dtype not in (torch.bfloat16, torch.float16):
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        places = torch.arange(len(q), device=q.device)
+        row = (places[:, None] >= cu_seqlens_q[None]).sum(1)
+        seen = row[:, None] == row[None]
+        seen = seen & (places[:, None] >= places[None]) if causal else seen
+        return torch.nn.functional.scaled_dot_product_attention(
+            *(one.transpose(0, 1)[None] for one in (q, k, v)), attn_mask=seen, scale=softmax_scale,
+            enable_gqa=True)[0].transpose(0, 1)
+
+    def plain(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        edges = torch.arange(len(q) + 1, device=q.device, dtype=torch.int32) * q.shape[1]
+        long = q.shape[1]
+        return varlen(*(one.flatten(0, 1) for one in (q, k, v)), edges, edges, long, long, **options).unflatten(
+            0, q.shape[:2])
+
+    with (patch.object(utils, "_loaded_implementation", None),
+          patch.object(utils, "_lazy_imports", lambda *names, **options: (
+              plain, varlen, None, utils._pad_input, utils._unpad_input)),
+          patch.object(PreTrainedModel, "_flash_attn_can_dispatch", lambda self, *of, **more: True),
+          patch("transformers.modeling_utils.is_kernels_available", lambda *of: False),
+          patch.object(attention, "find_spec", lambda name: object())):
+        yield
+
+
+def trained(recipe: dict[str, Any], watched: tuple[int, ...]) -> Any:
+    """What `train` says, with the kernels that are there."""
     usual, seen, judged, visited = Stepper.step, [], list[int](), evaluation.visited
 
     def step(self: Stepper, batches: Any) -> None:

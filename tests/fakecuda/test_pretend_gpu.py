@@ -82,6 +82,22 @@ def test_each_family_and_each_objective_trains_and_seldom_waits(
     assert sum(count for _, _, count in waits) - theirs == 1, waits  # for the loss and the gradient's norm, together
 
 
+@pytest.mark.parametrize(("family", "objective", "packing"), [
+    ("gpt2", "causal_lm", "none"), pytest.param("modernbert", "masked_lm", "none", marks=pytest.mark.pretend_gpu),
+    pytest.param("llama", "causal_lm", "documents", marks=pytest.mark.pretend_gpu)])
+def test_flash_attention_sees_no_padding_and_no_layer_asks_for_it(
+    family: str, objective: str, packing: str, pretend: Pretend, text: Path, tmp_path: Path) -> None:
+    losses = []
+    for way in ("sdpa", "flash_attention_2"):
+        tree = short_run(family, objective, text, tmp_path / way)
+        tree["backbone"]["attn_implementation"] = way
+        tree["data"]["packing"] = packing
+        said, waits = pretend.ask("train", recipe=tree, flash=True)
+        losses.append(said["loss"])
+        assert sum(count for _, _, count in waits) == 1, waits
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)  # in bf16
+
+
 def test_the_page_on_gpus_says_how_often_each_objective_waits() -> None:
     """It names each objective, and says 1 of those that wait for nothing of transformers'."""
     page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()

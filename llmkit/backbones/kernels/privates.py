@@ -69,12 +69,30 @@ def flash(
     kind = query.device.type
     # rotary positions make 32 bits of queries and keys
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    if dtype is torch.float32 and kind == "cuda":  # as where a model is asked outside of training: kernels know 16 bits
+        dtype = torch.bfloat16
     found: Tensor = _flash_attention_forward(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attention_mask, query_length=query.shape[2],
         is_causal=module.is_causal if is_causal is None else is_causal, dropout=dropout, softmax_scale=scaling,
         sliding_window=sliding_window, softcap=softcap, target_dtype=dtype,
         attn_implementation="flash_attention_2", **{name: lengths[name] for name in names if name in lengths})
-    return found, None
+    return found if torch.is_autocast_enabled(kind) else found.to(value.dtype), None
+
+
+@contextmanager
+def by_sdpa(model: Any) -> Iterator[None]:
+    """While the block runs, a model that attends by FlashAttention or FlexAttention does it by sdpa.
+
+    Those are for training: FlashAttention takes 16 bits on a GPU only, and FlexAttention is compiled anew for each
+    length. A model whose layers see no padding stays as it is. Seen in transformers 5.23.
+    """
+    before = attention_of(model)
+    if before in ("flash_attention_2", "flex_attention"):
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
 
 
 def forget_kernels(config: PretrainedConfig) -> None:
