@@ -29,8 +29,9 @@ STILL = {"bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.
 SHAPES = {"gpt2": ("small", {"vocab_size": 50304}, 1024, 32), "bert": ("base", {"vocab_size": 30522}, 128, 256),
           "t5": ("base", {"vocab_size": 32128}, 512, 64)}
 """By family: a size, config, tokens of a row, rows of a step."""
-PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "4090": 165e12, "3090": 71e12, "T4": 65e12}
-"""Dense operations a second in 16 bits, of the data sheets."""
+PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12,
+        "L4": 121e12, "4090": 165e12, "3090": 71e12, "T4": 65e12}
+"""Dense operations a second in 16 bits, of the data sheets; a name that holds another stands before it."""
 SECONDS = {"environment": 60, "losses": 240, "resume": 180, "waits": 90, "speed": 300, "documents": 240, "loss": 120,
            "writing": 120, "serving": 60}
 """How long a section may take, the most wanted first."""
@@ -44,6 +45,13 @@ class Bench:
 
         self.place, self.tiny = place, tiny
         self.gpu = torch.cuda.is_available() and not tiny
+
+    def numbers(self, family: str = "gpt2") -> str:
+        """What is trained in: what this GPU multiplies fastest, T5 never in fp16; fp32 on a CPU."""
+        from llmkit.system import machine
+
+        best = machine.gpu_numbers() if self.gpu else "fp32"
+        return "fp32" if (family, best) == ("t5", "fp16") else best
 
     # ---- runs ----
 
@@ -188,15 +196,16 @@ class Bench:
                 if self.tiny and more["compile"]:
                     continue
                 tree = self.recipe(f"speed-{family}-{more['compile']}", family, length, rows, steps, size=size,
-                                   config=config, data=data, precision="bf16" if self.gpu else "fp32", **more)
-                found[f"{family}, {way}"] = self.pace(tree)
+                                   config=config, data=data, precision=self.numbers(family), **more)
+                found[f"{family}, {way}"] = {**self.pace(tree), "in": self.numbers(family)}
             if family != "t5":
                 found[f"{family}, plain loop"] = {"tokens/s": self.plain(family, size, config, length, rows)}
                 found[f"{family}, Trainer"] = {"tokens/s": self.trainer(family, size, config, length, rows)}
             operations = self.operations(family, size, config, length)
+            peak = self.peak() if self.gpu and self.numbers(family) != "fp32" else None
             for way, figures in found.items():
-                if way.startswith(family) and self.gpu and "tokens/s" in figures:
-                    figures["MFU"] = figures["tokens/s"] * operations / self.peak()
+                if way.startswith(family) and peak is not None and "tokens/s" in figures:
+                    figures["MFU"] = figures["tokens/s"] * operations / peak
         return found
 
     def documents(self) -> dict[str, Any]:
@@ -206,7 +215,7 @@ class Bench:
         for way in ("sdpa", "flex_attention", "flash_attention_2"):
             tree = self.recipe(f"documents-{way}", "llama", length, rows, 4 if self.tiny else 40, config=config,
                                size="tiny" if self.tiny else "small", data={"packing": "documents"},
-                               precision="bf16" if self.gpu else "fp32", compile=not self.tiny)
+                               precision=self.numbers(), compile=not self.tiny)
             tree["backbone"]["attn_implementation"] = way
             found[way] = self.pace(tree)
         return found
@@ -219,7 +228,7 @@ class Bench:
                           ("use_liger_kernel", {"use_liger_kernel": True})):
             found[way] = self.pace(self.recipe(
                 f"loss-{way}", "gpt2", length, rows, 4 if self.tiny else 20, size=size, config=config,
-                precision="bf16" if self.gpu else "fp32", compile=False, data={"packing": "blocks"}, **more))
+                precision=self.numbers(), compile=False, data={"packing": "blocks"}, **more))
         return found
 
     def pace(self, tree: dict[str, Any]) -> dict[str, Any]:
@@ -260,13 +269,13 @@ class Bench:
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
         ids, labels = (part.to(device) for part in self.rows(family, model.config.vocab_size, length, rows))
         micro, steps = min(rows, max(1, 16384 // length)), 2 if self.tiny else 20
-        began = 0.0
+        began, dtype = 0.0, torch.float16 if self.numbers() == "fp16" else torch.bfloat16
         for step in range(steps + 2):
             if step == 2:
                 self.wait()
                 began = time.perf_counter()
             for start in range(0, rows, micro):
-                with torch.autocast(device, torch.bfloat16, enabled=self.gpu):
+                with torch.autocast(device, dtype, enabled=self.numbers() != "fp32"):
                     part = slice(start, start + micro)
                     loss = model(input_ids=ids[part], labels=labels[part]).loss
                 loss.backward()
@@ -285,8 +294,8 @@ class Bench:
         micro = min(rows, max(1, 16384 // length))
         options = TrainingArguments(
             output_dir=str(self.place / "trainer"), max_steps=steps, per_device_train_batch_size=micro,
-            gradient_accumulation_steps=rows // micro, bf16=self.gpu, report_to=[], logging_strategy="no",
-            save_strategy="no", disable_tqdm=True, use_cpu=not self.gpu)
+            gradient_accumulation_steps=rows // micro, bf16=self.numbers() == "bf16", fp16=self.numbers() == "fp16",
+            report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True, use_cpu=not self.gpu)
         data = [{"input_ids": one, "labels": other} for one, other in zip(ids, labels, strict=True)]
         done = Trainer(model=model, args=options, train_dataset=data).train()  # type: ignore[arg-type]
         return float(steps * rows * length / done.metrics["train_runtime"])
@@ -303,11 +312,12 @@ class Bench:
         head = words * said.hidden_size * (0.15 if family == "bert" else 1.0)
         return float(6 * (inside + head) + 12 * said.num_hidden_layers * said.hidden_size * length)
 
-    def peak(self) -> float:
+    def peak(self) -> float | None:
+        """This card's, None where no data sheet is known here: then there is no MFU."""
         import torch
 
         name = torch.cuda.get_device_name()
-        return next((rate for card, rate in PEAK.items() if card in name), float("nan"))
+        return next((rate for card, rate in PEAK.items() if card in name), None)
 
     def wait(self) -> None:
         import torch
@@ -370,9 +380,13 @@ class Bench:
 
 def page(results: Mapping[str, Any], tiny: bool) -> str:
     """GPU_RESULTS.md: a table a section."""
-    lines = ["# What was measured on a GPU", ""]
     if tiny:
-        lines += ["A dry run with tiny shapes: its speeds say nothing.", ""]
+        lines = ["# A dry run: nothing was measured on a GPU", "",
+                 "It ran on a CPU, with tiny shapes: its speeds say nothing.", ""]
+    else:
+        lines = ["# What was measured on a GPU", ""]
+    if missing := [section for section in SECONDS if section not in results]:
+        lines += [f"Not run: {', '.join(missing)}.", ""]
     for section, found in results.items():
         lines += [f"## {section}", "", "| | |", "|---|---|"]
         for name, figures in found.items():
@@ -406,6 +420,13 @@ def dry(section: str, bench: Bench) -> dict[str, Any]:
     return found
 
 
+def has_gpu() -> bool:
+    """Whether there is a GPU to measure."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def main(given: Sequence[str] | None = None) -> int:
     words = argparse.ArgumentParser(description="Measure llmkit on a GPU.")
     words.add_argument("--tiny", action="store_true")
@@ -419,6 +440,8 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     if wrong := [one for one in asked.only.split(",") if one not in SECONDS]:
         words.error(f"--only {wrong[0]}: there is {', '.join(SECONDS)}")
+    if not asked.tiny and not has_gpu():
+        words.error("torch sees no GPU here, and on a CPU nothing of this would be measured; --tiny is a dry run")
     results: dict[str, Any] = {}
     asked.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="llmkit-gpu-") as place:

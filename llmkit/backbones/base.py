@@ -14,6 +14,8 @@ from llmkit.recipe.watching import required, watch
 from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -165,8 +167,7 @@ class Family:
         if documents is None:
             if cls.shape in WRITE:
                 inputs["use_cache"] = False  # nobody reads the keys and values that a model would keep
-            on_host = next(iter(batch.values())).device.type == "cpu"
-            with nullcontext() if on_host else unasked():
+            with cls._asking(batch):
                 return model(**inputs)
         way = attention_of(model)
         if way == "eager":
@@ -176,10 +177,11 @@ class Family:
         if way in (FLEX, FLASH):
             from llmkit.backbones.kernels import apart
 
-            if way == FLEX:
-                return cls.isolated(model, inputs, apart.in_blocks(documents, cls.shape == "decoder", prefix),
-                                    restart(documents))
-            return cls.isolated(model, apart.one_row(inputs, documents), None, restart(documents).flatten()[None])
+            with cls._asking(batch):
+                if way == FLEX:
+                    return cls.isolated(model, inputs, apart.in_blocks(documents, cls.shape == "decoder", prefix),
+                                        restart(documents))
+                return cls.isolated(model, apart.one_row(inputs, documents), None, restart(documents).flatten()[None])
         if targets is None:
             seen = same(documents, documents)
             if cls.shape == "decoder":
@@ -191,6 +193,12 @@ class Family:
             encoder_outputs=hidden, attention_mask=same(targets, documents),
             decoder_attention_mask=same(targets, targets).tril(), use_cache=False, **inputs)
 
+
+    @classmethod
+    def _asking(cls, batch: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """While the block runs, transformers asks a device for nothing that is known; a host may be asked."""
+        on_host = next(iter(batch.values())).device.type == "cpu"
+        return nullcontext() if on_host else unasked()
 
     @classmethod
     def isolated(cls, model: nn.Module, inputs: dict[str, Any], seen: Any, positions: Tensor) -> Any:

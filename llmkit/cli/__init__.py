@@ -24,7 +24,9 @@ from llmkit.cli.looking import board, compare, explain, prompts, report, runs
 from llmkit.cli.preparing import doctor, launch, plan, tokenize
 from llmkit.system import language, machine, terminal
 from llmkit.system.addresses import masked
+from llmkit.system.devices import choose
 from llmkit.system.environment import (
+    USE_CPU,
     WORLD,
     forget_leftovers,
     is_first,
@@ -32,7 +34,16 @@ from llmkit.system.environment import (
     name_files_in_utf8,
     prepare_torch,
 )
-from llmkit.system.errors import DataError, LlmkitError, PlaceError, RequestError, Stopped, no_memory, no_room
+from llmkit.system.errors import (
+    DataError,
+    LlmkitError,
+    PlaceError,
+    RequestError,
+    Stopped,
+    device_full,
+    no_memory,
+    no_room,
+)
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
 
@@ -64,6 +75,8 @@ def everywhere(
     version: bool = typer.Option(False, "--version", help="Print the version and end."),
     debug: bool = typer.Option(False, "--debug", help="Show a traceback where something fails; may stand anywhere."),
     offline: bool = typer.Option(False, "--offline", help="Ask neither a hub nor a registry; may stand anywhere."),
+    device: str = typer.Option(
+        "", "--device", metavar="NAME", help="What computes: cpu, cuda, cuda:1, mps, npu or xpu; may stand anywhere."),
 ) -> None:
     """Options of every command."""
     if version:
@@ -130,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "--offline" in given[:end]:
         os.environ["LLMKIT_OFFLINE"] = os.environ["HF_HUB_OFFLINE"] = "1"
     words = [word for word in given[:end] if word not in ("--debug", "--offline")]
-    both = train.Words(given[:end], given[end + 1:])
+    words, device = without_device(words)
+    both = train.Words(without_device(given[:end])[0], given[end + 1:])  # who starts them says it by variables
     if not any(word in words for word in train.LAUNCHED):
         words += given[end:]  # here `--` only says that what follows is no option
     logging.captureWarnings(True)
@@ -142,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             terminal.err(f"llmkit: {said}")
         if left := forget_leftovers():
             terminal.err(f"llmkit: {left}")
+        if device is not None:
+            choose(device)
         with stopping() if trains else nullcontext():  # the libraries' imports take seconds
             status = _command(words)(words, prog_name="llmkit", standalone_mode=False, obj=both)
         if status == 1 and words[0] in FOR_SHELLS:
@@ -172,13 +188,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
                          f"unknown ({error}); give it an unk_token, or take another tokenizer.",
                          DataError.status, debug)
         if no_memory(error):
-            return _fail(f"not enough memory: {_memory(error)}", 2, debug)
+            return _fail(f"not enough memory: {_memory(error, words)}", 2, debug)
         from llmkit.models.checking.computing import not_computing
         from llmkit.recipe.watching import own_line
 
         if (theirs := not_computing(error)) is not None and not own_line(error):
             return _fail(f"{theirs} (--debug shows where)", theirs.status, debug)
         return _fail(_unforeseen(error), 1, debug)
+
+
+def without_device(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """The words without `--device NAME`, wherever it stands, and that name: the last one where there are several."""
+    left, name, rest = list[str](), None, iter(words)
+    for word in rest:
+        option, is_option, value = word.partition("=")
+        if option != "--device":
+            left.append(word)
+        else:
+            name = value if is_option else next(rest, "")
+    return left, name
 
 
 def _usage(error: Any, words: Sequence[str]) -> str:
@@ -202,11 +230,17 @@ def _unforeseen(error: BaseException) -> str:
     return f"unforeseen: {said[:500]}{own_line(error)} (--debug shows where)"
 
 
-def _memory(error: Exception) -> str:
-    """How much was asked for, and what to make smaller."""
+def _memory(error: Exception, words: Sequence[str]) -> str:
+    """How much was asked for, and what to make smaller: of a run, fields of its recipe; elsewhere what options say."""
     asked = re.search(r"tried to allocate (\d+) bytes", str(error))
     size = f"{int(asked[1]) / 2**30:,.1f} GiB at once were asked for; " if asked else ""
-    return (size + "make the model, what the tuning method adds, training.micro_batch_size or data.max_length smaller")
+    if there := re.search(r"Tried to allocate ([\d.]+ [GMK]iB).*?total capacity of ([\d.]+ [GMK]iB)", str(error), re.S):
+        size = f"{there[1]} more were asked for on a GPU of {there[2]}; "
+    where = f"; {USE_CPU}=1 computes on the CPU" if device_full(error) else ""
+    if any(word in (*train.LAUNCHED, "compare") for word in words[:1]):
+        return (f"{size}make the model, what the tuning method adds, training.micro_batch_size or data.max_length "
+                f"smaller{where}")
+    return f"{size}take a smaller model, fewer texts at once (--batch-size where there is one) or shorter ones{where}"
 
 
 def _cut(word: re.Match[str]) -> str:

@@ -61,6 +61,8 @@ class Embedder:
     """What the model was trained to see before a text, by the model's own name for it."""
     default_prompt: str | None = None
     device: str = "cpu"
+    together: devices.AtOnce = field(default_factory=lambda: devices.AtOnce("texts"), repr=False, compare=False)
+    """How many texts of a batch the device takes."""
 
     @cached_property
     def unknown(self) -> Unknown:
@@ -158,12 +160,12 @@ class Embedder:
         """The vectors (texts, width) of token ids, special ones included; `done` is told of each batch's texts."""
         found = np.empty((len(ids), self.width), np.float32)
         for rows in _batches([len(row) for row in ids], ROOM if self.device == "cpu" else ROOM_ON_A_GPU):
-            found[np.array(rows)] = self._vectors([ids[row] for row in rows])
+            found[np.array(rows)] = self.together.do([ids[row] for row in rows], self._vectors)
             if done is not None:
                 done(len(rows))
         return found
 
-    def _vectors(self, ids: list[list[int]]) -> Vectors:
+    def _vectors(self, ids: Sequence[list[int]]) -> Vectors:
         import torch
         longest = max(map(len, ids))
         padding = self.opened.tokenizer.pad_token_id or 0

@@ -174,8 +174,8 @@ def _measured(
     ready: Ready, sets: Sets, model: Model, numbers: Precision, size: int,
 ) -> tuple[dict[str, float], Mapping[str, Any]]:
     """(the metrics over all rows, `size` of them at once; a count of the answers)."""
+    from llmkit.training.evaluate import Room, refer
     from llmkit.training.evaluate import evaluate as all_figures
-    from llmkit.training.evaluate import refer
     from llmkit.training.spread.processes import accelerate
 
     accelerator = accelerate(numbers, Path())
@@ -183,8 +183,8 @@ def _measured(
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, size)
     answers: list[dict[str, Any]] = []
     with computing_in(numbers, accelerator.device):
-        figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup, size,
-                              answers=answers, tokens=choices.at_once())
+        figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup,
+                              Room(size, choices.at_once()), answers=answers)
     return figures, answers[-1] if answers else {}
 
 

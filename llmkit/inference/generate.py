@@ -286,11 +286,11 @@ def generate_file(
 
         count = sum(1 for _ in rows())
         options = settled(tool, options, -(-count // batch_size))
-        start, done, tokens = time.monotonic(), 0, 0
+        start, done, tokens, room = time.monotonic(), 0, 0, devices.AtOnce("prompts")
 
         def answers(some: Sequence[ReadPrompt]) -> list[Result]:
             nonlocal done, tokens
-            results = answer(tool, some, options)
+            results = room.do(some, lambda part: answer(tool, part, options))
             done += len(some)
             tokens += sum(one.tokens for result in results for one in result.completions)
             seconds = time.monotonic() - start

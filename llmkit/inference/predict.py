@@ -149,13 +149,13 @@ def _predicted(
 ) -> Iterator[tuple[Row, Prediction] | None]:
     import torch
 
-    from llmkit.training.evaluate import visited
+    from llmkit.training.evaluate import Room, each
     from llmkit.training.spread.processes import accelerate, apart
 
     numbers = ready.numbers(precision)
     with apart():
         accelerator = accelerate(numbers, Path())
-    learner = ready.learner.to(accelerator.device)
+    learner, room = ready.learner.to(accelerator.device), Room(size, choices.at_once())
     stream, cut, unknown = with_gaps(task, reader), list[int](), Unknown(ready.setup.tokenizer)
     written = Written(ready.setup.tokenizer, ready.setup.plain)
     while chunk := list(islice(stream, CHUNK)):
@@ -164,9 +164,8 @@ def _predicted(
         written.see(part.rows)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode(), computing_in(numbers, accelerator.device):
-            for rows, batch in visited(accelerator, learner, [part], ready.setup, size,
-                                       tokens=choices.at_once()) if len(part) else ():
-                told = learner(batch, "predict")
+            for rows, _, told in each(accelerator, learner, [part], ready.setup, room,
+                                      lambda batch: learner(batch, "predict")) if len(part) else ():
                 check_all(told, reader.name)
                 outcomes |= zip(rows, told, strict=True)
         said = zip(part.rows, task.combined(part, [outcomes[row] for row in range(len(part))], ready.setup))

@@ -17,8 +17,10 @@ from llmkit.objectives.base import only_at
 from llmkit.objectives.span_corruption import sentinels
 from llmkit.prompting.base import Prompt, Question
 from llmkit.prompting.shared.examples import joined
-from llmkit.system.errors import RequestError
+from llmkit.system import devices
+from llmkit.system.errors import RequestError, device_full
 from llmkit.system.finite import check_all
+from llmkit.system.report import log
 from llmkit.tasks.shared.writing import begins
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ ALIKE = 32
 """Prompts are taken together where these first tokens are the same …"""
 FEW = 4
 """… and where fewer are, with the rest."""
+LEAST = 64
+"""Positions of a forward pass from which on fewer are tried where a device's memory ends."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Scorer:
         new = {one.key: one for some in targets for one in some if one.key not in self.known}
         way = {"decoder": self._continued, "encoder-decoder": self._written, "encoder": self._filled}[self.shape]
         with torch.inference_mode():
-            found = way(list(new.values()))
+            found = self._fitting(lambda: way(list(new.values())))
         check_all(found, str(self.opened.folder))
         self.known |= found
         return [[Answered(self.known[one.key], len(one.ids), len(one.read or one.lead)) for one in some]
@@ -112,15 +116,28 @@ class Scorer:
         with torch.inference_mode():
             if self.shape != "encoder":
                 way = self._whole if self.shape == "decoder" else self._written
-                told: dict[bytes, list[float]] = way(list(targets), each_at)
+                told: dict[bytes, list[float]] = self._fitting(lambda: way(list(targets), each_at))
                 check_all(told, str(self.opened.folder))
                 return [told[one.key] for one in targets]
             mask = int(self.tokenizer.mask_token_id)
             alone = [[Target((*one.read[:spot], mask, *one.read[spot + 1 :]), (), (token,), spot)
                       for spot, token in enumerate(one.ids, one.at)] for one in targets]
-            hidden = self._filled([part for parts in alone for part in parts])
+            hidden = self._fitting(lambda: self._filled([part for parts in alone for part in parts]))
             check_all(hidden, str(self.opened.folder))
             return [[hidden[part.key] for part in parts] for parts in alone]
+
+    def _fitting(self, work: Callable[[], dict[bytes, Any]]) -> dict[bytes, Any]:
+        """What `work` finds, with half as many positions at once from where a device's memory ends on."""
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:  # its traceback holds tensors: they go with it
+                if self.at_once < LEAST or not device_full(error):
+                    raise
+            devices.release()
+            self.at_once //= 2
+            log.warning("passes over %d positions don't fit in this device's memory; going on with %d",
+                        2 * self.at_once, self.at_once)
 
     # ---- prompts to tokens ----
 

@@ -50,6 +50,9 @@ def settled(request: Recipe, family: type[Family], empty: PreTrainedModel, packi
                             "data.packing: blocks or none, or sdpa")
     if request.learning.masks:
         raise refused(name, f"it {MASKED[name]}, and {registry.name_of(request.learning)} needs one. Choose sdpa")
+    if name == "flash_attention_2" and family.shape == "encoder-decoder":
+        raise refused(name, "transformers' cross-attention takes the padding of the encoder's rows for that of the "
+                            "decoder's (seen in 5.23), and losses would be wrong. Choose sdpa")
     if name == "flash_attention_2" and (lacks := lacks_flash(precision)):
         raise refused(name, lacks)
     if name == "flex_attention" and (lacks := lacks_flex(empty)):

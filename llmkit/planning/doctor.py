@@ -42,6 +42,8 @@ BROKEN: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Versions that are known not to do, by package: (which, why)."""
 LITTLE_DISK, LITTLE_MEMORY = 5 << 30, 2 << 30
+NVIDIA = Path("/dev/nvidia0")
+"""What a driver of NVIDIA's puts there, whatever torch can do with it."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,10 @@ def processors() -> Iterator[Finding]:
             yield Finding(f"{'gpu' if name == 'cuda' else name} {number}", "note" if tested else "ok",
                           f"{about.name}, {machine.size(about.total_memory)}, {bf16}{tested}")
         return
-    if Path("/dev/nvidia0").exists():
+    if NVIDIA.exists() and (by := devices.hidden()):
+        yield Finding("gpu", "note", f"there is one, and {by}={os.environ[by]} keeps it from being used",
+                      f"Without {by}, the GPU trains.")
+    elif NVIDIA.exists():
         yield Finding("gpu", "note", f"there is one, but this torch ({torch.__version__}) can't use it",
                       "Install torch for its CUDA: https://pytorch.org/get-started/locally.")
     elif said := machine.unused_device():

@@ -32,9 +32,12 @@ from llmkit.inference.writing.sampling import Choosing
 from llmkit.inference.writing.text import WrittenText
 from llmkit.inference.writing.token_loop import step
 from llmkit.serving.jobs import NOT_FINITE, End, Job, Piece, Wish
+from llmkit.serving.protocol import FULL
 from llmkit.serving.table import StateTable
+from llmkit.system import devices
 from llmkit.system.devices import sent
-from llmkit.system.errors import LlmkitError, NumberError, RequestError
+from llmkit.system.errors import DeviceFullError, LlmkitError, NumberError, RequestError, device_full
+from llmkit.system.report import log
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,8 +141,26 @@ class Engine:
 
     @torch.inference_mode()
     def turn(self) -> int:
-        """Read a little, then write a token of each text. Returns how many texts a token was written of."""
+        """Read a little, then write a token of each text. Returns how many texts a token was written of.
+
+        Where a GPU's memory ends, the text that came last ends with an error, and the others go on.
+        """
         self._drop()
+        filled: list[int] | None = None
+        try:
+            self._read_on()
+            filled = [*self.table.filled]
+            return self._step() if self.rows else 0
+        except RuntimeError as error:  # its traceback holds tensors: they go with it
+            if not device_full(error):
+                raise
+        if filled is not None:
+            self.table.filled = filled  # the step wasn't made
+        self._give_way(reading=filled is None)
+        return 0
+
+    def _read_on(self) -> None:
+        """Read a little of the prompts that wait; texts begin behind those that are read."""
         budget = READ
         while self.reading and budget > 0:
             reading = self.reading[0]
@@ -149,7 +170,6 @@ class Engine:
             if reading.done == len(reading.job.prompt):
                 self._join(reading, logits)  # what fails here is still being read, and ends with the others
                 self.reading.popleft()
-        return self._step() if self.rows else 0
 
     @torch.inference_mode()
     def fail(self, error: Exception) -> None:
@@ -161,6 +181,25 @@ class Engine:
         self.reading.clear()
         self.rows.clear()
         self.memory.kept.clear()
+
+    def _give_way(self, reading: bool) -> None:
+        """Make room: forget what ended texts left; where nothing is left of them, end the text that came last.
+
+        `reading`: its prompt was being read.
+        """
+        remembered = bool(self.memory.kept)
+        self.memory.kept.clear()
+        if remembered and reading:  # a part of its cache may have what it was reading, and the rest not
+            self.reading[0] = PromptReading(self.reading[0].job, self._cache())
+        elif not remembered:
+            ended = self._rows(self.reading.popleft().job) if reading else self.rows[-1:]
+            for row in ended:
+                row.fail(DeviceFullError(FULL))
+            if not reading:
+                self._leave(len(self.rows) - 1)
+            log.warning("a GPU's memory ended: %s, and the others go on", "a text ends with an error" if len(ended) == 1
+                        else f"{len(ended)} texts end with an error")
+        devices.release()
 
     def _rows(self, job: Job) -> list[Row]:
         return [Row(job, i, self.tokenizer) for i in range(job.count)]
@@ -180,7 +219,11 @@ class Engine:
         row = self.rows[at]
         if not row.failed:
             ids = [*row.job.prompt, *row.text.ids][: self.table.filled[at] - self.virtual]
-            self.memory.keep(ids, self.table.copy(at))
+            try:
+                self.memory.keep(ids, self.table.copy(at))
+            except RuntimeError as error:  # it is forgotten
+                if not device_full(error):
+                    raise
         self.table.leave(at, clean=row.failed)
         self.rows[at] = self.rows[-1]
         self.rows.pop()
@@ -201,6 +244,7 @@ class Engine:
         """Choose the first tokens behind a prompt, and give the texts that go on a row each."""
         self.virtual = reading.cache.get_seq_length() - len(reading.job.prompt)
         rows = self._rows(reading.job)
+        self.table.reserve(len(rows), reading.cache)  # before a token is told, for memory may end in it
         _choose(logits.expand(len(rows), -1), rows)
         new = [row for row in rows if not row.text.reason]
         if new:

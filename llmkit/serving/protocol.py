@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from llmkit.inference.constraining.schema import OBJECT, checked
 from llmkit.models.chatting.tools import parsed
-from llmkit.system.errors import LlmkitError, NumberError, RequestError, nearest
+from llmkit.system.errors import LlmkitError, NumberError, RequestError, device_full, nearest
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 TEXTS = ("text", "input_text", "output_text")
@@ -31,6 +31,8 @@ UNSERVED = {
     "reasoning_effort": "the models here have no such setting", "verbosity": "the models here have no such setting"}
 """Fields of the API that would change an answer and aren't done here, with what to do instead."""
 R = TypeVar("R", bound=BaseModel)
+FULL = ("the device's memory ended at this text. Try again when fewer are being written, or ask for a shorter one, or "
+        "fewer at once.")
 NAMES = {"num_return_sequences": "n", "max_new_tokens": "max_tokens"}
 """What the API calls options that have another name here."""
 LONG = re.compile(r"\S{200,}")
@@ -60,10 +62,13 @@ class ApiError(Exception):
 def told(error: Exception) -> ApiError:
     """An error as a client gets it: all of llmkit's own are below 500, for they say what the request asks too much of.
 
-    422 where a model's numbers stopped being finite: the same request again would fail again.
+    422 where a model's numbers stopped being finite: the same request again would fail again. 503 where a GPU's memory
+    ended: later, there may be room.
     """
     if isinstance(error, ApiError):
         return error
+    if device_full(error):
+        return ApiError(503, FULL, kind="server_error", headers={"Retry-After": "1"})
     if not isinstance(error, LlmkitError):
         return ApiError(500, "the server made a mistake; its log says which.", kind="server_error")
     message = str(error)

@@ -59,6 +59,10 @@ class StateTable(Cache):
         self.rows = self.places = torch.empty(0, dtype=torch.long)
         self.width = 0
 
+    def reserve(self, more: int, read: DynamicCache | States) -> None:
+        """Make room for more rows like one that was read."""
+        self._reserve(len(self.filled) + more, read.get_seq_length() + 1, pairs_of(read))
+
     def join(self, read: DynamicCache | States, copies: int) -> None:
         """Put what was read of a prompt into new rows."""
         length = read.get_seq_length()

@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from llmkit.serving.protocol import ApiError
+from llmkit.serving.protocol import ApiError, told
 from llmkit.serving.window import TextWindow
-from llmkit.system.errors import LlmkitError
+from llmkit.system import devices
+from llmkit.system.errors import LlmkitError, device_full
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -142,12 +143,17 @@ class Worker:
     def _turn(self, engine: TextEngine) -> None:
         try:
             written = engine.turn()
-        except LlmkitError as error:
-            engine.fail(error)
-            return
-        except Exception:  # whatever it was, nobody may wait for ever, and the other models go on
-            log.error("%s", traceback.format_exc())
-            engine.fail(ApiError(503, "the server made a mistake; its log says which.", kind="server_error"))
+        except Exception as error:  # whatever it was, nobody may wait for ever, and the other models go on
+            if device_full(error):
+                engine.fail(told(error))
+                error.__traceback__ = error.__cause__ = None  # which hold tensors
+                devices.release()
+                log.warning("a GPU's memory ended: the texts of a model that were being written end with an error")
+            elif isinstance(error, LlmkitError):
+                engine.fail(error)
+            else:
+                log.error("%s", traceback.format_exc())
+                engine.fail(ApiError(503, "the server made a mistake; its log says which.", kind="server_error"))
             return
         if written:
             self.metrics.batch.observe(written)

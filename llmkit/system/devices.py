@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llmkit.system.environment import USE_CPU, switched_on
+from llmkit.system.errors import DeviceFullError, RequestError, device_full, nearest
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -18,8 +21,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+log = logging.getLogger("llmkit")
+
 NAMES = {"cuda": "GPU", "npu": "Ascend NPU", "xpu": "Intel GPU", "mps": "Mac's GPU (MPS)", "cpu": "CPU"}
 """What the kinds of devices are called in a sentence."""
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+"""Variables that say which GPUs a process may see: NVIDIA's, which AMD's ROCm reads too, and ROCm's own."""
 KNOWN: ContextVar[Mapping[int, tuple[Tensor, Tensor]]] = ContextVar("known")
 """By the id of a tensor on a device: that tensor, and the one of the host that it was copied from."""
 
@@ -41,6 +48,35 @@ def kind() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "xpu" if torch.xpu.is_available() else "cpu"
+
+
+def choose(name: str) -> None:
+    """Let what a name says compute, in this process and those that it starts: `cpu`, `cuda`, `cuda:1`, `mps` …
+
+    To be called before torch looks for devices. RequestError where there is no such name, or no such device.
+    """
+    kinds, _, number = name.partition(":")
+    if kinds not in NAMES or (number and (kinds != "cuda" or not number.isdecimal())):
+        raise RequestError(f"--device {name}: is none of cpu, cuda, cuda:N, mps, npu, xpu."
+                           f"{nearest(kinds, NAMES)}")
+    if kinds == "cpu":
+        os.environ[USE_CPU] = "true"
+        return
+    os.environ.pop(USE_CPU, None)
+    if number:
+        for variable in VISIBLE:
+            seen = [one for one in os.environ.get(variable, "").split(",") if one]
+            if variable in os.environ or variable == VISIBLE[0]:
+                os.environ[variable] = (seen[int(number)] if int(number) < len(seen) else "") if seen else number
+    if kind() != kinds or not count():
+        raise RequestError(f"--device {name}: torch sees no such device here; `llmkit doctor` says what there is.")
+
+
+def hidden() -> str:
+    """The variable that keeps GPUs from being used; "" where none does."""
+    if switched_on(USE_CPU):
+        return USE_CPU
+    return next((name for name in VISIBLE if os.environ.get(name, "0").strip() in ("", "-1")), "")
 
 
 def _npu_is_there() -> bool:
@@ -71,6 +107,42 @@ def wait() -> None:
     """Until the device has done all that it was asked to do."""
     if not on_cpu():
         driver().synchronize()
+
+
+def release() -> None:
+    """Give back what torch keeps of a device's memory for later, so that other sizes find room in it."""
+    if not on_cpu():
+        driver().empty_cache()
+
+
+@dataclass
+class AtOnce:
+    """How much of something a device does at once: all of it, until its memory ends; then half as much, and so on."""
+
+    what: str
+    """What is counted, in the plural: "prompts"."""
+    most: int | None = None
+    """As many fit, where more didn't."""
+
+    def do(self, some: Sequence[Any], work: Callable[[Sequence[Any]], Iterable[Any]]) -> list[Any]:
+        """What `work` gives of each of them, in their order; it is said where fewer go together from then on.
+
+        What a device says of its memory stays an error where one alone is too much for it.
+        """
+        found: list[Any] = []
+        while len(found) < len(some):
+            part = some[len(found):][: self.most]
+            try:
+                found.extend(work(part))
+                continue
+            except (RuntimeError, DeviceFullError) as error:  # its traceback holds tensors: they go with it
+                if len(part) < 2 or not device_full(error):
+                    raise
+            release()
+            self.most = len(part) // 2
+            log.warning("%d %s together don't fit in this device's memory; going on with %d", len(part), self.what,
+                        self.most)
+        return found
 
 
 def finest(device: torch.device) -> torch.dtype:

@@ -9,8 +9,10 @@ from unicodedata import normalize
 
 SHORT = re.compile(r"^\d+ requested and \d+ written")
 """What numpy says where a disk takes a part of an array only; it doesn't say why."""
-NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory|CUDA out of memory")
+NO_MEMORY = re.compile(r"can't allocate memory|[Nn]ot enough memory")
 """What torch says where the system gives it no memory."""
+DEVICE_FULL = re.compile(r"(CUDA|HIP|MPS|NPU|XPU)\b.{0,40}?out of memory|_STATUS_ALLOC_FAILED")
+"""What torch, drivers and cuBLAS say where a device has none left, where they have no class for it."""
 
 
 class LlmkitError(Exception):
@@ -25,6 +27,10 @@ class RequestError(LlmkitError):
     """The request is wrong: recipe, option, or a combination that can't work."""
 
     status = 2
+
+
+class DeviceFullError(RequestError):
+    """A GPU's memory ended at what was asked of it; less at once may do."""
 
 
 class DataError(LlmkitError):
@@ -94,8 +100,13 @@ def no_room(error: BaseException | None) -> str | None:
 
 def no_memory(error: BaseException) -> bool:
     """Whether the system, or a GPU, had no memory for what was asked of it, by whatever class that is told."""
+    return isinstance(error, MemoryError) or device_full(error) or NO_MEMORY.search(str(error)) is not None
+
+
+def device_full(error: BaseException) -> bool:
+    """Whether it was a GPU that had no memory left: then less at once may do."""
     kinds = {cls.__name__ for cls in type(error).__mro__}  # torch has one for each kind of device
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or NO_MEMORY.search(str(error)) is not None
+    return bool(kinds & {"OutOfMemoryError", "DeviceFullError"}) or DEVICE_FULL.search(str(error)) is not None
 
 
 def nearest(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from llmkit import recipe as recipes
 from llmkit.backbones.shared.routers import FIGURES, Load
 from llmkit.data.batches import EVALUATION, Batch, Drawn, RowOrder, in_order, load
 from llmkit.objectives.base import Judged, Sets, Setup
-from llmkit.system import signals
+from llmkit.system import devices, signals
 from llmkit.system.devices import moved, precise
-from llmkit.system.errors import DataError
+from llmkit.system.errors import DataError, RequestError, device_full
 from llmkit.system.finite import check_all
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded
@@ -31,18 +32,30 @@ from llmkit.training.state import Interrupted
 log = logging.getLogger("llmkit")
 
 
+@dataclass
+class Room:
+    """How much is judged at once; less from where a device's memory ended on."""
+
+    rows: int
+    """Rows of a batch."""
+    tokens: int | None = None
+    """Positions that a device digests at once: as many rows as have so many together, where those are more."""
+
+    def halve(self, rows: int) -> None:
+        """A batch of so many rows didn't fit: no more than half of them, long or short."""
+        self.rows, self.tokens = max(1, min(self.rows, rows // 2)), None
+
+
 def evaluate(
-    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int, last: bool = True,
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, room: Room, last: bool = True,
     stop: Stopping | None = None, spread: Spread | None = None, answers: list[dict[str, Any]] | None = None,
-    tokens: int | None = None,
 ) -> dict[str, float]:
     """Mean losses by head and the objective's metrics over all rows of `sets`, shared by the processes.
 
-    size     rows that a process holds at once
+    room     what a process holds at once; less of it is left where a device's memory ends
     last     whether no other evaluation of the run follows
     spread   how the learner lies on the processes; whole on each where nothing is said
     answers  where a count of the answers is put, by the main process
-    tokens   positions that a device digests at once, where more rows than `size` may be judged together
 
     Interrupted, on all of them, where `stop` heard a signal on one. DataError where no row has anything to predict.
     """
@@ -52,12 +65,11 @@ def evaluate(
     load: Load | None = None
     written = objective.to_write(sum(map(len, sets)), last)
     with spread.judging():
-        for rows, batch in visited(
-                accelerator, learner, sets, setup, size, stop=stop, even=spread.even, tokens=tokens):
+        for rows, batch, (losses, some) in each(
+                accelerator, learner, sets, setup, room, stop=stop, even=spread.even,
+                work=lambda batch: learner(batch, "judge") if written is None else (learner(batch), None)):
             if not rows:  # only so that the others can compute
-                learner(batch, "judge" if written is None else "loss")
                 continue
-            losses, some = learner(batch, "judge") if written is None else (learner(batch), None)
             counts = objective.targets(batch)
             sums += torch.stack([torch.stack([precise(part[head]) for head in objective.weights])
                                  for part in (losses, counts)])
@@ -66,8 +78,9 @@ def evaluate(
             if learner.load is not None:
                 load = learner.load.kept() if load is None else load + learner.load.kept()
         with spread.alone(learner) if written else nullcontext():  # how often a writer calls the model is its own
-            for rows, batch in (visited(accelerator, learner, sets, setup, size, written, stop) if written else ()):
-                judged.append((rows, learner(batch, "predict")))
+            for rows, _, said in each(accelerator, learner, sets, setup, Room(room.rows), stop=stop, chosen=written,
+                                      work=lambda batch: learner(batch, "predict")) if written else ():
+                judged.append((rows, said))
     spread.judged(learner)
     if stop is not None and (by := heard(accelerator, stop)) is not None:
         raise Interrupted(by)
@@ -100,14 +113,59 @@ def heard(accelerator: Accelerator, stop: Stopping) -> signal.Signals | None:
     return signals.heard(accelerator.reduce(flags, "sum").tolist())
 
 
+def each(
+    accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, room: Room,
+    work: Callable[[Batch], Any], chosen: Sequence[int] | None = None, stop: Stopping | None = None, even: bool = False,
+) -> Iterator[tuple[list[int], Batch, Any]]:
+    """What is `visited`, and what `work` makes of each batch: (numbers of the rows, batch, what was made of it).
+
+    Where a device's memory ends, the rows that are left come in smaller batches, which changes nothing but rounding.
+    RequestError where a batch can't be smaller, and where other processes go through batches of the same size.
+    """
+    left: Sequence[int] = range(sum(map(len, sets))) if chosen is None else chosen
+    while True:
+        done, failed = set[int](), 0
+        with closing(visited(accelerator, learner, sets, setup, room.rows, left, stop, even, room.tokens)) as batches:
+            for rows, batch in batches:
+                try:
+                    found = work(batch)
+                except RuntimeError as error:  # its traceback holds tensors: they go with it
+                    if not device_full(error):
+                        raise
+                    if len(rows) < 2 or accelerator.num_processes > 1:
+                        raise too_large(len(rows), setup.max_length, accelerator.num_processes) from error
+                    failed = len(rows)
+                    break
+                yield rows, batch, found
+                done |= {*rows}
+        if not failed:
+            return
+        del batch, batches
+        devices.release()
+        room.halve(failed)
+        log.warning("an evaluation: batches of %d rows don't fit in memory; going on with %d, which changes rounding "
+                    "only", failed, room.rows)
+        left = [row for row in left if row not in done]
+
+
+def too_large(rows: int, length: int, processes: int) -> RequestError:
+    """The error for a batch that a device's memory has no room for, and that can't be made smaller."""
+    many = "a row" if rows < 2 else f"{rows} rows"
+    where = f"an evaluation: {many} of up to {length:,} tokens {'doesn' if rows < 2 else 'don'}'t fit in memory"
+    if processes > 1:
+        return RequestError(f"{where}, and other processes go through batches of the same size. Use a smaller "
+                            "training.micro_batch_size; what checkpoints hold is kept.")
+    return RequestError(f"{where}. Make rows shorter (data.max_length, --max-length), or take a smaller model.")
+
+
 def visited(
     accelerator: Accelerator, learner: Learner, sets: Sequence[Any], setup: Setup, size: int,
     chosen: Sequence[int] | None = None, stop: Stopping | None = None, even: bool = False, tokens: int | None = None,
-) -> Iterator[tuple[list[int], Batch]]:
+) -> Generator[tuple[list[int], Batch]]:
     """The batches of `sets`, or of their `chosen` rows, that are this process's: (numbers of the rows, batch).
 
     Where `stop` heard a signal, there are no more. `even`: every process gets as many batches as the first, however
-    few its rows are and whatever it hears; those beyond its rows are of no row. `tokens`: see `evaluate`.
+    few its rows are and whatever it hears; those beyond its rows are of no row. `tokens`: see `Room`.
 
     The learner is without dropout while they are gone through.
     """
@@ -122,12 +180,14 @@ def visited(
     was = learner.training
     learner.eval()
     batches = load(drawn, keys + [[(EVALUATION, some[0])]] * short, Collator(learner.objective, setup.tokenizer))
-    for rows, batch in zip([*keys, *([] for _ in range(short))], batches, strict=True):
-        if not even and stop is not None and stop.by is not None:
-            break
-        with moved([batch], accelerator.device) as (there,):
-            yield [row for _, row in rows], there
-    learner.train(was)
+    try:
+        for rows, batch in zip([*keys, *([] for _ in range(short))], batches, strict=True):
+            if not even and stop is not None and stop.by is not None:
+                break
+            with moved([batch], accelerator.device) as (there,):
+                yield [row for _, row in rows], there
+    finally:
+        learner.train(was)
 
 
 def refer(
@@ -136,8 +196,8 @@ def refer(
 ) -> None:
     """Add to the rows of `sets`, or the `chosen` ones, as `reference`, what the untuned model says of each: once."""
     with torch.inference_mode(), accelerator.autocast():
-        found = [(rows, learner(batch, "refer"))
-                 for rows, batch in visited(accelerator, learner, sets, setup, size, chosen)]
+        found = [(rows, said) for rows, _, said in each(
+            accelerator, learner, sets, setup, Room(size), lambda batch: learner(batch, "refer"), chosen)]
     everyone = gather_object(found) if accelerator.num_processes > 1 else found
     said = {row: one for rows, some in everyone for row, one in zip(rows, some, strict=True)}
     places = [(part, row) for part in sets for row in range(len(part))]

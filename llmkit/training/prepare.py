@@ -176,8 +176,9 @@ def learn(
             gradient_checkpointing_kwargs={"use_reentrant": False})
     # layers that are computed anew in the backward pass wouldn't find the batch that they are of
     flat = shortcuts.on("unpadded") and not looked_into(recipe) and not recipe.training.cache_frozen
+    way = recipe.backbone.attn_implementation
     unpadded = (flat and settled.family.unpads and not recipe.training.gradient_checkpointing
-                and recipe.backbone.attn_implementation == "sdpa")
+                and (way == "sdpa" or (way == "flash_attention_2" and recipe.data.packing != "documents")))
     setting = Setting(
         settled.family, settled.head, net.new, base or "", recipe.training.gradient_checkpointing, unpadded=unpadded,
         packed=recipe.data.packing == "documents" or recipe.learning.masks, steps=steps,

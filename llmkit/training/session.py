@@ -22,6 +22,7 @@ from llmkit.recipe import Recipe
 from llmkit.recipe.seams import Learning
 from llmkit.system.signals import Stopping
 from llmkit.training.callbacks import Callback, View
+from llmkit.training.evaluate import Room
 from llmkit.training.folder.aside import Aside
 from llmkit.training.folder.run_folder import RunFolder
 from llmkit.training.learner import Learner
@@ -68,6 +69,8 @@ class Session:
     """The checkpoint that is written while the run goes on."""
     written: bool = False
     """Whether the main process has written it: all know of it at the same step."""
+    judging: Room | None = None
+    """How many rows its evaluations hold at once; None before the first."""
     pictures: Pictures = field(init=False)
     order: RowOrder = field(init=False)
     length: Length = field(init=False)

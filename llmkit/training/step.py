@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from llmkit.data.batches import Batch, Drawn, Micro, load, positions
 from llmkit.planning.choices import divisors
 from llmkit.system import devices, signals
 from llmkit.system.devices import here, moved, precise
-from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError
+from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError, device_full
 from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
@@ -164,7 +164,9 @@ class Stepper:
         """The optimizer's step. RequestError where memory ends in it: made again, some weights would move twice."""
         try:
             self.session.optimizer.step()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not device_full(error):
+                raise
             session = self.session
             raise RequestError(
                 f"step {session.state.step + 1}: what the optimizer keeps ({size(self.kept())}) doesn't fit in this "
@@ -322,13 +324,15 @@ class Stepper:
     def tried(self, batches: Iterator[Batch]) -> bool:
         """Do a step; False where a GPU's memory is too small for it: then nothing of it stays."""
         pending = dict(self.journal.pending)
-        with suppress(torch.OutOfMemoryError):  # its traceback holds the step's tensors: both go here
+        try:
             self.step(batches)
             return True
+        except RuntimeError as error:  # its traceback holds the step's tensors: both go here
+            if not device_full(error):
+                raise
         self.session.optimizer.zero_grad()
         self.journal.pending = pending
-        if not devices.on_cpu():
-            devices.driver().empty_cache()
+        devices.release()
         return False
 
     def smaller(self) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from llmkit.objectives.base import more_is_better
 from llmkit.planning import choices
 from llmkit.recipe import Training
 from llmkit.system.errors import RequestError, nearest
-from llmkit.training.evaluate import evaluate
+from llmkit.training.evaluate import Room, evaluate
 from llmkit.training.log import Log
 from llmkit.training.looking.samples import show
 from llmkit.training.session import Session
@@ -24,11 +24,13 @@ def validate(session: Session, journal: Log) -> None:
     state, plan = session.state, session.recipe.training
     # the best of a run is found among evaluations of the same rows
     last, answers = session.over and plan.metric_for_best_model is None, list[dict[str, Any]]()
+    if session.judging is None:
+        session.judging = Room(session.micro_batch_size, choices.at_once())
+    session.judging.rows = min(session.judging.rows, session.micro_batch_size)  # which may have become smaller
     try:
         with session.averaged():
             figures = evaluate(session.accelerator, session.learner, session.sets.validation, session.setup,
-                               session.micro_batch_size, last, session.stop, session.spread, answers,
-                               choices.at_once())
+                               session.judging, last, session.stop, session.spread, answers)
     except Interrupted as signalled:
         session.asked_to_stop = signalled.by
         return

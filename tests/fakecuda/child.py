@@ -11,7 +11,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,11 +35,54 @@ logging.disable(logging.WARNING)
 # ---- what can be asked ----
 
 
-def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), **_: Any) -> Any:
+def train(recipe: dict[str, Any], watched: tuple[int, ...] = (3,), flash: bool = False, **_: Any) -> Any:
     """A run, with its evaluations, its checkpoints and its model; waits are those of a step, without its log.
 
-    `judged`: the rows of each batch of its evaluations.
+    `judged`: the rows of each batch of its evaluations. `flash`: whether the package flash-attn is there.
     """
+    with flash_attention() if flash else nullcontext():
+        return trained(recipe, watched)
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """A stand-in for FlashAttention's kernels, of plain operations on the device; it reads no number."""
+    import torch
+    from transformers import PreTrainedModel
+    from transformers import modeling_flash_attention_utils as utils
+
+    from llmkit.planning import attention
+
+    def varlen(q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, max_seqlen_k: int,
+               dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False,
+               window_size: tuple[int, int] = (-1, -1), deterministic: bool = False) -> Any:
+        if q.dtype not in (torch.bfloat16, torch.float16):
+            raise RuntimeError("FlashAttention only support fp16 and bf16 data type")
+        places = torch.arange(len(q), device=q.device)
+        row = (places[:, None] >= cu_seqlens_q[None]).sum(1)
+        seen = row[:, None] == row[None]
+        seen = seen & (places[:, None] >= places[None]) if causal else seen
+        return torch.nn.functional.scaled_dot_product_attention(
+            *(one.transpose(0, 1)[None] for one in (q, k, v)), attn_mask=seen, scale=softmax_scale,
+            enable_gqa=True)[0].transpose(0, 1)
+
+    def plain(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        edges = torch.arange(len(q) + 1, device=q.device, dtype=torch.int32) * q.shape[1]
+        long = q.shape[1]
+        return varlen(*(one.flatten(0, 1) for one in (q, k, v)), edges, edges, long, long, **options).unflatten(
+            0, q.shape[:2])
+
+    with (patch.object(utils, "_loaded_implementation", None),
+          patch.object(utils, "_lazy_imports", lambda *names, **options: (
+              plain, varlen, None, utils._pad_input, utils._unpad_input)),
+          patch.object(PreTrainedModel, "_flash_attn_can_dispatch", lambda self, *of, **more: True),
+          patch("transformers.modeling_utils.is_kernels_available", lambda *of: False),
+          patch.object(attention, "find_spec", lambda name: object())):
+        yield
+
+
+def trained(recipe: dict[str, Any], watched: tuple[int, ...]) -> Any:
+    """What `train` says, with the kernels that are there."""
     usual, seen, judged, visited = Stepper.step, [], list[int](), evaluation.visited
 
     def step(self: Stepper, batches: Any) -> None:
@@ -110,10 +154,10 @@ def noise(seeds: list[int], words: int, count: int) -> Any:
     return [one.tolist() for one in islice(gumbel(seeds, words, device.GPU), count)]
 
 
-def generate(model: str, prompt: str = "the cat", **options: Any) -> Any:
+def generate(model: str, prompt: str = "the cat", dtype: str | None = None, **options: Any) -> Any:
     from llmkit.inference.generate import Options
 
-    found = llmkit.generate(prompt, model, Options(**options))
+    found = llmkit.generate(prompt, model, Options(**options), dtype=dtype)
     return [[one.text, one.tokens] for one in found.completions]
 
 
@@ -125,16 +169,24 @@ def search(model: str, where: str, query: str = "a dog") -> Any:
     return [[hit.text, hit.score] for hit in llmkit.search(query, where, model)]
 
 
-def serve(model: str, texts: int = 1, **settings: Any) -> Any:
-    """The engine that a server would have, and the texts that it writes together."""
+def serve(model: str, texts: int = 1, bf16: bool = True, **settings: Any) -> Any:
+    """The engine that a server would have, and the texts that it writes together; `bf16`: whether the GPU has it."""
+    import torch
+
+    with patch.object(torch.cuda, "is_bf16_supported", lambda **_: bf16):
+        return served(model, texts, **settings)
+
+
+def served(model: str, texts: int = 1, **settings: Any) -> Any:
+    """What a server would do on the GPU as it is."""
     from llmkit.inference.writing.options import Options
     from llmkit.inference.writing.sampling import Choosing
     from llmkit.serving.jobs import Job, Piece, Wish
     from llmkit.serving.served import named, open_all
 
-    served: Any = next(iter(open_all(named([model]), {}).values()))
-    if served.kind == "embedding":
-        return {"engine": "none", "width": len(served.embedder.embed(["the cat saw"])[0])}
+    there: Any = next(iter(open_all(named([model]), {}).values()))
+    if there.kind == "embedding":
+        return {"engine": "none", "width": len(there.embedder.embed(["the cat saw"])[0])}
     heard: list[str] = [""] * texts
     failed: list[Any] = []
 
@@ -146,13 +198,13 @@ def serve(model: str, texts: int = 1, **settings: Any) -> Any:
 
     for number in range(texts):
         wish = Wish(Options(max_new_tokens=6), Choosing(**settings), frozenset())
-        ids = served.writer.ids("the cat saw" if number % 2 else "a dog")
-        served.engine.admit(Job(ids, wish, number, 1, lambda _, event, text=number: hear(text, event)))
-    while served.engine.busy:
-        served.engine.turn()
+        ids = there.writer.ids("the cat saw" if number % 2 else "a dog")
+        there.engine.admit(Job(ids, wish, number, 1, lambda _, event, text=number: hear(text, event)))
+    while there.engine.busy:
+        there.engine.turn()
     if failed:
         raise failed[0]
-    return {"engine": type(served.engine).__name__, "texts": heard}
+    return {"engine": type(there.engine).__name__, "texts": heard, "dtype": str(there.writer.opened.model.dtype)}
 
 
 def run(code: str) -> None:

@@ -12,9 +12,14 @@ from safetensors.torch import load_file
 
 import llmkit
 from llmkit import models, recipe
+from llmkit.inference.writing.options import Options
+from llmkit.inference.writing.sampling import Choosing
+from llmkit.inference.writing.writer import Writer
 from llmkit.models import quantizing
 from llmkit.planning.settle import settle
 from llmkit.recipe import Quantization
+from llmkit.serving.jobs import Job, Piece, Wish
+from llmkit.serving.served import named, open_all
 from llmkit.system.errors import CheckpointError, RequestError
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -87,6 +92,21 @@ def test_an_adapter_learns_over_a_quantised_base_resumes_opens_and_is_merged(
     # in 8 bits inputs are rounded too
     assert torch.allclose(one, other, atol=5e-2 if chosen == EIGHT else 1e-5)
     assert not torch.allclose(other, models.open_model(bases[family]).model(input_ids=ids).logits, atol=1e-3)
+
+
+def test_an_adapter_over_a_quantised_base_is_served_as_it_is_written(
+    bases: dict[str, Path], text: Path, tmp_path: Path) -> None:
+    run, heard, options = tmp_path / "run", list[str](), Options(max_new_tokens=6)
+    llmkit.fit(tree(bases["llama"], text, run, NF4, max_steps=2))
+    served: Any = next(iter(open_all(named([str(run)]), {}).values()))
+    assert "Linear4bit" in {type(part).__name__ for part in served.writer.opened.model.modules()}
+    ids = served.writer.ids("the cat saw")
+    served.engine.admit(Job(ids, Wish(options, Choosing(), frozenset()), 0, 1,
+                            lambda number, event: heard.append(event.text) if isinstance(event, Piece) else None))
+    while served.engine.busy:
+        served.engine.turn()
+    (written,), = Writer.open(str(run)).write([ids], options)
+    assert "".join(heard).startswith(written.text) and written.tokens > 0
 
 
 def test_a_quantised_base_loses_little(bases: dict[str, Path], text: Path, tmp_path: Path) -> None:

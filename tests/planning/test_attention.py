@@ -58,6 +58,8 @@ def test_the_model_attends_as_the_recipe_says(text: Path, tmp_path: Path) -> Non
     ("gpt2", "eager", {"objective": {"name": "prefix_lm"}, "data": {"packing": "none"}}, "prefix_lm needs one"),
     ("electra", "eager", {"objective": {"name": "replaced_token"}}, "trains two networks"),
     ("xlnet", "sdpa", {}, "isn't written for it; it has eager"),
+    ("bart", "flash_attention_2", {"objective": {"name": "denoising"}, "data": {"packing": "none"}},
+     "transformers' cross-attention takes the padding of the encoder's rows for that of the decoder's"),
     ("bert", "flex_attention", {"data": {"packing": "none"}}, "on a CPU FlexAttention has no backward pass"),
     ("bert", "flash_attention_2", {"data": {"packing": "none"}}, "FlashAttention runs on NVIDIA GPUs")])
 def test_a_way_that_cannot_be_had_is_refused_with_the_reason(

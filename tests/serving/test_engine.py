@@ -39,10 +39,11 @@ from llmkit.models import Opened
 from llmkit.serving import engine as engines
 from llmkit.serving.engine import Engine, suits
 from llmkit.serving.jobs import End, Job, Piece, Wish
-from llmkit.serving.protocol import CompletionRequest
+from llmkit.serving.protocol import CompletionRequest, told
 from llmkit.serving.requests import Limits, of_completion
 from llmkit.serving.served import WritingModel
 from llmkit.serving.window import TextWindow
+from llmkit.system.errors import DeviceFullError
 from llmkit.training.fit import fit
 
 SIZE = len(letters())
@@ -392,3 +393,59 @@ def test_a_rule_that_fails_ends_its_text_and_leaves_its_place(when):
     assert ({number: end.reason for number, end in asked.ends.items()}, job.left) == ({0: "error", 1: "error"}, 0)
     (other,) = run(engine, [Asked(ids("b"))])
     assert other.ends[0].reason in ("stop", "length")
+
+
+# ---- a GPU's memory ends ----
+
+
+class Short:
+    """Lets an engine's forward pass fail where more rows are written together than there is room for."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch, most: int, word: str = "_forward") -> None:
+        self.failed = 0
+        usual = getattr(engine, word)
+
+        def forward(*given: Any) -> Any:
+            count = len(given[0]) if word == "_forward" else len(engine.rows) + 1
+            if count > most:
+                if word == "_forward":  # half of the layers have written already
+                    engine.table.begin_step()
+                self.failed += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return usual(*given)
+
+        monkeypatch.setattr(engine, word, forward)
+
+
+@pytest.mark.parametrize("word", ["_forward", "_read"])
+def test_where_memory_ends_the_text_that_came_last_ends_and_the_others_go_on(word, monkeypatch, caplog):
+    engine = engine_of("llama")
+    prompts = [ids(text) for text in PROMPTS[:4]]
+    expected = [plain(opened("llama").model, prompt, 24) for prompt in prompts]
+    short = Short(engine, monkeypatch, 3, word)
+    asked = run(engine, [Asked(prompt) for prompt in prompts], 1)
+    assert short.failed
+    for one, row in zip(asked[:3], expected):
+        assert one.texts[0] == said(letters(), row)
+        assert one.ends[0].error is None
+    assert isinstance(asked[3].ends[0].error, DeviceFullError)
+    assert told(asked[3].ends[0].error).status == 503
+    assert "a GPU's memory ended: a text ends with an error, and the others go on" in caplog.text
+
+
+def test_what_ended_texts_left_is_forgotten_first(monkeypatch):
+    engine = engine_of("llama")
+    long = ids(PROMPTS[3])
+    run(engine, [Asked(long)])
+    assert engine.memory.kept
+    short = Short(engine, monkeypatch, 0, "_read")
+    usual = engine._give_way
+
+    def give_way(reading):
+        usual(reading)
+        monkeypatch.undo()  # now there is room
+
+    monkeypatch.setattr(engine, "_give_way", give_way)
+    (one,) = run(engine, [Asked(long)])
+    assert (short.failed, one.ends[0].error) == (1, None)
+    assert one.texts[0] == said(letters(), plain(opened("llama").model, long, 24))

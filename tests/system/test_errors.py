@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmkit.system import errors
-from llmkit.system.errors import LlmkitError, nearest, no_memory, no_room, plain
+from llmkit.system.errors import DeviceFullError, LlmkitError, device_full, nearest, no_memory, no_room, plain
 
 
 def test_each_kind_has_the_exit_status_of_the_readme():
@@ -55,6 +55,19 @@ def test_a_full_disk_is_known_while_something_else_was_handled():
     (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False), (OSError(errno.ENOSPC, "full"), False)])
 def test_memory_that_isnt_there_is_known_by_whatever_class(error, short):
     assert no_memory(error) is short
+
+
+@pytest.mark.parametrize(("error", "full"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), True),
+    (RuntimeError("CUDA error: out of memory"), True), (RuntimeError("HIP out of memory. Tried to"), True),
+    (RuntimeError("MPS backend out of memory (MPS allocated: 17 GB"), True), (RuntimeError("NPU out of memory."), True),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+    (DeviceFullError("no room for 2 texts"), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False), (MemoryError(), False),
+    (RuntimeError("CUDA error: device-side assert triggered"), False)])
+def test_a_gpu_without_memory_left_is_known_by_whatever_it_says(error, full):
+    assert device_full(error) is full
+    assert no_memory(error) or not full
 
 
 @pytest.mark.parametrize(("name", "known", "said"), [

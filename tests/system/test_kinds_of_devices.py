@@ -1,7 +1,9 @@
 """Which device computes, of all that torch and accelerate know, and what it is asked; each driver is a stand-in."""
 
+import os
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import accelerate.state
@@ -9,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import PartialState
 
+from llmkit.cli import main, without_device
 from llmkit.planning import choices, doctor
 from llmkit.recipe import registry
 from llmkit.system import devices, machine
@@ -45,6 +48,9 @@ class Driver:
 
     def device(self, number: int) -> Any:
         return torch.device("cpu")
+
+    def get_device_capability(self, number: int = 0) -> tuple[int, int]:
+        return 7, 5
 
     def synchronize(self) -> None:
         self.asked.append("synchronize")
@@ -146,6 +152,79 @@ def test_accelerate_takes_the_same_device(
         monkeypatch.setattr(accelerate.state, f"is_{name}_available", lambda *_, name=name, **__: name == kind)
     state = PartialState.__new__(PartialState)
     assert PartialState.default_device.fget(state).type == devices.kind() == kind  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """What is said of devices in the environment, which is what it was afterwards."""
+    names = ("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return lambda: {name: os.environ[name] for name in names if name in os.environ}
+
+
+@pytest.mark.parametrize(("name", "before", "after"), [
+    ("cpu", {}, {"ACCELERATE_USE_CPU": "true"}), ("cuda", {"ACCELERATE_USE_CPU": "1"}, {}),
+    ("cuda:1", {}, {"CUDA_VISIBLE_DEVICES": "1"}),
+    ("cuda:1", {"CUDA_VISIBLE_DEVICES": "4,6"}, {"CUDA_VISIBLE_DEVICES": "6"}),
+    ("cuda:0", {"HIP_VISIBLE_DEVICES": "GPU-ab,GPU-cd"},
+     {"CUDA_VISIBLE_DEVICES": "0", "HIP_VISIBLE_DEVICES": "GPU-ab"})])
+def test_a_device_is_chosen_by_name(
+    name: str, before: dict[str, str], after: dict[str, str], there: Callable[..., Driver],
+    variables: Callable[[], dict[str, str]]) -> None:
+    there("cuda", count=1)
+    os.environ.update(before)
+    devices.choose(name)
+    assert variables() == after
+    assert devices.kind() == name.partition(":")[0]
+
+
+@pytest.mark.parametrize(("name", "why"), [
+    ("cuda", "--device cuda: torch sees no such device here"), ("mps", "torch sees no such device"),
+    ("gpu", "is none of cpu, cuda, cuda:N, mps, npu, xpu"), ("cpu:1", "is none of"), ("cuda:x", "is none of"),
+    ("", "is none of")])
+def test_a_device_that_is_not_there_is_refused(
+    name: str, why: str, variables: Callable[[], dict[str, str]]) -> None:
+    with pytest.raises(RequestError, match=why) as told:
+        devices.choose(name)
+    assert told.value.status == 2
+
+
+def test_the_doctor_says_what_a_card_multiplies(there: Callable[..., Driver]) -> None:
+    there("cuda", bf16=False)  # as a T4
+    first, *_ = doctor.processors()
+    assert (first.about, first.state, first.said) == (
+        "gpu 0", "ok", "Stand-in 1, 64 GB, no bf16: training.precision auto is fp16")
+
+
+@pytest.mark.parametrize(("variable", "value"), [
+    ("ACCELERATE_USE_CPU", "1"), ("CUDA_VISIBLE_DEVICES", ""), ("HIP_VISIBLE_DEVICES", "-1")])
+def test_the_doctor_names_what_hides_a_gpu(
+    variable: str, value: str, variables: Callable[[], dict[str, str]], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "NVIDIA", tmp_path)
+    plain, *_ = doctor.processors()
+    assert "can't use it" in plain.said
+    os.environ[variable] = value
+    found, *_ = doctor.processors()
+    assert found.said == f"there is one, and {variable}={value} keeps it from being used"
+
+
+@pytest.mark.parametrize(("words", "left", "name"), [
+    (["--device", "cpu", "predict", "m"], ["predict", "m"], "cpu"),
+    (["predict", "--device=cpu", "m"], ["predict", "m"], "cpu"),
+    (["predict", "m"], ["predict", "m"], None), (["predict", "--device"], ["predict"], "")])
+def test_the_option_may_stand_anywhere(words: list[str], left: list[str], name: str | None) -> None:
+    assert without_device(words) == (left, name)
+
+
+def test_a_command_computes_where_it_is_told(
+    variables: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "--device", "cpu"]) == 0
+    assert variables() == {"ACCELERATE_USE_CPU": "true"}
+    assert main(["methods", "--device", "gpu"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("llmkit: error: --device gpu: is none of cpu")
 
 
 def test_numbers_of_64_bits_are_the_hosts_where_a_device_has_none() -> None:

@@ -17,7 +17,7 @@ from llmkit.system import machine
 from llmkit.system.errors import RequestError
 from llmkit.training import finish
 from llmkit.training.fit import fit
-from llmkit.training.spread import agreeing, launch
+from llmkit.training.spread import agreeing, launch, processes
 from llmkit.training.spread.agreeing import connect, idle_gpus, in_common
 from llmkit.training.spread.meeting import Meeting
 from llmkit.training.spread.repeatable import VARIABLES, repeatable
@@ -103,6 +103,15 @@ def test_more_processes_than_gpus_are_refused(gpus: Callable[[int], None]) -> No
         launch.check_gpus(3)
     gpus(0)
     launch.check(3)
+
+
+def test_gradients_lie_in_the_buckets_that_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    usual = processes.Accelerator
+    monkeypatch.setattr(processes, "Accelerator", lambda **options: asked.append(options) or usual(**options))
+    processes.accelerate("fp32", tmp_path)
+    (handler,) = asked[0]["kwargs_handlers"]
+    assert handler.to_kwargs() == {"gradient_as_bucket_view": True}
 
 
 @pytest.mark.parametrize(("there", "used", "words"), [

@@ -51,6 +51,50 @@ def ways_to_attend(model: Any) -> set[str]:
     return {"eager", *(name for name, can in able.items() if can)}
 
 
+def flash(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, *,
+    dropout: float = 0.0, scaling: float | None = None, sliding_window: int | None = None,
+    softcap: float | None = None, is_causal: bool | None = None, **lengths: Any,
+) -> tuple[Tensor, None]:
+    """FlashAttention 2 as transformers calls it, whatever a model's way is called: (batch, heads, length, width) ->
+    (batch, length, heads, width).
+
+    `lengths`: `cu_seq_lens_q`, `cu_seq_lens_k`, `max_length_q`, `max_length_k` of rows that lie in one; what else
+    transformers passes is for others. Seen in transformers 5.23.
+    """
+    import torch
+    from transformers.modeling_flash_attention_utils import _flash_attention_forward
+
+    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    kind = query.device.type
+    # rotary positions make 32 bits of queries and keys
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+    if dtype is torch.float32 and kind == "cuda":  # as where a model is asked outside of training: kernels know 16 bits
+        dtype = torch.bfloat16
+    found: Tensor = _flash_attention_forward(
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attention_mask, query_length=query.shape[2],
+        is_causal=module.is_causal if is_causal is None else is_causal, dropout=dropout, softmax_scale=scaling,
+        sliding_window=sliding_window, softcap=softcap, target_dtype=dtype,
+        attn_implementation="flash_attention_2", **{name: lengths[name] for name in names if name in lengths})
+    return found if torch.is_autocast_enabled(kind) else found.to(value.dtype), None
+
+
+@contextmanager
+def by_sdpa(model: Any) -> Iterator[None]:
+    """While the block runs, a model that attends by FlashAttention or FlexAttention does it by sdpa.
+
+    Those are for training: FlashAttention takes 16 bits on a GPU only, and FlexAttention is compiled anew for each
+    length. A model whose layers see no padding stays as it is. Seen in transformers 5.23.
+    """
+    before = attention_of(model)
+    if before in ("flash_attention_2", "flex_attention"):
+        model.config._attn_implementation = "sdpa"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
 def forget_kernels(config: PretrainedConfig) -> None:
     """Leave it to transformers which attention and experts it computes by: a config may name kernels of a hub.
 

@@ -5,6 +5,10 @@ done to tokens only. Before the first layer and after the last, and for all that
 
     rows of 2, 4 and 1 tokens: 12 positions   ->   7 tokens in the layers, rows of 4, 2 and 1 within each attention
 
+FlashAttention takes the long row as it is, and where each row begins in it: then attention sees no padding either.
+
+    FlashAttention: one row of 7 tokens, and 0 4 6 7
+
 Compiled layers are told where the tokens stand with each call: what changes from batch to batch is an argument then, of
 which torch makes one graph for any numbers.
 """
@@ -19,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from llmkit.backbones.kernels.privates import attention_of
+from llmkit.backbones.kernels.privates import attention_of, flash
 from llmkit.system.devices import on_host, sent
 
 if TYPE_CHECKING:
@@ -32,7 +36,8 @@ WORTH = 0.9
 ALIKE = 0.8
 """The share of the longest row of a group that each of its rows has at least; on a GPU, all rows are one group."""
 TOLD = "llmkit_unpadded"
-"""The argument of compiled layers that says where their tokens stand: (order, places, rows, longest)."""
+"""The argument of compiled layers that says where their tokens stand: (order, places, rows, longest, edges)."""
+FLASH = "flash_attention_2"
 SAVED = 25_000
 """Attention scores of padding, over all heads, that it takes to make one more group worth its calls."""
 
@@ -63,6 +68,11 @@ class TokenPlaces:
         row, column = held.nonzero().unbind(1)
         self.places = sent(order[row] * self.longest + column, device)
         """(tokens,): row x longest + column, in that order."""
+        filled = held.sum(1)
+        self.edges = sent(torch.cat([filled.new_zeros(1), filled.cumsum(0)]).to(torch.int32), device)
+        """(rows + 1,): where each row begins among all tokens, and where the last one ends."""
+        self.most = int(filled.max())
+        """Tokens of the longest row."""
         begins = grouped(lengths, 0.0 if one_group or str(device) != "cpu" else ALIKE, SAVED / heads)
         edges = [0, *(i for i, more in enumerate(begins) if more), self.rows]
         self.groups = [
@@ -142,10 +152,14 @@ class Unpadding:
 
     def __init__(
         self, attend: Callable[..., tuple[Tensor, Any]], heads: int, entries: Sequence[nn.Module] = (),
-        exits: Sequence[nn.Module] = (), compiled: bool = False,
+        exits: Sequence[nn.Module] = (), compiled: bool = False, varlen: bool = False,
     ) -> None:
         self.attend, self.heads = attend, heads
         """How the model attends to padded rows, and with how many heads."""
+        self.varlen = varlen
+        """Whether attention takes the long row too: then there is no padding that isn't worth leaving out."""
+        self.full = False
+        """Whether the batch that is on its way has no padding at all."""
         self.entries, self.exits = tuple(map(id, entries)), tuple(map(id, exits))
         """Layers before which padding goes, and behind which it comes back."""
         self.compiled = compiled
@@ -155,7 +169,7 @@ class Unpadding:
 
     def begin(self, body: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         """Before the body: find the tokens, where the batch can do without padding."""
-        self.layout = None
+        self.layout, self.full = None, False
         mask = given.get("attention_mask")
         inputs = next((given[name] for name in ("input_ids", "inputs_embeds") if given.get(name) is not None),
                       args[0] if args else None)
@@ -166,7 +180,9 @@ class Unpadding:
             return
         here = on_host(mask)
         tokens = here.sum(1)
-        if int(tokens.sum()) <= WORTH * mask.numel() and int(tokens.min()) > 0:
+        self.full = int(tokens.sum()) == mask.numel()
+        worth = 1.0 if self.varlen else WORTH
+        if not self.full and int(tokens.sum()) <= worth * mask.numel() and int(tokens.min()) > 0:
             self.layout = TokenPlaces(here, self.heads, mask.device, one_group=self.compiled)
 
     def end(self, body: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
@@ -203,8 +219,9 @@ class Unpadding:
         args, given = self.turn(layer, args, given) or (args, given)
         if id(layer) in self.entries:
             args, given = self.enter(layer, args, given)
-        places = self.layout.groups[0].places
-        return args, {**given, TOLD: (self.layout.order, places, self.layout.rows, self.layout.longest)}
+        layout = self.layout
+        longest = layout.most if self.varlen else layout.longest
+        return args, {**given, TOLD: (layout.order, layout.groups[0].places, layout.rows, longest, layout.edges)}
 
     def after(self, layer: nn.Module, output: Any) -> Any:
         """What a compiled layer gives."""
@@ -238,11 +255,11 @@ def attend(
 
 
 def attend_told(
-    unpadding: Unpadding, told: tuple[Tensor, Tensor, int, int], module: nn.Module, parts: Sequence[Tensor],
+    unpadding: Unpadding, told: tuple[Tensor, Tensor, int, int, Tensor], module: nn.Module, parts: Sequence[Tensor],
     attention_mask: Tensor | None, **options: Any,
 ) -> tuple[Tensor, Any]:
     """The same for compiled layers: all rows are one group, and only operations that torch can trace."""
-    order, places, rows, longest = told
+    order, places, rows, longest, _ = told
     if attention_mask is not None:
         attention_mask = attention_mask if len(attention_mask) == 1 else attention_mask.index_select(0, order)
         attention_mask = attention_mask[:, :, :longest, :longest]
@@ -255,6 +272,34 @@ def attend_told(
     return found.flatten(0, 1).index_select(0, places)[None], None
 
 
+def attend_varlen(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, Any]:
+    """Attend by FlashAttention: (1, heads, tokens, width) and where rows begin -> (1, tokens, heads, width).
+
+    Padded rows, as where one of them is empty, go with their mask (rows, longest); full ones need none.
+    """
+    unpadding: Unpadding = module.llmkit_unpadding  # type: ignore[assignment]
+    layout = unpadding.layout
+    if (told := options.pop(TOLD, None)) is not None:
+        *_, longest, edges = told
+    elif layout is not None:
+        longest, edges = layout.most, layout.edges
+    else:
+        mask = None if unpadding.full else attention_mask
+        return flash(module, query, key, value, mask, **options)
+    return flash(module, query, key, value, **options, cu_seq_lens_q=edges, cu_seq_lens_k=edges,
+                 max_length_q=longest, max_length_k=longest)
+
+
+def told_padding(*given: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """FlashAttention's mask, made for all layers: that of padding (rows, longest); no device is asked for its numbers.
+
+    Which rows are full, and where tokens stand, the host knows.
+    """
+    return attention_mask
+
+
 def unpad(model: PreTrainedModel, family: type[Family], compiled: bool = False) -> Unpadding:
     """Let a model leave padding out of its layers wherever it is called with a mask of it, but not while it generates.
 
@@ -265,16 +310,17 @@ def unpad(model: PreTrainedModel, family: type[Family], compiled: bool = False) 
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
     way = attention_of(model)
-    name = f"llmkit_unpadded_{way}"
-    AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[way])
+    varlen = way == FLASH
+    name = "llmkit_unpadded_varlen" if varlen else f"llmkit_unpadded_{way}"
+    AttentionInterface.register(name, attend_varlen if varlen else attend)
+    AttentionMaskInterface.register(name, told_padding if varlen else ALL_MASK_ATTENTION_FUNCTIONS[way])
     model.set_attn_implementation(name)
     body = model.base_model
     stack = list(body.get_submodule(family.layers[0].partition(".")[2]).children())
     # shared layers may come in any order
     entries, exits = (stack, stack) if family.shares else (stack[:1], stack[-1:])
     unpadding = Unpadding(
-        ALL_ATTENTION_FUNCTIONS[way], model.config.num_attention_heads, entries, exits, compiled)
+        ALL_ATTENTION_FUNCTIONS[way], model.config.num_attention_heads, entries, exits, compiled, varlen)
     for part in (part for layer in stack for part in layer.modules()):
         part.llmkit_unpadding = unpadding  # type: ignore[assignment]
     body.register_forward_pre_hook(unpadding.begin, with_kwargs=True)

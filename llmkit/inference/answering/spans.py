@@ -47,7 +47,7 @@ class Pointer:
         """
         import torch
 
-        from llmkit.training.evaluate import visited
+        from llmkit.training.evaluate import Room, each
         from llmkit.training.spread.processes import accelerate, apart
 
         rows = [{"question": question, "context": hit.text} for hit in hits]
@@ -58,8 +58,8 @@ class Pointer:
         learner = self.ready.learner.to(accelerator.device)
         outcomes: dict[int, Any] = {}
         with torch.inference_mode():
-            for numbers, batch in visited(accelerator, learner, [part], self.ready.setup, self.size):
-                said = learner(batch, "predict")
+            for numbers, _, said in each(accelerator, learner, [part], self.ready.setup, Room(self.size),
+                                         lambda batch: learner(batch, "predict")):
                 check_all(said, "the passages")
                 outcomes |= zip(numbers, said, strict=True)
         starts = [sum(len(hit.text) + len(BETWEEN) for hit in hits[:number]) for number in range(len(hits))]

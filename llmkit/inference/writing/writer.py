@@ -23,7 +23,8 @@ from llmkit.inference.writing.token_loop import steps
 from llmkit.inference.writing.turn_ends import learned_ends, learned_start
 from llmkit.models.languages import UnreadScript
 from llmkit.models.opening import check_ids
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import DeviceFullError, RequestError, device_full
+from llmkit.system.plural import many
 from llmkit.system.report import log
 
 if TYPE_CHECKING:
@@ -247,10 +248,28 @@ class Writer:
         quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
         whole_sentences  `stream` gets nothing behind the last whole sentence of a text that the limit cuts
 
-        RequestError where a prompt is longer than the context, or steps are to be compiled and can't be.
+        RequestError where a prompt is longer than the context, steps are to be compiled and can't be, or a GPU's memory
+        ends.
         """
         if not prompts:
             return []
+        try:
+            return self._written(prompts, options, stream, stopped, numbers, ends, memory, quotes, whole_sentences)
+        except RuntimeError as error:
+            if not device_full(error):
+                raise
+            count = len(prompts) * max(options.num_return_sequences, options.num_beams)
+            raise DeviceFullError(
+                f"this device's memory has no room for {many(count, 'text')} of {self.name} at once, behind prompts of "
+                f"up to {max(map(len, prompts)):,} tokens. Ask for fewer together (batch_size, num_return_sequences, "
+                "num_beams), shorter ones (max_new_tokens), or a smaller model.") from error
+
+    def _written(
+        self, prompts: Sequence[Sequence[int]], options: Options, stream: Callable[[int, str], None] | None,
+        stopped: Callable[[], bool] | None, numbers: Sequence[int] | None, ends: Sequence[Collection[int]] | None,
+        memory: PrefixMemory | None, quotes: bool, whole_sentences: bool,
+    ) -> list[list[Completion]]:
+        """What `write` gives."""
         if self.assistant is not None:
             check_assisted(options)
         self._check_compiled(options, memory)

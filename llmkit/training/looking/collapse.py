@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from llmkit.backbones.kernels.privates import by_sdpa
 from llmkit.data.batches import Drawn
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def states(model: PreTrainedModel, rows: Sequence[Tensor]) -> Tensor:
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     model.eval()  # type: ignore[no-untyped-call]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), by_sdpa(model):
             body: Any = model.base_model
             hidden: Tensor = body(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
     finally:

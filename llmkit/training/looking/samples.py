@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmkit.backbones.kernels.frozen import STATES
+from llmkit.backbones.kernels.privates import by_sdpa
 from llmkit.data.batches import Drawn
 from llmkit.system.devices import moved, same_chance
 from llmkit.tasks.base import Encoded, Task
@@ -65,7 +66,7 @@ def sampled(session: Session, sets: Sequence[Any]) -> list[dict[str, Any]]:
     was = learner.training
     learner.eval()
     try:
-        with same_chance(device), session.spread.judging(), session.averaged():
+        with same_chance(device), session.spread.judging(), session.averaged(), by_sdpa(learner.tuned):
             if isinstance(objective, Task):
                 return of_task(session, shorter(objective), next(part for part in sets if len(part)))
             drawn = Drawn(sets, seed=0)
