@@ -52,10 +52,12 @@ def search(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
-    from llmkit.inference import search as searching
     from llmkit.system import report
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit.inference import search as searching
+
     report.quiet_libraries()
     searcher = searching.Searcher.open([*in_, *more], model, passage_tokens=passage_tokens,
                                        approximate=approximate, mix=mix, precision=precision)
