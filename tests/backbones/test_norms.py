@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from transformers import T5Config
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRMSNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.t5.modeling_t5 import T5DenseActDense, T5LayerNorm
 from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
 
 from llmkit.backbones.kernels import norms, shortcuts
@@ -77,3 +78,33 @@ def test_a_frozen_weight_or_input_gets_no_gradient() -> None:
     rows = torch.ones(1, 8, requires_grad=True)
     ours(rows).sum().backward()
     assert rows.grad is not None
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_t5s_feed_forward_in_bf16_is_the_same_but_for_what_is_not_turned(p: float) -> None:
+    """The same seed drops the same, so that outputs are equal to the bit, and gradients as near as bf16 is."""
+    theirs = T5DenseActDense(T5Config(d_model=8, d_ff=32, dropout_rate=p)).train()
+    ours = copy.deepcopy(theirs)
+    norms.quicken(ours)
+    found = []
+    for part in (ours, theirs):
+        rows = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16), shortcuts.step("cpu"):
+            out = part(rows)
+        out.backward(torch.ones_like(out))
+        found.append((out.detach(), rows.grad, part.wi.weight.grad, part.wo.weight.grad))
+    for mine, right in zip(*found, strict=True):
+        assert torch.equal(mine, right) or (mine - right).norm() <= 2**-8 * right.norm()
+    assert torch.equal(found[0][0], found[1][0])
+
+
+def test_a_dropped_relu_has_the_gradient_of_what_it_computes() -> None:
+    rows = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+
+    def same_chance(input: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return norms._DroppedReLU.apply(input, 2**14)
+
+    assert torch.autograd.gradcheck(same_chance, [rows])
+    assert float((same_chance(rows) == 0).double().mean()) > 0.4
