@@ -33,7 +33,7 @@ ALIKE = 0.8
 """The share of the longest row of a group that each of its rows has at least; on a GPU, all rows are one group."""
 TOLD = "llmkit_unpadded"
 """The argument of compiled layers that says where their tokens stand: (order, places, rows, longest)."""
-SAVED = 25_000
+SAVED = 100_000
 """Attention scores of padding, over all heads, that it takes to make one more group worth its calls."""
 
 
