@@ -241,7 +241,7 @@ def paced(
                else pupil(settled, whole, model, setting.new, tutor))
     if shortcuts.on("fused_gelu"):
         shortcuts.fuse(learner)
-    if shortcuts.on("fused_norms"):
+    if shortcuts.on("fused_norms") and not settled.recipe.training.compile:  # a compiler fuses them itself
         norms.quicken(learner)
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
