@@ -46,6 +46,10 @@ def score(
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say how likely a model finds a text, token by token, or which of two sentences it prefers: grammar, bias."""
+    from llmkit.system import report
+
+    report.to_stderr()
+    report.opening(model)
     from llmkit.data import jsonlines
     from llmkit.data.jsonlines import kept
     from llmkit.data.sources import open_source
@@ -53,10 +57,8 @@ def score(
     from llmkit.inference.evaluate import said_by_option
     from llmkit.models.run import spare
     from llmkit.recipe import Source
-    from llmkit.system import report
     from llmkit.system.errors import RequestError
 
-    report.to_stderr()
     read = [text, *([] if floor is None else [floor])]
     if output != "-":  # before a model is opened
         jsonlines.place(output, read)

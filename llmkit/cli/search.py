@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.use import Precision
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible, visible_lines
@@ -47,16 +48,19 @@ def search(
     approximate: Annotated[bool, typer.Option(
         "--approximate", help="Compare a part of a large index only, by FAISS: llmkit-train[search].")] = False,
     mix: Mix = False,
+    precision: Precision = "auto",
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Find passages by meaning. The index is built once and kept; only what is new of the files is read again."""
-    from llmkit.inference import search as searching
     from llmkit.system import report
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit.inference import search as searching
+
     report.quiet_libraries()
     searcher = searching.Searcher.open([*in_, *more], model, passage_tokens=passage_tokens,
-                                       approximate=approximate, mix=mix)
+                                       approximate=approximate, mix=mix, precision=precision)
     if json_:
         found = [{"query": one, "model": model, "results": [hit.as_json() for hit in hits],
                   "indexed": searcher.indexed} for one in _queries(query) for hits in searcher.search([one], top)]

@@ -64,12 +64,14 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Measure a model on a file: perplexity on text, the task's metrics on rows."""
-    from llmkit.inference import evaluate as evaluation
-    from llmkit.inference.comparing import inline as variants
     from llmkit.system import report
-    from llmkit.tasks.shared.floors import in_words
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit.inference import evaluate as evaluation
+    from llmkit.inference.comparing import inline as variants
+    from llmkit.tasks.shared.floors import in_words
+
     asked = reading(data, set_, on_bad_row, encoding, target)
     mode = None if prompt is None else variants.plugin(prompt, "prompting", "--prompt")
     result = evaluation.evaluate(
@@ -106,12 +108,14 @@ def predict(
     on_bad_row: BadRow = "error", encoding: Encoding = None, set_: How = [],  # noqa: B006
 ) -> None:
     """Say what a model says of each row: one JSON object a line, in the order of the file."""
-    from llmkit.data import jsonlines, tabled
-    from llmkit.inference import predict as prediction
-    from llmkit.models.run import spare
     from llmkit.system import report
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit.data import jsonlines, tabled
+    from llmkit.inference import predict as prediction
+    from llmkit.models.run import spare
+
     spare(output, model)
     asked = reading(data, set_, on_bad_row, encoding)
     found = prediction.predict(model, data, task=task, max_length=max_length, batch_size=batch_size,
@@ -341,11 +345,13 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write a model as a folder for others: an adapter merged into its base, a model card that says how to use it."""
-    from llmkit import exporting
-    from llmkit.models import layout
     from llmkit.system import report
 
     report.to_stderr()
+    report.opening(model)
+    from llmkit import exporting
+    from llmkit.models import layout
+
     report.quiet_libraries()
     done = exporting.export(model, to, format=format_, dtype=dtype, push_to_hub=push_to_hub, private=private)
     if json_:

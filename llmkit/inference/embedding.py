@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -19,6 +19,8 @@ from llmkit.models.families import family_for
 from llmkit.models.files import read_json
 from llmkit.models.pooling import Pooling
 from llmkit.models.run import Run
+from llmkit.planning import choices
+from llmkit.planning.choices import Precision
 from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, RequestError
 from llmkit.system.finite import stopped
@@ -35,6 +37,8 @@ Role: TypeAlias = Literal["query", "document"]
 
 CHUNK = 2048
 """Texts that are sorted by length among themselves: memory beside the vectors doesn't grow with their number."""
+COMPARED = 16
+"""Vectors of 16 bits that are computed in fp32 too."""
 ROOM, ROOM_ON_A_GPU = 4096, 65536
 """Positions of a batch, padding included."""
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
@@ -61,6 +65,8 @@ class Embedder:
     """What the model was trained to see before a text, by the model's own name for it."""
     default_prompt: str | None = None
     device: str = "cpu"
+    numbers: Precision = "fp32"
+    """What it computes in; vectors are float32 in any case."""
     together: devices.AtOnce = field(default_factory=lambda: devices.AtOnce("texts"), repr=False, compare=False)
     """How many texts of a batch the device takes."""
 
@@ -81,17 +87,21 @@ class Embedder:
         return self.max_length - self.opened.tokenizer.num_special_tokens_to_add() - len(prompt)
 
     @classmethod
-    def open(cls, name: str | Path) -> Embedder:
+    def open(cls, name: str | Path, precision: str = "auto") -> Embedder:
         """A run, a folder, a catalogue name or a hub id.
 
         Pooling, length and prompts are those of sentence-transformers' files (`modules.json`, `1_Pooling/config.json`,
         …), which runs of `contrastive` and `similarity` have too. An encoder without them: the mean of its last hidden
-        states. RequestError for a model that only writes, and for modules that llmkit doesn't know.
+        states. `precision`: fp32, bf16 or fp16; `auto`: what a run learned in, where this machine is fast in it, else
+        fp32. RequestError for a model that only writes, and for modules that llmkit doesn't know.
         """
         base = Base.open(name)
         folder, said = base.folder, _Files(base.folder)
+        run = Run.open(folder)
+        learned = run.recipe if run is not None and folder.name == run.model.name else None
         if not base.is_adapter:  # before the weights are read
             _check(str(name), base.family, said)
+            choices.answering_in(precision, base.family, learned)
         opened = open_model(base, None if base.is_adapter else "AutoModel")
         config = opened.model.config
         family = family_for(config) if base.is_adapter else base.family
@@ -103,13 +113,15 @@ class Embedder:
         if not said.pooling.modes:
             log.info("%s: its files don't say how texts become vectors; each is the mean of its last hidden states",
                      name)
-        limits = [said.max_length, opened.tokenizer.model_max_length, _learned_length(folder)]
+        # beyond the tokens of a row that a run learned from, its positions are untrained
+        limits = [said.max_length, opened.tokenizer.model_max_length,
+                  None if learned is None else learned.data.max_length]
         positions = family.position_limit(config)
         limits.append(None if positions is None else positions - opened.virtual_tokens)
         device = devices.kind()
         return cls(str(name), opened, _body(str(name), opened).to(device), said.pooling.modes or ("mean",),
                    said.pooling.normalized, int(min(limit for limit in limits if limit is not None)), said.lower,
-                   said.prompts, said.default_prompt, device)
+                   said.prompts, said.default_prompt, device, choices.answering_in(precision, family, learned))
 
     def ids(self, texts: Sequence[str], role: Role | None = None) -> tuple[list[list[int]], int]:
         """The token ids of each text, special ones included, at most `max_length`; and how many texts were cut."""
@@ -141,6 +153,8 @@ class Embedder:
             if empty is not None:
                 raise RequestError(f"text {start + empty + 1} of {len(texts)} is empty: it has no token to embed.")
             vectors[start : start + len(ids)] = self.vectors(ids, done)
+            if self.numbers != "fp32" and start == 0:
+                self._beside_fp32(ids[:COMPARED], vectors[:COMPARED])
         if cut:
             log.info("%s reads %d tokens: the ends of %d of %d texts are left out", self.name, self.max_length, cut,
                      len(texts))
@@ -175,12 +189,28 @@ class Embedder:
         mask = (torch.arange(longest, device=self.device)[None] < lengths[:, None]).long()
         if min(map(len, ids)) < longest:
             inputs["attention_mask"] = mask
-        with torch.inference_mode():
+        with torch.inference_mode(), choices.computing_in(self.numbers, self.device):
             hidden = self.body(**inputs).last_hidden_state.float()
             out: Vectors = Pooling(self.pooling, self.normalize).vectors(hidden, mask).cpu().numpy()
         if not np.isfinite(out).all():
             raise stopped(self.name)
         return out
+
+    def _beside_fp32(self, ids: Sequence[list[int]], vectors: Vectors) -> None:
+        """Say once, how far the first vectors are from those in fp32."""
+        if self._compared:
+            return
+        self._compared.append(True)
+        whole = replace(self, numbers="fp32").vectors(ids)
+        cosines = (whole * vectors).sum(1) / np.maximum(
+            np.linalg.norm(whole, axis=1) * np.linalg.norm(vectors, axis=1), 1e-30)
+        log.info("%s computes in %s: the first %s of cosine %.5f or more with those of fp32", self.name, self.numbers,
+                 "vector is" if len(ids) == 1 else f"{len(ids)} vectors are", min(1.0, float(cosines.min())))
+
+    @cached_property
+    def _compared(self) -> list[bool]:
+        """Whether that was said."""
+        return []
 
     def _prompt(self, role: str | None) -> str:
         names = [*PROMPTS.get(role or "", ()), self.default_prompt or ""]
@@ -191,7 +221,8 @@ class Embedder:
         base = Base.open(self.opened.folder)
         folders = [base.folder, *([base.below.folder] if base.is_adapter else [])]
         whole = hashlib.sha256(json.dumps([self.pooling, self.normalize, self.max_length, self.lower,
-                                           dict(self.prompts), self.default_prompt]).encode())
+                                           dict(self.prompts), self.default_prompt,
+                                           *([] if self.numbers == "fp32" else [self.numbers])]).encode())
         for folder in folders:
             for path in sorted(folder.iterdir()):
                 if path.suffix in (".safetensors", ".json", ".txt", ".model"):
@@ -245,12 +276,6 @@ def _body(name: str, opened: Opened) -> nn.Module:
         raise RequestError(f"{name}: its virtual tokens were trained for another head ({opened.kind}); use a run of "
                            "contrastive or similarity.")
     return model.get_base_model().base_model  # type: ignore[no-any-return]
-
-
-def _learned_length(folder: Path) -> int | None:
-    """The tokens of a row that a run learned from: beyond them its positions are untrained. None: it is no run."""
-    run = Run.open(folder)
-    return run.recipe.data.max_length if run is not None and folder.name == run.model.name else None
 
 
 def _batches(lengths: Sequence[int], room: int) -> list[list[int]]:

@@ -6,10 +6,10 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 from llmkit import models, recipe
 from llmkit.data.known.sets import usual_split
@@ -38,7 +38,6 @@ from llmkit.tasks.shared.figures import FLOOR_ROWS
 from llmkit.tasks.shared.labels import refuse_unlabelled
 
 if TYPE_CHECKING:
-    import torch
 
     from llmkit.backbones.base import Family
     from llmkit.training.learner import Learner
@@ -182,7 +181,7 @@ def _measured(
     if isinstance(ready.learner.objective, Task) and ready.learner.objective.reference:
         refer(accelerator, untuned(ready, model).to(accelerator.device), sets.train, ready.setup, size)
     answers: list[dict[str, Any]] = []
-    with computing_in(numbers, accelerator.device):
+    with choices.computing_in(numbers, accelerator.device.type):
         figures = all_figures(accelerator, ready.learner.to(accelerator.device), sets.train, ready.setup,
                               Room(size, choices.at_once()), answers=answers)
     return figures, answers[-1] if answers else {}
@@ -199,17 +198,7 @@ class Ready:
 
     def numbers(self, precision: str) -> Precision:
         """The numbers that it computes in: `auto` is what the run learned in, where that is what is fast here."""
-        family = self.learner.family
-        if precision != "auto":
-            if precision not in get_args(Precision):
-                raise RequestError(f"--precision {precision}: is none of auto, {', '.join(get_args(Precision))}."
-                                   f"{nearest(precision, ('auto', *get_args(Precision)))}")
-            choices.check_precision(precision, family, "--precision")
-            return cast(Precision, precision)
-        if self.learned is None:
-            return "fp32"
-        fast, _ = choices.precision(choices.WIDTH, family)
-        return fast if fast == self.learned.training.precision else "fp32"
+        return choices.answering_in(precision, self.learner.family, self.learned)
 
     def reader(
         self, data: str | Path | Given, target: str | Path | None = None, on_bad_row: str = "error",
@@ -280,15 +269,6 @@ def make_ready(
     setup = _setup(opened, chosen, family, learned, length)
     learner = Learner(whole, chosen, family).eval()  # a model that was open comes back as it was
     return Ready(learner, with_prompt(setup, prompt or own, chosen), learned)
-
-
-def computing_in(numbers: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """While the block runs, products are of 16 bits where `numbers` says so; weights stay what they are."""
-    import torch
-
-    if numbers == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if numbers == "bf16" else torch.float16)
 
 
 def _named(task: str | Answering | None, objective: str | None) -> Learning | None:

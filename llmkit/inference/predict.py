@@ -19,7 +19,6 @@ from llmkit.inference.evaluate import (
     WAY_OUT,
     Model,
     Ready,
-    computing_in,
     leaves_out,
     left_as_it_is,
     make_ready,
@@ -163,7 +162,7 @@ def _predicted(
         part.tell(unknown)
         written.see(part.rows)
         outcomes: dict[int, Any] = {}
-        with torch.inference_mode(), computing_in(numbers, accelerator.device):
+        with torch.inference_mode(), choices.computing_in(numbers, accelerator.device.type):
             for rows, _, told in each(accelerator, learner, [part], ready.setup, room,
                                       lambda batch: learner(batch, "predict")) if len(part) else ():
                 check_all(told, reader.name)

@@ -50,6 +50,7 @@ class Hit:
 
 def search(
     query: str, where: Where, model: str | Embedder = "minilm-l6", top: int = 5, mix: bool = False,
+    precision: str = "auto",
 ) -> list[Hit]:
     """The passages of files, folders or built-in texts that are closest in meaning to a query, the closest first.
 
@@ -57,10 +58,11 @@ def search(
     'distutils.file_util.copy_file'
 
     `model` is a run, a folder, a catalogue name or a hub id, or an `Embedder` that is open. `mix`: rank passages by
-    their words (BM25), too, and fuse both orders. For more than one query, keep a `Searcher`.
+    their words (BM25), too, and fuse both orders. `precision`: what a model that isn't open computes in, as for
+    `Embedder.open`. For more than one query, keep a `Searcher`.
     DataError where there is nothing to search, RequestError where the model is no encoder.
     """
-    return Searcher.open(where, model, mix=mix).search([query], top)[0]
+    return Searcher.open(where, model, mix=mix, precision=precision).search([query], top)[0]
 
 
 class Searcher:
@@ -76,13 +78,14 @@ class Searcher:
     @classmethod
     def open(
         cls, where: Where, model: str | Embedder = "minilm-l6", *, passage_tokens: int | None = None,
-        approximate: bool = False, mix: bool = False,
+        approximate: bool = False, mix: bool = False, precision: str = "auto",
     ) -> Searcher:
         """Open the index of files, folders, globs, `builtin:` or `hub:` texts; build it, or what is new of it.
 
         `indexed` then says how many files and passages there are, how many of these had to be embedded, and what was
         passed over and why. `approximate`: compare a part of a large index only, by FAISS (the extra `search`). `mix`:
-        rank by words, too, by BM25 (the same extra).
+        rank by words, too, by BM25 (the same extra). `precision`: what a model that isn't open computes in; passages
+        are embedded anew where it is another than the index has.
         """
         if passage_tokens is not None and passage_tokens < 8:
             raise RequestError(f"--passage-tokens {passage_tokens}: a passage needs 8 tokens or more.")
@@ -92,7 +95,7 @@ class Searcher:
             words.bm25s()
         places = [str(where)] if isinstance(where, str | Path) else list(map(str, where))
         listing = listed(places)  # before a model is loaded
-        embedder = model if isinstance(model, Embedder) else Embedder.open(model)
+        embedder = model if isinstance(model, Embedder) else Embedder.open(model, precision)
         if passage_tokens is not None and passage_tokens > embedder.room:
             raise RequestError(f"--passage-tokens {passage_tokens}: {embedder.name} reads {embedder.room} at once.")
         most = passage_tokens or min(PASSAGE, embedder.room)

@@ -7,18 +7,19 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_start_method
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 from llmkit import recipe
 from llmkit.backbones.base import Family
 from llmkit.backbones.kernels.privates import has_avx512_bf16, onednn_multiplies_bf16
 from llmkit.recipe import registry
 from llmkit.system import devices, machine
-from llmkit.system.errors import RequestError
+from llmkit.system.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -219,6 +220,33 @@ def check_precision(chosen: str, family: type[Family], field: str = "training.pr
                            "Use bf16 or fp32.")
     if chosen == "fp16" and overflows(family):
         raise RequestError(f"{field}: T5's activations overflow in fp16; use bf16 or fp32.")
+
+
+def answering_in(asked: str, family: type[Family], learned: recipe.Recipe | None) -> Precision:
+    """The numbers that a model answers in, by `--precision`: `auto` is what its run learned in, where it is fast here.
+
+    RequestError for a name that is none, and for numbers that this machine or the family can't have.
+    """
+    names = get_args(Precision)
+    if asked != "auto":
+        if asked not in names:
+            raise RequestError(f"--precision {asked}: is none of auto, {', '.join(names)}."
+                               f"{nearest(asked, ('auto', *names))}")
+        check_precision(asked, family, "--precision")
+        return cast(Precision, asked)
+    if learned is None:
+        return "fp32"
+    fast, _ = precision(WIDTH, family)
+    return fast if fast == learned.training.precision else "fp32"
+
+
+def computing_in(numbers: Precision, device: str) -> AbstractContextManager[Any]:
+    """While the block runs, products are of 16 bits where `numbers` says so; weights stay what they are."""
+    import torch
+
+    if numbers == "fp32":
+        return nullcontext()
+    return torch.autocast(device, torch.bfloat16 if numbers == "bf16" else torch.float16)
 
 
 def overflows(family: type[Family]) -> bool:

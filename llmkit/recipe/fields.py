@@ -20,7 +20,7 @@ Count: TypeAlias = Annotated[int, Field(gt=0, strict=True)]
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Shortcut: TypeAlias = Literal[
     "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded",
-    "fused_gelu"]
+    "fused_gelu", "shared_casts", "fused_norms"]
 Attention: TypeAlias = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]
@@ -239,7 +239,8 @@ class Training:
     random bits an element; short_attention: plain products where torch's tiled attention is slower (both on a CPU);
     two_streams: XLNet's second stream at its targets only, and one encoding of positions for all rows of a batch;
     unpadded: layers that see no padding, in all families but DeBERTa, XLNet and encoder-decoders; fused_gelu: GPT-2's
-    GELU, which T5 v1.1, UMT5 and ALBERT use too, in one kernel and not in eight.
+    GELU, which T5 v1.1, UMT5 and ALBERT use too, in one kernel and not in eight; shared_casts: in bf16 on a CPU, what
+    several layers read is turned to 16 bits once; fused_norms: norms of T5, Llama and Qwen in half the passes on a CPU.
     """
     use_liger_kernel: bool = False
     """On GPUs: losses over words by Liger's fused linear cross-entropy (llmkit-train[liger]), not by chunked_loss. Its

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from llmkit import recipe as recipes
-from llmkit.backbones.kernels import shortcuts
+from llmkit.backbones.kernels import norms, shortcuts
 from llmkit.backbones.kernels.compiling import compile_layers
 from llmkit.backbones.kernels.frozen import Frozen, lowest
 from llmkit.backbones.kernels.unpadded import unpad
@@ -242,6 +242,8 @@ def paced(
                else pupil(settled, whole, model, setting.new, tutor))
     if shortcuts.on("fused_gelu"):
         shortcuts.fuse(learner)
+    if shortcuts.on("fused_norms") and not settled.recipe.training.compile:  # a compiler fuses them itself
+        norms.quicken(learner)
     names = {id(parameter): name for name, parameter in learner.named_parameters()}
     learner.rates = {names[id(tensors[name])]: rate for name, rate in rates.items()}
     learner.wakes = {names[id(tensors[name])]: step for name, step in wakes.items()}

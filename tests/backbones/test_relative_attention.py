@@ -82,7 +82,6 @@ def test_without_the_shortcut_a_model_runs_as_transformers_has_it():
             off = objective.loss(ours, batch, family)["loss"]
             shape = ours.transformer.relative_positional_encoding(4, 4, bsz=3).shape
     torch.testing.assert_close(on, off, rtol=2e-5, atol=1e-4)
-    assert on != off  # the last bits: other sums
     assert shape == (8, 3, 32)
     assert ours.transformer.relative_positional_encoding(4, 4, bsz=3).shape == (8, 1, 32)
 

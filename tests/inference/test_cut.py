@@ -87,13 +87,20 @@ def test_it_is_said_that_a_text_was_cut_and_how_to_have_more(texts, shown, said)
     assert _cut(Result("p", "m", texts), shown, 9) == said
 
 
-@pytest.mark.parametrize("command", [["generate", "Hello"], ["chat"]], ids=["generate", "chat"])
-def test_what_goes_on_is_said_before_any_large_library_is_imported(command: list[str]) -> None:
+COMMANDS = [["generate", "Hello", "--model", "m"], ["chat", "--model", "m"], ["evaluate", "m", "--data", "x"],
+            ["predict", "m", "x"], ["search", "x", "--in", ".", "--model", "m"], ["score", "Hello", "--model", "m"],
+            ["export", "m", "--to", "x"]]
+
+
+def test_what_goes_on_is_said_before_any_large_library_is_imported() -> None:
     program = ("import sys\nfrom llmkit.cli import main\nfrom llmkit.system import report\n"
-               "def opening(model): print(model, [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])\n"
-               f"report.opening = opening\nmain([*{command!r}, '--model', 'no-such-model'])")
+               "from llmkit.system.errors import RequestError\n"
+               "def opening(model):\n"
+               "    print(model, [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])\n"
+               "    raise RequestError('as far as this')\n"
+               f"report.opening = opening\nfor command in {COMMANDS!r}:\n    assert main(command) == 2")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, input="")
-    assert done.stdout == "no-such-model []\n"
+    assert done.stdout == "m []\n" * len(COMMANDS)
 
 
 def words_of(make: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> str:

@@ -236,3 +236,44 @@ def test_the_head_that_an_adapter_brings_is_not_missing(
         assert np.isfinite(Embedder.open(tmp_path / "labels").embed(WHO)).all()
         assert models.open_model(tmp_path / "labels", "AutoModelForQuestionAnswering").missing == (
             "qa_outputs.bias", "qa_outputs.weight")
+
+
+def cosines(a, b):
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+def test_in_bf16_vectors_are_those_of_transformers_in_bf16_and_the_distance_to_fp32_is_said(encoder, caplog):
+    embedder = Embedder.open(encoder, precision="bf16")
+    with caplog.at_level("INFO", "llmkit"):
+        found = embedder.embed(TEXTS)
+        embedder.embed(TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = np.stack([POOLED["mean"](states(encoder, text).float()).numpy() for text in TEXTS])
+    whole = Embedder.open(encoder).embed(TEXTS)
+    assert found.dtype == np.float32
+    assert not np.array_equal(found, whole)
+    assert cosines(found, theirs).min() > 0.9999
+    assert cosines(found, whole).min() > 0.999
+    (said,) = [record.getMessage() for record in caplog.records if "computes in bf16" in record.getMessage()]
+    least = cosines(found, whole)[:16].min()
+    assert said.startswith(f"{encoder} computes in bf16: the first 16 vectors are of cosine ")
+    assert float(said.split()[11]) == pytest.approx(float(least), abs=2e-5)
+
+
+def test_where_nothing_is_said_a_model_that_is_no_run_computes_in_fp32(encoder):
+    assert Embedder.open(encoder).numbers == "fp32"
+
+
+def test_another_precision_is_another_index(encoder):
+    made = [Embedder.open(encoder, precision=precision).fingerprint() for precision in ("auto", "fp32", "bf16")]
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize(("precision", "said"), [
+    ("bf61", "--precision bf61: is none of auto, fp32, bf16, fp16. Did you mean 'bf16'?"),
+    ("fp16", "--precision: fp16 needs a GPU; on a CPU it is far slower than fp32. Use bf16 or fp32."),
+])
+def test_a_precision_that_cant_be_is_refused_before_the_weights_are_read(encoder, precision, said):
+    with pytest.raises(RequestError) as refused:
+        Embedder.open(encoder, precision=precision)
+    assert str(refused.value) == said

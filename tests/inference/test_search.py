@@ -280,7 +280,8 @@ def test_the_json_has_places_and_what_was_indexed(folder, encoder, capsys):
 
 def test_queries_from_stdin_share_a_model(folder, encoder, capsys, monkeypatch):
     times, open_ = [], Embedder.open.__func__
-    monkeypatch.setattr(Embedder, "open", classmethod(lambda cls, name: (times.append(name), open_(cls, name))[1]))
+    monkeypatch.setattr(Embedder, "open", classmethod(
+        lambda cls, name, *how: (times.append(name), open_(cls, name, *how))[1]))
     monkeypatch.setattr("sys.stdin", io.StringIO("a dog chased a hat .\n\nthe cat saw the moon .\n"))
     words = ["search", "-", "--in", "here/a.txt", "here/c.py", "--model", str(encoder), "--top", "1"]
     assert main(words) == 0

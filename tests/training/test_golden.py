@@ -59,3 +59,17 @@ def test_a_shortcut_gives_the_same_losses(family: str, shortcut: str, text: Path
     others = [name for name in get_args(recipe.Shortcut) if name not in (shortcut, "fast_dropout")]
     on = losses(family, text, tmp_path / "on", shortcuts=[*others, shortcut])
     assert losses(family, text, tmp_path / "off", shortcuts=others) == pytest.approx(on, rel=1e-5)
+
+
+def test_quick_norms_give_a_t5_the_same_losses(text: Path, tmp_path: Path) -> None:
+    others = [name for name in get_args(recipe.Shortcut) if name not in ("fused_norms", "fast_dropout")]
+    on = losses("t5", text, tmp_path / "on", shortcuts=[*others, "fused_norms"])
+    assert losses("t5", text, tmp_path / "off", shortcuts=others) == pytest.approx(on, rel=1e-5)
+
+
+def test_shared_casts_change_no_more_than_bf16_does(text: Path, tmp_path: Path) -> None:
+    others = [name for name in get_args(recipe.Shortcut) if name not in ("shared_casts", "fast_dropout")]
+    on = losses("t5", text, tmp_path / "on", shortcuts=[*others, "shared_casts"], precision="bf16")
+    off = losses("t5", text, tmp_path / "off", shortcuts=others, precision="bf16")
+    assert on != off
+    assert off == pytest.approx(on, rel=3e-3)

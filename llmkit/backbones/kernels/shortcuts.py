@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers.activations import NewGELUActivation
 
+from llmkit.backbones.kernels.casts import Casts
 from llmkit.recipe import Shortcut
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ LEVELS = 2**16
 SHORT = 256
 """Keys up to which plain products stand for torch's tiled attention in bf16 on a CPU: gradient included, they take a
 fifth of its time at 64 and 0.6 at 256. They still gain at 512, but keep a number for each pair of positions."""
-SCORES = 4 * 1024**2
-"""Attention scores that exist at once in fp32."""
+SCORES = 1024**2
+"""Attention scores that exist at once beside the chances: in bf16 they should fit a core's cache."""
 _WANTED: ContextVar[frozenset[str]] = ContextVar("shortcuts", default=ALL)
 """Those that may be taken in this thread."""
 
@@ -59,6 +60,8 @@ def step(device: str) -> AbstractContextManager[Any]:
         ours[functional.dropout] = dropout
     if device == "cpu" and (on("fast_dropout") or on("short_attention")):
         ours[functional.scaled_dot_product_attention] = attention
+    if device == "cpu" and on("shared_casts"):
+        ours |= Casts().instead
     return _Instead(ours) if ours else nullcontext()
 
 
@@ -100,17 +103,20 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 
 
 def stays(shape: torch.Size, level: int) -> Tensor:
-    """Which elements stay: each with a chance of 1 - level / 65,536, by torch's own random numbers; bool."""
+    """Which elements stay: each with a chance of 1 - level / 65,536, by torch's own random numbers; 0 or 1 in int16.
+
+    Truth values would take torch several times as long, to make and to multiply by.
+    """
     count = math.prod(shape)
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return bits.view(torch.int16)[:count].view(shape) >= level - LEVELS // 2
+    return bits.view(torch.int16)[:count].view(shape).ge_(level - LEVELS // 2)
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, level: int) -> Tensor:
         keep, ctx.scale = stays(input.shape, level), LEVELS / (LEVELS - level)
-        ctx.save_for_backward(keep)
+        ctx.save_for_backward(keep.to(torch.int8))
         return (input * keep.to(input.dtype)).mul_(ctx.scale)
 
     @staticmethod
@@ -140,15 +146,22 @@ def attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    least = torch.finfo(query.dtype).min
     if attn_mask is not None and attn_mask.dtype is torch.bool:
-        attn_mask = torch.zeros(attn_mask.shape).masked_fill_(~attn_mask, torch.finfo(torch.float32).min)
+        attn_mask = torch.zeros(attn_mask.shape, dtype=query.dtype).masked_fill_(~attn_mask, least)
+    elif attn_mask is not None:  # fp32's least number would be -inf in bf16, and a row of these is no number
+        attn_mask = attn_mask.clamp_min(least).to(query.dtype)
     found: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
         query, key, value, attn_mask, level, query.shape[-1] ** -0.5 if scale is None else scale)
     return found
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scale · Q Kᵀ + mask), dropout, times V: a few rows of the batch at a time, softmax in fp32 at least."""
+    """softmax(scale · Q Kᵀ + mask), dropout, times V: a few rows of the batch at a time.
+
+    Softmax computes in fp32 at least, whatever it reads and writes. The chances that dropout leaves are kept with a
+    minus before them, so that nothing else needs to say which they are.
+    """
 
     @staticmethod
     def forward(
@@ -157,47 +170,65 @@ class _Attention(torch.autograd.Function):
         (rows, heads, length), keys = query.shape[:3], key.shape[-2]
         keep = stays(torch.Size((rows, heads, length, keys)), level) if level else None
         share = LEVELS / (LEVELS - level)
+        query = (query if scale == 1 else query * scale).contiguous()
+        key, value = key.contiguous(), value.contiguous()
+        larger = value if keep is None else value * -share  # so are the chances
         chances = query.new_empty(rows, heads, length, keys)
         out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
         step = max(1, SCORES // (heads * length * keys))
         for start in range(0, rows, step):
             some = slice(start, min(start + step, rows))
-            scores = torch.matmul(query[some] * scale, key[some].transpose(-1, -2)).to(precise(query))
+            scores = torch.matmul(query[some], key[some].transpose(-1, -2))
             if mask is not None:
                 scores += mask if mask.dim() < 4 or mask.shape[0] == 1 else mask[some]
-            part = torch.softmax(scores, -1)
-            chances[some] = part
-            left = chances[some] if keep is None else (chances[some] * keep[some].to(query.dtype)).mul_(share)
-            out[some] = torch.matmul(left, value[some])
-        ctx.save_for_backward(query, key, value, chances, keep)
+            left = torch.softmax(scores, -1, out=chances[some])
+            if keep is not None:
+                left = mark(left, keep[some]).clamp_max(0)
+            out[some] = torch.matmul(left, larger[some])
+        ctx.save_for_backward(query, key, value, chances)
         ctx.numbers = scale, share, step
-        ctx.mask = None if mask is None or not ctx.needs_input_grad[3] else (mask.shape, mask.dtype)
+        ctx.mask = mask.shape if mask is not None and ctx.needs_input_grad[3] else None
         return out
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, chances, keep = ctx.saved_tensors
+        query, key, value, chances = ctx.saved_tensors
         scale, share, step = ctx.numbers
-        found = [torch.empty_like(one) for one in (query, key, value)]
-        bias = None if ctx.mask is None else torch.zeros(ctx.mask[0], dtype=precise(query))  # of relative positions
+        dropped = share != 1
+        slope = (slope * share if dropped else slope).contiguous()
+        found = [slope.new_empty(one.transpose(1, 2).shape).transpose(1, 2) for one in (query, key, value)]
+        bias = None if ctx.mask is None else torch.zeros(ctx.mask, dtype=precise(query))  # of relative positions
         for start in range(0, len(query), step):
             some = slice(start, min(start + step, len(query)))
             part, towards = chances[some], torch.matmul(slope[some], value[some].transpose(-1, -2))
             left = part
-            if keep is not None:
-                stayed = keep[some].to(part.dtype)
-                left, towards = (part * stayed).mul_(share), towards.mul_(stayed).mul_(share)
-            found[2][some] = torch.matmul(left.transpose(-1, -2), slope[some])
-            fine = torch._softmax_backward_data(
-                towards.to(precise(query)), part.to(precise(query)), -1, precise(query))
+            if dropped:
+                left, towards, part = part.clamp_max(0), at_marked(towards, part), part.abs()
+            found[2][some] = torch.matmul(left.transpose(-1, -2), -slope[some] if dropped else slope[some])
+            towards = torch._softmax_backward_data(towards, part, -1, part.dtype)
             if bias is not None:
                 whole = bias.dim() < 4 or bias.shape[0] == 1
                 own = bias if whole else bias[some]
-                own += fine.sum_to_size(own.shape)
-            towards = fine.to(part.dtype)
+                own += towards.to(bias.dtype).sum_to_size(own.shape)
             found[0][some] = torch.matmul(towards, key[some]).mul_(scale)
-            found[1][some] = torch.matmul(towards.transpose(-1, -2), query[some]).mul_(scale)
-        return (*found, None if bias is None else bias.to(ctx.mask[1]), None, None)
+            found[1][some] = torch.matmul(towards.transpose(-1, -2), query[some])
+        return (*found, None if bias is None else bias.to(query.dtype), None, None)
+
+
+def mark(chances: Tensor, keep: Tensor) -> Tensor:
+    """Put a minus before the chances that are kept (1 of 0 and 1), in place."""
+    if chances.dtype is torch.bfloat16:
+        chances.view(torch.int16).bitwise_or_(keep.bitwise_left_shift_(15))
+        return chances
+    return chances.mul_(1 - 2 * keep.to(chances.dtype))
+
+
+def at_marked(towards: Tensor, chances: Tensor) -> Tensor:
+    """What leads to chances with a minus before them, and 0 for the others; in place."""
+    if towards.dtype is torch.bfloat16:
+        towards.view(torch.int16).bitwise_and_(chances.view(torch.int16) >> 15)
+        return towards
+    return towards.mul_(torch.signbit(chances))
 
 
 def precise(tensor: Tensor) -> torch.dtype:

@@ -38,7 +38,7 @@ ALIKE = 0.8
 TOLD = "llmkit_unpadded"
 """The argument of compiled layers that says where their tokens stand: (order, places, rows, longest, edges)."""
 FLASH = "flash_attention_2"
-SAVED = 25_000
+SAVED = 100_000
 """Attention scores of padding, over all heads, that it takes to make one more group worth its calls."""
 
 
