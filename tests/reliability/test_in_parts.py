@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import llmkit
 from llmkit.backbones.kernels import compiling
 from llmkit.recipe import registry
+from llmkit.system import machine
 from reliability import runs
 from reliability.commands import Server
 
@@ -93,6 +94,45 @@ def test_optimizers_and_options_in_parts(
     compare(train(llmkit, recipe, 2), usual)
 
 
+TEACHERS: dict[str, Tree] = {
+    "answers": {"cache": "never"}, "kept-answers": {}, "states": {"hidden": {"loss": "mse"}},
+    "wider-states": {"hidden": {"loss": "cosine", "layers": "last"}}}
+"""What of a teacher is learned; a wider one has a matrix beside the student, which trains too."""
+
+
+@pytest.mark.parametrize(("case", "way"), [
+    *((case, way) for case in ("causal_lm", "classification") for way in TEACHERS), ("pairs", "answers")])
+def test_with_a_teacher_in_parts(
+    case: str, way: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """The teacher is whole on each process, and its student in parts."""
+    first = tree(case, "teacher", max_steps=2, save_steps=None, eval_steps=None)
+    if way == "wider-states":
+        first["backbone"]["config"] |= {"n_embd": 96} if case == "causal_lm" else {"hidden_size": 96}
+    student = tree(case, max_steps=3, save_steps=3, eval_steps=3)
+    del student["tokenizer"]
+    student["teacher"] = {"model": str(whole(first)), **TEACHERS[way]}
+    usual = whole(student, 2)
+    student["training"]["distributed"] = IN_PARTS
+    compare(train(llmkit, student, 2), usual)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"micro_batch_size": 2}],
+                         ids=["plain", "computed-again", "cut"])
+def test_a_mixture_of_experts_in_parts(
+    changes: Tree, text: Path, llmkit: Server, tmp_path: Path, whole: Callable[..., Path]
+) -> None:
+    """The loss that evens out the experts is of the whole step, on both ways; so are the figures of each layer."""
+    recipe = tiny("qwen3_moe", text, tmp_path / "run", max_steps=3, save_steps=3, eval_steps=3, **changes)
+    recipe["backbone"]["config"]["router_aux_loss_coef"] = 1.0
+    recipe["data"]["validation"] = 0.2
+    usual = whole(recipe, 2)
+    recipe["training"]["distributed"] = IN_PARTS
+    run = train(llmkit, recipe, 2)
+    compare(run, usual)
+    assert {"router_loss/0", "router_loss/1", "expert_entropy"} <= runs.events(run)[-1].keys()
+
+
 @pytest.mark.parametrize(("options", "method", "far"), [
     ({"compile": True}, "full", 1e-5), ({"compile": True, "gradient_checkpointing": True}, "full", 1e-5),
     ({"compile": True}, "lora", 1e-5), ({"precision": "bf16"}, "full", 1e-3), ({"precision": "bf16"}, "prefix", 1e-3)],
@@ -119,6 +159,29 @@ def test_compiled_layers_and_16_bits_in_parts(
             assert mine[name] == pytest.approx(theirs[name], rel=far)
     if "compile" in options:
         assert runs.summary(tmp_path / "fsdp")["graphs"]["training"] > 0
+
+
+def test_parts_take_less_memory_than_whole_models(text: Path, tmp_path: Path) -> None:
+    """Beside what libraries take, the peak of each of two processes is at most three quarters of DDP's.
+
+    Weights, gradients and AdamW's two means, 4 bytes each: 57 MB in parts for 114, and what lies beside the layers
+    whole; gradients wait in DDP's buckets too.
+    """
+    def fit(recipe: Tree, place: Path) -> None:
+        before = machine.held_memory()
+        llmkit.fit(recipe)
+        place.write_text(str(machine.peak_memory() - before))
+
+    most = dict[str, int]()
+    for strategy in ("ddp", "fsdp"):
+        recipe = tiny("gpt2", text, tmp_path / strategy, max_steps=3, ddp_timeout=60, micro_batch_size=2,
+                      global_batch_size=4, distributed={"strategy": strategy})
+        recipe["backbone"]["config"] |= {"n_layer": 9, "n_embd": 256}
+        both = runs.both(tmp_path / strategy, lambda rank, recipe=recipe, strategy=strategy: fit(
+            recipe, tmp_path / f"{strategy}{rank}"))
+        assert runs.ended(both) == [0, 0], both[0].said.read_text()
+        most[strategy] = max(int((tmp_path / f"{strategy}{rank}").read_text()) for rank in (0, 1))
+    assert most["fsdp"] < 0.75 * most["ddp"], most
 
 
 @pytest.mark.parametrize("ways", [
