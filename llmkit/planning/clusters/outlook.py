@@ -61,7 +61,7 @@ class Case:
     cluster: Cluster
     amounts: Amounts
     assumed: Assumed
-    precision: str
+    precision: choices.Precision
     rows: int | None
     """Of a micro-batch, where the recipe says; None: as many as fit."""
 

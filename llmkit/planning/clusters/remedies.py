@@ -8,6 +8,7 @@ from typing import Any
 
 from llmkit import recipe as recipes
 from llmkit.planning import sharding
+from llmkit.planning.choices import Precision
 from llmkit.planning.clusters.gpus import Cluster
 from llmkit.planning.clusters.memory import Strategy
 from llmkit.planning.clusters.outlook import Case, Way, asked_for, case, way
@@ -128,7 +129,7 @@ def on_more(request: Recipe, this: Case, chosen: Way) -> dict[str, Any] | None:
     return None
 
 
-def shards(request: Recipe, usual: str) -> bool:
+def shards(request: Recipe, usual: Precision) -> bool:
     """Whether the recipe's model can lie in parts on several GPUs, which compute in `usual` where it says nothing."""
     ruled, said = recipes.with_optimizer(request)[0], request.training.precision
     return not sharding.why_not(replace(ruled, training=replace(
