@@ -54,6 +54,8 @@ class Part(NamedTuple):
     stop: int
     line: int
     """Lines before it."""
+    held: bytes | None = None
+    """Its bytes, where they were read already."""
 
 
 class Changed(DataError):

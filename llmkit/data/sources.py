@@ -100,6 +100,8 @@ class Reader:
     """How many processes tokenize it; auto: as many as there are cores, where that is worth it."""
     parts: dict[Path, Part] = field(default_factory=dict)
     """What of a file is read, where it isn't all of it."""
+    columns: dict[Path, str | int] = field(default_factory=dict)
+    """Where the text of a file is, where that is known before its first row is read."""
     shard: bool = False
     """Whether it is a part of a source, which may have nothing in it."""
 
@@ -222,9 +224,12 @@ class Reader:
 
         Raises DataError, with file and line, for a row whose text is missing or isn't text, and where all is empty.
         """
-        file, column, empty = None, "text", True
+        file, empty = None, True
+        column: str | int = "text"
         for row, place in self._all():
-            if place.file != file:  # each file of a glob has columns of its own
+            if place.file != file and (known := self.columns.get(Path(place.file))) is not None:
+                file, column = place.file, known
+            elif place.file != file:  # each file of a glob has columns of its own
                 ragged = self._ragged(place)
                 where = place if ragged and self.files else Place(place.file, None)
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +21,12 @@ from llmkit.data import tokenizer as tokenizers
 from llmkit.data.encoder import Ids as Ids
 from llmkit.data.encoder import Unknown, Written, places
 from llmkit.data.encoder import encode as encode
-from llmkit.data.large.coding import Coder, Sheaf, batched
+from llmkit.data.large.coding import Coder, Sheaf, Texts, batched
 from llmkit.data.large.coding import cut as cut
+from llmkit.data.large.cutting import Noted, TextStretch, pairs_of, read_by, stretches
 from llmkit.data.large.working import in_order
 from llmkit.data.mapped import mapped, portable
 from llmkit.data.sources import Place, Reader
-from llmkit.data.swapping.pairs import with_swapped
 from llmkit.data.tokenizer_files import rows_for
 from llmkit.data.words import Phrases, bare, check
 from llmkit.system import cache
@@ -362,14 +363,21 @@ def write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plai
     ids.bin has the ids of all documents, offsets.npy where each starts in them and where the last ends, digests.npy a
     hash of each text; sentences.npy and own.npy are as `Documents` says. They are the same for any data.num_proc.
     """
-    words, way = (reader.words, reader.sentences) if isinstance(reader, Marked) else (None, None)
     phrases = reader.phrases if isinstance(reader, Marked) else None
-    coder, sheaf = Coder(tokenizer, plain, words, way, phrases), Sheaf(folder, tokenizer)
-    pairs = ((text, original) for original, _ in reader.documents() for text in with_swapped([original], reader.swaps))
-    unknown = sheaf.gather(in_order(coder, batched(pairs, reader.swaps is not None), reader.processes))
-    sheaf.save(reader.swaps is not None, way is not None)
-    about: dict[str, Any] = {"dtype": coder.encoder.dtype.name, "tokens": sheaf.offsets[-1],
-                             "unknown": [unknown.count, unknown.examples], "controls": sheaf.controls,
+    if not reader.shard:
+        _ = reader.odd  # said before the first row
+    work, sheaf = _Tokenizing(reader, tokenizer, folder, plain), Sheaf(folder / "ids.bin")
+    sheaf.ids.touch()
+    for _, (found, noted) in in_order(work, enumerate(stretches(reader)), reader.processes):
+        if noted is not None:
+            noted.tell(reader)
+        sheaf.add(found)
+    reader.unchanged()
+    if len(sheaf.offsets) == 1 and not reader.shard:
+        raise reader.nothing_left()
+    sheaf.save(folder, reader.swaps is not None, isinstance(reader, Marked) and reader.sentences is not None)
+    about: dict[str, Any] = {"dtype": work.coder.encoder.dtype.name, "tokens": sheaf.tokens,
+                             "unknown": [sheaf.unknown, sheaf.examples], "controls": sheaf.controls,
                              "columns": [list(reader.used.items()), list(reader.unused)]}
     if phrases is not None:
         about["phrases"] = [len(sheaf.phrases), sheaf.phrases.total()]
@@ -377,6 +385,28 @@ def write(reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plai
         about["bad"] = list(reader.bad)
     (folder / "about.json").write_text(json.dumps(about))
     return about
+
+
+class _Tokenizing:
+    """Reads stretches of a source and makes ids of them: what each of several processes does by itself."""
+
+    def __init__(self, reader: Reader, tokenizer: PreTrainedTokenizerBase, folder: Path, plain: bool) -> None:
+        words, way, phrases = ((reader.words, reader.sentences, reader.phrases) if isinstance(reader, Marked)
+                               else (None, None, None))
+        self.reader, self.folder, self.first = reader, folder, os.getpid()
+        self.coder = Coder(tokenizer, plain, words, way, phrases)
+
+    def __call__(self, task: tuple[int, TextStretch]) -> tuple[Sheaf, Noted | None]:
+        """What the documents of a stretch became, and what was seen while they were read."""
+        number, stretch = task
+        alone = os.getpid() == self.first
+        sheaf = Sheaf(self.folder / ("ids.bin" if alone else f"ids-{number}.bin"))
+        part = read_by(self.reader, stretch.pieces) if stretch.pieces else None
+        batches: Iterable[Texts] = [] if stretch.texts is None else [stretch.texts]
+        if part is not None:
+            batches = batched(pairs_of(part), part.swaps is not None)
+        sheaf.gather(((texts, self.coder(texts)) for texts in batches), self.coder.tokenizer)
+        return sheaf, stretch.noted if part is None else Noted.of(part)
 
 
 def shortened(

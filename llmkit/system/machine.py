@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from ctypes import CDLL
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from llmkit.system.environment import USE_CPU, switched_on
 
 LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 """Files below /sys/fs/cgroup that say what a container may use, and what it uses: version 2's, version 1's."""
+KEPT_BY_GLIBC = "MALLOC_MMAP_THRESHOLD_"
+"""By it a person says from which size on freed blocks go back to the system."""
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**18
+"""The number of that option in malloc.h, and bytes of a block that is large."""
 SUPPORTED = ("Linux", "Darwin")
 """Systems that llmkit trains on, as `platform.system` calls them; WSL2 is a Linux."""
 DISTRIBUTIONS = ("llmkit-train", "llmkit")
@@ -182,6 +187,19 @@ def held_memory() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def give_back_what_is_freed() -> bool:
+    """From now on memory that is freed in large blocks goes back to the system at once; False where nobody can say so.
+
+    glibc keeps freed blocks of up to 32 MB for later ones (mallopt(3), M_MMAP_THRESHOLD), and other ones then lie
+    between them: of a model that is parted, and of layers that are gathered and parted again, a process would keep what
+    it doesn't hold any more. It costs the system's time to hand out such blocks anew. What the environment says of it
+    (MALLOC_MMAP_THRESHOLD_) is left as it is.
+    """
+    if KEPT_BY_GLIBC in os.environ or platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK))
 
 
 def free_disk(folder: Path) -> int:

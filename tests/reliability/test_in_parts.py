@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import llmkit
 from llmkit.backbones.kernels import compiling
 from llmkit.recipe import registry
+from llmkit.system import machine
 from reliability import runs
 from reliability.commands import Server
 
@@ -93,6 +94,45 @@ def test_optimizers_and_options_in_parts(
     compare(train(llmkit, recipe, 2), usual)
 
 
+TEACHERS: dict[str, Tree] = {
+    "answers": {"cache": "never"}, "kept-answers": {}, "states": {"hidden": {"loss": "mse"}},
+    "wider-states": {"hidden": {"loss": "cosine", "layers": "last"}}}
+"""What of a teacher is learned; a wider one has a matrix beside the student, which trains too."""
+
+
+@pytest.mark.parametrize(("case", "way"), [
+    *((case, way) for case in ("causal_lm", "classification") for way in TEACHERS), ("pairs", "answers")])
+def test_with_a_teacher_in_parts(
+    case: str, way: str, llmkit: Server, tree: Callable[..., Tree], whole: Callable[..., Path]
+) -> None:
+    """The teacher is whole on each process, and its student in parts."""
+    first = tree(case, "teacher", max_steps=2)
+    if way == "wider-states":
+        first["backbone"]["config"] |= {"n_embd": 96} if case == "causal_lm" else {"hidden_size": 96}
+    student = tree(case, max_steps=3, save_steps=3, eval_steps=3)
+    del student["tokenizer"]
+    student["teacher"] = {"model": str(whole(first)), **TEACHERS[way]}
+    usual = whole(student, 2)
+    student["training"]["distributed"] = IN_PARTS
+    compare(train(llmkit, student, 2), usual)
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"micro_batch_size": 2}],
+                         ids=["plain", "computed-again", "cut"])
+def test_a_mixture_of_experts_in_parts(
+    changes: Tree, text: Path, llmkit: Server, tmp_path: Path, whole: Callable[..., Path]
+) -> None:
+    """The loss that evens out the experts is of the whole step, on both ways; so are the figures of each layer."""
+    recipe = tiny("qwen3_moe", text, tmp_path / "run", max_steps=3, save_steps=3, eval_steps=3, **changes)
+    recipe["backbone"]["config"]["router_aux_loss_coef"] = 1.0
+    recipe["data"]["validation"] = 0.2
+    usual = whole(recipe, 2)
+    recipe["training"]["distributed"] = IN_PARTS
+    run = train(llmkit, recipe, 2)
+    compare(run, usual)
+    assert {"router_loss/0", "router_loss/1", "expert_entropy"} <= runs.events(run)[-1].keys()
+
+
 @pytest.mark.parametrize(("options", "method", "far"), [
     ({"compile": True}, "full", 1e-5), ({"compile": True, "gradient_checkpointing": True}, "full", 1e-5),
     ({"compile": True}, "lora", 1e-5), ({"precision": "bf16"}, "full", 1e-3), ({"precision": "bf16"}, "prefix", 1e-3)],
@@ -119,6 +159,28 @@ def test_compiled_layers_and_16_bits_in_parts(
             assert mine[name] == pytest.approx(theirs[name], rel=far)
     if "compile" in options:
         assert runs.summary(tmp_path / "fsdp")["graphs"]["training"] > 0
+
+
+def test_parts_take_less_memory_than_whole_models(text: Path, tmp_path: Path) -> None:
+    """The peak of the second of two processes, libraries included, is at most three quarters of DDP's.
+
+    59 million numbers: weights, gradients and AdamW's two means take 950 MB under DDP, whose buckets hold gradients
+    too, and 475 in parts, with some layers' weights and gradients whole. The first process gathers the model at the
+    end.
+    """
+    def fit(recipe: Tree, rank: int) -> None:
+        llmkit.fit(recipe)
+        (tmp_path / f"{recipe['output_dir']}.{rank}").write_text(str(machine.peak_memory()))
+
+    most = dict[str, int]()
+    for strategy in ("ddp", "fsdp"):
+        recipe = tiny("gpt2", text, tmp_path / strategy, max_steps=3, ddp_timeout=60, micro_batch_size=2,
+                      global_batch_size=4, distributed={"strategy": strategy})
+        recipe["backbone"]["config"] |= {"n_layer": 12, "n_embd": 640}
+        both = runs.both(tmp_path / strategy, lambda rank, recipe=recipe: fit(recipe, rank))
+        assert runs.ended(both) == [0, 0], both[0].said.read_text()
+        most[strategy] = int((tmp_path / f"{strategy}.1").read_text())
+    assert most["fsdp"] < 0.75 * most["ddp"], most
 
 
 @pytest.mark.parametrize("ways", [

@@ -1,6 +1,7 @@
 """Where processes meet before they are connected: here they are threads, which share a store in memory."""
 
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -211,3 +212,13 @@ def test_processes_that_do_not_come_together_say_where(said: str, told: str, mon
     monkeypatch.setenv("MASTER_ADDR", "node0")
     monkeypatch.setenv("MASTER_PORT", "29500")
     assert told in _not_met(said, 20)
+
+
+def test_a_program_that_listens_and_says_nothing_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meetings, "LONGER", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = str(mute.getsockname()[1])
+        for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "1", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(PlaceError, match=rf"127\.0\.0\.1:{port}: what listens there doesn't answer as a run does"):
+            meetings._reached(0.3)

@@ -56,10 +56,10 @@ ZIPPED = (
 
 
 def unpacked(path: Path, part: Part | None = None) -> io.BufferedReader:
-    """The bytes of a file, or of what is packed in it, as its extension says; or those of a part of a plain one."""
+    """The bytes of a file, or of what is packed in it, as its extension says; or those of a part of it."""
     kind = PACKED.get(path.suffix.lower())
     if part is not None:
-        return io.BufferedReader(_Window(path, part), CHUNK)
+        return io.BufferedReader(_Window(path, part) if part.held is None else _Memory(part.held), CHUNK)
     if kind is None:
         return io.BufferedReader(path.open("rb", 0), CHUNK)
     return io.BufferedReader(_Bounded(path, _unpacker(path, kind)), CHUNK)
@@ -96,6 +96,19 @@ class _Window(io.RawIOBase):
     def close(self) -> None:
         self.file.close()
         super().close()
+
+
+class _Memory(io.RawIOBase):
+    """Bytes that were read already."""
+
+    def __init__(self, held: bytes) -> None:
+        self.held = io.BytesIO(held)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.held.readinto(buffer)
 
 
 class _Bounded(io.RawIOBase):

@@ -24,22 +24,27 @@ def decoded(
 
     label        what the recipe calls the source, for the hint that names another encoding
     surrogates   bytes that aren't of the encoding become lone surrogates, for the reader to look at
-    part         what of the file is read; all of it where nothing is said
+    part         what of the file is read, which begins and ends with a line; all of it where nothing is said
     """
     try:
-        with unpacked(path, part) as raw:
-            head = raw.peek(HEAD)[:HEAD]
-            refuse_what_is_no_text(head, path)
-            if codecs.lookup(encoding).name.startswith("utf-8"):
-                _refuse_wide(head, path, label)
+        with told_as_data(path), unpacked(path, part) as raw:
+            if part is None or part.start == 0:
+                _refuse(raw.peek(HEAD)[:HEAD], path, encoding, label)
             newline: str | None
             errors, newline = "surrogateescape" if surrogates else "strict", "\n"
-            if b"\r" in (start := raw.peek(CHUNK)) and ends_in_returns(path, encoding, start):
+            if part is None and b"\r" in (start := raw.peek(CHUNK)) and ends_in_returns(path, encoding, start):
                 newline = None  # \r becomes \n
             with io.TextIOWrapper(raw, encoding, errors, newline=newline) as file:
                 yield file
     except UnicodeError as error:
         raise _undecodable(path, encoding, label, error) from error
+
+
+@contextmanager
+def told_as_data(path: Path) -> Iterator[None]:
+    """While the block reads a file, what goes wrong with its bytes is a DataError."""
+    try:
+        yield
     except OSError as error:
         raise damage(path, error) or unreadable(path, error) from error
     except (EOFError, zlib.error, lzma.LZMAError) as error:
@@ -83,6 +88,13 @@ def _undecodable(path: Path, encoding: str, label: str, error: UnicodeError) -> 
                     f"{path}:{line}: not {encoding}: byte 0x{bad.object[bad.start]:02x} at offset {offset}; {hint}")
             if not piece:
                 return DataError(f"{path}: not {encoding}: {error}.")
+
+
+def _refuse(head: bytes, path: Path, encoding: str, label: str) -> None:
+    """DataError where a file begins as what is no text of its encoding."""
+    refuse_what_is_no_text(head, path)
+    if codecs.lookup(encoding).name.startswith("utf-8"):
+        _refuse_wide(head, path, label)
 
 
 def _refuse_wide(head: bytes, path: Path, label: str) -> None:

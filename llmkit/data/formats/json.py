@@ -18,7 +18,7 @@ class JsonFile(Format):
 
     def rows(self, path: Path, reader: FileReader) -> Rows:
         """The objects of the array, of the lines, or of the one object that holds them all."""
-        if _document.head(path, reader).startswith("["):
+        if path not in reader.parts and _document.head(path, reader).startswith("["):
             return array(path, reader)
         return JsonLines().rows(path, reader, "; .json is an array of objects, or one object a line")
 

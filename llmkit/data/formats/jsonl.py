@@ -20,7 +20,9 @@ class JsonLines(Format):
     ragged: ClassVar[bool] = True
 
     def rows(self, path: Path, reader: FileReader, hint: str = "") -> Rows:
-        """The object of each line; `hint` is added where a line is no JSON."""
+        """The object of each line; `hint` is added where a line is no JSON. A part of a file always is such lines."""
+        if path in reader.parts:
+            return _by_line(path, reader, hint)
         if _document.head(path, reader).removeprefix("[").lstrip(" \t\r\n")[:1] == "{":
             if _document.head(path, reader).startswith("["):
                 return array(path, reader)

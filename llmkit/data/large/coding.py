@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.data.encoder import Encoder, Ids, Unknown, Written
+from llmkit.data.encoder import EXAMPLES, Encoder, Ids, Unknown, Written
 from llmkit.data.sentences import sentences
 from llmkit.data.words import Phrases
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 PIECE = 1_000_000  # characters encoded at once; a longer document is cut where no token can be
 BATCH = 1_000_000
-"""Characters that a process is given at once, about."""
+"""Characters that a process tokenizes at once, about."""
+COPIED = 2**20
+"""Bytes of ids that are copied at once."""
 LINE, SPACE = re.compile(r"(?<=\S)\n(?=\S)"), re.compile(r"(?<=\S) (?=\S)")
 Texts = tuple[list[str], list[str] | None]
 """Texts, and what each was before its words were swapped; None where none are to be swapped."""
@@ -92,23 +95,32 @@ class Coder:
 
 @dataclass
 class Sheaf:
-    """Coded batches, gathered into files of one folder."""
+    """What texts became, gathered: their ids in a file, and what is known of each text."""
 
-    folder: Path
-    tokenizer: PreTrainedTokenizerBase
+    ids: Path
+    """The file; ids are written behind what is in it."""
     offsets: array[int] = field(default_factory=lambda: array("q", [0]))
     digests: bytearray = field(default_factory=bytearray)
     own: bytearray = field(default_factory=bytearray)
     starts: array[int] = field(default_factory=lambda: array("q"))
     controls: Counter[str] = field(default_factory=Counter)
     phrases: Counter[str] = field(default_factory=Counter)
+    unknown: int = 0
+    """Tokens that stand for what the tokenizer doesn't know."""
+    examples: list[str] = field(default_factory=list)
+    """What some of these are of."""
 
-    def gather(self, coded: Iterable[tuple[Texts, Coded]]) -> Unknown:
-        """Write the ids of each batch behind those of the last; return what is unknown in them."""
-        unknown = Unknown(self.tokenizer)
-        with (self.folder / "ids.bin").open("wb") as out:
+    @property
+    def tokens(self) -> int:
+        """How many ids there are."""
+        return self.offsets[-1]
+
+    def gather(self, coded: Iterable[tuple[Texts, Coded]], tokenizer: PreTrainedTokenizerBase) -> Sheaf:
+        """Add batches of texts, and write their ids; the sheaf itself."""
+        unknown = Unknown(tokenizer)
+        with self.ids.open("ab") as out:
             for (texts, _), batch in coded:
-                before = self.offsets[-1]
+                before = self.tokens
                 unknown.see(batch.ids, texts)
                 self.starts.frombytes((before + batch.starts).tobytes())
                 self.offsets.frombytes((before + np.cumsum(batch.lengths)).tobytes())
@@ -117,10 +129,31 @@ class Sheaf:
                 self.controls.update(batch.controls)
                 self.phrases.update(batch.phrases)
                 batch.ids.tofile(out)
-        return unknown
+        self.unknown += unknown.count
+        self._show(unknown.examples)
+        return self
 
-    def save(self, own: bool, sentences: bool) -> None:
-        """Write what is known of each document beside its ids."""
+    def add(self, other: Sheaf) -> None:
+        """Add what another one has; its ids, where they are in a file of their own, which is removed."""
+        before = self.tokens
+        self.starts.frombytes((before + np.frombuffer(other.starts, np.int64)).tobytes())
+        self.offsets.frombytes((before + np.frombuffer(other.offsets, np.int64)[1:]).tobytes())
+        self.digests += other.digests
+        self.own += other.own
+        self.controls.update(other.controls)
+        self.phrases.update(other.phrases)
+        self.unknown += other.unknown
+        self._show(other.examples)
+        if other.ids != self.ids:
+            with other.ids.open("rb") as made, self.ids.open("ab") as out:
+                shutil.copyfileobj(made, out, COPIED)
+            other.ids.unlink()
+
+    def _show(self, examples: Sequence[str]) -> None:
+        self.examples = list(dict.fromkeys([*self.examples, *examples]))[:EXAMPLES]
+
+    def save(self, folder: Path, own: bool, sentences: bool) -> None:
+        """Write what is known of each document into files of a folder."""
         arrays: dict[str, NDArray[Any]] = {
             "offsets": np.frombuffer(self.offsets, np.int64), "digests": np.frombuffer(self.digests, np.uint64)}
         if own:
@@ -128,7 +161,7 @@ class Sheaf:
         if sentences:
             arrays["sentences"] = np.frombuffer(self.starts, np.int64)
         for name, values in arrays.items():
-            np.save(self.folder / f"{name}.npy", values)
+            np.save(folder / f"{name}.npy", values)
 
 
 def digests_of(texts: Sequence[str]) -> bytes:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import mmap
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data import tokens
-from llmkit.data.decoding.oddities import SEPARATOR
-from llmkit.data.fields import ALIASES, find_fields
-from llmkit.data.files import TICK, WORTH, Changed, Part, changed, is_packed, sha256_of, state_of, unreadable
+from llmkit.data.files import TICK, WORTH, Changed, Part, changed, sha256_of, state_of, unreadable
+from llmkit.data.large.cutting import UNFOLDS, column_of, ends_of, is_text, only
 from llmkit.data.sources import Reader
 from llmkit.system import cache
 from llmkit.system.machine import cores
@@ -29,17 +27,6 @@ SIZE = 2**28
 """Bytes of text in a shard, about."""
 BLOCK = 2**22
 """Bytes that are hashed at once."""
-UNFOLDS = 4
-"""What packed text, or a table that is compressed inside, becomes: so many times its bytes."""
-ENDS = {
-    "line": re.compile(rb"\n"),
-    "paragraph": re.compile(rb"\n[ \t\r]*\n"),
-    "endoftext": re.compile(rb"\n[ \t]*" + re.escape(SEPARATOR.encode()) + rb"[ \t\r]*\n"),
-}
-"""Behind what a text may be cut, by what a document of it is."""
-PLAIN = ("utf", "ascii", "iso8859", "latin", "cp125", "gb", "big5", "shift_jis", "euc", "koi8")
-"""How encodings begin in which the byte of a line's end is nothing else; not utf-16 and utf-32."""
-WIDE = ("utf-16", "utf-32", "utf-7")
 CONTENT = "shard.json"
 """Of a shard's folder: what its files are, with sizes and hashes."""
 
@@ -103,7 +90,7 @@ def shards_of(reader: Reader, number: int, size: int = SIZE) -> list[Shard]:
     out, held, weight = list[Shard](), list[Portion](), 0
     for piece in _hashed(reader.files, stretches):
         path = reader.files[piece.file]
-        here = (piece.stop - piece.start) * (1 if _is_cut(path, reader) else UNFOLDS)
+        here = (piece.stop - piece.start) * (1 if is_text(path, reader) else UNFOLDS)
         if held and (weight + here > size + size // 4 or held[-1].file == piece.file):
             out.append(Shard(number, tuple(held)))
             held, weight = [], 0
@@ -115,7 +102,7 @@ def shards_of(reader: Reader, number: int, size: int = SIZE) -> list[Shard]:
 def _stretches(path: Path, reader: Reader, size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) in bytes of the parts of a file: each but the last of `size` bytes, up to a document's end."""
     end, start = path.stat().st_size, 0
-    if end > size + size // 4 and (pattern := _ends(path, reader)) is not None:
+    if end > size + size // 4 and is_text(path, reader) and (pattern := ends_of(path, reader)) is not None:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             while end - start > size + size // 4:
                 found = pattern.search(text, start + size)
@@ -124,33 +111,6 @@ def _stretches(path: Path, reader: Reader, size: int) -> Iterator[tuple[int, int
                 yield start, found.end()
                 start = found.end()
     yield start, end
-
-
-def _is_cut(path: Path, reader: Reader) -> bool:
-    """Whether a file's bytes are those of its text."""
-    return not is_packed(path) and reader.form(path) in ("text", "jsonl")
-
-
-def _ends(path: Path, reader: Reader) -> re.Pattern[bytes] | None:
-    """Behind what a file may be cut; None where it can't be."""
-    import codecs
-
-    encoding = codecs.lookup(reader.source.encoding).name
-    if not _is_cut(path, reader) or not encoding.startswith(PLAIN) or encoding.startswith(WIDE):
-        return None
-    if reader.form(path) == "jsonl":
-        return ENDS["line"] if _by_line(path) else None
-    return ENDS.get(str(reader.document))
-
-
-def _by_line(path: Path) -> bool:
-    """Whether each of the first two lines of JSON is an object: then every line is."""
-    with path.open("rb") as file:
-        first = [line for line in (file.readline(BLOCK) for _ in range(2)) if line.strip()]
-    try:
-        return len(first) == 2 and all(isinstance(json.loads(line), dict) for line in first)
-    except ValueError:
-        return False
 
 
 # ---- what is in a stretch ----
@@ -222,18 +182,13 @@ def _is_as_cut(path: Path, pieces: Sequence[Portion]) -> bool:
 def reader_of(reader: Reader, shard: Shard) -> Reader:
     """A source of the documents of a shard alone."""
     if not shard.pieces:
-        return replace(reader, shard=True, notes=[])
+        return only(reader, ())
     files = tuple(reader.files[piece.file] for piece in shard.pieces)
     parts = {path: Part(piece.start, piece.stop, piece.line) for path, piece in zip(files, shard.pieces, strict=True)
              if (piece.start, piece.stop) != (0, path.stat().st_size)}
-    source = reader.source
-    for path, part in parts.items():  # the first row of the file says where the text stands, not that of the part
-        if part.start and reader.form(path) == "jsonl" and "text" not in source.fields:
-            first = json.loads(path.open("rb").readline())
-            column = find_fields(list(first), {"text": ALIASES["text"]}, {}, reader, None)["text"]
-            source = replace(source, fields={**source.fields, "text": column})
-    return replace(reader, source=source, files=files, parts=parts, asked=reader.document or reader.asked, shard=True,
-                   notes=[], known={})
+    columns = {path: column for path, part in parts.items() if part.start and reader.form(path) != "text"
+               and (column := column_of(path, reader)) is not None}
+    return replace(only(reader, files), parts=parts, columns=columns)
 
 
 def make(

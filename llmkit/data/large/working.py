@@ -6,10 +6,9 @@ import multiprocessing
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Generic, Literal, TypeVar
@@ -22,6 +21,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 AHEAD = 2
 """Tasks that each process has at once: one that it does, and one that waits for it."""
+HELD = 4
+"""Tasks for each process whose results are waited for, or wait for those before them."""
 FORKS = sys.platform == "linux"
 """Whether a process can be copied as it is; elsewhere each would import the libraries anew, for seconds."""
 WORTH = 8_000_000
@@ -46,22 +47,43 @@ def in_order(
     processes   1: in this one
     option      what of a request says how many, for an error
 
-    At most twice as many tasks as processes are held. What `work` raises is raised here. RequestError where a process
-    was killed, as by a system that has no memory left.
+    Whoever is free gets the next one. At most HELD times as many tasks as processes are held. What `work`, or who gives
+    the tasks, raises is raised here, after the results before it. RequestError where a process was killed, as by a
+    system that has no memory left.
     """
     if processes < 2:
         yield from ((task, work(task)) for task in tasks)
         return
     with _forked(work, processes, option) as hands:
-        waiting = deque[tuple[Task, _Hand[Task, Result]]]()
-        for task, hand in zip(tasks, cycle(hands)):
-            if len(waiting) == AHEAD * processes:  # the oldest is this one's
-                first, by = waiting.popleft()
-                yield first, by.result()
-            hand.take(task)
-            waiting.append((task, hand))
-        for task, hand in waiting:
-            yield task, hand.result()
+        yield from _shared(iter(tasks), hands)
+
+
+def _shared(tasks: Iterator[Task], hands: Sequence[_Hand[Task, Result]]) -> Iterator[tuple[Task, Result]]:
+    given, answers = deque[Task](), dict[int, tuple[bool, Any]]()
+    first, more, fault = 0, True, None
+    while more or given:
+        free = min(hands, key=lambda hand: len(hand.tasks))
+        if more and len(free.tasks) < AHEAD and len(given) < HELD * len(hands):
+            try:
+                task = next(tasks)
+            except StopIteration:
+                more = False
+            except Exception as error:  # it is raised behind what came before
+                more, fault = False, error
+            else:
+                free.take(first + len(given), task)
+                given.append(task)
+        elif first in answers:
+            done, result = answers.pop(first)
+            if not done:
+                raise result
+            yield given.popleft(), result
+            first += 1
+        else:
+            busy: dict[Any, _Hand[Task, Result]] = {hand.ours: hand for hand in hands if hand.tasks}
+            answers.update(busy[connection].answer() for connection in wait(list(busy)))
+    if fault is not None:
+        raise fault
 
 
 class _Hand(Generic[Task, Result]):
@@ -71,27 +93,26 @@ class _Hand(Generic[Task, Result]):
         context: Any = multiprocessing.get_context("fork")  # Windows has none, and no other way is used there
         self.ours, theirs = context.Pipe()
         self.processes, self.option = processes, option
+        self.tasks = deque[int]()
+        """The numbers of what it has to do."""
         self.process = context.Process(target=_serve, args=(work, theirs, [*others, self.ours]), daemon=True)
         self.process.start()
         theirs.close()
 
-    def take(self, task: Task) -> None:
+    def take(self, number: int, task: Task) -> None:
         """Give it something to do."""
+        self.tasks.append(number)
         try:
             self.ours.send(task)
         except OSError as error:
             raise self._gone() from error
 
-    def result(self) -> Result:
-        """What came of the oldest of its tasks."""
+    def answer(self) -> tuple[int, tuple[bool, Any]]:
+        """The number of the oldest of its tasks, whether it was done, and what came of it, or what went wrong."""
         try:
-            done, result = self.ours.recv()
+            return self.tasks.popleft(), self.ours.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        if not done:
-            raise result
-        found: Result = result
-        return found
 
     def end(self) -> None:
         """Let it go; it has nothing that must be kept."""

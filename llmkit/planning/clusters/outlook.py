@@ -10,7 +10,7 @@ from typing import Any
 
 from llmkit import recipe as recipes
 from llmkit.objectives.base import Objective
-from llmkit.planning import choices
+from llmkit.planning import choices, sharding
 from llmkit.planning.clusters.amounts import Amounts, amounts
 from llmkit.planning.clusters.anatomy import Anatomy, anatomy
 from llmkit.planning.clusters.gpus import Cluster
@@ -61,7 +61,7 @@ class Case:
     cluster: Cluster
     amounts: Amounts
     assumed: Assumed
-    precision: str
+    precision: choices.Precision
     rows: int | None
     """Of a micro-batch, where the recipe says; None: as many as fit."""
 
@@ -124,6 +124,8 @@ def case(request: Recipe, cluster: Cluster, given: Assumed) -> Case:
         if asked.precision != "auto":
             raise RequestError("training.precision: T5's activations overflow in fp16; use bf16 or fp32.")
         precision = "fp32"
+    sharding.check(replace(settled.recipe, training=replace(settled.recipe.training, precision=precision)),
+                   cluster.count)
     return Case(settled, anatomy(settled), cluster, amounts(settled), given, precision, rows)
 
 
@@ -197,8 +199,8 @@ def outlook(request: Recipe, cluster: Cluster, given: Assumed, now: datetime) ->
     seconds = times(this, chosen, length, checkpoint)
     return {
         **about(this), "strategy": chosen.strategy, "fits": chosen.fits, "length": length,
-        "strategies": [{**strategy(one, length["tokens"]), "available": one.strategy in WHOLE or shards(request)}
-                       for one in found],
+        "strategies": [{**strategy(one, length["tokens"]),
+                        "available": one.strategy in WHOLE or shards(request, this.precision)} for one in found],
         "checkpoint": checkpoint, "time": seconds, "ends": ends(now, seconds["total"]),
         "cost": None if given.price is None else given.price * cluster.count * seconds["total"] / 3600,
         "remedies": [] if chosen.fits else remedies(request, this, chosen),

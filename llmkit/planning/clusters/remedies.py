@@ -8,6 +8,7 @@ from typing import Any
 
 from llmkit import recipe as recipes
 from llmkit.planning import sharding
+from llmkit.planning.choices import Precision
 from llmkit.planning.clusters.gpus import Cluster
 from llmkit.planning.clusters.memory import Strategy
 from llmkit.planning.clusters.outlook import Case, Way, asked_for, case, way
@@ -60,7 +61,7 @@ def candidates(request: Recipe, this: Case) -> Iterator[tuple[str, ...]]:
         same.append(BY_ONE)
     if not training.gradient_checkpointing:
         same.append(AGAIN)
-    if this.cluster.count > 1 and asked_for(recipe, this.cluster) == "ddp" and shards(request):
+    if this.cluster.count > 1 and asked_for(recipe, this.cluster) == "ddp" and shards(request, this.precision):
         same.append(SHARDED)
     yield from subsets(same)
     lighter = (EIGHT,) if recipe.rule.states > 1 else ()
@@ -98,7 +99,7 @@ def with_settings(request: Recipe, this: Case, settings: Sequence[str], strategy
     """The recipe with some fields changed, on the same cluster; None where that is no recipe of this version."""
     try:
         changed = recipes.load(recipes.tree_of(request), settings)
-        if SHARDED in settings and not shards(changed):
+        if SHARDED in settings and not shards(changed, this.precision):
             return None
         if all(setting in LIGHT or setting.startswith(SHORTER) for setting in settings):  # the model stays what it is
             ruled = recipes.with_optimizer(changed)[0]
@@ -115,7 +116,7 @@ def with_settings(request: Recipe, this: Case, settings: Sequence[str], strategy
 
 def on_more(request: Recipe, this: Case, chosen: Way) -> dict[str, Any] | None:
     """The fewest GPUs, in whole machines, among which FSDP has room for the recipe as it is; None where none are."""
-    if not shards(request):
+    if not shards(request, this.precision):
         return None
     count, gpu = this.cluster.count, this.cluster.gpu
     each = max(this.cluster.per_machine, min(count, gpu.per_machine))
@@ -128,8 +129,10 @@ def on_more(request: Recipe, this: Case, chosen: Way) -> dict[str, Any] | None:
     return None
 
 
-def shards(request: Recipe) -> bool:
-    """Whether the recipe's model can lie in parts on several GPUs."""
-    return not sharding.why_not(recipes.with_optimizer(request)[0])
+def shards(request: Recipe, usual: Precision) -> bool:
+    """Whether the recipe's model can lie in parts on several GPUs, which compute in `usual` where it says nothing."""
+    ruled, said = recipes.with_optimizer(request)[0], request.training.precision
+    return not sharding.why_not(replace(ruled, training=replace(
+        ruled.training, precision=usual if said == "auto" else said)))
 
 

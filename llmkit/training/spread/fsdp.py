@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llmkit.backbones.base import stacks_of
 from llmkit.recipe import Distributed
 from llmkit.system.devices import gathered, here
+from llmkit.system.machine import give_back_what_is_freed
 from llmkit.training.folder.run_folder import Checkpoint
 from llmkit.training.learner import Learner
 from llmkit.training.spread import shards
@@ -35,6 +36,7 @@ class FullyShard(DataParallel):
         """`patience`: seconds that processes wait for each other while they write."""
         super().__init__(accelerator)
         self.plan, self.patience = plan, patience
+        give_back_what_is_freed()  # before the model is built, which is whole then
         self._writers: Any = None
 
     @property

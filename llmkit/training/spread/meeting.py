@@ -26,6 +26,8 @@ SIGN = 10.0
 """Seconds between two signs of life of a process; fewer where patience is short."""
 ASKING = (0.01, 0.5)
 """Seconds between two looks for what another says: at first, and in the end."""
+LONGER = 5.0
+"""Seconds beside its patience that torch has to say that nobody came."""
 
 
 class Meeting:
@@ -154,12 +156,34 @@ def _reached(patience: float) -> tuple[Any, int]:
         rank, name = torch.distributed.get_rank(), [uuid4().hex]
         torch.distributed.broadcast_object_list(name)
         return named(name[0], shared_store()), rank
-    distributed: Any = torch.distributed  # whose types don't say that it has this
     try:
-        store, rank, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=patience)))
+        store, rank = _rendezvous(patience)
     except (RuntimeError, torch.distributed.DistError) as error:
         raise PlaceError(_not_met(str(error), patience)) from error
     return named(introduced(store, rank, world(), patience), store), rank
+
+
+def _rendezvous(patience: float) -> tuple[Any, int]:
+    """torch's, in a thread: where another program listens and says nothing, torch would wait for it for ever."""
+    distributed: Any = torch.distributed  # whose types don't say that it has this
+    came = list[tuple[Any, int] | BaseException]()
+
+    def come() -> None:
+        try:
+            store, rank, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=patience)))
+            came.append((store, rank))
+        except BaseException as error:  # it is raised where it is waited for
+            came.append(error)
+
+    thread = threading.Thread(target=come, daemon=True)
+    thread.start()
+    thread.join(patience + LONGER)
+    if not came:
+        raise PlaceError(f"{_place()}: what listens there doesn't answer as a run does: another program, or a first "
+                         "process that hangs. Give another port (MASTER_PORT, --main_process_port).")
+    if isinstance(came[0], BaseException):
+        raise came[0]
+    return came[0]
 
 
 def introduced(store: Any, rank: int, processes: int, patience: float) -> str:
@@ -217,7 +241,7 @@ def named(name: str, store: Any) -> Any:
 def _not_met(said: str, patience: float) -> str:
     """What is wrong where processes don't come together, by what torch says of it."""
     came = re.search(r"(\d+)/(\d+) clients joined", said)
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    place = _place()
     if came is not None:
         return (f"{came[1]} of {came[2]} processes came together at {place} within {patience:g} s "
                 "(training.ddp_timeout). Look whether all machines were started with the same address and port, and "
@@ -227,6 +251,10 @@ def _not_met(said: str, patience: float) -> str:
     return (f"process {os.environ.get('RANK')} on {socket.gethostname()} can't reach the first one at {place} within "
             f"{patience:g} s (training.ddp_timeout). Look whether that is started, whether its name is known here, and "
             "whether a firewall lets the port through.")
+
+
+def _place() -> str:
+    return f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
 
 
 def where(every: Sequence[dict[str, Any]], rank: int) -> str:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from conftest import stories
 
 from llmkit.data import tokenizer as tokenizers
 from llmkit.data import tokens
-from llmkit.data.large import coding
+from llmkit.data.large import coding, cutting
 from llmkit.data.large.working import in_order, several
 from llmkit.data.sources import open_source
 from llmkit.data.swapping.pairs import read_swaps
@@ -53,6 +54,33 @@ def test_what_goes_wrong_there_is_raised_here_after_what_came_before():
     assert [next(results)[1] for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(DataError, match="the fifth"):
         next(results)
+
+
+@forks
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_goes_wrong_with_the_tasks_is_raised_after_the_results_before_it(processes):
+    def tasks():
+        yield from range(5)
+        raise DataError("no more")
+
+    found = []
+    with pytest.raises(DataError, match="no more"):
+        found.extend(in_order(lambda task: task + 1, tasks(), processes))
+    assert [result for _, result in found] == [1, 2, 3, 4, 5]
+
+
+@forks
+def test_who_is_free_gets_the_next_task(tmp_path):
+    """One process waits until the others did all but what it was given at the start."""
+    def work(task: int) -> int:
+        if task == 0:
+            while not (tmp_path / "12").exists():
+                time.sleep(0.01)
+        (tmp_path / str(task)).touch()
+        return os.getpid()
+
+    slow, *others = (process for _, process in in_order(work, range(14), 4))
+    assert others.count(slow) <= 1
 
 
 def dies(task: int) -> int:
@@ -128,6 +156,7 @@ def wordpiece():
 @pytest.mark.parametrize("how", ["plain", "split", "words", "sentences", "swapped"])
 def test_the_files_are_the_same_to_the_byte_for_any_processes(how, corpus, wordpiece, tmp_path, monkeypatch):
     monkeypatch.setattr(coding, "BATCH", 1000)
+    monkeypatch.setattr(cutting, "SIZE", 1500)
     monkeypatch.setattr(coding, "PIECE", 700)
     made = {}
     for processes in (1, 3):

@@ -204,6 +204,19 @@ def test_parts_are_offered_to_recipes_whose_optimizer_bears_them(tree: dict[str,
     assert lines == {"one": True, "ddp": True, "fsdp": False}
 
 
+def test_numbers_whose_scale_is_of_whole_gradients_cannot_lie_in_parts(tree: dict[str, Any]) -> None:
+    """fp16, where the recipe asks for it, or the GPU has nothing else; the run would refuse it too."""
+    lines = {one["strategy"]: one["available"] for one in reckoned(tree, "8xV100")["strategies"]}
+    assert lines == {"one": True, "ddp": True, "fsdp": False}
+    tree["training"]["distributed"] = {"strategy": "fsdp"}
+    for precision, on in (("auto", "8xV100"), ("fp16", "8xH100")):
+        tree["training"]["precision"] = precision
+        with pytest.raises(RequestError, match=r"fsdp: the scale of fp16 is of whole gradients\. Use .*bf16 or fp32"):
+            reckoned(tree, on)
+    tree["training"]["precision"] = "fp32"
+    assert reckoned(tree, "8xV100")["strategy"] == "fsdp"
+
+
 def case_of(tree: dict[str, Any], on: str) -> Any:
     from llmkit.planning.clusters.outlook import case
 
