@@ -30,9 +30,9 @@ IMPORTS = {
     "tensorboard": ("tensorboard",), "trackio": ("trackio",), "wandb": ("wandb",),
 }
 """What can be imported once an extra is installed: an extra that brings something else has another use."""
-OLDER = ("aim", "mlflow", "s3", "swanlab")
-"""Extras whose packages want others older than the tested ones (filelock, pandas, of botocore python-dateutil …): pip
-chooses what both can have."""
+OLDER = ("aim", "mlflow", "s3", "swanlab", "trackio")
+"""Extras whose packages want others older than the tested ones (filelock, pandas, pillow …): pip chooses what both can
+have."""
 TINY = ("backbone.size=tiny", "tokenizer={train: {vocab_size: 1000}}", "data.max_length=64", "data.validation=null",
         "training.max_steps=3", "training.global_batch_size=8")
 

@@ -13,7 +13,7 @@ from llmkit.cli.looking import pictures
 from llmkit.cli.train import Held, Model, Rows, Task
 from llmkit.system import terminal
 from llmkit.system.addresses import at_home
-from llmkit.system.language import translate
+from llmkit.system.language import exactly, translate
 from llmkit.system.plural import many
 from llmkit.system.streams import as_json
 from llmkit.system.terminal import padded, visible
@@ -277,7 +277,8 @@ def show_quality(what: str, settings: Sequence[str], json_: bool) -> None:
     for name, said in lines:
         terminal.out(visible(f"{padded(translate(name), 12)}{translate(said)}"))
     for first, second, text in [*exact["examples"], *(near or {"examples": []})["examples"]]:
-        terminal.out(visible(f"  {translate(f'{second} repeats {first}')}: {text}"))
+        pair = exactly("{second} repeats {first}").format(second=second, first=first)
+        terminal.out(visible(f"  {pair}: {text}"))
     for note in found["notes"]:
         terminal.err(note)
 
@@ -306,7 +307,8 @@ def show_experts(found: Mapping[str, Any]) -> None:
 
 def columns(source: Mapping[str, Any]) -> str:
     """Which columns of a source were read, and which weren't: text from 'review'; not used: 'id'."""
-    read = [translate(f"{field} from {column!r}") for field, column in source["used"].items()]
+    read = [exactly("{field} from {column!r}").format(field=field, column=column)
+            for field, column in source["used"].items()]
     rest = ", ".join(map(repr, source["unused"][:MOST_NAMED])) + (
         f" and {len(source['unused']) - MOST_NAMED:,} more" if len(source["unused"]) > MOST_NAMED else "")
     return f"{', '.join(read)}; {translate(f'not used: {rest}' if rest else 'all columns are used')}"

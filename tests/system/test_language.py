@@ -133,6 +133,7 @@ SENTENCES = {
     "nats lost where it is hidden by the mask token": "用 mask token 遮住时损失的对数概率（nats）",
     "bidirectional, 3 documents apart: each row looks at the columns, ■ sees, · doesn't":
         "双向（bidirectional），3 篇文档互不可见：每一行看各列，■ 看得到，· 看不到",
+    "--layer 9: there are 2, numbered from 1.": "--layer 9: 共有 2 个，从 1 编号。",
     "a.txt: words with tags behind a slash, a sentence a line; 3 numbers of articles before a line are passed over":
         "a.txt: 词和标记用斜杠分开，每行一句；略去 3 个行首的文章编号",
     "a.docx: is a Word document, not text; save it as plain text, in UTF-8.":

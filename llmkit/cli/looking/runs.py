@@ -155,7 +155,7 @@ def runs_clean(
             {"run": str(one.run), "path": str(one.path), "why": one.why, "bytes": one.size} for one in gone]}))
         return
     for waste in gone:
-        terminal.out(f"{size(waste.size):>9}  {terminal.visible(str(waste.path))}: {waste.why}")
+        terminal.out(f"{size(waste.size):>9}  {terminal.visible(str(waste.path))}: {translate(waste.why)}")
     for note in stayed:
         terminal.err(note)
     if yes:
