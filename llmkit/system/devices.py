@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llmkit.system.environment import USE_CPU, switched_on
-from llmkit.system.errors import DeviceFullError, RequestError, device_full, nearest
+from llmkit.system.errors import DeviceFullError, RequestError, device_full
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -57,8 +57,7 @@ def choose(name: str) -> None:
     """
     kinds, _, number = name.partition(":")
     if kinds not in NAMES or (number and (kinds != "cuda" or not number.isdecimal())):
-        raise RequestError(f"--device {name}: is none of cpu, cuda, cuda:N, mps, npu, xpu."
-                           f"{nearest(kinds, NAMES)}")
+        raise RequestError(f"--device {name}: is none of cpu, cuda, cuda:N, mps, npu, xpu.")
     if kinds == "cpu":
         os.environ[USE_CPU] = "true"
         return
