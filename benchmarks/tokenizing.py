@@ -95,8 +95,7 @@ def compare(folder: Path, family: str, processes: int, turns: int) -> None:
         raise SystemExit(f"{family}: the files differ")
     times = {what: median(one[what] for one in runs[1]) / median(one[what] for one in runs[processes])
              for what in ("making", "whole")}
-    each = max(median(one["here"] for one in runs[processes]),
-               median(one["others"] for one in runs[processes]) / processes)
+    each = median(one["here"] for one in runs[processes]) + median(one["others"] for one in runs[processes]) / processes
     alone = median(one["here"] for one in runs[1])
     print(f"{family}: {times['making']:.2f} times as fast in making shards, {times['whole']:.2f} in all; by CPU "
           f"seconds {alone / each:.2f}, if each had a core; the same bytes")

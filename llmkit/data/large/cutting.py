@@ -141,9 +141,10 @@ def _read(reader: Reader) -> Iterator[TextStretch]:
 
 def _pieces(path: Path, reader: Reader) -> Iterator[tuple[Excerpt, int]] | None:
     """The pieces of a file, each with its bytes of text; None where it must be read by one process, and is large."""
-    part = reader.parts.get(path)
-    size = (path.stat().st_size if part is None else part.stop - part.start) * (1 if is_text(path, reader) else UNFOLDS)
-    column = reader.columns.get(path)
+    part, column = reader.parts.get(path), reader.columns.get(path)
+    with told_as_data(path):
+        size = path.stat().st_size if part is None else part.stop - part.start
+    size *= 1 if is_text(path, reader) else UNFOLDS
     if size <= SIZE:
         return iter([(Excerpt(path, part, column), size)])
     if (pattern := ends_of(path, reader)) is not None:
@@ -152,27 +153,30 @@ def _pieces(path: Path, reader: Reader) -> Iterator[tuple[Excerpt, int]] | None:
 
 
 def _cut(path: Path, reader: Reader, pattern: re.Pattern[bytes]) -> Iterator[tuple[Excerpt, int]]:
-    part, column = reader.parts.get(path), reader.columns.get(path)
-    for made in _parts(path, part, pattern):
+    known = reader.columns.get(path)
+    column = known
+    for made in _parts(path, reader.parts.get(path), pattern):
         if made.start and column is None and reader.form(path) != "text":
             column = column_of(path, reader)
-        yield Excerpt(path, made, column if made.start else reader.columns.get(path)), made.stop - made.start
+        yield Excerpt(path, made, column if made.start else known), made.stop - made.start
 
 
 def _parts(path: Path, whole: Part | None, pattern: re.Pattern[bytes]) -> Iterator[Part]:
     """A file, or a part of it, in parts; those of a packed one are held in memory."""
     start, line = (0, 0) if whole is None else (whole.start, whole.line)
-    rest, looked = b"", 0
+    rest, looked = bytearray(), 0
     with told_as_data(path), unpacked(path, whole) as raw:
         while block := raw.read(SIZE):
             rest += block
             while len(rest) > SIZE and (found := pattern.search(rest, max(SIZE, looked))) is not None:
-                made, rest, looked = rest[: found.end()], rest[found.end() :], 0
-                yield Part(start, start + len(made), line, made if is_packed(path) else None)
-                start, line = start + len(made), line + made.count(b"\n")
+                end, found = found.end(), None  # a match holds on to what it was found in
+                made, looked = bytes(rest[:end]), 0
+                del rest[:end]
+                yield Part(start, start + end, line, made if is_packed(path) else None)
+                start, line = start + end, line + made.count(b"\n")
             looked = max(0, rest.rfind(b"\n"))  # an end of a document that isn't whole yet begins there
     if rest:
-        yield Part(start, start + len(rest), line, rest if is_packed(path) else None)
+        yield Part(start, start + len(rest), line, bytes(rest) if is_packed(path) else None)
 
 
 # ---- what can be cut ----
