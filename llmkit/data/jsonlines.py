@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count, islice
@@ -34,7 +35,7 @@ def kept(data: str) -> Iterator[str]:
             with whole.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
             with whole.open("rb") as file:
-                first = file.read(1)
+                first = file.read(4).removeprefix(BOM_UTF8)[:1]
         except OSError as error:
             raise PlaceError(f"stdin can't be kept in {folder}: {error}") from error
         named = whole.with_suffix(".jsonl" if first == b"{" else ".txt")

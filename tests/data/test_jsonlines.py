@@ -1,5 +1,6 @@
 """Rows go to a file that takes the place of what was there once all are in it; what is read is never written over."""
 
+import codecs
 import io
 import json
 import logging
@@ -285,3 +286,12 @@ def test_a_named_file_is_taken_as_it_is() -> None:
 
 def test_lines_are_json() -> None:
     assert [json.loads(line) for line in LINES.splitlines()] == ROWS
+
+
+@pytest.mark.parametrize(("start", "suffix"), [
+    (b"{", ".jsonl"), (codecs.BOM_UTF8 + b"{", ".jsonl"), (b"a", ".txt"), (codecs.BOM_UTF8 + b"a", ".txt"),
+    (b"", ".txt")])
+def test_what_stdin_holds_is_seen_behind_a_mark_of_its_bytes(start, suffix, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(start + b'"text": 1}\n')))
+    with jsonlines.kept("-") as name:
+        assert Path(name).suffix == suffix

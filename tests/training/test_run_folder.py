@@ -363,3 +363,43 @@ def test_a_file_is_replaced_in_one_step_or_not_at_all(tmp_path, monkeypatch):
         put(path, "new")
     assert path.read_text() == "old"
     assert [one.name for one in path.parent.iterdir()] == ["summary.json"]
+
+
+@pytest.mark.parametrize("name", [".status.json", ".summary.json", ".README.md", ".recipe.yaml"])
+def test_a_link_where_a_file_is_written_first_is_not_followed(run, tmp_path, name):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    run.folder.mkdir()
+    (run.folder / name).symlink_to(mine)
+    put(run.folder / name.removeprefix("."), "a run's")
+    assert mine.read_text() == "mine"
+    assert (run.folder / name.removeprefix(".")).read_text() == "a run's"
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(run, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    run.folder.mkdir()
+    run.log({"event": "train", "step": 1})
+    run.close()
+    (run.folder / ".lock").symlink_to(mine)
+    with pytest.raises(PlaceError, match=r"\.lock: is no file"), run.locked():
+        pass
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "status.json"])
+def test_a_pipe_in_the_place_of_a_runs_file_is_refused(run, name):
+    """To open it would wait for ever."""
+    run.folder.mkdir()
+    os.mkfifo(run.folder / name)
+    with pytest.raises(PlaceError, match=rf"{name}: is no file, and a run's {name} is one"), run.locked():
+        pass
+
+
+def test_a_manifest_that_is_a_pipe_is_damage(run):
+    saved(run, 1)
+    (run.checkpoint(1) / "MANIFEST.json").unlink()
+    os.mkfifo(run.checkpoint(1) / "MANIFEST.json")
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json is no file"):
+        verify(run.checkpoint(1))

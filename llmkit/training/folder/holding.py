@@ -89,7 +89,7 @@ def held(folder: Path) -> Iterator[Hold]:
     """
     with _within_process(folder):
         lock = folder / LOCK
-        if os.path.lexists(lock) and not lock.is_file():  # to open a pipe waits for ever
+        if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):  # a link's file would be emptied
             raise PlaceError(f"{lock}: is no file, and a run's lock is one; remove it, or choose another --output-dir.")
         with telling(folder):
             file = lock.open("a+b", buffering=0)

@@ -333,6 +333,8 @@ class RunFolder:
 
 def verify(folder: Path) -> Checkpoint:
     """Read a checkpoint's manifest and compare every file with it; CheckpointError names the first that differs."""
+    if (folder / MANIFEST).exists() and not (folder / MANIFEST).is_file():  # to open a pipe waits for ever
+        raise CheckpointError(f"{folder}: {MANIFEST} is no file.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         files, _, _ = manifest["files"], manifest["step"], manifest["state"]
@@ -441,7 +443,9 @@ def put(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = path.with_name(f".{path.name}")
         try:
-            staging.write_text(text, encoding="utf-8")
+            staging.unlink(missing_ok=True)  # a link there would lead into somebody's file
+            with staging.open("x", encoding="utf-8") as file:
+                file.write(text)
             sync(staging)
             staging.rename(path)
         except OSError:

@@ -36,7 +36,12 @@ def check_place(folder: Path) -> None:
 
 def check(folder: Path) -> None:
     """PlaceError where a run would write over what no run wrote, with its names; all other files are left alone."""
-    if _ran(folder):
+    odd = [folder / name for name in FILES if (folder / name).exists() and not (folder / name).is_file()]
+    pipe = next((path for path in odd if not path.is_dir()), None)  # to open one waits for ever
+    if pipe is not None or _ran(folder):
+        for path in [pipe] if pipe is not None else odd:
+            raise PlaceError(f"{path}: is no file, and a run's {path.name} is one; remove it, or choose another "
+                             "--output-dir.")
         return
     begun = _begun(folder)
     names = [name for name in (*FILES, *FOLDERS) if not _free(folder / name, begun)]
