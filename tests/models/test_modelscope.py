@@ -65,7 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Mod
 def test_safe_files_are_fetched_once(server: type[ModelScope], monkeypatch: pytest.MonkeyPatch) -> None:
     assert cached("modelscope:me/tiny") is None
     folder = resolve("modelscope:me/tiny")
-    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    there = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
     assert there == {name: FILES[name] for name in (
         "config.json", "model.safetensors", "vocab.txt", "1_Pooling/config.json")}
     server.asked.clear()
