@@ -8,6 +8,7 @@ from llmkit.recipe.checking import (
 )
 from llmkit.recipe.fields import (
     BLOCKS,
+    LATER,
     LENGTHS,
     MOST_LAYERS,
     Attention,
@@ -65,6 +66,7 @@ __all__ = [
     "BLOCKS",
     "DEEPEST",
     "FREE",
+    "LATER",
     "LENGTHS",
     "MOST_LAYERS",
     "SECTIONS",

@@ -21,6 +21,8 @@ Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 Shortcut: TypeAlias = Literal[
     "target_heads", "chunked_loss", "fast_dropout", "short_attention", "two_streams", "unpadded",
     "fused_gelu", "shared_casts", "fused_norms"]
+LATER: tuple[Shortcut, ...] = ("shared_casts", "fused_norms")
+"""Those that 0.1.0 lacked: a run of it goes on without them."""
 Attention: TypeAlias = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]

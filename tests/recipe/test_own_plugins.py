@@ -276,7 +276,7 @@ def test_the_command_line_ends_with_2_and_python_sees_what_it_comes_from(mine, t
 
 
 @pytest.mark.parametrize(("raised", "kind"), [
-    ("MemoryError()", MemoryError), ("RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')", RuntimeError),
+    ("MemoryError()", MemoryError), ("RuntimeError('not enough memory: you tried to allocate 9 bytes')", RuntimeError),
     ("OSError(28, 'No space left on device')", OSError), ("DataError('a.txt:3: it is empty.')", DataError),
     ("KeyboardInterrupt()", KeyboardInterrupt)])
 def test_what_is_no_mistake_of_a_plug_in_isnt_told_as_one(raised, kind, mine, trial):

@@ -3,11 +3,11 @@
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmkit.system import machine
@@ -149,21 +149,25 @@ def test_the_version_of_a_package_is_looked_up_once(monkeypatch):
         machine.installed.cache_clear()
 
 
+FREED = """
+import sys
+import numpy as np
+from llmkit.system import machine
+
+told = sys.argv[1] == "asks" and machine.give_back_what_is_freed()
+np.ones(30 << 17)  # glibc keeps blocks of this size from now on, where nobody said otherwise
+blocks = [(np.ones(4 << 17), np.ones(1 << 14)) for _ in range(20)]
+before = machine.held_memory()
+kept = [small for _, small in blocks]
+blocks.clear()
+print((before - machine.held_memory()) >> 20 if told == (sys.argv[1] == "asks") and kept else -1)
+"""
+
+
 def freed(asks: bool) -> int:
-    """MB that leave a process when it frees 20 blocks of 4 MB, between which others stay; asked of a fork."""
-    reads, writes = os.pipe()
-    if (child := os.fork()) == 0:
-        told = asks and machine.give_back_what_is_freed()
-        np.ones(30 << 17)  # glibc keeps blocks of this size from now on, where nobody said otherwise
-        blocks = [(np.ones(4 << 17), np.ones(1 << 14)) for _ in range(20)]
-        before = machine.held_memory()
-        kept = [small for _, small in blocks]
-        blocks.clear()
-        os.write(writes, bytes([(before - machine.held_memory()) >> 20 if told == asks and kept else 255]))
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writes)
-    return os.read(reads, 1)[0]
+    """MB that leave a process of its own when it frees 20 blocks of 4 MB, between which others stay."""
+    return int(subprocess.run([sys.executable, "-c", FREED, "asks" if asks else ""], capture_output=True, text=True,
+                              check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give back what is freed in ways of their own")

@@ -89,7 +89,8 @@ def test_a_micro_batch_size_that_was_left_open_is_no_difference(run):
 
 def test_a_finished_run_is_reported(run):
     ended(run)
-    assert pick_up(run, recipe(), recipe(), "auto") == (None, {"status": "completed", "steps": 8})
+    assert pick_up(run, recipe(), recipe(), "auto") == (
+        None, {"status": "completed", "steps": 8, "output_dir": str(run.folder)})
 
 
 def test_a_longer_run_goes_on_from_a_finished_one(run):

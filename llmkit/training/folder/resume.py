@@ -7,7 +7,7 @@ import logging
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.models import layout
 from llmkit.models.run import Run, recipe_beside
 from llmkit.planning.settle import Settled, reads_tables
-from llmkit.recipe import LENGTHS, Recipe, with_optimizer
+from llmkit.recipe import LATER, LENGTHS, Recipe, Shortcut, with_optimizer
 from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, LlmkitError, NothingThereError, PlaceError, RequestError
 from llmkit.training.folder.belonging import (
@@ -58,27 +58,40 @@ def as_before(settled: Settled, run: RunFolder, start: Checkpoint) -> Settled:
 
 
 def as_meant(request: Recipe, resume: str) -> Recipe:
-    """The request, with AdamW where it names no optimizer and goes on with a run by it: older versions had no other."""
-    if request.optimizer is not None or resume == "never":
+    """The request as an older version meant it, where it goes on with a run and leaves open what that version lacked.
+
+    AdamW where it names no optimizer: there was no other. Without the shortcuts that came later: to the bit, numbers
+    depend on them.
+    """
+    if resume == "never":
         return request
     place = request.folder if resume in ("auto", "must") else Path(resume)
+    there = recipe_there(place)
+    if not there:
+        return request
+    ways: Any = (there.get("training") or {}).get("shortcuts")
+    usual = [*get_args(Shortcut)]
+    if request.training.shortcuts == usual and ways == [way for way in usual if way not in LATER]:
+        log.info("training.shortcuts: without %s, as in the run in %s", ", ".join(LATER), place)
+        request = replace(request, training=replace(request.training, shortcuts=ways))
+    if request.optimizer is not None:
+        return request
     meant, _ = with_optimizer(request, "adamw")
-    if optimizer_there(place) != "adamw" or meant == with_optimizer(request)[0]:
+    if optimizer_in(there) != "adamw" or meant == with_optimizer(request)[0]:
         return request
     log.info("optimizer adamw: the run in %s has it", place)
     return meant
 
 
-def optimizer_there(place: Path) -> str | None:
-    """The optimizer that a run, or a checkpoint, says or means; None where there is none that can be read."""
+def recipe_there(place: Path) -> dict[str, Any]:
+    """The recipe of a run, or of a checkpoint's; empty where there is none that can be read."""
     alone = place / layout.MANIFEST
     try:
         if not alone.is_file():
-            return optimizer_in(there) if (there := recipe_beside(place)) else None
-        said = recipe_beside(place.absolute().parents[1]) or json.loads(alone.read_text()).get("recipe")
-        return optimizer_in(said or {})
-    except (LlmkitError, OSError, ValueError, AttributeError, RecursionError):
-        return None  # whoever opens it says what is wrong with it
+            return recipe_beside(place)
+        return recipe_beside(place.absolute().parents[1]) or dict(json.loads(alone.read_text()).get("recipe") or {})
+    except (LlmkitError, OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}  # whoever opens it says what is wrong with it
 
 
 def checked_resume(resume: Any) -> str:
@@ -192,7 +205,7 @@ def odd(summary: Mapping[str, Any]) -> str:
     if summary.get("status") != "completed":
         return ""
     wrong = [name for name in ("steps", "tokens", "tokens_per_second", "wall_seconds")
-             if not _is_figure(summary.get(name))]
+             if not _is_figure(summary.get(name, None if name == "steps" else 0))]
     for name in ("evaluation", "evaluation_before", "floors"):
         figures = summary.get(name) or {}
         inner = figures.values() if name == "floors" and isinstance(figures, dict) else [figures]
