@@ -141,7 +141,7 @@ def limited(models: list[Path], said: Path, files: int | None = None, **limits: 
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         report.to_stderr()
         serve([str(model) for model in models], port=0, limits=Limits(**limits),
-              ready=lambda address: print(f"listening on {address}: ready", file=sys.stderr, flush=True))
+              ready=lambda address, writes: print(f"listening on {address}: ready", file=sys.stderr, flush=True))
         return 0
 
     return Server([], said, act)

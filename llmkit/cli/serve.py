@@ -63,11 +63,12 @@ def serve(
     report.to_stderr()
     report.quiet_libraries()
 
-    def ready(address: str) -> None:
+    def ready(address: str, writes: bool) -> None:
         key = ' -H "Authorization: Bearer $LLMKIT_API_KEY"' if api_key else ""
+        path, body = ("chat/completions", '{"messages": [{"role": "user", "content": "Hello"}]}') if writes else (
+            "embeddings", '{"input": "Hello"}')
         terminal.err(f"""listening on {address}: a page there, the OpenAI API under {address}/v1; Ctrl-C ends it
-curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{{"messages": [{{"role": "user", \
-"content": "Hello"}}]}}'""")
+curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'""")
 
     server.serve(
         models, adapter, host=host, port=port, key=api_key, ready=ready, where=in_,

@@ -28,10 +28,10 @@ GRACE = 5.0
 
 def serve(
     given: Sequence[str], adapters: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000,
-    key: str | None = None, limits: Limits | None = None, ready: Callable[[str], None] | None = None,
+    key: str | None = None, limits: Limits | None = None, ready: Callable[[str, bool], None] | None = None,
     where: Sequence[str] = (), embedder: str = "minilm-l6", mix: bool = False,
 ) -> None:
-    """Serve models until SIGTERM or SIGINT. `ready` gets the address once it can be asked.
+    """Serve models until SIGTERM or SIGINT. `ready` gets the address once it answers, and whether a model writes.
 
     where   files and folders that are searched by `embedder`, and with `mix` by words, too, for who asks for passages
 
@@ -60,7 +60,8 @@ def serve(
         names = frozenset({"localhost", "127.0.0.1", "::1", host.lower()}) if loopback(host) else None
         application = app.build(models, worker, limits, metrics, key, names, searcher)
         worker.start()
-        asyncio.run(listen(application, listener, worker, limits, ready))
+        asyncio.run(listen(application, listener, worker, limits,
+                           None if ready is None else lambda address: ready(address, bool(engines))))
 
 
 def need() -> None:

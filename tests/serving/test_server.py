@@ -637,6 +637,18 @@ def test_answers_rest_on_passages_of_the_servers_files(chatty, encoder, tmp_path
         assert one.stop() == 0
 
 
+def test_the_request_to_try_is_one_that_is_answered(monkeypatch, capsys):
+    def told(*given, ready, **options):
+        for writes in (True, False):
+            ready("http://here:1", writes)
+
+    monkeypatch.setattr(serving, "serve", told)
+    assert main(["serve", "a-model"]) == 0
+    curls = [line.split() for line in capsys.readouterr().err.splitlines() if line.startswith("curl ")]
+    assert [words[1] for words in curls] == ["http://here:1/v1/chat/completions", "http://here:1/v1/embeddings"]
+    assert curls[1][-2:] == ["""'{"input":""", """"Hello"}'"""]
+
+
 def test_a_server_without_files_says_so(server):
     with pytest.raises(BadRequestError, match="search: this server searches no files; start it with llmkit serve"):
         ask(server, extra_body={"search": True})
