@@ -89,7 +89,7 @@ def no_room(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return error.strerror
-        found = re.search(r"([\w ]+) \(os error (\d+)\)", str(error))  # Rust's: safetensors, tokenizers
+        found = re.search(r"([\w ]{1,99}) \(os error (\d+)\)", str(error)[:9999])  # Rust's: safetensors, tokenizers
         if found and int(found[2]) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return found[1].strip()
         if isinstance(error, OSError) and SHORT.search(str(error)):
