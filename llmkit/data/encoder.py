@@ -202,16 +202,14 @@ def alphabet(tokenizer: PreTrainedTokenizerBase) -> frozenset[str] | None:
 
     So does BPE without a token for what is unknown, if it doesn't go down to bytes.
     """
+    from tokenizers.models import BPE
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    if backend is None or not isinstance(backend.model, BPE) or backend.model.byte_fallback or backend.model.unk_token:
         return None
-    state = json.loads(backend.to_str())
-    model = state["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("unk_token"):
+    if "ByteLevel" in f"{backend.pre_tokenizer!r}{backend.normalizer!r}":
         return None
-    if '"ByteLevel"' in json.dumps([state.get("pre_tokenizer"), state.get("normalizer")]):
-        return None
-    return frozenset("".join(model["vocab"]))
+    return frozenset("".join(backend.get_vocab(with_added_tokens=False)))
 
 
 # ---- control tokens that are written in a text ----

@@ -90,12 +90,16 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
 
 def sealed(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """`once`, whose files are also read again and compared with their hashes: for numbers that nothing else checks."""
+    made = False
+
     def with_hashes(folder: Path) -> None:
+        nonlocal made
         make(folder)
         (folder / HASHES).write_text(json.dumps(_hashes(folder)))
+        made = True
 
     place = once(kind, key, with_hashes)
-    if (place / HASHES).is_file() and json.loads((place / HASHES).read_text()) == _hashes(place):
+    if made or ((place / HASHES).is_file() and json.loads((place / HASHES).read_text()) == _hashes(place)):
         return place
     log.warning("%s: is damaged (its files aren't what was written); it is made anew", place)
     _put_away(place)
