@@ -67,7 +67,7 @@ def as_meant(request: Recipe, resume: str) -> Recipe:
         return request
     place = request.folder if resume in ("auto", "must") else Path(resume)
     there = recipe_there(place)
-    if not there:
+    if there is None:
         return request
     ways: Any = (there.get("training") or {}).get("shortcuts")
     usual = [*get_args(Shortcut)]
@@ -83,15 +83,18 @@ def as_meant(request: Recipe, resume: str) -> Recipe:
     return meant
 
 
-def recipe_there(place: Path) -> dict[str, Any]:
-    """The recipe of a run, or of a checkpoint's; empty where there is none that can be read."""
+def recipe_there(place: Path) -> dict[str, Any] | None:
+    """The recipe of a run, or a checkpoint's; empty where a checkpoint names none, as those of 0.1.0 do.
+
+    None where neither is there, or nothing that can be read.
+    """
     alone = place / layout.MANIFEST
     try:
         if not alone.is_file():
-            return recipe_beside(place)
+            return recipe_beside(place) or None
         return recipe_beside(place.absolute().parents[1]) or dict(json.loads(alone.read_text()).get("recipe") or {})
     except (LlmkitError, OSError, ValueError, TypeError, AttributeError, RecursionError):
-        return {}  # whoever opens it says what is wrong with it
+        return None  # whoever opens it says what is wrong with it
 
 
 def checked_resume(resume: Any) -> str:
