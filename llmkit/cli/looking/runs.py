@@ -146,6 +146,7 @@ def runs_clean(
             stayed.append(f"{run.folder}: a process has it")
         elif not yes:
             gone += list(cleaning.waste(run))
+            stayed += list(cleaning.foreseen(run))
         elif any(True for _ in cleaning.waste(run)):
             some, kept = cleaning.sweep(run)
             gone, stayed = gone + some, stayed + kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from llmkit.training.folder.holding import held, telling
 
 HALF = re.compile(rf"\.(?:was-)?(?:{layout.MODEL}|{re.escape(layout.BEFORE)}|step-\d{{8,}})(?:\.[0-9a-f]{{8}})?")
 """What a folder is called that a run was making, or putting away, when it was killed."""
+SHOWN = 3  # names of somebody else's files
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def waste(run: Run, ours: bool = False) -> Iterator[Waste]:
     if run.completed:
         for name in run.checkpoints:
             path = run.folder / layout.CHECKPOINTS / name
-            if own_files(path) is not None:
+            if (own := own_files(path)) is not None:
                 yield found(run, path, "a checkpoint of a run that is complete; without it the run can't go on to a "
-                                       "greater length")
+                                       "greater length", own)
         before = run.folder / layout.BEFORE
         if before.is_dir() and not before.is_symlink():
             yield found(run, before, "the model from before the run went on; the new one is there")
@@ -74,24 +75,28 @@ def is_half(path: Path) -> bool:
 
 
 def own_files(checkpoint: Path) -> list[Path] | None:
-    """The files of a checkpoint that its manifest names, and the manifest; None where it has none that can be read."""
+    """The files of a checkpoint that its manifest names, the manifest first; None where it has none that can be read.
+
+    One that is missing isn't among them, nor a folder of such a name.
+    """
     if checkpoint.is_symlink() or checkpoint.parent.is_symlink():
         return None
     try:
         named = read_json(checkpoint / layout.MANIFEST)["files"]
-        return [checkpoint / layout.MANIFEST, *(checkpoint / Path(name).name for name in named)]
+        own = [checkpoint / name for name in dict.fromkeys([layout.MANIFEST, *(Path(name).name for name in named)])]
     except (CheckpointError, KeyError, TypeError):
         return None
+    return [path for path in own if path.is_file() or path.is_symlink()]
 
 
-def found(run: Run, path: Path, why: str) -> Waste:
-    """With its size."""
-    return Waste(run.folder, path, why, sum(one.stat().st_size for one in path.rglob("*") if one.is_file() and not
-                                            one.is_symlink()))
+def found(run: Run, path: Path, why: str, own: Iterable[Path] | None = None) -> Waste:
+    """With its size: that of its own files, where others may be beside them."""
+    return Waste(run.folder, path, why, sum(one.stat().st_size for one in (path.rglob("*") if own is None else own)
+                                            if one.is_file() and not one.is_symlink()))
 
 
 def sweep(run: Run) -> tuple[list[Waste], list[str]]:
-    """Delete what may go of a run, while its folder is held; (what went, what stayed and why).
+    """Delete what may go of a run, while its folder is held; (what went, folders that stay with what isn't llmkit's).
 
     PlaceError where it can't be written.
     """
@@ -99,23 +104,40 @@ def sweep(run: Run) -> tuple[list[Waste], list[str]]:
     with held(run.folder):  # a run that begins meanwhile is told that the folder is in use
         for one in list(waste(run, ours=True)):
             with telling(run.folder):
-                if rest := delete(one.path):
-                    stayed.append(f"{one.path}: {rest}")
-                else:
-                    gone.append(one)
+                if others := beside(one.path):
+                    stayed.append(f"{one.path}: the checkpoint's own files are deleted, and its folder stays: llmkit "
+                                  f"didn't write {others}")
+                delete(one.path)
+                gone.append(one)
     return gone, stayed
 
 
-def delete(path: Path) -> str:
-    """Delete a folder; of a checkpoint only what its manifest names. What stayed, in words; "" where nothing did."""
-    if path.parent.name != layout.CHECKPOINTS or not layout.CHECKPOINT.fullmatch(path.name):
+def foreseen(run: Run) -> Iterator[str]:
+    """What `sweep` will say of folders that stay, in advance."""
+    for one in waste(run):
+        if others := beside(one.path):
+            yield f"{one.path}: its folder would stay: llmkit didn't write {others}"
+
+
+def beside(path: Path) -> str:
+    """What is in a checkpoint's folder beside its own files: "a.txt, b.txt, c.txt and 2 more"; "" where nothing is."""
+    own = own_files(path) if is_checkpoint(path) else None
+    others = [] if own is None else sorted(one.name for one in path.iterdir() if one not in own)
+    more = f" and {len(others) - SHOWN:,} more" if len(others) > SHOWN else ""
+    return f"{', '.join(others[:SHOWN])}{more}"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is called as a checkpoint, and where one is."""
+    return path.parent.name == layout.CHECKPOINTS and layout.CHECKPOINT.fullmatch(path.name) is not None
+
+
+def delete(path: Path) -> None:
+    """Delete a folder; of a checkpoint only what its manifest names, and the folder where nothing else is in it."""
+    if not is_checkpoint(path):
         shutil.rmtree(path)
-        return ""
-    own = own_files(path) or []
-    for file in own[::-1]:  # the manifest goes last: without it the rest is no checkpoint any more
+        return
+    for file in (own_files(path) or [])[::-1]:  # the manifest goes last: without it the rest is no checkpoint any more
         file.unlink(missing_ok=True)
-    others = sorted(one.name for one in path.iterdir())
-    if others:
-        return f"{', '.join(others[:3])} {'is' if len(others) == 1 else 'are'} in it, and llmkit didn't write that"
-    path.rmdir()
-    return ""
+    if not any(path.iterdir()):
+        path.rmdir()

@@ -71,11 +71,33 @@ def test_what_llmkit_did_not_write_stays(tmp_path: Path) -> None:
     first, second = ((run.folder / "checkpoints" / f"step-0000000{step}") for step in (2, 4))
     (first / "mine.txt").write_text("mine")
     (second / "MANIFEST.json").write_text("broken")  # who can say whose files these are?
+    own = sum(path.stat().st_size for path in first.iterdir()) - len("mine")
+    assert [(one.path, one.size) for one in cleaning.waste(run)] == [(first, own)]
+    assert list(cleaning.foreseen(run)) == [f"{first}: its folder would stay: llmkit didn't write mine.txt"]
     gone, stayed = cleaning.sweep(run)
-    assert gone == []
-    assert stayed == [f"{first}: mine.txt is in it, and llmkit didn't write that"]
+    assert [(one.path, one.size) for one in gone] == [(first, own)]
+    assert stayed == [f"{first}: the checkpoint's own files are deleted, and its folder stays: llmkit didn't write "
+                      "mine.txt"]
     assert [path.name for path in first.iterdir()] == ["mine.txt"]
     assert sorted(path.name for path in second.iterdir()) == ["MANIFEST.json", "trained.safetensors"]
+
+
+def test_somebodys_folders_and_many_files_in_a_checkpoint_are_counted(tmp_path: Path) -> None:
+    """A folder that is called as a file of the manifest is nobody's checkpoint, and a file that is gone has no size."""
+    run = made(tmp_path / "run", "completed")
+    first, second = ((run.folder / "checkpoints" / f"step-0000000{step}") for step in (2, 4))
+    for name in "abcde":
+        (first / f"{name}.txt").write_text("mine")
+    (second / "trained.safetensors").unlink()
+    (second / "trained.safetensors").mkdir()
+    (second / "trained.safetensors" / "mine.txt").write_text("mine")
+    manifest = (second / "MANIFEST.json").stat().st_size
+    gone, stayed = cleaning.sweep(run)
+    assert [note.rpartition("write ")[2] for note in stayed] == [
+        "a.txt, b.txt, c.txt and 2 more", "trained.safetensors"]
+    assert [one.size for one in gone] == [1000 + manifest, manifest]
+    assert (second / "trained.safetensors" / "mine.txt").read_text() == "mine"
+    assert list(cleaning.waste(run)) == []
 
 
 def test_a_manifest_can_not_name_files_elsewhere(tmp_path: Path) -> None:
