@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.data import tokenizer as tokenizers
 from llmkit.models import layout
 from llmkit.models.checking.computing import OPENED
-from llmkit.models.checking.weighing import check_size
+from llmkit.models.checking.weighing import check_size, check_types
 from llmkit.models.families import family_named, file_for
 from llmkit.models.fetch import commit_of, on_disk, resolve
 from llmkit.models.files import changed, check_weights, read_config, read_json, usable
@@ -115,3 +115,4 @@ class Base:
         OPENED.set(self.folder)
         check_weights(self.folder)
         check_size(self.folder, self.config())
+        check_types(self.folder, self.config())

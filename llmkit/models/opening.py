@@ -20,7 +20,7 @@ from llmkit.models.base import Base
 from llmkit.models.catalogue import CATALOGUE
 from llmkit.models.checking.adapters import adapter_not_made, brought, check_adapter, check_taken, config_for
 from llmkit.models.checking.computing import not_made
-from llmkit.models.checking.weighing import check_finite, check_rows, check_size
+from llmkit.models.checking.weighing import check_finite, check_rows, check_size, check_types
 from llmkit.models.edges import NO_END, give_ends, tell
 from llmkit.models.fetch import place
 from llmkit.models.files import (
@@ -308,6 +308,7 @@ def beside(auto: Any, folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder}: {layout.ADAPTER} is beside the weights; a network of a run is whole.")
     config = config_of(folder)
     check_size(folder, config)
+    check_types(folder, config)
     try:
         return auto.from_pretrained(folder, config=config, **NO_CODE, **options)
     except (*UNREADABLE, SafetensorError) as error:

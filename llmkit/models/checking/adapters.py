@@ -15,6 +15,7 @@ import regex  # type: ignore[import-untyped]
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from llmkit.models.checking.weighing import is_learned, not_real, unreal
 from llmkit.models.files import UNREADABLE, in_one_line
 from llmkit.models.layout import ADAPTER, ADAPTER_WEIGHTS
 from llmkit.recipe import MOST_LAYERS
@@ -72,6 +73,9 @@ def check_adapter(folder: Path, said: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{path}: init_lora_weights: {start[:40]!r} is taken out of the base's weights at the "
                               "start, and that isn't done again to open it. Save the adapter with peft's "
                               "path_initial_model_for_weight_conversion, or merge it into its base.")
+    for name, kind, sizes in unreal(folder / ADAPTER_WEIGHTS):
+        if is_learned(name, sizes) or "lora_" in name:  # vblora_logits_topk_indices are whole numbers
+            raise CheckpointError(f"{not_real(folder / ADAPTER_WEIGHTS, name, kind)} Get the file anew.")
     _check_lists(path, said)
     _check_names(path, said)
     _check_sizes(path, said, _largest(folder / ADAPTER_WEIGHTS))

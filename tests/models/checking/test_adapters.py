@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmkit.models.checking.adapters import SECONDS, TYPES, check_adapter, config_for
@@ -54,6 +54,18 @@ def opened(folder: Path, **fields: Any) -> Any:
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.arange(6)[None]).logits  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("kind", "written"), [(torch.int32, "I32"), (torch.bool, "BOOL"), (torch.complex64, "C64")])
+def test_weights_of_an_adapter_that_are_no_real_numbers_are_not_cast(
+    kind: torch.dtype, written: str, folder: Path
+) -> None:
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "lora_B" in name)
+    save_file({**weights, name: weights[name].to(kind)}, path)
+    with pytest.raises(CheckpointError, match=rf"the weight {re.escape(name)} is stored as .*\({written}\)"):
+        check_adapter(folder, said(folder))
 
 
 def test_each_type_that_can_be_trained_can_be_opened_and_none_that_reads_other_files() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, XLNetConfig, XLNetModel
 
 from llmkit.backbones.base import Family
 from llmkit.models import Base, check_weights, config_of
-from llmkit.models.checking.weighing import ROOM, check_size, numbers_asked, numbers_held
+from llmkit.models.checking.weighing import ROOM, check_size, check_types, numbers_asked, numbers_held
 from llmkit.models.opening import beside
 from llmkit.recipe import registry
 from llmkit.system.errors import CheckpointError, RequestError
@@ -165,3 +165,45 @@ def test_a_config_beside_a_tokenizer_is_bounded_too(load: str, tmp_path: Path) -
     read: Callable[[Path], Any] = getattr(import_module(module), name)
     with pytest.raises((CheckpointError, RequestError), match="num_labels is 1000000000; the most is 100,000"):
         read(tmp_path)
+
+
+def retyped(model: Path, name: str, kind: torch.dtype, beside: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a model's file anew, with a weight of another type and tensors beside it."""
+    weights = load_file(model / "model.safetensors")
+    save_file({**weights, name: weights[name].to(kind), **(beside or {})}, model / "model.safetensors")
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    (torch.bool, r"truth values \(BOOL\)"), (torch.int8, r"whole numbers \(I8\)"),
+    (torch.int32, r"whole numbers \(I32\)"), (torch.int64, r"whole numbers \(I64\)"),
+    (torch.complex64, r"complex numbers \(C64\)")])
+def test_weights_that_are_no_real_numbers_are_not_cast(kind: torch.dtype, said: str, model: Path) -> None:
+    retyped(model, "transformer.h.0.mlp.c_fc.weight", kind)
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: the weight transformer\.h\.0\.mlp\.c_fc\.weight "
+                                              rf"is stored as {said}, and the model computes with real numbers"):
+        Base.open(model).check_weights()
+    with pytest.raises(CheckpointError, match="it isn't cast"):
+        beside(AutoModel, model)
+
+
+def test_real_numbers_of_other_widths_and_what_is_no_weight_may_be_there(model: Path) -> None:
+    """Old files of GPT-2 hold its mask of truth values, those of BERT its positions; quantised ones hold bytes."""
+    retyped(model, "transformer.wte.weight", torch.float16, {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 16, 16, dtype=torch.bool),
+        "embeddings.position_ids": torch.arange(16)[None]})
+    Base.open(model).check_weights()
+    retyped(model, "transformer.wte.weight", torch.uint8)
+    config = config_of(model)
+    with pytest.raises(CheckpointError, match=r"\(U8\).* need a quantization_config"):
+        check_types(model, config)
+    config.quantization_config = {"quant_method": "bitsandbytes"}
+    check_types(model, config)
+
+
+def test_a_weight_that_is_called_neither_weight_nor_bias_is_one(tmp_path: Path) -> None:
+    """XLNet's r_w_bias and q."""
+    network = XLNetModel(XLNetConfig(vocab_size=20, d_model=8, n_layer=1, n_head=2, d_inner=8))
+    network.save_pretrained(tmp_path)
+    retyped(tmp_path, "layer.0.rel_attn.q", torch.int64)
+    with pytest.raises(CheckpointError, match=r"the weight layer\.0\.rel_attn\.q is stored as whole numbers"):
+        check_types(tmp_path, network.config)
