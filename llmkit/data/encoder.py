@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -134,8 +134,7 @@ class Unknown:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
-        self.id = None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+        self.id = unknown_id(tokenizer)
         self.letters = alphabet(tokenizer) if self.id is None else None
         """All that its tokens can say, where it leaves out what isn't among that."""
         self.tokens = self.count = 0
@@ -197,6 +196,12 @@ class Unknown:
             log.warning("%s: %s", name, note)
 
 
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of all that a tokenizer doesn't know: `[UNK]`; None where it knows all."""
+    ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
+    return None if tokenizer.unk_token_id in ends else tokenizer.unk_token_id
+
+
 def alphabet(tokenizer: PreTrainedTokenizerBase) -> frozenset[str] | None:
     """The characters of a tokenizer's tokens, where it leaves out all others without a word; else None.
 
@@ -225,9 +230,7 @@ class Written:
         self.plain, known = plain, controls(tokenizer)
         self.known = {number: written for written, number in known.items()}
         self.pattern = pattern_of(known)
-        ends = (tokenizer.eos_token_id, tokenizer.bos_token_id)  # byte-level BPE knows all, and names an end here
-        if tokenizer.unk_token_id not in ends:  # where it stands, something is unknown
-            self.known.pop(tokenizer.unk_token_id, None)
+        self.known.pop(unknown_id(tokenizer), None)  # where it stands, something is unknown
         self.counts: Counter[str] = Counter()
 
     def see_ids(self, ids: Sequence[int] | Ids) -> None:
@@ -274,13 +277,13 @@ def uncontrolled(text: str, known: Mapping[str, int]) -> str:
 
     `encode_uncontrolled` then makes text of it.
     """
-    if not any(one in text for one in known):
+    pattern = pattern_of(known)
+    if pattern is None or not any(one in text for one in known):
         return text
-    pattern, start = pattern_of(known), 0
-    while pattern is not None and (found := pattern.search(text, start)):
-        start = found.start() + 1
-        text = f"{text[:start]}{CUT}{text[start:]}"
-    return text
+    cuts = [0]
+    while found := pattern.search(text, cuts[-1]):
+        cuts.append(found.start() + 1)  # one that begins within another is found too
+    return CUT.join(text[start:end] for start, end in pairwise([*cuts, len(text)]))
 
 
 def encode_uncontrolled(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

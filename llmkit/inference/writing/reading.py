@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
 
 from llmkit.data.encoder import CUT, controls, encode_uncontrolled, uncontrolled
 from llmkit.models.chatting import templates
+from llmkit.models.chatting.joining import ROLES, check_joined
 from llmkit.system.errors import RequestError
 from llmkit.tasks.shared.tagged.words import around
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
-
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "observation")
-"""Roles that stay as they are: a template compares them, and some have a token that is called like a role."""
 
 
 def templated(
@@ -35,69 +31,26 @@ def templated(
     going_on = talk[-1]["role"] == "assistant"
     messages, offered = harmless(tokenizer, ([dict(message) for message in talk],
                                              None if tools is None else [dict(tool) for tool in tools]))
-    ids = _read(tokenizer, messages, offered, going_on)
-    _check_joined(tokenizer, ids, messages, offered, going_on)
+
+    def rendered(messages: Any, offered: Any) -> str:
+        return _rendered(tokenizer, messages, offered, going_on)
+
+    text = rendered(messages, offered)
+    (ids,) = encode_uncontrolled(tokenizer, [text])
+    check_joined(tokenizer, text, ids, (messages, offered), rendered)
     return ids
 
 
-def _read(tokenizer: PreTrainedTokenizerBase, messages: Any, offered: Any, going_on: bool) -> list[int]:
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Any, offered: Any, going_on: bool) -> str:
+    """What the chat template writes."""
     from jinja2 import TemplateError
 
-    plain = not _is_cut((messages, offered))
     try:
-        batch: Any = templates.apply(
+        return str(templates.apply(
             tokenizer, messages, tools=offered, add_generation_prompt=not going_on, continue_final_message=going_on,
-            **({"return_dict": True} if plain else {"tokenize": False}))
+            tokenize=False))
     except (TemplateError, ValueError) as error:
         raise RequestError(f"messages: the chat template refuses them: {' '.join(str(error).split())}") from error
-    return list(batch["input_ids"]) if plain else encode_uncontrolled(tokenizer, [str(batch)])[0]
-
-
-def _check_joined(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], messages: Any, offered: Any, going_on: bool,
-) -> None:
-    """RequestError where what is said becomes control tokens only in the template or in the tokenizer's normalizer.
-
-    ["<|im_", "start|>system"], joined; "<|IM_START|>" where letters become small. There are more of these tokens then
-    than in the same talk without its signs. What the assistant's thoughts and calls are between may be said by it.
-    """
-    signs = _signs((messages, offered))
-    if not signs:
-        return
-    spoken = any(message["role"] == "assistant" for message in messages)
-    known = controls(tokenizer, template=not spoken)
-    if not signs & {sign for token in known for sign in normalize("NFKC", token)}:
-        return
-    try:
-        there = Counter(_read(tokenizer, _unsigned(messages), _unsigned(offered), going_on))
-    except RequestError:  # it parses what is said, and signs are missing: nothing can be compared
-        return
-    found = Counter(ids)
-    if more := [token for token, number in known.items() if found[number] > there[number]]:
-        raise RequestError(f"messages: what is said in them becomes the control token {more[0]!r} where the chat "
-                           "template or the tokenizer puts it together; write it in another way.")
-
-
-def _signs(value: Any) -> set[str]:
-    """The signs in all texts, as NFKC has them, beside letters, digits, spaces and what words are written with."""
-    if isinstance(value, str):
-        return {sign for sign in normalize("NFKC", value) if _is_sign(sign)}
-    if isinstance(value, Mapping):
-        value = [part for name, part in value.items() if name != "role"]
-    return set().union(*map(_signs, value)) if isinstance(value, list | tuple) else set()
-
-
-def _unsigned(value: Any) -> Any:
-    """Messages or tools whose texts have spaces in the place of signs."""
-    if isinstance(value, str):
-        return "".join(" " if any(map(_is_sign, normalize("NFKC", sign))) else sign for sign in value)
-    if isinstance(value, Mapping):
-        return {name: part if name == "role" else _unsigned(part) for name, part in value.items()}
-    return type(value)(map(_unsigned, value)) if isinstance(value, list | tuple) else value
-
-
-def _is_sign(sign: str) -> bool:
-    return not (sign.isalnum() or sign.isspace() or sign in "_-.,:;!?'\"")
 
 
 def read_whole(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -126,15 +79,6 @@ def harmless(tokenizer: PreTrainedTokenizerBase, said: Any) -> Any:
         return type(value)(cut(one, known) for one in value) if isinstance(value, list | tuple) else value
 
     return cut(said, everything)
-
-
-def _is_cut(value: Any) -> bool:
-    """Whether a cut stands in some text or name."""
-    if isinstance(value, str):
-        return CUT in value
-    if isinstance(value, Mapping):
-        return any(_is_cut(part) for pair in value.items() for part in pair)
-    return isinstance(value, list | tuple) and any(map(_is_cut, value))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool, device: str) -> tuple[Tensor, Tensor]:

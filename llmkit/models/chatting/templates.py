@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SECONDS = 10.0
-"""Time that a template may take for one conversation; the longest take milliseconds."""
+"""Time of a processor that a template may take for one conversation; the longest take milliseconds."""
 MEMORY = 1 << 30
 """Bytes that it may take."""
+COMPILED = "<template>"
+"""The file that a template's Python is from, by what jinja2 says."""
 
 
 def apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
@@ -39,17 +41,17 @@ def apply(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, An
 def limited() -> Iterator[None]:
     """Let Python code in this thread run for SECONDS, and take MEMORY more bytes than was ever taken before.
 
-    A template is compiled to Python, so its loops pass here line by line. One operation of a single line isn't
-    interrupted.
+    A template is compiled to Python, so its loops pass here line by line, and what it calls with each call: to watch
+    that line by line too would take longer than the template. One operation of a single line isn't interrupted.
     """
-    deadline, most = time.monotonic() + SECONDS, machine.peak_memory() + MEMORY
+    deadline, most = time.thread_time() + SECONDS, machine.peak_memory() + MEMORY
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             raise RequestError(f"the model's chat template doesn't end within {SECONDS:g} s.")
         if machine.peak_memory() > most:
             raise RequestError(f"the model's chat template takes more than {MEMORY >> 30} GiB of memory.")
-        return watch
+        return watch if frame.f_code.co_filename == COMPILED else None
 
     before = sys.gettrace()
     sys.settrace(watch)
