@@ -23,6 +23,9 @@ Shortcut: TypeAlias = Literal[
     "fused_gelu", "shared_casts", "fused_norms"]
 LATER: tuple[Shortcut, ...] = ("shared_casts", "fused_norms")
 """Those that 0.1.0 lacked: a run of it goes on without them."""
+ROUNDING: dict[Shortcut, int] = {"chunked_loss": 2, "fast_dropout": 2, "short_attention": 2, "unpadded": 2}
+"""How many ways of rounding a shortcut has had so far, where it has had several; written into checkpoints. Who changes
+the order of its sums counts on: a run that another version began goes on then, and ends with other last digits."""
 Attention: TypeAlias = Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"]
 Tracker: TypeAlias = Literal[
     "tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"]

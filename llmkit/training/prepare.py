@@ -41,7 +41,7 @@ from llmkit.training.callbacks import Callback
 from llmkit.training.evaluate import refer_all
 from llmkit.training.finish import under_way
 from llmkit.training.folder.belonging import check_foundation, check_optimizer, data_of, foundation
-from llmkit.training.folder.resume import kept, restored
+from llmkit.training.folder.resume import kept, restored, tell_of_rounding
 from llmkit.training.folder.run_folder import Checkpoint, RunFolder
 from llmkit.training.learner import Learner
 from llmkit.training.looking import collapse
@@ -113,6 +113,7 @@ def ready(
         check_optimizer(start, recipe)
         state = restored(start, data, accelerator.num_processes)
         check_foundation(start, below, recipe)
+        tell_of_rounding(start, recipe.training.shortcuts)
     torch.manual_seed(recipe.seed)
     learner = learn(settled, accelerator, sets, setup, run, below, refers)
     meeting.everyone("learner")  # one may have asked a teacher about all rows meanwhile

@@ -12,7 +12,7 @@ from llmkit import recipe as recipes
 from llmkit.recipe import Recipe
 from llmkit.system.errors import CheckpointError, PlaceError
 from llmkit.training.folder.belonging import is_longer
-from llmkit.training.folder.resume import as_before, finished, pick_up, restored
+from llmkit.training.folder.resume import as_before, finished, pick_up, restored, tell_of_rounding
 from llmkit.training.folder.run_folder import RunFolder, verify
 
 TREE: dict[str, Any] = {
@@ -312,6 +312,22 @@ def test_another_number_of_threads_is_said(run, caplog, monkeypatch, before, sai
     if said:
         assert f"{threads} threads, 3 before" in caplog.text
         assert "OMP_NUM_THREADS=3 goes on to the bit" in caplog.text
+
+
+@pytest.mark.parametrize(("then", "shortcuts", "said"), [
+    (None, ["target_heads", "chunked_loss", "unpadded"], "whose shortcuts (chunked_loss, unpadded) round otherwise"),
+    ({"chunked_loss": 2}, ["chunked_loss", "short_attention"], "whose shortcuts (short_attention) round otherwise"),
+    ({"two_streams": 7}, ["two_streams"], "whose shortcuts (two_streams) round otherwise"),
+    (None, ["target_heads", "fused_norms"], None), (None, [], None),
+    (recipes.ROUNDING, sorted(recipes.ROUNDING), None)])
+def test_shortcuts_that_another_version_rounded_otherwise_are_said(run, caplog, then, shortcuts, said):
+    """A checkpoint that notes nothing is an older version's; one of a newer version may note more."""
+    start = verify(run.checkpoint(4))
+    other = replace(start, manifest={**start.manifest, **({} if then is None else {"rounding": dict(then)})})
+    with caplog.at_level("INFO", "llmkit"):
+        tell_of_rounding(other, shortcuts)
+    assert [said in caplog.text, "only that version goes on to the bit" in caplog.text] == [True, True] if said else (
+        caplog.text == "")
 
 
 def test_counts_of_another_version_are_refused(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +15,7 @@ from llmkit.data.sources import Reader, open_source
 from llmkit.models import layout
 from llmkit.models.run import Run, recipe_beside
 from llmkit.planning.settle import Settled, reads_tables
-from llmkit.recipe import LATER, LENGTHS, Recipe, Shortcut, with_optimizer
+from llmkit.recipe import LATER, LENGTHS, ROUNDING, Recipe, Shortcut, with_optimizer
 from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, LlmkitError, NothingThereError, PlaceError, RequestError
 from llmkit.training.folder.belonging import (
@@ -271,6 +271,16 @@ def kept(start: Checkpoint) -> dict[str, torch.Tensor]:
     """What the tuning method keeps beside what trains."""
     path = start.file(TUNING)
     return {} if path is None else tensors(path)
+
+
+def tell_of_rounding(start: Checkpoint, shortcuts: Collection[Shortcut]) -> None:
+    """Say once where a run goes on with shortcuts that rounded otherwise in the version that saved a checkpoint."""
+    then = start.manifest.get("rounding", {})  # older versions didn't note it: theirs was the first way
+    other = [way for way in shortcuts if then.get(way, 1) != ROUNDING.get(way, 1)]
+    if other:
+        log.info("%s: saved by another version of llmkit, whose shortcuts (%s) round otherwise: the same rows and the "
+                 "same chance, but losses may differ in their last digits; only that version goes on to the bit",
+                 start.folder, ", ".join(other))
 
 
 def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> State:

@@ -361,7 +361,7 @@ def verify(folder: Path) -> Checkpoint:
 def _sensible(manifest: Mapping[str, Any]) -> bool:
     """Whether a manifest has the parts that one has, and names files of its own folder only."""
     files, kinds = manifest["files"], {"step": int, "files": dict, "state": dict, "data": dict, "processes": int}
-    newer = ("recipe", "versions", "base", "tokenizer")  # older versions didn't note them
+    newer = ("recipe", "versions", "base", "tokenizer", "rounding")  # older versions didn't note them
     return all(isinstance(manifest.get(name), kind) for name, kind in kinds.items()) and all(
         isinstance(manifest.get(name, {}), dict) for name in newer) and all(
         Path(name).name == name and isinstance(said, dict) and isinstance(said.get("size"), int)

@@ -75,7 +75,8 @@ def checkpoint(session: Session, write: Write) -> Callable[[], None]:
     state, keep = session.state, session.recipe.training.save_total_limit
     state.wall = time.monotonic() - session.began
     manifest = {"state": asdict(state), "data": session.data, "processes": session.accelerator.num_processes,
-                "recipe": recipes.tree_of(session.recipe), **session.below, "threads": torch.get_num_threads()}
+                "recipe": recipes.tree_of(session.recipe), **session.below, "threads": torch.get_num_threads(),
+                "rounding": dict(recipes.ROUNDING)}
     return lambda: session.run.save(manifest["state"]["step"], manifest, write, keep)
 
 
