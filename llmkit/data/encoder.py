@@ -230,7 +230,8 @@ class Written:
         self.plain, known = plain, controls(tokenizer)
         self.known = {number: written for written, number in known.items()}
         self.pattern = pattern_of(known)
-        self.known.pop(unknown_id(tokenizer), None)  # where it stands, something is unknown
+        if (unknown := unknown_id(tokenizer)) is not None:  # where it stands, something is unknown
+            self.known.pop(unknown, None)
         self.counts: Counter[str] = Counter()
 
     def see_ids(self, ids: Sequence[int] | Ids) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 """Time of a processor that a template may take for one conversation; the longest take milliseconds."""
+LONGEST = 60.0
+"""Seconds by the clock that it may take, where other programs have the processor meanwhile."""
 MEMORY = 1 << 30
 """Bytes that it may take."""
 COMPILED = "<template>"
@@ -44,10 +46,11 @@ def limited() -> Iterator[None]:
     A template is compiled to Python, so its loops pass here line by line, and what it calls with each call: to watch
     that line by line too would take longer than the template. One operation of a single line isn't interrupted.
     """
-    deadline, most = time.thread_time() + SECONDS, machine.peak_memory() + MEMORY
+    deadline, latest = time.thread_time() + SECONDS, time.monotonic() + LONGEST
+    most = machine.peak_memory() + MEMORY
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.thread_time() > deadline:
+        if time.thread_time() > deadline or time.monotonic() > latest:
             raise RequestError(f"the model's chat template doesn't end within {SECONDS:g} s.")
         if machine.peak_memory() > most:
             raise RequestError(f"the model's chat template takes more than {MEMORY >> 30} GiB of memory.")
