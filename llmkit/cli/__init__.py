@@ -43,6 +43,7 @@ from llmkit.system.errors import (
     device_full,
     no_memory,
     no_room,
+    not_open,
 )
 from llmkit.system.signals import leave_terminal, stopping
 from llmkit.system.streams import show_what_can_be
@@ -183,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if full := no_room(error):
             target = getattr(error, "filename2", None) or getattr(error, "filename", None)  # of a copy, what is written
             return _fail(f"{target or 'writing a file'}: {full}.", PlaceError.status, debug)
+        if closed := not_open(error):
+            return _fail(closed, PlaceError.status, debug)
         if type(error) is Exception and NO_UNKNOWN.search(str(error)):  # the class that tokenizers raises
             return _fail("a text holds something that the tokenizer has no token for, and it has none for what is "
                          f"unknown ({error}); give it an unk_token, or take another tokenizer.",

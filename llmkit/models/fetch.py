@@ -160,9 +160,9 @@ def cached(name: str, revision: str | None = None) -> Path | None:
     """The folder of a model that was fetched before; None where it has to be fetched. Nothing is downloaded."""
     if name.startswith(modelscope.PREFIX):
         folder = modelscope.place(name.removeprefix(modelscope.PREFIX), revision)
-        return folder if folder.is_dir() else None
+        return folder if cache.holds(folder) else None
     entry = find(name)
-    if entry and entry.wheel and revision is None and place(entry).is_dir():
+    if entry and entry.wheel and revision is None and cache.holds(place(entry)):
         return place(entry)
     if entry is None and not _could_be_hub_id(name):
         return None

@@ -74,7 +74,9 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
     place = root() / kind / key
     if (notes := _NOTES.get()) is not None:
         notes.add(place)
-    if place.is_dir():
+    with _writing(place.parent):  # somebody else's may be closed
+        there = place.is_dir()
+    if there:
         if (why := _spoiled(place)) is None:
             return place
         log.warning("%s: is damaged (%s); it is made anew", place, why)
@@ -86,6 +88,14 @@ def once(kind: str, key: str, make: Callable[[Path], None]) -> Path:
             return place
         return appear(place, noting(make), f"the cache folder {place.parent} can't be written",
                       "Set LLMKIT_CACHE to one that can.", root())
+
+
+def holds(place: Path) -> bool:
+    """Whether a folder of the cache is there; what is closed to this user, as in a cache of somebody else, isn't."""
+    try:
+        return place.is_dir()
+    except PermissionError:
+        return False
 
 
 def sealed(kind: str, key: str, make: Callable[[Path], None]) -> Path:

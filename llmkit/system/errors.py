@@ -79,7 +79,7 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if no_room(error):
+    if no_room(error) or not_open(error):
         return PlaceError.status
     return RequestError.status if no_memory(error) else LlmkitError.status
 
@@ -96,6 +96,20 @@ def no_room(error: BaseException | None) -> str | None:
             return os.strerror(errno.ENOSPC)
         error = error.__cause__ or error.__context__
     return None
+
+
+def not_open(error: BaseException) -> str | None:
+    """What is said where a file or a folder is closed to this user, as somebody else's may be; None for other errors.
+
+    PermissionError(13, "Permission denied", "/runs/a/recipe.yaml")  ->  /runs/a/recipe.yaml: Permission denied: …
+    """
+    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return None
+    if error.filename is None:  # no file: a process, an address
+        return None
+    place = error.filename2 or error.filename  # of a copy, what is written
+    return (f"{place}: {error.strerror}: this user may not do that there. Ask whom it belongs to, or name another "
+            "place.")
 
 
 def no_memory(error: BaseException) -> bool:

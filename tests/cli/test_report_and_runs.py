@@ -11,8 +11,11 @@ import yaml
 from conftest import tiny
 
 from llmkit.cli import main
+from llmkit.models.run import Run
+from llmkit.system.errors import PlaceError
 from llmkit.training.fit import fit
 from llmkit.training.folder.holding import held
+from llmkit.training.looking import cleaning
 
 OLD = Path(__file__).parents[1] / "older" / "0.1.0" / "lora"
 EVIL = "<script>alert(1)</script>"
@@ -211,6 +214,27 @@ def test_cleaning_is_a_list_before_it_is_done(tmp_path: Path, runs: Path, capsys
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     assert said(["runs", "clean", str(tmp_path)], capsys)[2].strip() == "nothing may be deleted"
     assert document(["report", str(tmp_path / "run")], capsys)["runs"][0]["status"] == "completed"
+
+
+def test_one_run_of_somebody_else_keeps_no_other_from_being_cleaned(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its folder ends the command with 6, when the others are done."""
+    for name in ("a", "b", "c", "d"):
+        shutil.copytree(runs / "fast", tmp_path / name)
+    sweep = cleaning.sweep
+
+    def closed(run: Run) -> tuple[list[cleaning.Waste], list[str]]:
+        if run.folder.name in "ac":
+            raise PlaceError(f"{run.folder}: Permission denied")
+        return sweep(run)
+
+    monkeypatch.setattr(cleaning, "sweep", closed)
+    status, _, err = said(["runs", "clean", str(tmp_path), "--yes"], capsys)
+    assert (status, err.splitlines()[-1]) == (6, f"llmkit: error: {tmp_path / 'a'}: Permission denied")
+    assert f"{tmp_path / 'c'}: Permission denied\n" in err
+    left = {name: len(list((tmp_path / name / "checkpoints").iterdir())) for name in "abcd"}
+    assert left == {"a": 1, "b": 0, "c": 1, "d": 0}
 
 
 def test_runs_of_other_data_or_tasks_get_no_star(

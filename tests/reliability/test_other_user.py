@@ -81,3 +81,19 @@ def test_a_cache_of_somebody_else_is_told(
     assert (done.returncode, "Traceback" in done.stderr) == (6, False), done.stderr
     assert f"llmkit: error: the cache folder {cache}" in done.stderr
     assert "Permission denied. Set LLMKIT_CACHE to one that can." in done.stderr
+
+
+def test_a_run_that_somebody_keeps_closed_is_told(llmkit: Server, finished: Path, tmp_path: Path) -> None:
+    """Under a umask of 077 nobody else may look into it: 6 with what was looked for; a list of runs leaves it out."""
+    folder = finished.with_suffix("")
+    folder.chmod(0o700)
+    held = tmp_path / "held.txt"
+    held.write_text("the cat sat on the mat\n" * 4)
+    for words in (["evaluate", folder, "--data", held], ["pretrain", finished, "--resume", "must"]):
+        done = run(llmkit, *words, LLMKIT_CACHE=str(tmp_path / "mine"))
+        assert (done.returncode, "Traceback" in done.stderr) == (6, False), done.stderr
+        assert f"llmkit: error: {folder}" in done.stderr and "Permission denied" in done.stderr
+    done = run(llmkit, "models", "list", LLMKIT_CACHE=str(folder / "cache"))  # nothing has to be written
+    assert done.returncode == 0, done.stderr
+    done = run(llmkit, "runs", "list", folder.parent)
+    assert (done.returncode, f"{folder}: is left out: Permission denied" in done.stderr) == (0, True), done.stderr

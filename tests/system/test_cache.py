@@ -132,6 +132,19 @@ def test_on_a_disk_without_locks_two_that_make_the_same_at_once_end_with_one_of_
     assert (place / "kind" / "key" / "text").read_text() == "the same"
 
 
+def test_a_cache_that_is_closed_to_this_user_holds_nothing_and_is_told_where_something_is_to_be_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may look into all, so what the system says is said here."""
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    assert not cache.holds(place)
+    with pytest.raises(PlaceError, match=r"cache/kind can't be written: Permission denied\. Set LLMKIT_CACHE to one"):
+        cache.once("kind", "key", lambda folder: None)
+
+
 def test_what_is_used_can_be_noted(place: Path) -> None:
     cache.once("kind", "before", writes("x"))
     with cache.noted() as used:

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from llmkit.system import errors
-from llmkit.system.errors import DeviceFullError, LlmkitError, device_full, nearest, no_memory, no_room, plain
+from llmkit.system.errors import (
+    DeviceFullError,
+    LlmkitError,
+    device_full,
+    nearest,
+    no_memory,
+    no_room,
+    not_open,
+    plain,
+    status_of,
+)
 
 
 def test_each_kind_has_the_exit_status_of_the_readme():
@@ -98,3 +108,21 @@ def test_what_others_call_it_goes_before_what_is_spelled_like_it():
     ("Straße", "strasse"), ("--", "")])
 def test_a_name_without_what_is_written_in_several_ways(name, letters):
     assert plain(name) == letters
+
+
+@pytest.mark.parametrize(("error", "place"), [
+    (PermissionError(errno.EACCES, "Permission denied", "/runs/a"), "/runs/a"),
+    (PermissionError(errno.EPERM, "Operation not permitted", "/runs/a"), "/runs/a"),
+    (OSError(errno.EROFS, "Read-only file system", "/runs/a", None, "/runs/b"), "/runs/b")])
+def test_a_place_that_is_somebody_elses_is_told_with_its_name(error, place):
+    assert not_open(error) == (f"{place}: {error.strerror}: this user may not do that there. Ask whom it belongs to, "
+                               "or name another place.")
+    assert status_of(error) == 6
+
+
+@pytest.mark.parametrize("error", [
+    PermissionError(errno.EPERM, "Operation not permitted"),  # of a process, or an address
+    FileNotFoundError(errno.ENOENT, "No such file", "/runs/a"), ValueError("Permission denied")])
+def test_other_errors_are_no_closed_place(error):
+    assert not_open(error) is None
+    assert status_of(error) == 1

@@ -137,10 +137,12 @@ def runs_clean(
 
     A run that is alive, and files that llmkit didn't write, are left alone.
     """
+    from llmkit.system.errors import PlaceError
     from llmkit.system.machine import size
     from llmkit.training.looking import cleaning
 
     gone, stayed = [], []
+    closed: PlaceError | None = None
     for run in cleaning.runs_under(at_home(folder)):
         if run.held:
             stayed.append(f"{run.folder}: a process has it")
@@ -148,12 +150,20 @@ def runs_clean(
             gone += list(cleaning.waste(run))
             stayed += list(cleaning.foreseen(run))
         elif any(True for _ in cleaning.waste(run)):
-            some, kept = cleaning.sweep(run)
+            try:
+                some, kept = cleaning.sweep(run)
+            except PlaceError as error:  # somebody else's run; the others are cleaned all the same
+                if closed is not None:
+                    stayed.append(str(error))
+                closed = closed or error
+                continue
             gone, stayed = gone + some, stayed + kept
     total = sum(one.size for one in gone)
     if json_:
         print(json.dumps({"deleted": yes, "bytes": total, "kept": stayed, "found": [
             {"run": str(one.run), "path": str(one.path), "why": one.why, "bytes": one.size} for one in gone]}))
+        if closed is not None:
+            raise closed
         return
     for waste in gone:
         terminal.out(f"{size(waste.size):>9}  {terminal.visible(str(waste.path))}: {translate(waste.why)}")
@@ -161,5 +171,7 @@ def runs_clean(
         terminal.err(note)
     if yes:
         terminal.err(f"{size(total)} deleted")
+        if closed is not None:
+            raise closed
     else:
         terminal.err(f"{size(total)} may be deleted; --yes deletes it" if gone else "nothing may be deleted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from llmkit.models.files import read_json
 from llmkit.models.run import Run, is_run, looked_into
 from llmkit.system.errors import CheckpointError
 from llmkit.training.folder.holding import held, telling
+
+log = logging.getLogger("llmkit")
 
 HALF = re.compile(rf"\.(?:was-)?(?:{layout.MODEL}|{re.escape(layout.BEFORE)}|step-\d{{8,}})(?:\.[0-9a-f]{{8}})?")
 """What a folder is called that a run was making, or putting away, when it was killed."""
@@ -37,12 +40,17 @@ def runs_under(folder: Path) -> Iterator[Run]:
 
 
 def _under(folder: Path) -> Iterator[Run]:
-    if is_run(folder):
+    try:
+        own, inner = is_run(folder), sorted(folder.iterdir())
+        below = [path for path in inner if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+    except PermissionError as error:  # somebody else's, who keeps it closed
+        log.warning("%s: is left out: %s", folder, error.strerror)
+        return
+    if own:
         yield Run(folder)
         return
-    for below in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-        if not below.name.startswith("."):
-            yield from _under(below)
+    for path in below:
+        yield from _under(path)
 
 
 def waste(run: Run, ours: bool = False) -> Iterator[Waste]:

@@ -139,6 +139,24 @@ def test_the_model_from_before_goes_where_the_new_one_is_there(tmp_path: Path) -
     assert names(run)[-1] == "model.before"
 
 
+def test_a_folder_that_is_closed_to_this_user_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are found all the same; root may look into all, so what the system says is said here."""
+    for name in ("a", "closed/run", "z"):
+        made(tmp_path / name, "completed")
+
+    def is_run(folder: Path) -> bool:
+        if folder.name == "closed":
+            raise PermissionError(13, "Permission denied", str(folder / "recipe.yaml"))
+        return (folder / "recipe.yaml").is_file()
+
+    monkeypatch.setattr(cleaning, "is_run", is_run)
+    with caplog.at_level("WARNING", "llmkit"):
+        assert [run.folder.name for run in cleaning.runs_under(tmp_path)] == ["a", "z"]
+    assert caplog.messages == [f"{tmp_path / 'closed'}: is left out: Permission denied"]
+
+
 def test_runs_are_found_below_a_folder_in_their_order(tmp_path: Path) -> None:
     for name in ("b/second", "a", ".hidden/run"):
         made(tmp_path / name, "completed")
