@@ -129,7 +129,7 @@ def _bare(config: PretrainedConfig) -> PreTrainedModel | None:
         with torch.device("meta"), no_init_weights():
             auto: Any = transformers.AutoModel
             model: PreTrainedModel = auto.from_config(config, trust_remote_code=False)
-            model.tie_weights()  # type: ignore[no-untyped-call]
+            model.tie_weights()
     except UNREADABLE:
         return None
     return model
