@@ -47,13 +47,13 @@ class Place(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A stretch of a file, from the start of a line on."""
+    """A stretch of a file, from the start of a document on."""
 
     start: int
-    """In bytes, as `stop`."""
+    """In bytes, as `stop`; of a file that is packed, in those that it becomes; of parquet, in rows."""
     stop: int
     line: int
-    """Lines before it."""
+    """Lines before it; of parquet, rows."""
     held: bytes | None = None
     """Its bytes, where they were read already."""
 

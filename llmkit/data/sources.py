@@ -16,7 +16,7 @@ from llmkit.data.fields import ALIASES, find_fields, listed, part_of, shown, wit
 from llmkit.data.files import CHUNK, Part, digest, digests, files_of, is_packed, unchanged
 from llmkit.data.files import Place as Place
 from llmkit.data.formats import format_of, formats, suffixes
-from llmkit.data.formats.base import Rows
+from llmkit.data.formats.base import Head, Rows
 from llmkit.data.formats.table import form_of
 from llmkit.data.formats.text import usual_document
 from llmkit.data.large.working import several
@@ -102,6 +102,8 @@ class Reader:
     """What of a file is read, where it isn't all of it."""
     columns: dict[Path, str | int] = field(default_factory=dict)
     """Where the text of a file is, where that is known before its first row is read."""
+    heads: dict[Path, Head] = field(default_factory=dict)
+    """The first row of a table of which a later part is read."""
     shard: bool = False
     """Whether it is a part of a source, which may have nothing in it."""
 

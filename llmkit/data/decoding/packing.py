@@ -58,8 +58,10 @@ ZIPPED = (
 def unpacked(path: Path, part: Part | None = None) -> io.BufferedReader:
     """The bytes of a file, or of what is packed in it, as its extension says; or those of a part of it."""
     kind = PACKED.get(path.suffix.lower())
+    if part is not None and part.held is not None:
+        return io.BufferedReader(_Memory(part.held), CHUNK)
     if part is not None:
-        return io.BufferedReader(_Window(path, part) if part.held is None else _Memory(part.held), CHUNK)
+        return io.BufferedReader(_Window(path.open("rb", 0) if kind is None else unpacked(path), part), CHUNK)
     if kind is None:
         return io.BufferedReader(path.open("rb", 0), CHUNK)
     return io.BufferedReader(_Bounded(path, _unpacker(path, kind)), CHUNK)
@@ -79,11 +81,16 @@ def _unpacker(path: Path, kind: str) -> io.BufferedIOBase:
 
 
 class _Window(io.RawIOBase):
-    """Bytes of a part of a file."""
+    """Bytes of a part of a file, or of what it becomes."""
 
-    def __init__(self, path: Path, part: Part) -> None:
-        self.file, self.left = path.open("rb", 0), part.stop - part.start
-        self.file.seek(part.start)
+    def __init__(self, file: io.FileIO | io.BufferedReader, part: Part) -> None:
+        self.file, self.left = file, part.stop - part.start
+        if file.seekable():
+            file.seek(part.start)
+        else:
+            before = part.start
+            while before and (piece := file.read(min(CHUNK, before))):
+                before -= len(piece)
 
     def readable(self) -> bool:
         return True

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmkit.data.decoding import encodings
 from llmkit.data.decoding.packing import HEAD, damage, refuse_what_is_no_text, unpacked
+from llmkit.data.decoding.units import within
 from llmkit.data.files import CHUNK, Part, unreadable
 from llmkit.system.errors import DataError
 
@@ -30,11 +31,14 @@ def decoded(
         with told_as_data(path), unpacked(path, part) as raw:
             if part is None or part.start == 0:
                 _refuse(raw.peek(HEAD)[:HEAD], path, encoding, label)
+                here = encoding
+            else:
+                here = within(path, encoding)
             newline: str | None
             errors, newline = "surrogateescape" if surrogates else "strict", "\n"
             if part is None and b"\r" in (start := raw.peek(CHUNK)) and ends_in_returns(path, encoding, start):
                 newline = None  # \r becomes \n
-            with io.TextIOWrapper(raw, encoding, errors, newline=newline) as file:
+            with io.TextIOWrapper(raw, here, errors, newline=newline) as file:
                 yield file
     except UnicodeError as error:
         raise _undecodable(path, encoding, label, error) from error

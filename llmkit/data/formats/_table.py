@@ -2,15 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
 from llmkit.data.fields import FIELD_WORDS, pasted
 from llmkit.data.files import Place
 from llmkit.data.formats._delimiter import MARKS, delimiter_of
-from llmkit.data.formats.base import FileReader, Format, Rows, lines
+from llmkit.data.formats.base import FileReader, Format, Head, Rows, lines
 from llmkit.data.formats.shared import header as _header
 from llmkit.system.errors import DataError
 
@@ -42,23 +42,18 @@ class TextTable(Format):
         columns = reader.headerless.get(path, {
             name: index for name, index in reader.source.fields.items() if isinstance(index, int)})
         numbered = bool(columns) or path in reader.headerless
-        places: list[tuple[str, int]] = []
-        for number, cells in self._of_one_width(path, reader):
-            if not places and numbered:
-                too_far = [index for index in columns.values() if not 0 <= index < len(cells)]
-                if too_far:
-                    raise DataError(f"{path}:{number}: there is no column {too_far[0]}; the table has {len(cells)}, "
-                                    "counted from 0.")
-                others = [(str(i), i) for i in range(len(cells)) if i not in columns.values()]
-                places = [*columns.items(), *others]
-            elif not places:
-                header = [cell.strip() or str(i) for i, cell in enumerate(cells)]
-                twice = [name for name, count in Counter(header).items() if count > 1]
-                if twice:
-                    raise DataError(f"{path}:{number}: the header has {twice[0]!r} twice.")
-                places = [(name, i) for i, name in enumerate(header)]
-                continue
+        below = self._of_one_width(path, reader)
+        head = reader.heads.get(path)
+        first = next(below, None) if head is None else head
+        if first is None:
+            return
+        places = _numbered(first, columns, path) if numbered else _named(first, path)
+        for number, cells in chain([first], below) if numbered and head is None else below:
             yield {name: cells[i] for name, i in places}, Place(str(path), number)
+
+    def head(self, path: Path, reader: FileReader) -> Head | None:
+        """The first row of the file, by which columns are named and counted."""
+        return next(self._of_one_width(path, reader), None)
 
     def look(self, path: Path, reader: FileReader) -> str | None:
         """What stands between cells; and whether the first row is data, where no fields are named."""
@@ -85,7 +80,8 @@ class TextTable(Format):
 
         Empty cells beyond the last column are no cells: programs write them for what was once there.
         """
-        width, first = 0, 0
+        first, head = reader.heads.get(path, (0, []))
+        width = len(head)
         for number, cells in self.cells(path, reader):
             if len(cells) > 1 and not any(cells):
                 continue
@@ -97,6 +93,27 @@ class TextTable(Format):
                 reader.spare(DataError(f"{path}:{number}: {len(cells)} cells, where line {first} has {width}."))
                 continue
             yield number, cells
+
+
+def _numbered(first: Head, columns: dict[str, int], path: Path) -> Sequence[tuple[str, int]]:
+    """Names of columns with their numbers, where some have a name by their number; the others are "0" …"""
+    number, cells = first
+    too_far = [index for index in columns.values() if not 0 <= index < len(cells)]
+    if too_far:
+        raise DataError(f"{path}:{number}: there is no column {too_far[0]}; the table has {len(cells)}, counted from "
+                        "0.")
+    others = [(str(i), i) for i in range(len(cells)) if i not in columns.values()]
+    return [*columns.items(), *others]
+
+
+def _named(first: Head, path: Path) -> Sequence[tuple[str, int]]:
+    """Names of columns with their numbers, as a header has them."""
+    number, cells = first
+    header = [cell.strip() or str(i) for i, cell in enumerate(cells)]
+    twice = [name for name, count in Counter(header).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}:{number}: the header has {twice[0]!r} twice.")
+    return [(name, i) for i, name in enumerate(header)]
 
 
 def _read(found: dict[str, int], width: int) -> str:

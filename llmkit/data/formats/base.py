@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
+from llmkit.data.decoding.ends import Ends
 from llmkit.data.decoding.text import decoded
 from llmkit.data.files import LONGEST, Part, Place
 from llmkit.recipe import Source
@@ -13,6 +14,8 @@ from llmkit.system.errors import DataError
 Row: TypeAlias = dict[str, Any]
 Rows: TypeAlias = Iterator[tuple[Row, Place]]
 """Each row, and where it stands."""
+Head: TypeAlias = tuple[int, list[str]]
+"""The first row of a table: the line that it starts on, and its cells."""
 ESCAPED = re.compile("[\udc80-\udcff]")
 """Bytes that a decoder couldn't read."""
 
@@ -35,6 +38,8 @@ class FileReader(Protocol):
     """What stands between the cells of a table, where it isn't what its extension says."""
     parts: dict[Path, Part]
     """What of a file is read, where it isn't all of it."""
+    heads: dict[Path, Head]
+    """The first row of a table of which a later part is read."""
 
     @property
     def document(self) -> str | None:
@@ -71,6 +76,21 @@ class Format:
 
     def look(self, path: Path, reader: FileReader) -> str | None:
         """What the first rows of a file tell of the way it is written, noted in the reader; the words to say it in."""
+        return None
+
+    def ends(self, path: Path, reader: FileReader) -> Ends | None:
+        """What finds the ends of rows in the file's bytes; None where only who reads it from its start knows them."""
+        return None
+
+    def parts(self, path: Path, size: int) -> Iterator[tuple[Part, int]] | None:
+        """The parts of a file whose bytes aren't those of its rows, each with about how many bytes of rows it has.
+
+        All but the last have `size` bytes or more. None where it has none that can be read by themselves.
+        """
+        return None
+
+    def head(self, path: Path, reader: FileReader) -> Head | None:
+        """What who reads a later part of a file must know of its first row; None where that is nothing."""
         return None
 
 

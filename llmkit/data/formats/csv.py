@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from llmkit.data.decoding.ends import Ends
+from llmkit.data.decoding.units import is_plain, within
 from llmkit.data.files import LONGEST
 from llmkit.data.formats._table import Cells, TextTable, said_delimiter
 from llmkit.data.formats.base import FileReader, lines
+from llmkit.data.formats.shared.row_ends import QuotedRowEnds
 from llmkit.system.errors import DataError
 
 
@@ -22,6 +25,16 @@ class CommaTable(TextTable):
     def cells(self, path: Path, reader: FileReader) -> Cells:
         """The rows, cut by what stands between cells in this file."""
         return quoted(path, reader, self.delimiter(path, reader))
+
+    def ends(self, path: Path, reader: FileReader) -> Ends | None:
+        """Line ends that are in no quotes."""
+        return quoted_ends(path, reader, self.delimiter(path, reader))
+
+
+def quoted_ends(path: Path, reader: FileReader, delimiter: str) -> Ends | None:
+    """What finds the ends of rows whose cells may stand in quotes."""
+    encoding = within(path, reader.source.encoding)
+    return QuotedRowEnds(encoding, reader.spares, delimiter) if is_plain(encoding) else None
 
 
 def quoted(path: Path, reader: FileReader, delimiter: str) -> Cells:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmkit.data.decoding.packing import RATIO, ROOM
-from llmkit.data.files import LONGEST, Place
+from llmkit.data.files import LONGEST, Part, Place
 from llmkit.data.formats.base import FileReader, Format, Rows
 from llmkit.system.errors import DataError
 
@@ -23,6 +24,8 @@ FEW = 4096
 """Bytes of a text up to which it is short; longer ones are read one by one."""
 VALUES = 1000
 """Values in a byte of the file, at most: a column of one value takes next to nothing."""
+SHARES = 16
+"""Into so many parts a group of rows is cut at most: who reads a part of one must unpack what stands before it."""
 
 
 class Parquet(Format):
@@ -37,29 +40,65 @@ class Parquet(Format):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        number = 0
+        part = reader.parts.get(path)
+        number = 0 if part is None else part.line
         try:
             with pq.ParquetFile(path) as plain:
-                texts = _short_texts(plain)
-                _refuse_bomb(plain.metadata, path)
+                texts = _short_texts(plain, _groups(plain.metadata, part))
+                if part is None or part.start == 0:
+                    _refuse_bomb(plain.metadata, path)
             with pq.ParquetFile(path, read_dictionary=texts) as file:  # what is there often is held once
-                for row in _rows(file, path):
+                for row in _rows(file, path, part):
                     number += 1
                     yield row, Place(str(path), number)
         except (pa.ArrowException, OSError, ValueError) as error:
             where = Place(str(path), number + 1 if number else None)
             raise DataError(f"{where}: this parquet file can't be read: {error}.") from error
 
+    def parts(self, path: Path, size: int) -> Iterator[tuple[Part, int]] | None:
+        """Groups of rows, small ones together, and rows of a large one; None where the file can't be opened."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-def _short_texts(file: pq.ParquetFile) -> list[str]:
+        try:
+            about = pq.read_metadata(path)
+        except (pa.ArrowException, OSError, ValueError):
+            return None  # it is told when the file is read
+        return _parts(about, size)
+
+
+def _parts(about: pq.FileMetaData, size: int) -> Iterator[tuple[Part, int]]:
+    start, stop, weight = 0, 0, 0
+    for i in range(about.num_row_groups):
+        group = about.row_group(i)
+        stop, weight = stop + group.num_rows, weight + group.total_byte_size
+        if weight < size and i < about.num_row_groups - 1:
+            continue
+        shares = max(1, min(weight // size, SHARES, stop - start))
+        edges = [start + (stop - start) * share // shares for share in range(shares + 1)]
+        yield from ((Part(first, last, first), weight // shares) for first, last in pairwise(edges))
+        start, weight = stop, 0
+
+
+def _groups(about: pq.FileMetaData, part: Part | None) -> list[tuple[int, int]]:
+    """The groups that have rows of a part, each with the number of rows before it."""
+    counts = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+    found = zip(range(len(counts)), accumulate(counts, initial=0), counts, strict=False)
+    return [(i, before) for i, before, count in found
+            if part is None or (before < part.stop and part.start < before + count)]
+
+
+def _short_texts(file: pq.ParquetFile, groups: Sequence[tuple[int, int]]) -> list[str]:
     """Columns of text that take few bytes a row: one large text may stand in many rows of these."""
     names = {field.name for field in file.schema_arrow if _is_text(field.type)}
     sizes = dict.fromkeys(names, 0)
-    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+    rows = 0
+    for group in (file.metadata.row_group(i) for i, _ in groups):
+        rows += group.num_rows
         for column in map(group.column, range(group.num_columns)):
             if (name := column.path_in_schema) in sizes:
                 sizes[name] += column.total_uncompressed_size
-    return sorted(name for name, size in sizes.items() if size <= FEW * file.metadata.num_rows)
+    return sorted(name for name, size in sizes.items() if size <= FEW * rows)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -79,17 +118,29 @@ def _refuse_bomb(about: pq.FileMetaData, path: Path) -> None:
             raise DataError(f"{path}: its {size:,} bytes hold {count:,} {what}; at most {most:,} are read.")
 
 
-def _rows(file: pq.ParquetFile, path: Path) -> Iterator[dict[str, Any]]:
+def _rows(file: pq.ParquetFile, path: Path, part: Part | None) -> Iterator[dict[str, Any]]:
     repeated = [i for i, field in enumerate(file.schema_arrow) if _is_kept(field.type)]
-    for group in range(file.num_row_groups):
+    for group, before in _groups(file.metadata, part):
         about = file.metadata.row_group(group)
-        for batch in file.iter_batches(batch_size=_at_once(about, file.schema_arrow), row_groups=[group]):
+        batches = file.iter_batches(batch_size=_at_once(about, file.schema_arrow), row_groups=[group])
+        for batch in batches if part is None else _within(batches, part.start - before, part.stop - before):
             largest = _largest(batch)
             if largest > LONGEST:
                 raise DataError(f"{path}: a row of {largest:,} bytes; at most {LONGEST:,} are read.")
             step = max(1, min(ROWS, BYTES // max(1, largest)))
             for start in range(0, len(batch), step):
                 yield from _spelled_out(batch.slice(start, step), repeated).to_pylist()
+
+
+def _within(batches: Iterator[pa.RecordBatch], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """What of batches are the rows start to stop, counted from their first; nothing behind them is read."""
+    done = 0
+    for batch in batches:
+        if done + len(batch) > start:
+            yield batch.slice(max(0, start - done), min(len(batch), stop - done) - max(0, start - done))
+        done += len(batch)
+        if done >= stop:
+            return
 
 
 def _spelled_out(batch: pa.RecordBatch, columns: Sequence[int]) -> pa.RecordBatch:

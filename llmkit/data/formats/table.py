@@ -6,11 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+from llmkit.data.decoding.ends import Ends
 from llmkit.data.fields import FIELD_WORDS
 from llmkit.data.formats._delimiter import MARKS, width_of
 from llmkit.data.formats._table import LOOKED_AT, Cells, TextTable
-from llmkit.data.formats.base import FileReader, lines
-from llmkit.data.formats.csv import quoted
+from llmkit.data.formats.base import FileReader, Head, lines
+from llmkit.data.formats.csv import quoted, quoted_ends
 from llmkit.data.formats.tsv import TabTable
 from llmkit.system.errors import DataError
 
@@ -31,6 +32,16 @@ class NamelessTable(TextTable):
         """Cut by tabs as a .tsv is, and by anything else as a .csv."""
         delimiter = self.delimiter(path, reader)
         return TabTable().cells(path, reader) if delimiter == "\t" else quoted(path, reader, delimiter)
+
+    def ends(self, path: Path, reader: FileReader) -> Ends | None:
+        """As those of a .tsv, or of a .csv."""
+        delimiter = self.delimiter(path, reader)
+        return TabTable().ends(path, reader) if delimiter == "\t" else quoted_ends(path, reader, delimiter)
+
+    def head(self, path: Path, reader: FileReader) -> Head | None:
+        """As that of a .tsv, or of a .csv."""
+        delimiter = self.delimiter(path, reader)
+        return TabTable().head(path, reader) if delimiter == "\t" else super().head(path, reader)
 
     def look(self, path: Path, reader: FileReader) -> str | None:
         """Also say that it is a table."""

@@ -7,9 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+from llmkit.data.decoding.ends import Ends
+from llmkit.data.decoding.units import is_plain, within
 from llmkit.data.formats._table import Cells, TextTable, said_delimiter
-from llmkit.data.formats.base import FileReader, lines
-from llmkit.data.formats.csv import quoted
+from llmkit.data.formats.base import FileReader, Head, lines
+from llmkit.data.formats.csv import quoted, quoted_ends
+from llmkit.data.formats.shared.row_ends import TabRowEnds, opens
 
 LONGEST = 1000
 """Lines that a row may lie across."""
@@ -29,7 +32,7 @@ class TabTable(TextTable):
             yield from quoted(path, reader, delimiter)
             return
         csv.field_size_limit(2**31 - 1)
-        width = 0
+        width = len(reader.heads.get(path, (0, []))[1])
         source = _Ahead(lines(path, reader))
         for number, line in source:
             if not line or (number == 1 and said_delimiter(line)):
@@ -38,10 +41,25 @@ class TabTable(TextTable):
             if width and len(cells) > width:
                 (whole,) = csv.reader([line], delimiter="\t")
                 cells = whole if len(whole) == width else cells
-            elif width > 1 and _opens(line):
+            elif width > 1 and opens(line):
                 cells = _across(line, source, width) or cells
             width = width or len(cells)
             yield number, cells
+
+    def ends(self, path: Path, reader: FileReader) -> Ends | None:
+        """Line ends behind which no row goes on."""
+        delimiter = self.delimiter(path, reader)
+        if delimiter != "\t":
+            return quoted_ends(path, reader, delimiter)
+        encoding = within(path, reader.source.encoding)
+        return TabRowEnds(encoding, reader.spares, LONGEST) if is_plain(encoding) else None
+
+    def head(self, path: Path, reader: FileReader) -> Head | None:
+        """The first row, where it is the first line that isn't blank: rows are as wide as that one."""
+        filled = (one for one in lines(path, reader) if one[1] and not (one[0] == 1 and said_delimiter(one[1])))
+        first, _ = next(filled, (None, ""))
+        head = super().head(path, reader)
+        return head if head is not None and head[0] == first else None
 
 
 class _Ahead:
@@ -58,12 +76,6 @@ class _Ahead:
         """Have so many lines ready in `seen`; False where there are fewer."""
         self.seen.extend(islice(self.numbered, max(0, count - len(self.seen))))
         return len(self.seen) >= count
-
-
-def _opens(line: str) -> bool:
-    """Whether the last cell of a line starts with a quote that doesn't close in it."""
-    last = line.rpartition("\t")[2]
-    return last.startswith('"') and last.count('"') % 2 == 1
 
 
 def _across(line: str, source: _Ahead, width: int) -> list[str] | None:

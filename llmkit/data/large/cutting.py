@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import codecs
+import io
 import json
-import re
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmkit.data.decoding.oddities import SEPARATOR
+from llmkit.data.decoding.ends import Ends, MarkedEnds
 from llmkit.data.decoding.packing import unpacked
 from llmkit.data.decoding.text import told_as_data
+from llmkit.data.decoding.units import is_plain, within
 from llmkit.data.files import Part, is_packed
+from llmkit.data.formats import formats
+from llmkit.data.formats.base import Head
 from llmkit.data.large.coding import Texts, batched
 from llmkit.data.swapping.pairs import with_swapped
 
 if TYPE_CHECKING:
     from llmkit.data.sources import Reader
+
+log = logging.getLogger("llmkit")
 
 SIZE = 2**20
 """Bytes of text that a process reads and tokenizes at once, about."""
@@ -29,17 +34,12 @@ UNFOLDS = 4
 """What packed text, or a table that is compressed inside, becomes: so many times its bytes."""
 LOOK = 2**22
 """Bytes in which the second line of a file must begin."""
-ENDS = {
-    "line": re.compile(rb"\n"),
-    "paragraph": re.compile(rb"\n[ \t\r]*\n"),
-    "endoftext": re.compile(rb"\n[ \t]*" + re.escape(SEPARATOR.encode()) + rb"[ \t\r]*\n"),
-}
-"""Behind what a text may be cut, by what a document of it is."""
-PLAIN = ("utf", "ascii", "iso8859", "latin", "cp125", "gb", "big5", "shift_jis", "euc", "koi8")
-"""How encodings begin in which the byte of a line's end is nothing else; not utf-16 and utf-32."""
-WIDE = ("utf-16", "utf-32", "utf-7")
+END = 2**62
+"""Where a part stops that is the rest of what is packed: nobody knows its bytes."""
 FORMS = ("text", "jsonl", "json")
 """Formats whose files are lines of text."""
+KINDS = ("line", "paragraph", "endoftext")
+"""What a document of a text may be, where its end is marked."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Excerpt:
     """None: all of it."""
     column: str | int | None = None
     """Where its text is, as the first row of the file says; None where the first row that is read says it."""
+    head: Head | None = None
+    """The first row of the table, where it stands before this part."""
+    whole: str | None = None
+    """Why it can't be cut, which is said where it is large: then the first process reads it."""
 
 
 @dataclass(frozen=True)
@@ -96,20 +100,18 @@ def stretches(reader: Reader) -> Iterator[TextStretch]:
         yield from _read(only(reader, reader.files))
         return
     held, weight = list[Excerpt](), 0
-    for path in reader.files:
-        pieces = _pieces(path, reader)
-        if pieces is None:
-            if held:
-                yield TextStretch(tuple(held))
-                held, weight = [], 0
-            yield from _read(only(reader, (path,)))
-            continue
-        for piece, size in pieces:
+    for piece, size in (found for path in reader.files for found in _pieces(path, reader)):
+        alone = piece.whole is not None and size > WHOLE * SIZE
+        if not alone:
             held.append(piece)
             weight += size
-            if weight >= SIZE:
-                yield TextStretch(tuple(held))
-                held, weight = [], 0
+        if held and (alone or weight >= SIZE):
+            yield TextStretch(tuple(held))
+            held, weight = [], 0
+        if alone:
+            if reader.processes > 1:
+                log.info("%s: one process reads it, and gives its text to the others: %s", piece.path, piece.whole)
+            yield from _read(read_by(reader, (piece,)))
     if held:
         yield TextStretch(tuple(held))
 
@@ -124,7 +126,8 @@ def read_by(reader: Reader, pieces: Sequence[Excerpt]) -> Reader:
     """A source of some pieces alone."""
     return replace(only(reader, tuple(piece.path for piece in pieces)),
                    parts={piece.path: piece.part for piece in pieces if piece.part is not None},
-                   columns={piece.path: piece.column for piece in pieces if piece.column is not None})
+                   columns={piece.path: piece.column for piece in pieces if piece.column is not None},
+                   heads={piece.path: piece.head for piece in pieces if piece.head is not None})
 
 
 def pairs_of(reader: Reader) -> Iterator[tuple[str, str]]:
@@ -139,43 +142,66 @@ def _read(reader: Reader) -> Iterator[TextStretch]:
         yield TextStretch(noted=rest)
 
 
-def _pieces(path: Path, reader: Reader) -> Iterator[tuple[Excerpt, int]] | None:
-    """The pieces of a file, each with its bytes of text; None where it must be read by one process, and is large."""
+def _pieces(path: Path, reader: Reader) -> Iterator[tuple[Excerpt, int]]:
+    """The pieces of a file, each with its bytes of text; all but its last have SIZE or more."""
     part, column = reader.parts.get(path), reader.columns.get(path)
     with told_as_data(path):
         size = path.stat().st_size if part is None else part.stop - part.start
-    size *= 1 if is_text(path, reader) else UNFOLDS
-    if size <= SIZE:
-        return iter([(Excerpt(path, part, column), size)])
-    if (pattern := ends_of(path, reader)) is not None:
-        return _cut(path, reader, pattern)
-    return iter([(Excerpt(path, part, column), size)]) if size <= WHOLE * SIZE else None
+    form = formats()[reader.form(path)]
+    size *= UNFOLDS if is_packed(path) or form.compressed else 1
+    if size > SIZE and (ends := ends_of(path, reader)) is not None:
+        return _cut(path, reader, ends)
+    if size > SIZE and part is None and (parts := form.parts(path, SIZE)) is not None:
+        return _with_columns(((Excerpt(path, made), weight) for made, weight in parts), reader)
+    return iter([(Excerpt(path, part, column, whole="it can't be cut between its documents"), size)])
 
 
-def _cut(path: Path, reader: Reader, pattern: re.Pattern[bytes]) -> Iterator[tuple[Excerpt, int]]:
-    known = reader.columns.get(path)
-    column = known
-    for made in _parts(path, reader.parts.get(path), pattern):
-        if made.start and column is None and reader.form(path) != "text":
-            column = column_of(path, reader)
-        yield Excerpt(path, made, column if made.start else known), made.stop - made.start
+def _cut(path: Path, reader: Reader, ends: Ends) -> Iterator[tuple[Excerpt, int]]:
+    head = None
+    if reader.form(path) not in FORMS:
+        head = formats()[reader.form(path)].head(path, replace(only(reader, (path,)), parts={}))
+        if head is None:
+            return iter([(Excerpt(path, None, whole="its first line is no row"), WHOLE * SIZE + 1)])
+    return _with_columns(_with_head(path, _parts(path, reader.parts.get(path), ends), ends, head), reader)
 
 
-def _parts(path: Path, whole: Part | None, pattern: re.Pattern[bytes]) -> Iterator[Part]:
-    """A file, or a part of it, in parts; those of a packed one are held in memory."""
+def _with_head(
+    path: Path, parts: Iterator[Part], ends: Ends, head: Head | None,
+) -> Iterator[tuple[Excerpt, int]]:
+    for part in parts:
+        above = head if head is not None and head[0] <= part.line else None
+        lost = f"from line {part.line + 1:,} on {ends.lost}" if ends.lost else None
+        yield Excerpt(path, part, head=above, whole=lost), part.stop - part.start
+
+
+def _with_columns(pieces: Iterator[tuple[Excerpt, int]], reader: Reader) -> Iterator[tuple[Excerpt, int]]:
+    """The same with what the first row of the file says of columns, for those that don't begin with it."""
+    column: str | int | None = None
+    for piece, size in pieces:
+        known = reader.columns.get(piece.path)
+        if piece.part is not None and piece.part.start and known is None and reader.form(piece.path) != "text":
+            known = column = column_of(piece.path, reader) if column is None else column
+        yield replace(piece, column=known), size
+
+
+def _parts(path: Path, whole: Part | None, ends: Ends) -> Iterator[Part]:
+    """A file, or a part of it, in parts; those of a packed one are held in memory.
+
+    Where no more ends are found, the last part is the rest.
+    """
     start, line = (0, 0) if whole is None else (whole.start, whole.line)
-    rest, looked = bytearray(), 0
+    rest = bytearray()
     with told_as_data(path), unpacked(path, whole) as raw:
-        while block := raw.read(SIZE):
+        while not ends.lost and (block := raw.read(SIZE)):
             rest += block
-            while len(rest) > SIZE and (found := pattern.search(rest, max(SIZE, looked))) is not None:
-                end, found = found.end(), None  # a match holds on to what it was found in
-                made, looked = bytes(rest[:end]), 0
+            while len(rest) > SIZE and (end := ends.after(rest, SIZE)) is not None:
+                made = bytes(rest[:end])
                 del rest[:end]
                 yield Part(start, start + end, line, made if is_packed(path) else None)
-                start, line = start + end, line + made.count(b"\n")
-            looked = max(0, rest.rfind(b"\n"))  # an end of a document that isn't whole yet begins there
-    if rest:
+                start, line = start + end, line + ends.lines(made)
+    if ends.lost:
+        yield Part(start, whole.stop if whole is not None else END if is_packed(path) else path.stat().st_size, line)
+    elif rest:
         yield Part(start, start + len(rest), line, bytes(rest) if is_packed(path) else None)
 
 
@@ -187,26 +213,29 @@ def is_text(path: Path, reader: Reader) -> bool:
     return not is_packed(path) and reader.form(path) in FORMS
 
 
-def ends_of(path: Path, reader: Reader) -> re.Pattern[bytes] | None:
-    """Behind what a file, or what is packed in it, may be cut; None where it can't be."""
-    encoding, form = codecs.lookup(reader.source.encoding).name, reader.form(path)
-    if form not in FORMS or not encoding.startswith(PLAIN) or encoding.startswith(WIDE):
+def ends_of(path: Path, reader: Reader) -> Ends | None:
+    """What finds where the documents of a file, or of what is packed in it, end; None where nothing can."""
+    form = reader.form(path)
+    if form not in FORMS:
+        return formats()[form].ends(path, reader)
+    if not is_plain(reader.source.encoding):
         return None
-    if form != "text":
-        return ENDS["line"] if _by_line(path) else None
-    return ENDS.get(str(reader.document)) if _has_lines(path) else None
+    marked = str(reader.document) if form == "text" else "line"
+    ends = MarkedEnds(within(path, reader.source.encoding), marked) if marked in KINDS else None
+    return ends if ends is not None and (_has_lines(path, ends) if form == "text" else _by_line(path, ends)) else None
 
 
-def _has_lines(path: Path) -> bool:
+def _has_lines(path: Path, ends: Ends) -> bool:
     r"""Whether there is a line's end near the start: where there is none, \r may end lines."""
     with told_as_data(path), unpacked(path) as raw:
-        return b"\n" in raw.read(LOOK)
+        return ends.lines(raw.read(LOOK)) > 0
 
 
-def _by_line(path: Path) -> bool:
+def _by_line(path: Path, ends: Ends) -> bool:
     """Whether each of the first two lines of JSON is an object: then every line is."""
-    with told_as_data(path), unpacked(path) as raw:
-        first = [line for line in (raw.readline(LOOK) for _ in range(2)) if line.strip()]
+    with (told_as_data(path), unpacked(path) as raw,
+          io.TextIOWrapper(raw, ends.encoding, "replace", newline="\n") as text):
+        first = [line for line in (text.readline(LOOK).removeprefix("\ufeff") for _ in range(2)) if line.strip()]
     try:
         return len(first) == 2 and all(isinstance(json.loads(line), dict) for line in first)
     except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.data import tokens
+from llmkit.data.decoding.ends import MarkedEnds
 from llmkit.data.files import TICK, WORTH, Changed, Part, changed, sha256_of, state_of, unreadable
 from llmkit.data.large.cutting import UNFOLDS, column_of, ends_of, is_text, only
 from llmkit.data.sources import Reader
@@ -102,14 +103,15 @@ def shards_of(reader: Reader, number: int, size: int = SIZE) -> list[Shard]:
 def _stretches(path: Path, reader: Reader, size: int) -> Iterator[tuple[int, int]]:
     """(start, stop) in bytes of the parts of a file: each but the last of `size` bytes, up to a document's end."""
     end, start = path.stat().st_size, 0
-    if end > size + size // 4 and is_text(path, reader) and (pattern := ends_of(path, reader)) is not None:
+    if end > size + size // 4 and is_text(path, reader) and isinstance(ends := ends_of(path, reader), MarkedEnds) and (
+            ends.kind is None):
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             while end - start > size + size // 4:
-                found = pattern.search(text, start + size)
-                if found is None or found.end() == end:
+                found = ends.next(text, start + size)
+                if found is None or found == end:
                     break
-                yield start, found.end()
-                start = found.end()
+                yield start, found
+                start = found
     yield start, end
 
 

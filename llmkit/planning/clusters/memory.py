@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from llmkit.backbones.kernels.chunked_loss import FP32, HELD
+import torch
+
+from llmkit.backbones.kernels.chunked_loss import at_once
 from llmkit.planning.clusters.anatomy import Anatomy
 from llmkit.planning.clusters.gpus import Cluster
 
@@ -116,12 +118,13 @@ def activations(model: Anatomy, demand: Demand) -> float:
 def logits(model: Anatomy, demand: Demand) -> float:
     """Bytes of what a head over words makes: all logits and their softmax, with gradients, or a chunk of them.
 
-    In chunks (`chunked_loss`), some logits are there at once, fewer still in fp32, and the table's gradient once more.
+    In chunks (`chunked_loss`), as many logits are there at once as the loss makes on a GPU, in fp32 with their softmax
+    too, and the table's gradient once more.
     """
     if not model.vocabulary:
         return 0.0
     tokens = demand.rows * demand.length
     if model.logits:
         return tokens * model.logits * (2 * demand.bytes + 2 * FULL)
-    chunk = min(float(HELD), tokens * model.vocabulary)
-    return demand.bytes * chunk + 2 * FULL * min(float(FP32), chunk) + FULL * model.vocabulary * model.width
+    held, full = (min(count, tokens * model.vocabulary) for count in at_once(torch.device("cuda")))
+    return float(demand.bytes * held + 2 * FULL * full + FULL * model.vocabulary * model.width)

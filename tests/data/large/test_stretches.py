@@ -1,6 +1,8 @@
 """Processes read the stretches of a source by themselves: its documents in their order, and the same files as one."""
 
+import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,9 +34,32 @@ def text(path: Path, content: str, encoding: str = "utf-8") -> str:
     return str(path)
 
 
-def parquet(path: Path) -> str:
-    pq.write_table(pa.table({"content": LINES}), path, row_group_size=7)
+def parquet(path: Path, rows: int) -> str:
+    """A table of columns, so many rows a group."""
+    table = pa.table({"id": range(len(LINES)), "content": LINES, "other": [{"a": [line]} for line in LINES]})
+    pq.write_table(table, path, row_group_size=rows)
     return str(path)
+
+
+def table(path: Path, delimiter: str = ",", end: str = "\n", encoding: str = "utf-8", header: bool = True) -> str:
+    """Cells with line ends, delimiters, quotes and commas in quotes; quotes that open nothing, and empty lines."""
+    file = io.StringIO()
+    rows = csv.writer(file, delimiter=delimiter, lineterminator=end)
+    rows.writerows([["id", "text", "more"]] * header)
+    for i, line in enumerate(LINES):
+        cell = [line, f'{line}\n"{i}", he said,\n{line}', f"{line}\n\n,x\n", f'5" of {line}', f'"{line}"'][i % 5]
+        if i % 5 == 3:
+            file.write(delimiter.join((str(i), cell, '6"')) + end * (1 + i % 2))
+        else:
+            rows.writerow([i, cell, f"more, {i}" * (i % 3)])
+    return text(path, file.getvalue(), encoding)
+
+
+def tabs(path: Path) -> str:
+    """A row across three lines; a quote that is never closed; and many rows that are lines."""
+    rows = [f"{i}\t{line}" for i, line in enumerate(LINES)]
+    rows[3:3] = ['x\t"one', "two", 'three"', 'y\t"never closed']
+    return text(path, "\n".join(["id\ttext", *rows, *rows[8:]]))
 
 
 def many(folder: Path) -> str:
@@ -48,6 +73,8 @@ def many(folder: Path) -> str:
     return str(folder / "*")
 
 
+WIDE = [line + "\u0a00\u000b\u0a0a \u0d0a" * (i % 3) for i, line in enumerate(LINES)]
+"""With characters whose bytes are, across two of them, those of a line's end."""
 PARAGRAPHS = "\n".join(line + ("\n \t\n\n" if i % 3 == 2 else "") for i, line in enumerate(LINES))
 SOURCES: dict[str, Callable[[Path], str]] = {
     "line": lambda folder: text(folder / "a.txt", "\n".join(LINES)),
@@ -69,7 +96,28 @@ SOURCES: dict[str, Callable[[Path], str]] = {
     "json, an array": lambda folder: text(folder / "a.json", json.dumps(ROWS)),
     "csv": lambda folder: text(
         folder / "a.csv", "id,text\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(LINES))),
-    "parquet": lambda folder: parquet(folder / "a.parquet"),
+    "csv, lines in quotes": lambda folder: table(folder / "a.csv"),
+    "csv, ends of windows": lambda folder: table(folder / "a.csv", end="\r\n"),
+    "csv, semicolons": lambda folder: table(folder / "a.csv", ";"),
+    "csv, bars": lambda folder: table(folder / "a.csv", "|", encoding="gb18030"),
+    "csv, packed": lambda folder: table(folder / "a.csv.gz"),
+    "csv, utf-16": lambda folder: table(folder / "a.csv", "\t", encoding="utf-16"),
+    "csv, no header": lambda folder: table(folder / "a.csv", header=False),
+    "tsv": lambda folder: text(folder / "a.tsv", "text\tid\n" + "".join(
+        f'"{line}"\t{i}\n' if i % 2 else f'{line}\t"{i}"\n\n' for i, line in enumerate(LINES))),
+    "tsv, lines in quotes": lambda folder: tabs(folder / "a.tsv"),
+    "tsv, commas": lambda folder: table(folder / "a.tsv"),
+    "parquet": lambda folder: parquet(folder / "a.parquet", 7),
+    "parquet, large groups": lambda folder: parquet(folder / "a.parquet", 50),
+    "parquet, one group": lambda folder: parquet(folder / "a.parquet", 1000),
+    "line, utf-16": lambda folder: text(folder / "a.txt", "\n".join(WIDE), "utf-16"),
+    "line, utf-16 big": lambda folder: text(folder / "a.txt", "\ufeff" + "\r\n".join(WIDE) + "\n", "utf-16-be"),
+    "paragraph, utf-16": lambda folder: text(folder / "a.txt", PARAGRAPHS, "utf-16"),
+    "endoftext, utf-32": lambda folder: text(folder / "a.txt", "\n".join(
+        line + ("\n <|endoftext|>" if i % 4 == 3 else "") for i, line in enumerate(LINES)), "utf-32"),
+    "line, utf-16, packed": lambda folder: text(folder / "a.txt.gz", "\n".join(WIDE), "utf-16"),
+    "line, utf-16, ends of old macs": lambda folder: text(folder / "a.txt", "\r".join(WIDE), "utf-16"),
+    "jsonl, utf-16": lambda folder: text(folder / "a.jsonl", JSON, "utf-16"),
     "many": many,
 }
 
@@ -87,7 +135,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(kind: str, folder: Path) -> Reader:
     folder.mkdir()
-    return open_source(Source(SOURCES[kind](folder)), "file" if kind == "one document" else "auto")
+    path = SOURCES[kind](folder)
+    encoding = next((name for name in ("utf-16", "utf-32") if name in kind), "gb18030" if "bars" in kind else "utf-8")
+    encoding = "utf-16-be" if "big" in kind else encoding
+    reader = open_source(Source(path, encoding=encoding), "file" if kind == "one document" else "auto")
+    reader.notes.clear()
+    return reader
 
 
 def written(reader: Reader, tokenizer, folder: Path, processes: int) -> dict[str, bytes]:
@@ -112,7 +165,8 @@ def test_stretches_have_the_documents_of_a_source_where_they_stand(kind, tmp_pat
     assert found == [document for document, _ in whole]
     if places:
         assert places == [str(place) for _, place in whole]
-    alone = ("one document", "line, ends of old macs", "json, an array", "csv", "parquet")  # all are given as texts
+    alone = ("one document", "line, ends of old macs", "line, utf-16, ends of old macs", "json, an array",
+             "tsv, lines in quotes")  # all are given as texts
     assert count == 1 if kind in alone else count > 5
 
 

@@ -123,7 +123,21 @@ def test_logits_that_are_not_made_in_chunks_are_counted(tree: dict[str, Any]) ->
     tree["training"]["shortcuts"] = []
     whole = chosen(reckoned(tree, "1xH100"))["memory"]["logits"]
     assert whole == 8 * 1024 * 50_000 * 12
-    assert chunks < whole / 10
+    assert chunks < whole / 5
+
+
+def test_chunks_of_logits_are_those_of_a_gpu_and_not_of_the_machine_that_plans(tree: dict[str, Any]) -> None:
+    """64 Mi logits in bf16, in fp32 and as their softmax: 2 + 4 + 4 bytes; and the fp32 gradient of the table."""
+    tree["tokenizer"]["train"]["vocab_size"] = 50_000
+    tree["training"] |= {"micro_batch_size": 8, "global_batch_size": 512}
+    model = anatomy(settle(recipes.load(tree)))
+    table = 4 * 50_000 * model.width
+    assert model.vocabulary == 50_000
+    assert chosen(reckoned(tree, "64xH100"))["memory"]["logits"] == 10 * 64 * 2**20 + table
+    tree["training"]["micro_batch_size"] = 1  # 1,024 tokens have fewer logits than a chunk
+    assert chosen(reckoned(tree, "64xH100"))["memory"]["logits"] == 10 * 1024 * 50_000 + table
+    tree["training"]["precision"] = "fp32"
+    assert chosen(reckoned(tree, "64xH100"))["memory"]["logits"] == 12 * 1024 * 50_000 + table
 
 
 def test_numbers_are_those_that_the_gpu_multiplies(tree: dict[str, Any]) -> None:
