@@ -115,7 +115,10 @@ def drawn_at(output: str, on: str | None) -> tuple[Path, ...]:
 
 def draw(found: Mapping[str, Any], places: Sequence[Path]) -> None:
     """Write the picture of a plan: memory by part beside what there is, and time by part."""
+    from dataclasses import replace
+
     from llmkit.figures import planned
+    from llmkit.figures.labels import writing
     from llmkit.system import terminal
 
     memory, time = found["memory"], found["time"]
@@ -129,7 +132,8 @@ def draw(found: Mapping[str, Any], places: Sequence[Path]) -> None:
     shown = planned.Planned(headline(found), {name: count for name, count in parts.items() if count},
                             float(memory["available"]), spent)
     for path in places:
-        planned.draw(shown, path)
+        words = replace(shown, title=headline(found, writing(path)))
+        planned.draw(words, path)
     terminal.err(f"memory and time: {', '.join(map(str, places))}")
 
 
