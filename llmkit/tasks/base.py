@@ -455,10 +455,14 @@ def split(
         if len({key(row) for part in sources for row, _ in part}) == 1:
             raise DataError(f"data.validation: all {sum(map(len, sources))} rows are equal, and equal rows stay on one "
                             "side; give validation sources of its own.")
-        what = f"{validation:,}" if isinstance(validation, int) else f"a share of {validation}"
-        raise DataError(f"data.validation: {what} of {sum(map(len, sources))} rows leaves one side empty; give "
-                        "validation sources of its own, or "
-                        f"{'fewer rows' if isinstance(validation, int) else 'a larger share'}.")
+        rows = sum(map(len, sources))
+        few = next((n for n in (rows // 10, 1) if n and all(map(any, set_apart(sources, n, key)))), None)
+        else_ = ("give validation sources of its own." if few is None else
+                 f"give validation sources of its own, or fewer rows: --set data.validation={few}.")
+        if isinstance(validation, int):
+            raise DataError(f"data.validation: {validation:,} of {many(rows, 'row')} leaves one side empty; {else_}")
+        raise DataError(f"data.validation: a share of {validation} of {many(rows, 'row')} leaves one side empty; "
+                        f"{else_}")
     return learned, held
 
 

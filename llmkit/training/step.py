@@ -23,6 +23,7 @@ from llmkit.system.machine import size
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
+from llmkit.training.looking.crowding import Crowding
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import mixed
 
@@ -48,6 +49,8 @@ class Stepper:
 
     def __init__(self, session: Session, journal: Log) -> None:
         self.session, self.journal = session, journal
+        alone = session.accelerator.device.type == "cpu" and session.accelerator.num_processes == 1
+        self.crowding = Crowding(alone and session.learner.compiled is None)
 
     def batches(self) -> Iterator[Batch]:
         """The micro-batches of this process, from the current step on; they are in the host's memory."""
@@ -68,7 +71,7 @@ class Stepper:
         """
         parts = self.taken(batches)
         totals, tokens = self.agree(parts)
-        with moved(parts, self.session.accelerator.device) as there:
+        with moved(parts, self.session.accelerator.device) as there, self.crowding:
             self.learn(there, totals, tokens)
 
     def learn(self, parts: Sequence[Batch], totals: Mapping[str, float], tokens: float) -> None:
