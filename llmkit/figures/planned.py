@@ -11,7 +11,7 @@ from llmkit.figures import paper
 from llmkit.figures.labels import Say, writing
 from llmkit.system.language import translate
 from llmkit.system.machine import size
-from llmkit.system.report import clock
+from llmkit.system.report import spent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ class Planned:
     def in_words(self, say: Say = str) -> str:
         """Its text alternative; `say` translates its words."""
         memory = ", ".join(f"{say(name)} {size(count)}" for name, count in self.memory.items())
-        time = ", ".join(f"{say(name)} {clock(seconds)}" for name, seconds in self.time.items())
+        time = ", ".join(f"{say(name)} {spent(seconds)}" for name, seconds in self.time.items())
         words = say("{title}. Memory: {memory}, of {available}. Time: {time}." if time else
                     "{title}. Memory: {memory}, of {available}.")
         return words.format(title=self.title, memory=memory, available=size(self.available), time=time)
@@ -60,7 +60,7 @@ def draw(shown: Planned, path: Path) -> None:
         if shown.time:
             unit, one = next((unit, one) for unit, one in (("hours", 3600), ("minutes", 60), ("seconds", 1))
                              if sum(shown.time.values()) >= 2 * one or one == 1)
-            stack(places[1], say("time"), {f"{say(name)} ({clock(seconds)})": seconds / one
+            stack(places[1], say("time"), {f"{say(name)} ({spent(seconds)})": seconds / one
                                            for name, seconds in shown.time.items()}, say(unit))
         figure.suptitle(text(shown.title), fontsize=11)
         paper.save(figure, path, shown.in_words(translate))

@@ -31,7 +31,7 @@ said of `the last rows`."""
 PROSE = re.compile(r"(?<![\w./-])[a-z']{2,} [a-z']{2,} [a-z']{2,}(?![\w./=-])|[.?!] [A-Z][a-z]")
 """Three English words, or where a sentence begins: a value that has them would leave a line half translated."""
 COUNT = re.compile(r"-?[\d.,]+( [kMGTPE])?")
-PLURAL = re.compile(r"(e?s|is|are|was|were|it|them)?")
+PLURAL = re.compile(r"(e?s|is|are|was|were|has|have|it|them|its|their|isn't|aren't)?")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|«[^»]*»")
 LIST = re.compile(r"[\w./*<>|-]+(?:(?:, | or | and )[\w./*<>|-]+)+")
 """Names, `a, b or c`."""

@@ -204,6 +204,15 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
 
 
+def spent(seconds: float) -> str:
+    """`clock`, of what takes time: less than a second isn't nothing.
+
+    >>> spent(0.2), spent(0), spent(75)
+    ('< 1 s', '00:00', '01:15')
+    """
+    return "< 1 s" if 0 < seconds < 1 else clock(seconds)
+
+
 def _sources(names: Sequence[str]) -> str:
     """The first of them, for a card is read by people; the recipe beside it has all."""
     more = len(names) - MOST_SOURCES

@@ -64,6 +64,15 @@ def padded(text: str, wide: int) -> str:
     return text + " " * max(0, wide - columns(text))
 
 
+def flush(text: str, wide: int) -> str:
+    """A text with spaces before it, up to so many columns.
+
+    >>> "|" + flush("ab", 5), "|" + flush("之后", 5)
+    ('|   ab', '| 之后')
+    """
+    return " " * max(0, wide - columns(text)) + text
+
+
 def folded(text: str, width: int) -> list[str]:
     """A text cut into lines of so many columns; no line begins with a mark that ends a phrase.
 

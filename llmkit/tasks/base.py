@@ -22,7 +22,7 @@ from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.registry import name_of
 from llmkit.recipe.watching import broken, called, lacking, required
 from llmkit.system.errors import DataError, RequestError
-from llmkit.system.plural import many
+from llmkit.system.plural import are, many
 from llmkit.tasks.shared import named_metrics
 from llmkit.tasks.shared.few import few_shots, rank, set_apart
 from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
@@ -259,8 +259,8 @@ class Task(Objective):
             if long and not kept:
                 raise
             if long:
-                say(reader, f"{reader.name}: {long:,} rows are left out, for their prompt alone is longer than "
-                            f"data.max_length, {setup.max_length}; the first: {first}")
+                say(reader, f"{reader.name}: {many(long, 'row')} {are(long)} left out, for the prompt alone is longer "
+                            f"than data.max_length, {setup.max_length}; the first: {first}")
             del cut[before:]
             rows, features = kept, self.featured(kept, setup, cut) if kept else []
         return Encoded(features, [row for row, _ in rows])

@@ -20,6 +20,7 @@ from llmkit.system import devices, signals
 from llmkit.system.devices import here, moved, precise
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError, device_full
 from llmkit.system.machine import size
+from llmkit.system.plural import many
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
@@ -348,8 +349,8 @@ class Stepper:
         plan, rows = session.recipe.training, session.micro_batch_size
         if "micro_batch_size" not in session.settled.chosen or rows == 1 or session.accelerator.num_processes > 1:
             raise RequestError(
-                f"training.micro_batch_size: {rows} rows of {session.recipe.data.max_length} tokens don't fit in this "
-                "device's memory. Use fewer, gradient_checkpointing, or tune fewer weights.")
+                f"training.micro_batch_size: this device's memory doesn't hold {many(rows, 'row')} of "
+                f"{session.recipe.data.max_length} tokens. Use fewer, gradient_checkpointing, or tune fewer weights.")
         less = max(divisors(plan.global_batch_size, rows // 2))
         log.warning("step %d: micro-batches of %d rows don't fit in memory; going on with %d, which changes no loss",
                     session.state.step + 1, rows, less)

@@ -19,7 +19,7 @@ from llmkit.data.words import Phrases
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
 from llmkit.objectives.shared.held_out import held_out
 from llmkit.system.errors import DataError, RequestError
-from llmkit.system.plural import many
+from llmkit.system.plural import are, many
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -229,7 +229,7 @@ def prepare_pairs(
             notes.append(f"{what}: {single - alone:,} of {filled:,} documents have one sentence only, and are cut "
                          "inside it")
         if alone:
-            notes.append(f"{what}: {alone:,} documents of one short sentence are left out")
+            notes.append(f"{what}: {many(alone, 'document')} of one short sentence {are(alone)} left out")
         if over := sum(some.overfull for some in rows):
             notes.append(f"{what}: {over:,} tokens are beyond rows of {setup.max_length} and are cut off, now at one "
                          "end, now at the other")

@@ -1,4 +1,4 @@
-"""Whether other programs work on the cores that a run's threads share: then threads wait for each other, step by step."""
+"""Whether other programs work on the cores of a run: then its threads wait for each other, step by step."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def test_steps_that_mostly_wait_for_a_core_are_told_once(caplog: pytest.LogCaptu
         if watch.on:
             watch.add(1.5, 0.4)
     assert caplog.messages == [
-        "steps of 6.0 s had a core for only 1.6 s of that: other programs work on the same cores, and 2 threads wait for "
-        "each other; fewer may be faster: OMP_NUM_THREADS=1"]
+        "steps of 6.0 s had a core for only 1.6 s of that: other programs work on the same cores, and 2 threads wait "
+        "for each other; fewer may be faster: OMP_NUM_THREADS=1"]
 
 
 def test_a_run_that_has_its_cores_hears_nothing(caplog: pytest.LogCaptureFixture) -> None:
