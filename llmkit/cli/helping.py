@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from llmkit.system import language
-from llmkit.system.terminal import columns
+from llmkit.system.terminal import columns, folded
 
 NOTE = re.compile(r"\[((?:default|env var): [^\]]*|required)\]$")
 """What typer puts behind the help of an option."""
-UNIT = re.compile(r"[（「《]*[\x21-\u2e7f]+[，。；：、）」》]*|[（「《]*[^\x21-\u2e7f\s][，。；：、）」》]*|\s+")
-"""What no line is broken within: a word of letters, or a Chinese character, with the marks that belong to it."""
 
 
 def told(command: Any) -> Any:
@@ -46,7 +44,7 @@ def page() -> type[Any]:
     def write_text(self: Any, text: str) -> None:
         before = " " * self.current_indent
         for paragraph in text.split("\n\n"):
-            self.write("".join(f"{before}{line}\n" for line in lines(paragraph, self.width - self.current_indent)))
+            self.write("".join(f"{before}{line}\n" for line in folded(paragraph, self.width - self.current_indent)))
 
     def write_dl(self: Any, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         first = min(max(columns(name) for name, _ in rows), col_max) + col_spacing
@@ -55,7 +53,8 @@ def page() -> type[Any]:
             over = columns(name) > first - col_spacing
             room = max(self.width - first - self.current_indent, 10)
             after = f"\n{'':>{first + self.current_indent}}"
-            self.write((after if over else " " * (first - columns(name))) + after.join(lines(noted(text), room)) + "\n")
+            text = after.join(folded(noted(text), room))
+            self.write((after if over else " " * (first - columns(name))) + text + "\n")
 
     return type("Page", (usual,), {
         "write_usage": write_usage, "write_heading": write_heading, "write_text": write_text, "write_dl": write_dl})
@@ -65,22 +64,3 @@ def noted(text: str) -> str:
     """The help of an option, with what typer puts behind it translated: `[default: 1]`, `[required]`."""
     help_ = language.exactly(NOTE.sub("", text).strip())
     return "  ".join([help_, *(f"[{language.translate(found[1])}]" for found in NOTE.finditer(text))])
-
-
-def lines(text: str, width: int) -> list[str]:
-    """A text cut into lines of so many columns; no line begins with a mark that ends a phrase.
-
-    >>> lines("按配方训练。", 8)
-    ['按配方', '训练。']
-    """
-    out = [""]
-    for unit in units(text):
-        if out[-1] and columns(out[-1]) + columns(unit.rstrip()) > width:
-            out.append("")
-        out[-1] += unit if out[-1] else unit.lstrip()
-    return [line.rstrip() for line in out]
-
-
-def units(text: str) -> Iterator[str]:
-    """The pieces of a text that stay whole: `按`, `max_steps，`, a space."""
-    return (found[0] for found in UNIT.finditer(text))

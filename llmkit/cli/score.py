@@ -13,6 +13,7 @@ from llmkit.cli.tasks import how_read, is_file
 from llmkit.cli.use import Encoding, How
 from llmkit.system import terminal
 from llmkit.system.language import exactly, translate
+from llmkit.system.plural import many
 from llmkit.system.streams import as_json, typed
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _one(asked: Sentences, text: str, json_: bool) -> None:
         terminal.out(as_json({**told.as_json(), "how": asked.how}))
         return
     report.table([["token", "logprob"], *([repr(token.text)[1:-1], f"{token.logprob:.4f}"] for token in told.tokens)])
-    terminal.say(f"\n{told.logprob:.4f} in {len(told.tokens)} tokens, perplexity {told.perplexity:,.2f}: {asked.how}")
+    terminal.say(f"\n{told.logprob:.4f} in {many(len(told.tokens), 'token')}, perplexity {told.perplexity:,.2f}: "
+                 f"{asked.how}")
     if told.floor is not None:
         terminal.say(f"{told.floor:.4f} by n-grams: a floor")
 
@@ -117,7 +119,7 @@ def _texts(asked: Sentences, reader: Reader, output: str, read: Sequence[str], j
         return
     count = jsonlines.write(rows(), output, read)
     beside = f"; {floor:,.2f} by n-grams, a floor" if asked.floor is not None else ""
-    report.log.info("%d texts, %d tokens: %.2f in all%s; %s", count, tokens, total, beside, asked.how)
+    report.log.info("%s, %s: %.2f in all%s; %s", many(count, "text"), many(tokens, "token"), total, beside, asked.how)
 
 
 def _pairs(

@@ -14,8 +14,9 @@ import typer
 
 from llmkit.cli import completion
 from llmkit.system import terminal
+from llmkit.system.language import exactly
 from llmkit.system.plural import many
-from llmkit.system.terminal import visible
+from llmkit.system.terminal import flush, padded, visible
 
 Set = Annotated[list[str], typer.Option(
     "--set", metavar="SECTION.KEY=VALUE", help="Any field of the recipe; repeatable.")]
@@ -284,7 +285,7 @@ def say(summary: Mapping[str, Any], recipe: Any, as_json: bool) -> None:
              f"{summary['tokens_per_second']:,.0f} tokens/s, "
              f"{summary['wall_seconds']:.0f} s"]
     if after:
-        lines.append(f"{'validation':<20}{'before':>10}{'after':>10}")
+        lines.append(padded(exactly("validation"), 20) + flush(exactly("before"), 10) + flush(exactly("after"), 10))
         for name in after:
             was = f"{before[name]:>10.4f}" if name in before else " " * 10
             lines.append(f"{visible(name):<20}{was}{after[name]:>10.4f}")

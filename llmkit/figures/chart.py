@@ -29,7 +29,7 @@ def figure(panel: Panel, say: Callable[[str], str] = str, ours: bool = True) -> 
 
 
 def chart(panel: Panel, say: Callable[[str], str] = str) -> Html:
-    """The SVG of a panel; its text alternative is in English."""
+    """The SVG of a panel, with its text alternative."""
     values = [value for line in (*panel.lines, *panel.points) for value in line.values] + [*panel.floors.values()]
     steps = [step for line in (*panel.lines, *panel.points) for step in line.steps]
     across, up = Scale(steps, LEFT, WIDTH - RIGHT, whole=True), Scale(values, HEIGHT - BOTTOM, TOP, panel.log)
@@ -38,8 +38,8 @@ def chart(panel: Panel, say: Callable[[str], str] = str) -> Html:
         parts += drawn(line.thinned(), across, up, number % 6)
     for line in panel.points:
         parts += [dot(across(step), up(value), 3) for step, value in zip(line.steps, line.values, strict=True)]
-    return tag("svg", tag("title", say(panel.title)), tag("desc", panel.in_words()), *parts, role="img",
-               aria_label=panel.in_words(), viewBox=f"0 0 {WIDTH} {HEIGHT}", xmlns="http://www.w3.org/2000/svg")
+    return tag("svg", tag("title", say(panel.title)), tag("desc", panel.in_words(say)), *parts, role="img",
+               aria_label=panel.in_words(say), viewBox=f"0 0 {WIDTH} {HEIGHT}", xmlns="http://www.w3.org/2000/svg")
 
 
 class Scale:

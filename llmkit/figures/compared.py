@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmkit.figures import paper
+from llmkit.figures.labels import Say, writing
+from llmkit.system.language import translate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,11 +56,14 @@ class Comparing:
         """Letters of the names that a PNG can't show here."""
         return paper.undrawable([self.title, self.metric, *(point.name for point in self.points), *self.floors])
 
-    def in_words(self) -> str:
-        """Its text alternative."""
-        parts = [f"{point.name} {point.mean:.4g} at {point.cost:.4g}" for point in self.points]
-        floors = [f"floor {what} {value:.4g}" for what, value in self.floors.items()]
-        return f"{self.title}: {self.metric} and {self.axis}: " + "; ".join([*parts, *floors]) + "."
+    def in_words(self, say: Say = str) -> str:
+        """Its text alternative; `say` translates its words."""
+        parts = [say("{name} {mean:.4g} at {cost:.4g}").format(name=point.name, mean=point.mean, cost=point.cost)
+                 for point in self.points]
+        floors = [say("floor {name}: {value:.4g}").format(name=say(what), value=value)
+                  for what, value in self.floors.items()]
+        return say("{title}: {metric} and {axis}: {parts}.").format(
+            title=say(self.title), metric=self.metric, axis=say(self.axis), parts="; ".join([*parts, *floors]))
 
     def with_numbers(self) -> Comparing:
         """The same with a number in the place of each name, as the table beside the picture has it."""
@@ -71,19 +76,19 @@ def draw(shown: Comparing, path: Path) -> None:
     from matplotlib import rc_context
 
     seen = shown.with_numbers() if shown.numbered and path.suffix == ".png" else shown
-    text = paper.drawable if path.suffix == ".png" else paper.plain
+    say, text = writing(path), paper.drawable if path.suffix == ".png" else paper.plain
     with rc_context(paper.style()):
         figure = paper.sheet(11, 1.4 + 0.42 * max(6, len(seen.points)))
         left, right = figure.subplots(1, 2, width_ratios=(1, 1))
         figures_of(left, seen, text_of=text)
-        costs_of(right, seen, text_of=text)
+        costs_of(right, seen, text(say(seen.axis)), text_of=text)
         handles = [left.axvline(value, color=paper.LIGHT.faint, linewidth=1.2, linestyle=style,
-                                label=text(f"floor: {what} ({value:.4g})"))
+                                label=text(f"{say('floor')}: {say(what)} ({value:.4g})"))
                    for (what, value), style in zip(in_sight(seen).items(), STYLES, strict=False)]
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
-        figure.suptitle(text(shown.title))
-        paper.save(figure, path, shown.in_words())
+        figure.suptitle(text(say(shown.title)))
+        paper.save(figure, path, shown.in_words(translate))
 
 
 STYLES = ("--", ":", "-.", (0, (1, 3)))
@@ -113,15 +118,15 @@ def figures_of(axes: Axes, shown: Comparing, text_of: Callable[[str], str]) -> N
     axes.grid(axis="x", alpha=0.25)
 
 
-def costs_of(axes: Axes, shown: Comparing, text_of: Callable[[str], str]) -> None:
-    """The metric of each against what it costs; names stand beside the axes, a line leads to each."""
+def costs_of(axes: Axes, shown: Comparing, below: str, text_of: Callable[[str], str]) -> None:
+    """The metric of each against what it costs, as `below` says; names stand beside the axes, a line leads to each."""
     colour, faint = paper.LIGHT.lines[0], paper.LIGHT.faint
     for point in shown.points:
         axes.errorbar(point.cost, point.mean, fmt="o", color=colour, capsize=3,
                       yerr=[[point.mean - min(point.values)], [max(point.values) - point.mean]])
     for value, style in zip(in_sight(shown).values(), STYLES, strict=False):
         axes.axhline(value, color=faint, linewidth=1.2, linestyle=style)
-    axes.set(xscale=shown.scale, xlabel=shown.axis, ylabel=text_of(shown.metric))
+    axes.set(xscale=shown.scale, xlabel=below, ylabel=text_of(shown.metric))
     axes.margins(x=0.1, y=0.1)
     axes.grid(alpha=0.25)
     low, high = axes.get_ylim()

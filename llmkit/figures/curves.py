@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.figures import paper
+from llmkit.figures.labels import Say, inked
+from llmkit.system.language import translate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,15 +44,17 @@ class Curve:
         return Curve(self.name, tuple(mean(self.steps[part]) for part in parts),
                     tuple(mean(self.values[part]) for part in parts), self.marked)
 
-    def in_words(self) -> str:
+    def in_words(self, say: Say = str) -> str:
         """`training 5.3 at step 1, 3.2 at step 100, lowest 3.1 at step 90`, for who doesn't see it."""
         points = list(zip(self.values, self.steps, strict=True))
         (first, start), (last, end) = points[0], points[-1]
+        name = say(self.name)
         if len(points) == 1:
-            return f"{self.name} {first:.4g} at step {start:,.0f}"
+            return say("{name} {first:.4g} at step {start:,.0f}").format(name=name, first=first, start=start)
         (low, at), (high, top) = min(points), max(points)
-        return (f"{self.name} {first:.4g} at step {start:,.0f}, {last:.4g} at step {end:,.0f}, lowest {low:.4g} at "
-                f"step {at:,.0f}, highest {high:.4g} at step {top:,.0f}")
+        return say("{name} {first:.4g} at step {start:,.0f}, {last:.4g} at step {end:,.0f}, lowest {low:.4g} at step "
+                   "{at:,.0f}, highest {high:.4g} at step {top:,.0f}").format(
+            name=name, first=first, start=start, last=last, end=end, low=low, at=at, high=high, top=top)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,12 @@ class Panel:
     log: bool = False
     """Whether the upright axis is logarithmic."""
 
-    def in_words(self) -> str:
-        """Its text alternative."""
-        floors = [f"floor {what}: {value:.4g}" for what, value in self.floors.items()]
-        return f"{self.title} over steps: " + "; ".join([*(line.in_words() for line in self.lines), *floors]) + "."
+    def in_words(self, say: Say = str) -> str:
+        """Its text alternative; `say` translates its words."""
+        floors = [say("floor {name}: {value:.4g}").format(name=say(what), value=value)
+                  for what, value in self.floors.items()]
+        lines = [line.in_words(say) for line in self.lines]
+        return say("{title} over steps: {lines}.").format(title=say(self.title), lines="; ".join([*lines, *floors]))
 
 
 def mean(values: Sequence[float]) -> float:
@@ -145,21 +151,22 @@ def draw(shown: Sequence[Panel], title: str, path: Path, theme: paper.Theme = pa
         for axes in places[len(shown):]:
             axes.remove()
         figure.suptitle(paper.drawable(title), fontsize=12)
-        paper.save(figure, path, " ".join(panel.in_words() for panel in shown))
+        paper.save(figure, path, " ".join(panel.in_words(translate) for panel in shown))
 
 
 def paint(axes: Axes, panel: Panel, theme: paper.Theme) -> None:
     """One panel: curves in the theme's colours, floors across with their name, a legend where there are several."""
     for number, line in enumerate(panel.lines):
         thin = line.thinned()
-        axes.plot(thin.steps, thin.values, color=theme.lines[number % len(theme.lines)], label=line.name,
+        axes.plot(thin.steps, thin.values, color=theme.lines[number % len(theme.lines)], label=inked(line.name),
                   linewidth=1.5, marker="o" if line.marked or len(thin.values) == 1 else "", markersize=4)
     for line in panel.points:
-        axes.plot(line.steps, line.values, "v", color=theme.lines[3], label=line.name, markersize=6)
+        axes.plot(line.steps, line.values, "v", color=theme.lines[3], label=inked(line.name), markersize=6)
     for what, value in panel.floors.items():
-        axes.axhline(value, color=theme.faint, linestyle="--", linewidth=1, label=f"floor: {what}")
-    axes.set_title(panel.title, fontsize=10)
-    axes.set_xlabel("step", fontsize=9)
+        axes.axhline(value, color=theme.faint, linestyle="--", linewidth=1,
+                     label=f"{inked('floor')}: {inked(what)}")
+    axes.set_title(inked(panel.title), fontsize=10)
+    axes.set_xlabel(inked("step"), fontsize=9)
     axes.set_yscale("log" if panel.log else "linear")
     if not panel.log:
         axes.yaxis.set_major_formatter("{x:g}")

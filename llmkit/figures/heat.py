@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmkit.figures.labels import said, titled
 from llmkit.figures.paper import LIGHT, Theme, sheet, style
 from llmkit.figures.tokens import AGAINST, FOR
 from llmkit.system.terminal import visible
@@ -45,11 +45,6 @@ def scale(theme: Theme, line: int = FOR) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("llmkit", [theme.ground, theme.lines[line]])
-
-
-def titled(text: str, inches: float, size: float = 10) -> str:
-    """A title in lines that fit into a picture's width."""
-    return "\n".join(textwrap.wrap(visible(text), max(16, int(inches * 130 / size))))
 
 
 def label(text: str, most: int = 24) -> str:
@@ -103,9 +98,9 @@ def grid(
                 heat(axes[i, j], weights[i, j], theme)
                 axes[i, j].set(xticks=[], yticks=[])
                 if i == 0:
-                    axes[i, j].set_title(f"head {first[1] + j}", fontsize=8)
+                    axes[i, j].set_title(said(f"head {first[1] + j}"), fontsize=8)
                 if j == 0:
-                    axes[i, j].set_ylabel(f"layer {first[0] + i}", fontsize=8)
+                    axes[i, j].set_ylabel(said(f"layer {first[0] + i}"), fontsize=8)
         figure.suptitle(titled(title, 1.2 + side * heads), fontsize=10)
     return figure
 
@@ -123,8 +118,8 @@ def bars(
             axes.barh(range(len(row)), shown, height=0.7,
                       color=[theme.lines[FOR if value >= 0 else AGAINST] for value in shown])
             axes.axvline(0, color=theme.faint, linewidth=0.8)
-            axes.set_title(name, fontsize=10)
-            axes.set_xlabel(units[name], fontsize=8)
+            axes.set_title(said(name), fontsize=10)
+            axes.set_xlabel(titled(said(units[name]), 3.2, 8), fontsize=8)
             axes.tick_params(axis="x", labelsize=8)
             axes.margins(y=0.01)
             axes.locator_params("x", nbins=5)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ CHINESE = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han
            "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC",
            "Arial Unicode MS")
 """Fonts with Chinese characters that systems come with, the best first: Linux, Windows, macOS."""
+PACKAGE = "pylopdf_fonts_zh_cn"
+"""The module with Noto Sans SC (SIL Open Font License) that the extra `fonts` installs."""
 LIKELY = re.compile(r"CJK|Han|Hei|Song|Ming|Kai|Fang|Fallback|Unicode|(SC|CN|TC|JP|GB)\b", re.IGNORECASE)
 """What stands in the name of a font that may have them."""
 
@@ -77,12 +80,19 @@ def chinese_fonts() -> tuple[str, ...]:
 
     if not (there := _with_chinese()):
         known = {Path(font.fname) for font in fontManager.ttflist}
-        for path in map(Path, findSystemFonts()):
+        for path in (*packaged(), *map(Path, findSystemFonts())):
             if path not in known and LIKELY.search(path.stem):
                 with suppress(RuntimeError, OSError):  # no font that can be read
                     fontManager.addfont(path)
         there = _with_chinese()
     return tuple(there)
+
+
+def packaged() -> list[Path]:
+    """The sans-serif fonts of the package that the extra `fonts` installs; none of its code runs."""
+    found = find_spec(PACKAGE)
+    folders = [] if found is None else found.submodule_search_locations or []
+    return sorted(path for folder in folders for path in Path(folder).glob("*Sans*.[ot]tf"))
 
 
 def _with_chinese() -> list[str]:
@@ -99,13 +109,23 @@ def _with_chinese() -> list[str]:
 
 def undrawable(texts: Iterable[str]) -> str:
     """The letters of some texts that no font of this machine has, each once; they would be empty boxes."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.font_manager import FontProperties, findfont
 
     letters = {letter for text in texts for letter in text if not letter.isspace()}
-    for name in (*chinese_fonts(), "DejaVu Sans"):
-        known = get_font(findfont(FontProperties(family=name))).get_charmap()
-        letters = {letter for letter in letters if ord(letter) not in known}
+    for name in ("DejaVu Sans", *chinese_fonts()):
+        if letters:
+            known = _letters(findfont(FontProperties(family=name)))
+            letters = {letter for letter in letters if ord(letter) not in known}
     return "".join(sorted(letters))
+
+
+@cache
+def _letters(path: str) -> frozenset[int]:
+    """Those that a font's file has; of a Chinese one some ten thousand."""
+    from matplotlib.font_manager import get_font
+
+    return frozenset(get_font(path).get_charmap())
+
 
 
 def plain(text: str) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
-from unicodedata import east_asian_width
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmkit.figures.heat import WIDEST, drawing, heat, label, scale, ticks, titled
+from llmkit.figures.heat import WIDEST, drawing, heat, label, scale, ticks
+from llmkit.figures.labels import said, titled
 from llmkit.figures.paper import LIGHT, Theme, chinese_fonts, sheet
 from llmkit.figures.tokens import TokenKind, TokenMark, mixed, shade
-from llmkit.system.terminal import visible
+from llmkit.system.terminal import columns, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,12 +30,12 @@ def text_of(
     placed: list[tuple[float, int, TokenMark]] = []
     names: list[tuple[int, str]] = []
     line = 0
-    legend = [TokenMark(kind.name, kind=kind) for kind in kinds]
-    for name, marks in [*rows, ("what the colours say", legend)]:
+    legend = [TokenMark(said(kind.name), kind=kind) for kind in kinds]
+    for name, marks in [*rows, (said("what the colours say"), legend)]:
         names.append((line, name))
         line, at = line + 1, 0
         for mark in marks:
-            size = wide(visible(mark.text)) + wide(visible(mark.below)) + 1 + bool(mark.below)
+            size = columns(visible(mark.text)) + columns(visible(mark.below)) + 1 + bool(mark.below)
             if at + size > COLUMNS and at:
                 line, at = line + 1, 0
             placed.append((at, line, mark))
@@ -63,11 +62,6 @@ def _ground(mark: TokenMark, theme: Theme) -> str:
     return shade(theme, mark.level) if mark.level else theme.ground
 
 
-def wide(text: str) -> int:
-    """Columns that a text takes: an ideograph takes two."""
-    return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
-
-
 def histograms(
     parts: Sequence[tuple[str, str, Sequence[int], float | None]], title: str, theme: Theme = LIGHT, bins: int = 40,
 ) -> Figure:
@@ -85,8 +79,8 @@ def histograms(
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             if line is not None and line <= 1.2 * top:
                 axes.axvline(line, color=theme.lines[1], linestyle="--", linewidth=1.2)
-                axes.annotate(f" {line:,.0f}: a row", (line, 0.97), xycoords=("data", "axes fraction"), fontsize=8,
-                              color=theme.lines[1], va="top")
+                axes.annotate(f" {said(f'{line:,.0f}: a row')}", (line, 0.97), xycoords=("data", "axes fraction"),
+                              fontsize=8, color=theme.lines[1], va="top")
             for spine in ("top", "right"):
                 axes.spines[spine].set_visible(False)
         figure.suptitle(titled(title, 5.2 * len(parts)), fontsize=10)
@@ -106,8 +100,8 @@ def yes_and_no(
             axes.imshow(mask.astype(float), cmap=scale(theme), vmin=0, vmax=1.25, interpolation="nearest")
             ticks(axes, rows, columns)
             axes.set_title(titled(name, size + 1, 9), fontsize=9)
-            axes.set_xlabel("is looked at", fontsize=8)
-            axes.set_ylabel("looks", fontsize=8)
+            axes.set_xlabel(said("is looked at"), fontsize=8)
+            axes.set_ylabel(said("looks"), fontsize=8)
     return figure
 
 
@@ -122,14 +116,9 @@ def side_by_side(parts: Sequence[tuple[str, str, NDArray[np.float64]]], theme: T
             axes.set_aspect("equal")
             axes.set_anchor("N")  # else a square leaves the top of its place empty
             axes.set_title(name, fontsize=10)
-            axes.set_xlabel(f"key j\n\n{below}", fontsize=7.5)
-            axes.set_ylabel("query i", fontsize=8)
+            axes.set_xlabel(f"{said('key j')}\n\n{below}", fontsize=7.5)
+            axes.set_ylabel(said("query i"), fontsize=8)
             axes.tick_params(labelsize=7)
             bar = figure.colorbar(image, ax=axes, fraction=0.04)
             bar.ax.tick_params(labelsize=7)
     return figure
-
-
-def broken(text: str, wide: int) -> str:
-    """A text in lines of at most so many letters."""
-    return "\n".join(textwrap.wrap(text, wide))

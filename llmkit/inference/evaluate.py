@@ -30,6 +30,7 @@ from llmkit.prompting.base import Kit, Prompting
 from llmkit.recipe import Source, registry
 from llmkit.recipe.seams import Answering, Learning
 from llmkit.system.errors import DataError, RequestError, nearest
+from llmkit.system.plural import are, many
 from llmkit.tasks.base import Encoded, Floors, Row, Task, split
 from llmkit.tasks.classification import Classification
 from llmkit.tasks.shared import floors as floored
@@ -151,7 +152,8 @@ def said_by_option() -> Iterator[None]:
 def left_out(reader: Reader) -> dict[str, int]:
     """{"bad_rows": …}, said once, where bad rows are left out; nothing elsewhere."""
     if reader.bad:
-        log.warning("%s bad rows are left out; the first: %s", f"{len(reader.bad):,}", next(iter(reader.bad)))
+        log.warning("%s %s left out; the first: %s", many(len(reader.bad), "bad row"), are(len(reader.bad)),
+                    next(iter(reader.bad)))
     return {"bad_rows": len(reader.bad)} if reader.spares else {}
 
 

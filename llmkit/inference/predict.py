@@ -31,6 +31,7 @@ from llmkit.planning import choices
 from llmkit.recipe.seams import Answering
 from llmkit.system.errors import DataError, RequestError
 from llmkit.system.finite import check_all
+from llmkit.system.plural import many
 from llmkit.system.report import log
 from llmkit.tasks.base import Encoded, Prediction, Row, Task, cut_short
 
@@ -176,7 +177,8 @@ def _predicted(
     if note := written.note():
         log.info("%s: %s", reader.name, note)
     if reader.bad:
-        log.warning(f"{len(reader.bad):,} bad rows have null in their place; the first: {next(iter(reader.bad))}")
+        whose = "has null in its" if len(reader.bad) == 1 else "have null in their"
+        log.warning(f"{many(len(reader.bad), 'bad row')} {whose} place; the first: {next(iter(reader.bad))}")
 
 
 def _encoded(

@@ -18,6 +18,7 @@ from llmkit.data.rows import Layout, SegmentRows, Sharded, arrange
 from llmkit.data.sources import Reader
 from llmkit.data.swapping.doubling import doubled_documents
 from llmkit.data.tokens import Ids, entropy, tokenize, total
+from llmkit.objectives.shared.held_out import held_out
 from llmkit.objectives.shared.places import at, chosen
 from llmkit.objectives.shared.vocabulary import Vocabulary as Vocabulary
 from llmkit.objectives.shared.vocabulary import vocabulary as vocabulary
@@ -218,12 +219,7 @@ class Objective:
         layout = self.layout(setup.tokenizer, setup.max_length, setup.packing)
         learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in train]
         if isinstance(validation, float):
-            parts = [documents.split(validation, setup.seed) for documents in learned]
-            learned, held = [part[0] for part in parts], [part[1] for part in parts]
-            if not sum(len(documents) for documents in held) or not sum(len(documents) for documents in learned):
-                count = sum(len(a) + len(b) for a, b in parts)
-                raise DataError(f"data.validation: a share of {validation} of {count} documents leaves one side empty; "
-                                "give validation sources of its own, or a larger share.")
+            learned, held = held_out(learned, validation, setup.seed)
         else:
             held = [tokenize(reader, setup.tokenizer, setup.plain) for reader in validation or []]
         learned, said, facts = doubled_documents(learned, held, train, setup.seed)

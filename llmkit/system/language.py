@@ -24,12 +24,14 @@ LANGUAGE = "LLMKIT_LANG"
 """The environment variable that says the language, whatever the locale is."""
 FOLDER = Path(__file__).parent / "messages"
 """A catalogue a language: zh.po."""
-HOLE = re.compile(r"\{(\d+)([!~]?)\}")
+HOLE = re.compile(r"\{(\d+)([!~#]?)\}")
 """Where a value is put: with `!` it is a sentence itself, which has to have a translation too; with `~` it is a word
-that only English needs there, as a plural's s, and is left out."""
+that only English needs there, as a plural's s, and is left out; with `#` it is a number, so that `{0} rows` is not also
+said of `the last rows`."""
 PROSE = re.compile(r"(?<![\w./-])[a-z']{2,} [a-z']{2,} [a-z']{2,}(?![\w./=-])|[.?!] [A-Z][a-z]")
 """Three English words, or where a sentence begins: a value that has them would leave a line half translated."""
-PLURAL = re.compile(r"(e?s|is|are|was|were|it|them)?")
+COUNT = re.compile(r"-?[\d.,]+( [kMGTPE])?")
+PLURAL = re.compile(r"(e?s|is|are|was|were|has|have|it|them|its|their|isn't|aren't)?")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|«[^»]*»")
 LIST = re.compile(r"[\w./*<>|-]+(?:(?:, | or | and )[\w./*<>|-]+)+")
 """Names, `a, b or c`."""
@@ -236,6 +238,9 @@ class Translation:
                 if not PLURAL.fullmatch(value):
                     return None
                 value = ""
+            elif mark == "#":
+                if not COUNT.fullmatch(value):
+                    return None
             elif mark and value.strip():
                 inner = self.sentence(value.strip(), depth + 1)
                 if inner is None:

@@ -1,6 +1,11 @@
 """How many there are of something, in words."""
 
 
+def are(count: int) -> str:
+    """The verb of a count: `1 row is`, `2 rows are`."""
+    return "is" if count == 1 else "are"
+
+
 def many(count: int, what: str, several: str = "") -> str:
     """A count and what is counted, in the number that it has.
 

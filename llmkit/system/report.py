@@ -108,8 +108,8 @@ class Progress:
         self.last = time.monotonic()
         self.task: Any = None
         self.losses: list[float] = []
-        self.line = ""
-        """What was last to be shown, for when the bar is gone."""
+        self.line, self.told = "", False
+        """What was last to be shown, for when the bar is gone, and whether a line of the log had it already."""
 
     def update(self, share: float, step: int, figures: Mapping[str, float], left: float) -> None:
         """`share` of the run is done, `left` seconds remain."""
@@ -118,18 +118,17 @@ class Progress:
         words = "  ".join(f"{visible(name)} {value:,.4g}" for name, value in figures.items())
         if "loss" in figures:
             self.losses.append(figures["loss"])
-            self.line = f"{self.unit} {step} ({int(100 * share)} %)  {words}"
+            self.line, self.told = f"{self.unit} {step} ({int(100 * share)} %)  {words}", False
         if self.bar is not None:
             self.bar.update(self.task, completed=share, step=step, words=words,
                             left=translate(f"{clock(left)} left"))
         elif time.monotonic() - self.last >= 10:
-            self.last = time.monotonic()
+            self.last, self.told = time.monotonic(), True
             log.info("%s %d (%d %%)  %s  %s left", self.unit, step, int(100 * share), words, clock(left))
-
 
     def closed(self, stopped: bool) -> None:
         """Leave the last loss, with its curve, where a person looks; elsewhere where a run didn't come to its end."""
-        if not self.line or (self.bar is None and not stopped):
+        if not self.line or (self.bar is None and (self.told or not stopped)):
             return
         draws = self.bar is not None and len(self.losses) > 1 and shows(sys.stderr.encoding)
         log.info("%s%s", self.line, f"  {sparkline(self.losses)}" if draws else "")
@@ -203,6 +202,15 @@ def clock(seconds: float) -> str:
     whole = max(0, int(seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes:02d}:{whole % 60:02d}"
+
+
+def spent(seconds: float) -> str:
+    """`clock`, of what takes time: less than a second isn't nothing.
+
+    >>> spent(0.2), spent(0), spent(75)
+    ('< 1 s', '00:00', '01:15')
+    """
+    return "< 1 s" if 0 < seconds < 1 else clock(seconds)
 
 
 def _sources(names: Sequence[str]) -> str:

@@ -23,6 +23,9 @@ STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f"
 Those that only say which direction a neighbour has (LRM, RLM, ALM) are part of plain Hebrew and Arabic."""
 IN_A_LINE, IN_LINES = re.compile(f"[{STEERING}{BREAKS}]"), re.compile(f"[{STEERING}]")
 
+UNIT = re.compile(r"[（「《]*[\x21-\u2e7f]+[，。；：、）」》]*|[（「《]*[^\x21-\u2e7f\s][，。；：、）」》]*|\s+")
+"""What no line is broken within: a word of letters, or a Chinese character, with the marks that belong to it."""
+
 
 def visible(text: str) -> str:
     r"""A text for one line.
@@ -59,6 +62,29 @@ def padded(text: str, wide: int) -> str:
     ('ab   |', '配方 |')
     """
     return text + " " * max(0, wide - columns(text))
+
+
+def flush(text: str, wide: int) -> str:
+    """A text with spaces before it, up to so many columns.
+
+    >>> "|" + flush("ab", 5), "|" + flush("之后", 5)
+    ('|   ab', '| 之后')
+    """
+    return " " * max(0, wide - columns(text)) + text
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A text cut into lines of so many columns; no line begins with a mark that ends a phrase.
+
+    >>> folded("按配方训练。", 8)
+    ['按配方', '训练。']
+    """
+    out = [""]
+    for unit in UNIT.findall(text):
+        if out[-1] and columns(out[-1]) + columns(unit.rstrip()) > width:
+            out.append("")
+        out[-1] += unit if out[-1] else unit.lstrip()
+    return [line.rstrip() for line in out]
 
 
 def visible_lines(text: str) -> str:

@@ -22,7 +22,7 @@ from llmkit.recipe.promises import LEARNING
 from llmkit.recipe.registry import name_of
 from llmkit.recipe.watching import broken, called, lacking, required
 from llmkit.system.errors import DataError, RequestError
-from llmkit.system.plural import many
+from llmkit.system.plural import are, many
 from llmkit.tasks.shared import named_metrics
 from llmkit.tasks.shared.few import few_shots, rank, set_apart
 from llmkit.tasks.shared.labels import NoLabelsError, is_blank, no_labels, refuse_unlabelled
@@ -259,8 +259,8 @@ class Task(Objective):
             if long and not kept:
                 raise
             if long:
-                say(reader, f"{reader.name}: {long:,} rows are left out, for their prompt alone is longer than "
-                            f"data.max_length, {setup.max_length}; the first: {first}")
+                say(reader, f"{reader.name}: {many(long, 'row')} {are(long)} left out, for the prompt alone is longer "
+                            f"than data.max_length, {setup.max_length}; the first: {first}")
             del cut[before:]
             rows, features = kept, self.featured(kept, setup, cut) if kept else []
         return Encoded(features, [row for row, _ in rows])
@@ -455,10 +455,14 @@ def split(
         if len({key(row) for part in sources for row, _ in part}) == 1:
             raise DataError(f"data.validation: all {sum(map(len, sources))} rows are equal, and equal rows stay on one "
                             "side; give validation sources of its own.")
-        what = f"{validation:,}" if isinstance(validation, int) else f"a share of {validation}"
-        raise DataError(f"data.validation: {what} of {sum(map(len, sources))} rows leaves one side empty; give "
-                        "validation sources of its own, or "
-                        f"{'fewer rows' if isinstance(validation, int) else 'a larger share'}.")
+        rows = sum(map(len, sources))
+        few = next((n for n in (rows // 10, 1) if n and all(map(any, set_apart(sources, n, key)))), None)
+        else_ = ("give validation sources of its own." if few is None else
+                 f"give validation sources of its own, or fewer rows: --set data.validation={few}.")
+        if isinstance(validation, int):
+            raise DataError(f"data.validation: {validation:,} of {many(rows, 'row')} leaves one side empty; {else_}")
+        raise DataError(f"data.validation: a share of {validation} of {many(rows, 'row')} leaves one side empty; "
+                        f"{else_}")
     return learned, held
 
 

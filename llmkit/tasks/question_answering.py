@@ -21,6 +21,7 @@ from llmkit.objectives.base import Response, Responses, Sets, Setup, Sums
 from llmkit.recipe import Positive
 from llmkit.recipe.registry import OPTIONS
 from llmkit.system.errors import DataError, RequestError
+from llmkit.system.plural import are, many
 from llmkit.tasks.base import Encoded, Floors, Prediction, Row, Task, say
 from llmkit.tasks.shared.answers import normalized, scores, segments
 from llmkit.tasks.shared.forms.documents import has_documents, with_context
@@ -95,7 +96,7 @@ class QuestionAnswering(Task):
                         + ("the paragraph of a chosen one that has the answer" if answered else "all that was chosen")
                         + (f"; {unfound:,} are left out, for {why}" if unfound else ""))
         if nested:
-            say(reader, f"{reader.name}: {nested:,} questions are nested in their texts; each is a row")
+            say(reader, f"{reader.name}: {many(nested, 'question')} {are(nested)} nested in their texts; each is a row")
 
     def stream(self, reader: Reader, answered: bool = True) -> Iterator[tuple[Row, Place]]:
         """Rows whose answers have the place where they are; what is odd is told among the reader's notes."""
@@ -104,9 +105,10 @@ class QuestionAnswering(Task):
             moved += [f"{place} ({text!r})" for text in row.pop("moved", ())]
             silent += [str(place)] if not row["question"].strip() else []
             yield row, place
-        notes = [f"{len(moved)} answers aren't where answer_start says, the first at {moved[0]}; of each, the nearest "
-                 "place where it is was taken"] if moved else []
-        notes += [f"{len(silent)} questions are empty, the first at {silent[0]}"] if silent else []
+        notes = [f"{many(len(moved), 'answer')} {are(len(moved))}n't where answer_start says, the first at {moved[0]}; "
+                 "of each, the nearest place where it is was taken"] if moved else []
+        if silent:
+            notes.append(f"{many(len(silent), 'question')} {are(len(silent))} empty, the first at {silent[0]}")
         reader.notes += [note for note in notes if note not in reader.notes]
 
     def check(self, row: Row, columns: Mapping[str, str | int], place: Place) -> Row:
@@ -179,8 +181,8 @@ class QuestionAnswering(Task):
             long = sum(int(one["end_positions"][0] - one["start_positions"][0]) >= self.max_answer_length
                        for one in features)
             if long:
-                notes.append(f"{what}: {long:,} answers have more than task.max_answer_length: "
-                             f"{self.max_answer_length} tokens, so they can't be predicted")
+                notes.append(f"{what}: can't be predicted: {many(long, 'answer')} of more than task.max_answer_length: "
+                             f"{self.max_answer_length} tokens")
         return Sets(sets.train, sets.validation, [*sets.notes, *notes], sets.facts)
 
     def config(self, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from llmkit.system import devices, signals
 from llmkit.system.devices import moved, precise
 from llmkit.system.errors import DataError, RequestError, device_full
 from llmkit.system.finite import check_all
+from llmkit.system.plural import many
 from llmkit.system.signals import Stopping
 from llmkit.tasks.base import Encoded
 from llmkit.training.learner import Collator, Learner
@@ -216,7 +217,7 @@ def refer_all(
     seen = seen_rows(count, plan, order, steps)
     held = sum(map(len, sets.validation))
     if accelerator.is_main_process:
-        log.info("what the untuned model says of %s rows%s is computed first", f"{len(seen):,}",
+        log.info("what the untuned model says of %s%s is computed first", many(len(seen), "row"),
                  f" and {held:,} held out" if held else "")
     refer(accelerator, learner, sets.train, setup, plan.micro_batch_size, seen)
     if held:

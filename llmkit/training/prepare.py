@@ -33,6 +33,7 @@ from llmkit.recipe import registry
 from llmkit.recipe.seams import Learning
 from llmkit.system import machine
 from llmkit.system.errors import RequestError, nearest
+from llmkit.system.plural import are, many
 from llmkit.system.signals import Stopping
 from llmkit.system.terminal import visible
 from llmkit.tasks.base import Encoded, Task
@@ -314,7 +315,7 @@ def list_bad_rows(settled: Settled, run: RunFolder) -> None:
     """Say how many rows were left out, and list all of them in bad_rows.txt."""
     bad = [what for reader in settled.readers for what in reader.bad]
     if bad:
-        log.warning("%s bad rows are left out, and listed in %s; the first: %s", f"{len(bad):,}",
+        log.warning("%s %s left out, and listed in %s; the first: %s", many(len(bad), "bad row"), are(len(bad)),
                     run.folder / layout.BAD_ROWS, bad[0])
         run.write(layout.BAD_ROWS, "".join(f"{visible(what)}\n" for what in bad))
 
@@ -334,8 +335,8 @@ def describe(settled: Settled, sets: Sets, learner: Learner, start: Checkpoint |
         log.info("%s", base)
     for note in (*(note for reader in settled.readers for note in reader.notes), *sets.notes):
         log.info("%s", note)
-    log.info("packing %s, rows of %s tokens, %s rows a step in micro-batches of %s, %s", recipe.data.packing,
-             recipe.data.max_length, plan.global_batch_size, plan.micro_batch_size, plan.precision)
+    log.info("packing %s, rows of %s tokens, %s a step in micro-batches of %s, %s", recipe.data.packing,
+             recipe.data.max_length, many(plan.global_batch_size, "row"), plan.micro_batch_size, plan.precision)
     for name, why in settled.chosen.items():
         log.info("%s %s: %s", name, str(getattr(plan, name)).lower(), why)
     for said in (idle_gpus(), machine.unused_device(), *unheard(plan.precision)):

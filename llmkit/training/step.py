@@ -20,9 +20,11 @@ from llmkit.system import devices, signals
 from llmkit.system.devices import here, moved, precise
 from llmkit.system.errors import DataError, LlmkitError, NumberError, RequestError, device_full
 from llmkit.system.machine import size
+from llmkit.system.plural import many
 from llmkit.training.evaluate import lengths
 from llmkit.training.learner import Collator
 from llmkit.training.log import Log
+from llmkit.training.looking.crowding import Crowding
 from llmkit.training.session import Session
 from llmkit.training.spread.processes import mixed
 
@@ -48,6 +50,8 @@ class Stepper:
 
     def __init__(self, session: Session, journal: Log) -> None:
         self.session, self.journal = session, journal
+        alone = session.accelerator.device.type == "cpu" and session.accelerator.num_processes == 1
+        self.crowding = Crowding(alone and session.learner.compiled is None)
 
     def batches(self) -> Iterator[Batch]:
         """The micro-batches of this process, from the current step on; they are in the host's memory."""
@@ -68,7 +72,7 @@ class Stepper:
         """
         parts = self.taken(batches)
         totals, tokens = self.agree(parts)
-        with moved(parts, self.session.accelerator.device) as there:
+        with moved(parts, self.session.accelerator.device) as there, self.crowding:
             self.learn(there, totals, tokens)
 
     def learn(self, parts: Sequence[Batch], totals: Mapping[str, float], tokens: float) -> None:
@@ -345,8 +349,8 @@ class Stepper:
         plan, rows = session.recipe.training, session.micro_batch_size
         if "micro_batch_size" not in session.settled.chosen or rows == 1 or session.accelerator.num_processes > 1:
             raise RequestError(
-                f"training.micro_batch_size: {rows} rows of {session.recipe.data.max_length} tokens don't fit in this "
-                "device's memory. Use fewer, gradient_checkpointing, or tune fewer weights.")
+                f"training.micro_batch_size: this device's memory doesn't hold {many(rows, 'row')} of "
+                f"{session.recipe.data.max_length} tokens. Use fewer, gradient_checkpointing, or tune fewer weights.")
         less = max(divisors(plan.global_batch_size, rows // 2))
         log.warning("step %d: micro-batches of %d rows don't fit in memory; going on with %d, which changes no loss",
                     session.state.step + 1, rows, less)

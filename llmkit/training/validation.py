@@ -9,6 +9,7 @@ from llmkit.objectives.base import more_is_better
 from llmkit.planning import choices
 from llmkit.recipe import Training
 from llmkit.system.errors import RequestError, nearest
+from llmkit.system.plural import many
 from llmkit.training.evaluate import Room, evaluate
 from llmkit.training.log import Log
 from llmkit.training.looking.samples import show
@@ -53,7 +54,7 @@ def keep_the_best(session: Session, figures: dict[str, float]) -> None:
             session.best = session.spread.copies(session.learner)
     waited = sum(one["step"] > (state.best or figures)["step"] for one in state.evaluations)
     if plan.early_stopping_patience is not None and waited >= plan.early_stopping_patience:
-        state.ended = f"no better {plan.metric_for_best_model} in {waited} evaluations"
+        state.ended = f"no better {plan.metric_for_best_model} in {many(waited, 'evaluation')}"
 
 
 def better(

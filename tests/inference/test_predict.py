@@ -196,7 +196,9 @@ def test_a_bad_row_has_null_in_its_place(
     told = capsys.readouterr()
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert ["bad" if line is None else "good" for line in lines] == which.split()
-    assert f"{which.split().count('bad')} bad rows have null in their place; the first: {said}" in told.err
+    bad = which.split().count("bad")
+    whose = "row has null in its" if bad == 1 else "rows have null in their"
+    assert f"{bad} bad {whose} place; the first: {said}" in told.err
     good = list(prediction.predict(runs["labels"], [{"text": "the cat"}, {"text": "a dog"}]))
     assert {line["label"] for line in lines if line} <= {one["label"] for one in good if one}
 

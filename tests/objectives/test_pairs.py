@@ -283,7 +283,7 @@ def test_documents_of_one_sentence_are_cut_in_the_middle_or_left_out_and_counted
     path.write_text("the cat saw\n" + long + several * 2)
     sets = NextSentence().prepare([open_source(Source(str(path)), "line")], None, setup_for(wordpiece))
     assert len(sets.train[0]) == 3
-    assert any("1 documents of one short sentence are left out" in note for note in sets.notes)
+    assert any("1 document of one short sentence is left out" in note for note in sets.notes)
     assert any("1 of 4 documents have one sentence only, and are cut inside it" in note for note in sets.notes)
 
 

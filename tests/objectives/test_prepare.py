@@ -1,5 +1,7 @@
 """From sources to rows: what is held out, laid out and told."""
 
+import re
+
 import pytest
 from conftest import stories
 
@@ -9,6 +11,7 @@ from llmkit.objectives.base import Setup
 from llmkit.objectives.causal_lm import CausalLM
 from llmkit.recipe import Source, registry
 from llmkit.system.errors import DataError
+from llmkit.system.language import translate
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +56,19 @@ def test_what_is_learned_and_held_out_is_told(write, bpe, packing):
 
 
 def test_a_share_that_leaves_one_side_empty_is_refused(write, bpe):
-    with pytest.raises(DataError, match=r"data\.validation: a share of 1e-09 of 50 documents leaves one side empty"):
+    empty = r"data\.validation: a share of 1e-09 of 50 documents leaves one side empty"
+    with pytest.raises(DataError, match=empty) as refused:
         prepared([write(stories(50), "a.txt")], 1e-9, bpe)
+    proposed = r"; --set data\.validation=(\S+) holds out (\d+) documents?; or "
+    share, count = re.search(proposed, str(refused.value)).groups()
+    works = prepared([write(stories(50), "a.txt")], float(share), bpe)
+    assert len(works.validation) == 1
+    assert translate(str(refused.value), "zh") == (
+        "data.validation: 从 50 篇文档中取 1e-09，会有一边是空的；"
+        f"--set data.validation={share} 会留出 {count} 篇文档；也可以另给验证数据。")
+
+
+def test_equal_documents_stay_together_so_no_share_is_proposed(write, bpe):
+    alone = r"a share of 0.5 of 3 documents .* empty; give validation sources of its own\.$"
+    with pytest.raises(DataError, match=alone):
+        prepared([write(["the same tale"] * 3, "a.txt")], 0.5, bpe)

@@ -246,7 +246,7 @@ def spared(llmkit: Server, tree: Make, name: str, row: Any, rows: list[Any], tas
     """With on_bad_row: skip the run ends well, and says, counts and lists the row."""
     done = learn(llmkit, tree, name, task, on_bad_row="skip")
     assert done.status == 0, done.err
-    assert "1 bad rows are left out, and listed in" in done.err
+    assert "1 bad row is left out, and listed in" in done.err
     assert runs.summary(Path("run"))["bad_rows"] == 1
     listed = Path("run", "bad_rows.txt").read_text().splitlines()
     assert len(listed) == 1

@@ -115,7 +115,7 @@ def test_two_processes_are_gone_on_with_by_one_and_one_by_four(
     one = llmkit.start("pretrain", path, "--resume", "must", signal_after=(9, signal.SIGKILL))
     ended = one.wait()
     assert ended.status == -signal.SIGKILL, ended.err
-    assert "1 processes, 2 before: the same rows, other dropout" in ended.err
+    assert "1 process, 2 before: the same rows, other dropout" in ended.err
     four = llmkit.run_all("pretrain", path, "--resume", "must", processes=4)
     assert four.status == 0, four.err
     assert "4 processes, 1 before: the same rows, other dropout" in four.err

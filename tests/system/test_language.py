@@ -16,7 +16,7 @@ import typer
 from pydantic_core._pydantic_core import list_all_errors
 from typer.main import get_command
 
-from llmkit.cli import app, helping, main, whole
+from llmkit.cli import app, main, whole
 from llmkit.cli.preparing import plan
 from llmkit.system import language, report, terminal
 from llmkit.system.language import FOLDER, HOLE, Utterance, is_prose, read, translate
@@ -24,6 +24,8 @@ from llmkit.system.language import FOLDER, HOLE, Utterance, is_prose, read, tran
 CATALOGUES = sorted(FOLDER.glob("*.po"))
 CONVERSION = re.compile(r"%(?:[-+#0]*[\d.]*[a-z])")
 """Where a log line has a value."""
+NAMED_HOLE = re.compile(r"\{[a-z_]\w*[^}]*\}")
+"""Where str.format puts a value of a sentence whose parts are translated each: it has a name, and how it is written."""
 NAMED = re.compile(r"\{\w+(?:!r)?\}")
 """Where str.format puts one."""
 
@@ -92,7 +94,8 @@ def test_a_translation_has_the_holes_of_its_english(path: Path) -> None:
     for english, translation in read(path).items():
         assert sorted(number for number, _ in HOLE.findall(english)) == sorted(
             number for number, _ in HOLE.findall(translation)), english
-        assert not re.search(r"\{\d+[!~]\}", english), english
+        assert sorted(NAMED_HOLE.findall(english)) == sorted(NAMED_HOLE.findall(translation)), english
+        assert not re.search(r"\{\d+[!~#]\}", english), english
 
 
 def test_chinese_is_written_in_chinese() -> None:
@@ -160,6 +163,15 @@ def test_the_first_line_of_a_plan_is_put_together_in_either_language(monkeypatch
         "2 个进程，各 4 个线程")
     assert plan.headline(found | plain | {"device": "cuda"}, language.exactly) == (
         "b: 用 full 训练 masked_lm，bert-mini，adamw，学习率 0.0005，bf16，GPU")
+
+
+def test_a_hole_for_a_number_takes_nothing_else() -> None:
+    entry = {"{0} rows": "{0#} 行"}
+    for text, said in (("12 rows", "12 行"), ("1,200 rows", "1,200 行"), ("5 M rows", "5 M 行"), ("the rows", None)):
+        looked = language.Translation("zh")
+        looked.catalogue = language.Catalogue({}, tuple(Utterance(*one) for one in entry.items()))
+        assert looked.entry(text, 0) == said
+    assert translate("unknown tokens", "zh") == "未知 token 数"  # it was `未知 个 token`, by `{0} tokens`
 
 
 @pytest.mark.parametrize("english", [
@@ -301,9 +313,9 @@ def test_help_in_english_is_typers_own(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_page_of_wide_letters_is_cut_by_columns() -> None:
-    assert helping.lines("按配方（recipe）在文本上训练模型，max_steps，再见。", 12) == [
+    assert terminal.folded("按配方（recipe）在文本上训练模型，max_steps，再见。", 12) == [
         "按配方", "（recipe）在", "文本上训练模", "型，", "max_steps，", "再见。"]
-    assert helping.lines("a b  c", 80) == ["a b  c"]
+    assert terminal.folded("a b  c", 80) == ["a b  c"]
 
 
 @pytest.mark.parametrize("text", ['msgid "a"\nmsgstr "b"\n"c"\nmsgid "a"\nmsgstr "d"', "msgid a", "hello"])

@@ -33,6 +33,23 @@ def test_what_is_said_to_a_terminal_that_was_closed_ends_nothing(monkeypatch: py
         os.dup2(os.open(os.devnull, os.O_WRONLY), inside)  # where what is still to be written may go
 
 
+def test_a_run_that_is_stopped_says_its_last_line_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where nobody watches, a line comes every ten seconds: the last one may be what the stop would say again."""
+    monkeypatch.setattr(report.log, "propagate", True)
+    monkeypatch.setattr(report.log, "handlers", [])
+    progress = report.Progress(True)
+    progress.last -= 60  # it is time for a line
+    with caplog.at_level("INFO", "llmkit"):
+        progress.update(0.1, 1, {"loss": 1.5}, 5.0)
+        progress.closed(stopped=True)
+        assert caplog.messages == ["step 1 (10 %)  loss 1.5  00:05 left"]
+        progress.update(0.2, 2, {"loss": 1.25}, 4.0)  # too soon for a line of its own
+        progress.closed(stopped=True)
+    assert caplog.messages == ["step 1 (10 %)  loss 1.5  00:05 left", "step 2 (20 %)  loss 1.25"]
+
+
 def test_what_is_to_be_said_once_is_said_once_and_all_else_as_often_as_it_comes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:

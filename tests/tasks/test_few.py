@@ -98,7 +98,8 @@ def test_rows_that_belong_together_are_held_out_together():
 
 @pytest.mark.parametrize("count", [20, 21, 1000])
 def test_to_hold_out_all_is_an_error(count):
-    with pytest.raises(DataError, match=f"data.validation: {count:,} of 20 rows leaves one side empty; .* fewer rows"):
+    with pytest.raises(DataError, match=f"data.validation: {count:,} of 20 rows leaves one side empty; .* fewer rows: "
+                       "--set data.validation=2\\."):
         split([read(*"ab" * 10)], count, 1)
 
 

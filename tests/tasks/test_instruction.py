@@ -154,7 +154,7 @@ def test_a_prompt_too_long_is_told_with_its_line(write, bpe):
     features, notes = prepared(reader, bpe, length=asked - 1)
     assert len(features) == 1
     assert "1 training row" in notes
-    assert any(f"2 rows are left out, for their prompt alone is longer than data.max_length, {asked - 1}" in note
+    assert any(f"2 rows are left out, for the prompt alone is longer than data.max_length, {asked - 1}" in note
                for note in reader.notes)
     features, _ = prepared(write(short, ROW), bpe, length=asked)
     assert answer(features[1]) == bpe("the cat saw a hat")["input_ids"][:1]

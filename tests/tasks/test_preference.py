@@ -106,7 +106,7 @@ def test_a_pair_too_long_is_left_out_and_counted(bpe: Any, tmp_path: Path) -> No
     reader = read([{"prompt": "who ? " * count, "chosen": "the cat", "rejected": "a dog"} for count in (1, 40, 1)],
                   tmp_path)
     assert len(Preference().prepare([reader], None, setup(bpe)).train[0]) == 2
-    assert any("1 rows are left out, for their prompt alone is longer than data.max_length, 32" in note
+    assert any("1 row is left out, for the prompt alone is longer than data.max_length, 32" in note
                for note in reader.notes)
 
 

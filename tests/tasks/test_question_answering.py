@@ -89,8 +89,8 @@ def test_an_answer_beside_its_place_is_moved_to_the_nearest_and_that_is_told(wri
     assert [one["answers"][0]["answer_start"] for one, _ in QuestionAnswering().read(reader)] == [12, 2]
     QuestionAnswering().read(reader)
     assert [note.replace(str(reader.files[0]), "F") for note in reader.notes] == [
-        "1 answers aren't where answer_start says, the first at F:1 ('hat'); of each, the nearest place where it is "
-        "was taken", "1 questions are empty, the first at F:2"]
+        "1 answer isn't where answer_start says, the first at F:1 ('hat'); of each, the nearest place where it is "
+        "was taken", "1 question is empty, the first at F:2"]
 
 
 @pytest.mark.parametrize(("answers", "said"), [

@@ -80,7 +80,7 @@ def test_a_run_whose_data_is_gone_is_complete_and_that_is_said(
         (there / gone).mkdir()
     with caplog.at_level(logging.INFO, "llmkit"):
         assert fit(recipe())["steps"] == 1
-    assert "run: this run is complete after 1 steps; nothing to do. Whether its data is still the same isn't " in (
+    assert "run: this run is complete after 1 step; nothing to do. Whether its data is still the same isn't " in (
         caplog.text)
 
 
@@ -125,7 +125,7 @@ def test_a_figure_that_is_no_number_is_a_figure(there: Path, caplog: pytest.LogC
     path.write_text(json.dumps({**said, "evaluation": {"perplexity": float("nan")}}))
     with caplog.at_level(logging.INFO, "llmkit"):
         fit(recipe())
-    assert "run: this run is complete after 1 steps; nothing to do" in caplog.text
+    assert "run: this run is complete after 1 step; nothing to do" in caplog.text
 
 
 def test_a_finished_run_that_was_moved_says_where_it_is_now(there: Path) -> None:

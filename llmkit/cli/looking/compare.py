@@ -86,7 +86,7 @@ def carry_out(made: Comparison | Prompts, name: str, json_: bool) -> int:
     if json_:
         print(json.dumps(made.as_json()))
     else:
-        terminal.out(f"{made.sheet.title}\n")
+        terminal.say(f"{made.sheet.title}\n")
         report.table(made.sheet.cells())
         if any(row["runs"] for row in made.sheet.rows) and (picture := made.sheet.picture).numbered:
             terminal.err(made.sheet.numbering(picture))

@@ -13,6 +13,7 @@ from llmkit.cli.looking.report import run_at
 from llmkit.system import terminal
 from llmkit.system.addresses import at_home
 from llmkit.system.language import translate
+from llmkit.system.plural import many
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Under = Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to look for runs, also in the folders below it.")]
@@ -84,7 +85,8 @@ def runs_show(run: Named, json_: Json = False) -> None:
                           "verdicts": story.verdicts}))
         return
     facts = story.facts()
-    terminal.say(f"{facts['folder']}: {facts['status']}, {facts['steps']:,} steps, last written {facts['when']} UTC")
+    terminal.say(f"{facts['folder']}: {facts['status']}, {many(facts['steps'], 'step')}, last written "
+                 f"{facts['when']} UTC")
     if story.figures:
         floors = [translate(f"floor: {what}") for what in story.floors]
         columns: list[Mapping[str, Any]] = [story.before, story.figures, *story.floors.values()]

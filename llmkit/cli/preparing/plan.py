@@ -115,7 +115,10 @@ def drawn_at(output: str, on: str | None) -> tuple[Path, ...]:
 
 def draw(found: Mapping[str, Any], places: Sequence[Path]) -> None:
     """Write the picture of a plan: memory by part beside what there is, and time by part."""
+    from dataclasses import replace
+
     from llmkit.figures import planned
+    from llmkit.figures.labels import writing
     from llmkit.system import terminal
 
     memory, time = found["memory"], found["time"]
@@ -129,7 +132,8 @@ def draw(found: Mapping[str, Any], places: Sequence[Path]) -> None:
     shown = planned.Planned(headline(found), {name: count for name, count in parts.items() if count},
                             float(memory["available"]), spent)
     for path in places:
-        planned.draw(shown, path)
+        words = replace(shown, title=headline(found, writing(path)))
+        planned.draw(words, path)
     terminal.err(f"memory and time: {', '.join(map(str, places))}")
 
 
@@ -161,7 +165,7 @@ def headline(found: Mapping[str, Any], put: Callable[[str], str] = str) -> str:
 def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The rows of the table: (what, figure, what there is to say of it); an empty one before each part."""
     from llmkit.system.machine import size
-    from llmkit.system.report import clock
+    from llmkit.system.report import spent
 
     memory, data, length, speed, time, disk = (
         found[part] for part in ("memory", "data", "length", "speed", "time", "disk"))
@@ -183,7 +187,7 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          f"{many(found['micro_batch_size'], 'row')} at once, of at most {found['max_length']:,} tokens, packing "
          f"{found['packing']}"),
         ("the run",
-         f"{'' if length['exact'] else 'about '}{length['steps']:,} step{'s' if length['steps'] > 1 else ''}",
+         many(length["steps"], "step") if length["exact"] else f"about {many(length['steps'], 'step')}",
          translate(seen(length)) + translate(end(length))),
         ("", "", "")]
     seconds = speed["seconds_per_step"]
@@ -193,10 +197,10 @@ def lines(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
          f"{mean:.3g} s a step ({min(seconds):.3g} to {max(seconds):.3g} in {len(seconds)} steps)"),
         ("MFU", f"{100 * speed['mfu']:.0f} %", f"of the {words(speed['matrix_flops_per_second'])}FLOP/s that "
          f"products of large matrices reach here; a step is {words(speed['flops_per_step'])}FLOP"),
-        ("time", clock(time["total"]), f"training {clock(time['training'])}, "
-         f"{many(time['evaluation_count'], 'evaluation')} {clock(time['evaluations'])}, "
-         f"{many(time['checkpoint_count'], 'checkpoint')} {clock(time['checkpoints'])}"
-         + (f", asking the untuned model {clock(time['reference'])}" if time["reference"] else "")),
+        ("time", spent(time["total"]), f"training {spent(time['training'])}, "
+         f"{many(time['evaluation_count'], 'evaluation')} {spent(time['evaluations'])}, "
+         f"{many(time['checkpoint_count'], 'checkpoint')} {spent(time['checkpoints'])}"
+         + (f", asking the untuned model {spent(time['reference'])}" if time["reference"] else "")),
         ("", "", ""),
         ("memory", size(memory["peak"]), f"at its peak, with Python and the libraries, of {size(memory['available'])}"),
         ("", "", state + (f"; {size(memory['checkpoint_copy'])} more while a checkpoint is written beside the steps"

@@ -241,7 +241,9 @@ class Comparison:
         if self.grid:
             how = (f"{how} Tuned on these same rows, by {', '.join(self.grid)}: the best of {len(self.contenders)} is "
                    "a little lucky here; measure it on rows of its own.").strip()
-        what = {"method": "tuning method", "run": "model, method and setting"}.get(self.kind, self.kind)
+        title = {"method": f"{self.name}: {self.metric} by tuning method",
+                 "run": f"{self.name}: {self.metric} by model, method and setting",
+                 "model": f"{self.name}: {self.metric} by model"}
         return Sheet(
             self.kind, self.metric, list(self.rows()), {
                 "trained": lambda row: f"{row['trainable_parameters']:,}",
@@ -250,7 +252,8 @@ class Comparison:
                 "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
                 "memory": lambda row: machine.size(row["peak_memory_bytes"]),
                 "saved": lambda row: machine.size(row["saved_bytes"])},
-            self.floors(), COSTS.get(self.kind, COSTS["method"]), f"{self.name}: {self.metric} by {what}",
+            self.floors(), COSTS.get(self.kind, COSTS["method"]),
+            title.get(self.kind, f"{self.name}: {self.metric} by setting"),
             f"{of_seeds(self.metric, len(self.seeds))} {how}")
 
     def write(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from llmkit.figures.compared import Comparing, Point, draw
 from llmkit.objectives.base import more_is_better
 from llmkit.system.errors import PlaceError, RequestError
+from llmkit.system.language import translate
 from llmkit.system.machine import in_the_way
 from llmkit.training.folder.run_folder import put
 
@@ -36,17 +37,20 @@ class Sheet:
     """A sentence below the table."""
 
     def cells(self) -> list[list[str]]:
-        """The table as words, its head first."""
-        table = [[self.kind, self.metric, *self.columns]]
+        """The table as words, its head first, in the language that is chosen; names and figures stay."""
+        table = [[translate(self.kind), self.metric, *map(translate, self.columns)]]
         empty = [""] * len(self.columns)
         for row in self.rows:
             if not row["runs"]:
-                table.append([row[self.kind], f"failed: {row['error']}" if row["failed"] else "not yet", *empty])
+                why = translate(f"failed: {row['error']}") if row["failed"] else translate("not yet")
+                table.append([row[self.kind], why, *empty])
                 continue
-            lost = f", {row['failed']} failed" if row["failed"] else ""
-            lost += f", below {under}" if (under := self.under(row)) else ""
+            lost = translate(f", {row['failed']} failed") if row["failed"] else ""
+            lost += translate(f", below {under}") if (under := self.under(row)) else ""
             table.append([row[self.kind], f"{figure(row)}{lost}", *(show(row) for show in self.columns.values())])
-        return [*table, *([f"floor: {what}", f"{value:.4f}", *empty] for what, value in self.floors.items())]
+        floor = translate("floor")
+        return [*table, *([f"{floor}: {translate(what)}", f"{value:.4f}", *empty]
+                          for what, value in self.floors.items())]
 
     def under(self, row: Mapping[str, Any]) -> str | None:
         """The best of the floors that a row doesn't reach; None where there is none."""
@@ -71,10 +75,10 @@ class Sheet:
             runs = [bool(row["runs"]) for row in self.rows] + [False] * len(self.floors)
             rest = [[f"[{next(numbers)}] {row[0]}" if run else row[0], *row[1:]]
                     for run, row in zip(runs, rest, strict=True)]
-            notes = [f"{self.numbering(picture)} The .svg beside it has the names.", ""]
+            notes = [translate(f"{self.numbering(picture)} The .svg beside it has the names."), ""]
         lines = [head, ["---", *["---:"] * (len(head) - 1)], *rest]
         table = ["| " + " | ".join(line) + " |" for line in lines]
-        return "\n".join([f"**{self.title}**", "", *table, "", self.about, "", *notes])
+        return "\n".join([f"**{translate(self.title)}**", "", *table, "", translate(self.about), "", *notes])
 
     def numbering(self, picture: Comparing) -> str:
         """Why names are numbers in the picture."""
@@ -139,6 +143,6 @@ def rank(metric: str, value: float) -> float:
 
 def of_seeds(metric: str, seeds: int) -> str:
     """What a table's figures are."""
-    many = seeds > 1
-    return (f"{metric} on the validation rows, mean{' (lowest to highest)' if many else ''} of {seeds} "
-            f"seed{'s' if many else ''}.")
+    if seeds == 1:
+        return f"{metric} on the validation rows, mean of 1 seed."
+    return f"{metric} on the validation rows, mean (lowest to highest) of {seeds} seeds."

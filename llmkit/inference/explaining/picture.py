@@ -10,6 +10,7 @@ import numpy as np
 
 from llmkit.figures import document, heat, paper
 from llmkit.figures.document import sentence, text
+from llmkit.figures.labels import said
 from llmkit.figures.paper import DARK, LIGHT, Theme
 from llmkit.figures.tokens import TokenMark, css, level, spans
 from llmkit.inference.explaining.attention import AttentionMaps, strongest
@@ -74,7 +75,7 @@ def figures(explanation: Explanation, theme: Theme) -> list[Figure]:
     name = Path(subject.name).name  # of a folder, the last part
     if explanation.worth and explanation.occlusion is not None:
         out.append(heat.bars([token.text for token in subject.tokens], explanation.worth, explanation.units,
-                             f"{name}: {explanation.title}", theme))
+                             f"{name}: {said(explanation.title)}", theme))
     if explanation.lens is not None:
         out.append(_lens(explanation.lens, name, theme))
     for maps in explanation.maps or ():
@@ -88,18 +89,19 @@ def figures(explanation: Explanation, theme: Theme) -> list[Figure]:
 def _maps(maps: AttentionMaps, name: str, theme: Theme) -> Figure:
     layers, heads = maps.weights.shape[:2]
     if layers * heads > 1:
-        return heat.grid(maps.weights, f"{name}: {SIDES[maps.side]}", theme, (maps.layer, maps.head))
+        return heat.grid(maps.weights, f"{name}: {said(SIDES[maps.side])}", theme, (maps.layer, maps.head))
     return heat.labelled(
         maps.weights[0, 0], [token.text for token in maps.queries], [token.text for token in maps.keys],
-        f"{name}: {SIDES[maps.side]}, layer {maps.layer}, head {maps.head}: each row looks at the columns", theme)
+        f"{name}: {said(SIDES[maps.side])}, {said(f'layer {maps.layer}, head {maps.head}')}: "
+        + said("each row looks at the columns"), theme)
 
 
 def _lens(found: Lens, name: str, theme: Theme) -> Figure:
     chances = np.array([[some[0].probability for some in layer.words] for layer in found.layers])
     return heat.words(
         [[some[0].text for some in layer.words] for layer in reversed(found.layers)], chances[::-1],
-        [layer_name(layer.layer) for layer in reversed(found.layers)], [token.text for token in found.positions],
-        f"{name}: the likeliest word of each layer, {says(found)}", theme)
+        [said(layer_name(layer.layer)) for layer in reversed(found.layers)], [token.text for token in found.positions],
+        f"{name}: " + said(f"the likeliest word of each layer, {says(found)}"), theme)
 
 
 def layer_name(number: int) -> str:

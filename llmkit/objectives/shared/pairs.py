@@ -17,8 +17,9 @@ from llmkit.data.swapping.doubling import doubled_documents
 from llmkit.data.tokens import Documents, Ids, entropy, marked, tokenize, total
 from llmkit.data.words import Phrases
 from llmkit.objectives.base import Objective, Sets, Setup, Sums, only_at, token
+from llmkit.objectives.shared.held_out import held_out
 from llmkit.system.errors import DataError, RequestError
-from llmkit.system.plural import many
+from llmkit.system.plural import are, many
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,11 +197,7 @@ def prepare_pairs(
     learned = [tokenize(reader, setup.tokenizer, setup.plain) for reader in marked(train, words, sentences, phrases)]
     held: list[Documents] = []
     if isinstance(validation, float):
-        parts = [documents.split(validation, setup.seed) for documents in learned]
-        learned, held = [part[0] for part in parts], [part[1] for part in parts]
-        if not sum(map(len, held)) or not sum(map(len, learned)):
-            raise DataError(f"data.validation: a share of {validation} of {sum(len(a) + len(b) for a, b in parts)} "
-                            "documents leaves one side empty; give validation sources of its own, or a larger share.")
+        learned, held = held_out(learned, validation, setup.seed)
     elif validation:
         held = [tokenize(reader, setup.tokenizer, setup.plain)
                 for reader in marked(validation, words, sentences, phrases)]
@@ -232,7 +229,7 @@ def prepare_pairs(
             notes.append(f"{what}: {single - alone:,} of {filled:,} documents have one sentence only, and are cut "
                          "inside it")
         if alone:
-            notes.append(f"{what}: {alone:,} documents of one short sentence are left out")
+            notes.append(f"{what}: {many(alone, 'document')} of one short sentence {are(alone)} left out")
         if over := sum(some.overfull for some in rows):
             notes.append(f"{what}: {over:,} tokens are beyond rows of {setup.max_length} and are cut off, now at one "
                          "end, now at the other")

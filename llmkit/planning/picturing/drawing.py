@@ -10,6 +10,7 @@ import numpy as np
 
 from llmkit.figures import document, heat, paper, plots
 from llmkit.figures.document import sentence, text
+from llmkit.figures.labels import broken, said
 from llmkit.figures.paper import DARK, LIGHT, Theme
 from llmkit.figures.tokens import css, legend, spans
 from llmkit.planning.picturing import lengths, masks
@@ -58,29 +59,31 @@ def _positions(found: Mapping[str, Any], theme: Theme) -> Figure:
 
 
 def _rows(found: Mapping[str, Any], theme: Theme) -> Figure:
-    return plots.text_of(batch(found["drawn"]), list(KINDS.values()), theme)
+    rows = [(said(name), marks) for name, marks in batch(found["drawn"])]
+    return plots.text_of(rows, list(KINDS.values()), theme)
 
 
 def _lengths(found: Mapping[str, Any], theme: Theme) -> Figure:
     told = found["lengths"]
+    counted = said("number of rows" if told["of"] == "rows" else "number of documents")
     return plots.histograms(
-        [(told["of"], "tokens", told["lengths"], told["max_length"]),
-         (told["of"], "unknown tokens", told["missing"], None)],
-        f"{found['recipe']}: {lengths.in_words(told)[0]}", theme)
+        [(counted, said("tokens"), told["lengths"], told["max_length"]),
+         (counted, said("unknown tokens"), told["missing"], None)],
+        f"{found['recipe']}: {said(lengths.in_words(told)[0])}", theme)
 
 
 def _masks(found: Mapping[str, Any], theme: Theme) -> Figure:
     (one, *_) = found["drawn"]
     return plots.yes_and_no(
-        [(mask["name"], np.array(mask["seen"]), names_of(one, mask["queries"]), names_of(one, mask["keys"]))
+        [(said(mask["name"]), np.array(mask["seen"]), names_of(one, mask["queries"]), names_of(one, mask["keys"]))
          for mask in one["masks"]], theme)
 
 
 def positions(theme: Theme) -> Figure:
     """Every way of telling positions, with its formula and its source."""
     return plots.side_by_side(
-        [(one.name, "\n\n".join(plots.broken(words, 40) for words in (
-            one.formula, one.reads, f"{one.source}. Here: {one.families}")), one.table(POSITIONS))
+        [(said(one.name), "\n\n".join(broken(words, 40) for words in (
+            one.formula, said(one.reads), f"{one.source}. {said('Here')}: {said(one.families)}")), one.table(POSITIONS))
          for one in ENCODINGS], theme)
 
 

@@ -18,6 +18,7 @@ from llmkit.planning.settle import Settled, reads_tables
 from llmkit.recipe import LATER, LENGTHS, ROUNDING, Recipe, Shortcut, with_optimizer
 from llmkit.system import devices
 from llmkit.system.errors import CheckpointError, LlmkitError, NothingThereError, PlaceError, RequestError
+from llmkit.system.plural import many
 from llmkit.training.folder.belonging import (
     asked_for,
     changed_data,
@@ -133,7 +134,7 @@ def pick_up(
     done = None if grows else finished(run, recipe)
     if done is not None:
         check_finished(run, done, readers)
-        log.info("%s: this run is complete after %d steps; nothing to do", run.folder, done["steps"])
+        log.info("%s: this run is complete after %s; nothing to do", run.folder, many(done["steps"], "step"))
         return None, done
     checkpoint = run.newest(log.warning)
     if checkpoint is None and resume == "must":
@@ -170,8 +171,8 @@ def without_data(
     other = {name for name, (ours, _) in run.compare(request).items() if ours not in (None, "auto")}
     done = None if other else finished(run, Run(run.folder).recipe)
     if done is not None:
-        log.warning("%s: this run is complete after %d steps; nothing to do. Whether its data is still the same isn't "
-                    "known: %s", run.folder, done["steps"], gone)
+        log.warning("%s: this run is complete after %s; nothing to do. Whether its data is still the same isn't "
+                    "known: %s", run.folder, many(done["steps"], "step"), gone)
     return done
 
 
@@ -288,11 +289,12 @@ def restored(start: Checkpoint, data: Mapping[str, str], processes: int) -> Stat
     if changed := changed_data(start.manifest["data"], data):
         raise CheckpointError(f"{start.folder}: the data has changed since: {changed}. Choose another --output-dir.")
     if start.manifest["processes"] != processes:
-        log.info("%d processes, %d before: the same rows, other dropout", processes, start.manifest["processes"])
+        now = f"{processes} process" if processes == 1 else f"{processes} processes"
+        log.info("%s, %d before: the same rows, other dropout", now, start.manifest["processes"])
     before, threads = start.manifest.get("threads"), torch.get_num_threads()  # older versions don't say
     if isinstance(before, int) and before != threads and devices.on_cpu():
-        log.info("%d threads, %d before: the same rows, but sums are rounded otherwise, so losses differ in their last "
-                 "digits; OMP_NUM_THREADS=%d goes on to the bit", threads, before, before)
+        log.info("%s, %d before: the same rows, but sums are rounded otherwise, so losses differ in their last "
+                 "digits; OMP_NUM_THREADS=%d goes on to the bit", many(threads, "thread"), before, before)
     try:
         return State(**start.state)
     except TypeError as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from llmkit.figures import curves, paper
+from llmkit.figures import curves, labels, paper
 from llmkit.models import layout
 from llmkit.models.run import Run
 from llmkit.system.errors import PlaceError
@@ -75,7 +75,8 @@ def curves_of(folder: Path) -> list[Path]:
     if not shown:
         return []
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of fonts that it doesn't find
-    made, title = [], " with ".join(filter(None, (story.learning, story.plugin("tuning"))))
+    made, title = [], labels.said("{learning} with {tuning}").format(
+        learning=story.learning or "?", tuning=story.plugin("tuning") or "full")
     if not paper.undrawable([story.name]):
         title = f"{story.name}: {title}"
     for name, theme in ((layout.CURVES, paper.LIGHT), (layout.CURVES_DARK, paper.DARK)):

@@ -10,6 +10,7 @@ from llmkit.figures import chart, markup
 from llmkit.figures.markup import Html, tag
 from llmkit.models import layout
 from llmkit.system.machine import size
+from llmkit.system.plural import many
 from llmkit.system.report import clock
 from llmkit.tasks.shared.floors import in_words
 from llmkit.training.looking.answers import answered
@@ -54,7 +55,7 @@ def heading(story: Story) -> Html:
         meant = say(str(why))
     when = say(f"Last written {story.when} UTC.") if story.when else ""
     parts = [tag("h1", story.name), tag("p", line),
-             tag("p", f"{say(story.status)}: {meant}. ", say(f"{story.step:,} steps."), " ", when)]
+             tag("p", f"{say(story.status)}: {meant}. ", say(f"{many(story.step, 'step')}."), " ", when)]
     if value is not None:
         parts.append(tag("p", tag("strong", f"{story.metric} {markup.number(value)}"), " ",
                          say("on the validation rows")))
@@ -116,7 +117,7 @@ def bad_rows(story: Story) -> Iterator[Html]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     if lines:
         yield tag("h3", story.say("Rows that were left out"))
-        yield tag("p", story.say(f"{len(lines):,} rows couldn't be read or learned from; all are listed in "
+        yield tag("p", story.say(f"{many(len(lines), 'row')} couldn't be read or learned from: see "
                                  f"{layout.BAD_ROWS}."))
         yield tag("ul", *(tag("li", line) for line in lines[:MOST_ROWS]))
 
@@ -162,7 +163,7 @@ def shown(story: Story) -> Iterator[Html]:
         yield from sample(lines[0], story.say)
     between = [event for event in lines[1:] if event is not after]
     if between:
-        yield tag("details", tag("summary", story.say(f"{len(between)} other evaluations")), *(
+        yield tag("details", tag("summary", story.say(many(len(between), "other evaluation"))), *(
             part for event in between[-20:] for part in sample(event, story.say)))
 
 
@@ -210,7 +211,7 @@ def asked(story: Story) -> Iterator[Html]:
     yield tag("p", say("A star: it differs from its default, for it was asked for, or llmkit found a value for it. The "
                        "others are as they always are."))
     yield markup.changed([row for row in rows if row[1]], (say("field"), say("value"), say("default")))
-    yield tag("details", tag("summary", say(f"{sum(not out for _, out in rows)} fields as they always are")),
+    yield tag("details", tag("summary", say(f"{many(sum(not out for _, out in rows), 'field')} as always")),
               markup.table((say("field"), say("value")), [row[:2] for row, out in rows if not out]))
 
 

@@ -18,6 +18,7 @@ from llmkit.planning.settle import Settled
 from llmkit.recipe import registry, tree_of
 from llmkit.system import cache
 from llmkit.system.machine import size
+from llmkit.system.plural import many
 from llmkit.tasks.base import Encoded
 from llmkit.training.evaluate import lengths
 from llmkit.training.folder.belonging import versions
@@ -69,11 +70,11 @@ def kept_answers(
                   tree_of(recipe).get("task")], parts)
     there = (cache.root() / "teacher" / key).is_dir()
     if not there and accelerator.is_main_process:
-        log.info("teacher: its answers to %s rows are computed first", f"{rows:,}")
+        log.info("teacher: its answers to %s are computed first", many(rows, "row"))
     place = cache.sealed("teacher", key, make)  # by one process of a machine; the others wait without a collective
     hand_out(place, parts)
     if accelerator.is_main_process:
-        log.info("teacher: its answers to %s rows are %s, %s in %s", f"{rows:,}", "those of an earlier run" if there
+        log.info("teacher: its answers to %s are %s, %s in %s", many(rows, "row"), "those of an earlier run" if there
                  else "kept", size(sum(path.stat().st_size for path in place.iterdir())), place)
 
 
