@@ -115,7 +115,8 @@ def can_be_rounded(model: Any) -> Iterator[tuple[Any, str, Any]]:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    own = {id(part) for layer in model.modules() if isinstance(layer, BaseTunerLayer)
+    tuners: list[Any] = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    own = {id(part) for layer in tuners
            for name, child in layer.named_children() if name != "base_layer" for part in child.modules()}
     for parent in list(model.modules()):
         for name, part in list(parent.named_children()):

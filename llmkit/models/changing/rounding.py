@@ -64,7 +64,7 @@ def opened_in_eight_bits(base: Base, head: str | None, dtype: str) -> Opened:
         except RequestError as error:
             raise RequestError(f"{INT8}: the adapter must be put into its base's weights before they are rounded. "
                                f"{error} To use it here, leave {INT8} out.") from error
-        opened.model.to(dtype_of(dtype))  # type: ignore[arg-type]
+        opened.model.to(dtype_of(dtype))
         return rounded(opened, base.name)
     return rounded(open_model(base, head, dtype=dtype), base.name)
 
