@@ -250,7 +250,7 @@ def dtype_of(name: str) -> Any:
     if name == "int8":
         raise RequestError("int8 is no dtype of all numbers, but of weights: open_model(…, eight_bits=True).")
     if name not in known:
-        raise RequestError(f"no dtype is called {name!r}.{nearest(name, known)}")
+        raise RequestError(f"no dtype is called {name!r}.{nearest(name, (*known, 'int8'))}")
     return known[name]
 
 
