@@ -66,3 +66,24 @@ def test_beside_transformers_tells_how_far_the_two_are_apart() -> None:
              {"llmkit": {"accuracy": 0.88, "losses": [0.6, 0.4]}, "loop": {"accuracy": 0.88, "losses": [0.6, 0.41]}}]
     assert beside.table({"fp32": pairs}).splitlines()[2] == (
         "| fp32 | 2 | 0.8750 (0.8700 to 0.8800) | 0.8700 (0.8600 to 0.8800) | +0.0050 | 0.05 |")
+
+
+def test_llama_cpp_is_measured_only_where_its_programs_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:
+    from benchmarks.speed import llamacpp
+
+    monkeypatch.delenv("LLMKIT_LLAMACPP", raising=False)
+    assert llamacpp.run(False) == []
+    assert "llamacpp: not measured: LLMKIT_LLAMACPP isn't set" in capsys.readouterr().err
+    monkeypatch.setenv("LLMKIT_LLAMACPP", str(tmp_path))
+    assert llamacpp.programs() == f"{tmp_path} has no llama-bench and no llama-server"
+    bench = tmp_path / "llama-bench"
+    bench.write_text("""#!/bin/sh
+echo '[{"n_prompt": 512, "n_gen": 0, "avg_ts": 800.5}, {"n_prompt": 0, "n_gen": 128, "avg_ts": 99.5}]'
+""")
+    bench.chmod(0o755)
+    (tmp_path / "BF16").mkdir()
+    (tmp_path / "BF16" / "model.gguf").touch()
+    assert llamacpp.programs() == tmp_path
+    assert llamacpp.theirs(tmp_path, "BF16") == {"written": 99.5, "read": 800.5}

@@ -65,6 +65,8 @@ def main() -> None:
     for name in given.names or names():
         start = time.monotonic()
         rows = import_module(f"benchmarks.speed.{name}").run(given.full)
+        if not rows:  # it has said why
+            continue
         kept[name] = {
             "rows": [asdict(row) for row in rows], "full": given.full, "machine": machine(), "versions": versions,
             "when": time.strftime("%Y-%m-%d"), "minutes": (time.monotonic() - start) / 60}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.generate import Dtype
 from llmkit.system import language, terminal
 from llmkit.system.streams import as_json, stdin_lines
 
@@ -65,6 +66,7 @@ def chat(
         "--top-p", metavar="P", help="Draw from the likeliest tokens of this mass.")] = None,
     seed: Annotated[int | None, typer.Option(
         "--seed", metavar="N", help="The same seed draws the same answers.")] = None,
+    dtype: Dtype = None,
     history: Annotated[bool, typer.Option(
         "--history/--no-history", help="Keep what is typed for the next time, in llmkit's cache folder.")] = True,
     json_: Annotated[bool, typer.Option(
@@ -80,7 +82,7 @@ def chat(
     report.quiet_libraries()
     options = replace(chatting.USUAL, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     person = sys.stdin.isatty() and sys.stdout.isatty() and not json_
-    talk = chatting.Chat.open(model, options, system)
+    talk = chatting.Chat.open(model, options, system, dtype)
     if load is not None:
         talk.load(load)
         if system is not None:

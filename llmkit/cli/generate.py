@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from llmkit.prompting.base import Prompting
 
 
+Dtype = Annotated[str | None, typer.Option(
+    "--dtype", metavar="NAME", help="float32 (exact), bfloat16, or int8: on a CPU, weights of 8 bits; by default what "
+    "is fast here.")]
 ENDS = frozenset(".!?。！？…।؟۔\"'”’」』)）*`")
 """What may stand at the end of a text that ends with a sentence, or with code."""
 
@@ -78,8 +81,7 @@ def generate(
     json_schema: Annotated[str | None, typer.Option(
         "--json-schema", metavar="FILE|object", help="Write JSON of the form of a JSON schema, or any object: "
         "llmkit-train[json].")] = None,
-    dtype: Annotated[str | None, typer.Option(
-        "--dtype", metavar="NAME", help="float32 (exact) or bfloat16; by default what is fast here.")] = None,
+    dtype: Dtype = None,
     compile_: Annotated[bool | None, typer.Option(
         "--compile/--no-compile", help="On a GPU, compiled steps, each a CUDA graph; by default for large files.",
         show_default=False)] = None,

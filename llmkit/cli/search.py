@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmkit.cli import completion
-from llmkit.cli.use import Precision
 from llmkit.system import terminal
 from llmkit.system.streams import as_json, stdin_lines, typed
 from llmkit.system.terminal import visible, visible_lines
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 MARGIN = " " * 7
 """Before a passage's lines: as wide as a score and the space behind it."""
 
+Precision = Annotated[str, typer.Option(
+    "--precision", metavar="NAME", help="fp32, bf16 or fp16; auto: what a run learned in, where that is fast here.")]
 Mix = Annotated[bool, typer.Option(
     "--mix", help="Rank by words too (BM25), and fuse both orders: llmkit-train[search].")]
 

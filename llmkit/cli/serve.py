@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llmkit.cli import completion
+from llmkit.cli.generate import Dtype
 from llmkit.cli.search import Mix
 from llmkit.system import terminal
 
@@ -29,6 +30,7 @@ def serve(
         "--embedder", metavar="M", autocompletion=completion.models,
         help="Of --in, the sentence encoder that searches; minilm-l6.")] = None,
     mix: Mix = False,
+    dtype: Dtype = None,
     host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", metavar="N", help="0: any that is free.", min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(
@@ -72,5 +74,5 @@ curl {address}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'"""
 
     server.serve(
         models, adapter, host=host, port=port, key=api_key, ready=ready, where=in_,
-        embedder=embedder or "minilm-l6", mix=mix,
+        embedder=embedder or "minilm-l6", mix=mix, dtype=dtype,
         limits=Limits(max_concurrent, queue, max_new_tokens, max_prompt_tokens))

@@ -19,6 +19,7 @@ from llmkit.data.swapping.doubling import doubled_rows
 from llmkit.inference.labelling import Labeller, known_labels, measured
 from llmkit.inference.scoring import KINDS, Scorer
 from llmkit.models import Base, Opened
+from llmkit.models.changing.rounding import INT8, check_rounds
 from llmkit.models.families import family_for, family_named, file_for
 from llmkit.models.run import recipe_of
 from llmkit.objectives.base import Sets, Setup
@@ -72,7 +73,8 @@ def evaluate(
     encoding     of the file; where nothing is said, that of the rows that a run learned from, else utf-8
     fields       which column of the file is meant by each field: {"text": "review"}; else as in the rows of the run
     batch_size   rows at once; of short ones more, as many as have some 2,000 tokens
-    precision    fp32, bf16 or fp16; `auto`: what a run learned in, where this machine is fast in it, else fp32
+    precision    fp32, bf16 or fp16; `auto`: what a run learned in, where this machine is fast in it, else fp32; int8:
+                 on a CPU, weights of 8 bits, and fp32
 
     A run is measured by the objective or task that it learned, in rows like those it learned from; another model by the
     one its head is for, on the documents one after the other, in parts of its positions (at most 512, or `max_length`).
@@ -83,11 +85,12 @@ def evaluate(
     from llmkit.training.spread.processes import apart
 
     if prompt is not None and target is None and (words := asks_for_words(model, task)) is not None:
-        return by_prompt(model, data, prompt, words, on_bad_row, encoding, fields)
+        return by_prompt(model, data, prompt, words, on_bad_row, encoding, fields, precision == INT8)
     leaves_out(on_bad_row)
     only_of_files(encoding, data)
     with apart(), left_as_it_is(model), said_by_option():
-        ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt)
+        ready = make_ready(model, task=task, objective=objective, max_length=max_length, prompt=prompt,
+                           eight_bits=precision == INT8)
         reader = ready.reader(data, target, on_bad_row, encoding, fields)
         sets = ready.learner.objective.prepare([reader], None, ready.setup)
         for note in reader.notes:
@@ -99,8 +102,8 @@ def evaluate(
     figures = real(metrics)
     return {"metrics": figures, "floors": floors, "model": name_of(model),
             "data": data_name(data), "measured_by": registry.name_of(chosen), "max_length": ready.setup.max_length,
-            "precision": numbers, "rows": sum(map(len, sets.train)), **left_out(reader),
-            **judged(figures, floors, learned, answers)}
+            "precision": precision if precision == INT8 else numbers, "rows": sum(map(len, sets.train)),
+            **left_out(reader), **judged(figures, floors, learned, answers)}
 
 
 def judged(
@@ -199,7 +202,12 @@ class Ready:
     """The recipe of the run that it is from."""
 
     def numbers(self, precision: str) -> Precision:
-        """The numbers that it computes in: `auto` is what the run learned in, where that is what is fast here."""
+        """The numbers that it computes in: `auto` is what the run learned in, where that is what is fast here.
+
+        Beside weights of 8 bits it is fp32.
+        """
+        if precision == INT8:
+            return "fp32"
         return choices.answering_in(precision, self.learner.family, self.learned)
 
     def reader(
@@ -239,12 +247,14 @@ class Ready:
 def make_ready(
     model: Model, *, task: str | Answering | None = None, objective: str | None = None,
     max_length: int | None = None, usual_length: int = 512, dtype: str = "float32", prompt: Prompting | None = None,
+    eight_bits: bool = False,
 ) -> Ready:
     """Open a run, a folder, a hub id or a catalogue model for its task or objective, or for the one that is named.
 
     model          may be open already, with the head that is needed
     usual_length   positions that are used at most where neither `max_length` nor a run's recipe says how many
     prompt         stands in the place of the run's own
+    eight_bits     whether the weights of its linear layers are rounded to bytes; not of a model that is open already
 
     RequestError where it has no weights for the task, fewer positions than `max_length`, or no text that a prompt could
     go around.
@@ -254,6 +264,8 @@ def make_ready(
 
     report.quiet_libraries()
     models.check_model(model)
+    if eight_bits:
+        check_rounds(f"precision {INT8}", model)
     learned = recipe_of(place_of(model))
     named = _named(task, objective)
     source = model if isinstance(model, Opened) else Base.open(model)
@@ -264,7 +276,7 @@ def make_ready(
     recipe.fit_together(chosen, name, family)
     own = None if learned is None or type(chosen) is not type(learned.learning) else learned.prompting
     chosen = prompted(chosen, prompt) if prompt is not None else chosen
-    opened = _with_head(source, chosen, family, dtype)
+    opened = _with_head(source, chosen, family, dtype, eight_bits)
     length = _length(opened, family, learned, max_length, usual_length)
     whole = chosen.assemble(opened.model, family, opened.tokenizer,
                             opened.folder.parent if learned is not None else None)
@@ -314,7 +326,7 @@ def averages(source: Base | Opened) -> bool:
     return text_head.averages(kind, source.folder)
 
 
-def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dtype: str) -> Opened:
+def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dtype: str, eight_bits: bool) -> Opened:
     """The model under the head of what it is measured by; RequestError where it has no weights for it."""
     head = chosen.head_for(family)
     if isinstance(source, Opened):
@@ -322,7 +334,7 @@ def _with_head(source: Base | Opened, chosen: Learning, family: type[Family], dt
             raise RequestError(f"{source.folder}: is open as {source.kind}, and {registry.name_of(chosen)} needs "
                                f"{head}; give its folder.")
         return source
-    opened = models.open_model(source, head, dtype=dtype)
+    opened = models.open_model(source, head, dtype=dtype, eight_bits=eight_bits)
     if opened.missing:
         raise RequestError(f"{source.name}: no weights for {opened.missing[0]}, which {registry.name_of(chosen)} "
                            "needs; train it for that first.")
@@ -379,7 +391,7 @@ def asks_for_words(model: Model, task: str | None) -> Answering | None:
 
 def by_prompt(
     model: Model, data: str | Path | Given, mode: Prompting, task: Answering, on_bad_row: str = "error",
-    encoding: str | None = None, fields: Mapping[str, str | int] | None = None,
+    encoding: str | None = None, fields: Mapping[str, str | int] | None = None, eight_bits: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a language model as a classifier that nobody trained, on a file, or rows, of texts and labels."""
     skips = leaves_out(on_bad_row)
@@ -393,7 +405,7 @@ def by_prompt(
     labels = known_labels(mode, rows)
     mode.words(labels)
     mode.check(Kit(None))
-    labeller = Labeller(open_scorer(model), mode, labels)
+    labeller = Labeller(open_scorer(model, eight_bits), mode, labels)
     metrics = measured(labeller, task, rows)
     for note in (*reader.notes, *labeller.kit.notes(mode.wants)):
         log.info("%s", note)
@@ -404,13 +416,15 @@ def by_prompt(
             **left_out(reader), **judged(metrics, floors, False, {})}
 
 
-def open_scorer(model: Model) -> Scorer:
+def open_scorer(model: Model, eight_bits: bool = False) -> Scorer:
     """A language model, opened to be asked how likely words are; on a GPU where there is one."""
     from llmkit.system import devices, report
 
+    if eight_bits:
+        check_rounds(f"precision {INT8}", model)
     report.quiet_libraries()
     source = model if isinstance(model, Opened) else Base.open(model)
-    opened = source if isinstance(source, Opened) else models.open_model(source)
+    opened = source if isinstance(source, Opened) else models.open_model(source, eight_bits=eight_bits)
     _, family = _family(source, recipe_of(place_of(model)))
     return Scorer(opened, family, device=devices.kind(), at_once=1024 if devices.on_cpu() else 16_384)
 

@@ -16,7 +16,7 @@ from llmkit.inference.writing import filling
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.filling import FILLERS, Fill, Filler
-from llmkit.inference.writing.opening import no_graphs, numbers, uncompiled
+from llmkit.inference.writing.opening import check_numbers, chosen_numbers, no_graphs, uncompiled
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import Opened
@@ -134,6 +134,7 @@ def open_tool(
     if options.compile and (why := no_graphs(devices.kind())):  # told before anything is fetched
         raise RequestError(f"compile: {why}; leave it out.")
     check_model(model)
+    check_numbers(dtype)
     folder, model = resolve(model), str(model)
     if kind_of(folder) in FILLERS:
         filling.check(options, model)
@@ -141,7 +142,8 @@ def open_tool(
         if unused:
             raise RequestError(f"{unused}: has no effect on {model}, which fills masks and writes no text.")
         # one pass over a text: exact numbers cost little
-        return Filler(model, open_model(folder, "AutoModelForMaskedLM", dtype=dtype or "float32"), numbers(folder)[1])
+        chosen, device = chosen_numbers(folder, dtype, usual="float32")
+        return Filler(model, open_model(folder, "AutoModelForMaskedLM", **chosen), device)
     if assistant is not None:
         check_assisted(options)
     return Writer.open(model, assistant, dtype)

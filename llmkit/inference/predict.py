@@ -26,6 +26,7 @@ from llmkit.inference.evaluate import (
     only_of_files,
     said_by_option,
 )
+from llmkit.models.changing.rounding import INT8
 from llmkit.objectives.base import Setup
 from llmkit.planning import choices
 from llmkit.recipe.seams import Answering
@@ -88,7 +89,8 @@ def _each(
 ) -> Iterator[tuple[Row, Prediction | None]]:
     """Each row, with all that it has in the file if that is `given`, and its prediction; None of a bad row."""
     with left_as_it_is(model), said_by_option():
-        ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype)
+        ready = make_ready(model, task=task, max_length=max_length, usual_length=usual_length, dtype=dtype,
+                           eight_bits=precision == INT8)
         objective = ready.learner.objective
         if not isinstance(objective, Task):
             raise RequestError(f"{name_of(model)} learned no task; name one by --task, or use generate.")

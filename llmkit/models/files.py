@@ -247,8 +247,10 @@ def dtype_of(name: str) -> Any:
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "int8":
+        raise RequestError("int8 is no dtype of all numbers, but of weights: open_model(…, eight_bits=True).")
     if name not in known:
-        raise RequestError(f"no dtype is called {name!r}.{nearest(name, known)}")
+        raise RequestError(f"no dtype is called {name!r}.{nearest(name, (*known, 'int8'))}")
     return known[name]
 
 

@@ -13,12 +13,14 @@ from llmkit.models.opening import Opened, open_model
 from llmkit.system.errors import RequestError
 
 
-def merge(model: str | Path | Base) -> Opened:
+def merge(model: str | Path | Base, head: str | None = None) -> Opened:
     """Load an adapter and put what it learned into the weights of its base: the same model without an adapter.
 
     Of a base that was quantised, the numbers that the adapter trained over are taken, in full: they aren't those of the
-    base's own files. RequestError where that can't be: virtual tokens have no place in a weight, and some layers share
-    their weights with layers that the adapter leaves alone.
+    base's own files. `head` is a transformers auto class; where it is None, the one of the adapter's task.
+
+    RequestError where that can't be: virtual tokens have no place in a weight, and some layers share their weights with
+    layers that the adapter leaves alone.
     """
     import torch
 
@@ -33,7 +35,7 @@ def merge(model: str | Path | Base) -> Opened:
         raise RequestError(
             f"{name}: virtual tokens can't be merged into weights. Give away the adapter's folder ({base.folder}) with "
             "its base, and open it with llmkit; or tune by a method that changes weights, as lora.")
-    opened = open_model(base, in_full=True)
+    opened = open_model(base, head, in_full=True)
     if not base.is_adapter:
         return opened
     tuned: Any = opened.model

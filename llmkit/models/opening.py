@@ -79,18 +79,24 @@ class Opened:
 
 def open_model(
     model: str | Path | Base, head: str | None = None, *, dtype: str = "float32", in_full: bool = False,
+    eight_bits: bool = False,
 ) -> Opened:
     """Load a model, or an adapter over its base, in eval mode and on the CPU.
 
     `head` is a transformers auto class; where it is None, the one that the model was saved with. `dtype` is torch's
     name of one: float32, bfloat16, float16. A base that was quantised while its adapter trained is so again; with
-    `in_full` it has the same numbers, but whole ones.
+    `in_full` it has the same numbers, but whole ones. With `eight_bits`, the weights of linear layers are rounded to
+    bytes, an adapter's changes first put into them, and what that changes is said; all else is of `dtype`.
 
-    RequestError where weights are pickles or the base can't be found,
+    RequestError where weights are pickles or the base can't be found, or this machine has no products of 8 bits,
     CheckpointError where weights are damaged, or those of the model that was saved are missing.
     """
     prepare_torch()
     base = Base.open(model)
+    if eight_bits:
+        from llmkit.models.changing.rounding import opened_in_eight_bits
+
+        return opened_in_eight_bits(base, head, dtype)
     with quiet():
         if base.is_adapter:
             return _open_adapter(base, head, dtype, in_full)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import models
 from llmkit.inference.writing.context import defaults, ids_of
-from llmkit.inference.writing.opening import INSTEAD, WRITERS, numbers
+from llmkit.inference.writing.opening import INSTEAD, WRITERS, chosen_numbers
 from llmkit.inference.writing.writer import Writer
 from llmkit.models import layout
+from llmkit.models.changing.rounding import INT8
 from llmkit.models.fetch import on_disk
 from llmkit.models.run import Run
 from llmkit.system.errors import RequestError, nearest
@@ -142,27 +143,34 @@ class Weights:
         return freed
 
 
-def open_all(folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]]) -> dict[str, Served]:
-    """Open models, and adapters over them, by name. RequestError where one neither writes nor embeds."""
+def open_all(
+    folders: Mapping[str, Path], under: Mapping[str, tuple[Path, str]], dtype: str | None = None,
+) -> dict[str, Served]:
+    """Open models, and adapters over them, by name; those that write in `dtype`, as for `Writer.open`.
+
+    RequestError where one neither writes nor embeds, or adapters are to share weights that were rounded without them.
+    """
     from llmkit.serving.engine import Engine, suits
     from llmkit.serving.window import TextWindow
 
+    if under and dtype == INT8:
+        raise RequestError(f"--dtype {INT8}: an adapter (--adapter) shares its base's weights, which can't be rounded "
+                           "for both of them. Serve it as a model of its own, or leave --dtype out.")
     weights = Weights()
     found: dict[str, Served] = {}
     bases = {name: base for name, (_, base) in under.items()}
     for name, folder in {**folders, **{name: folder for name, (folder, _) in under.items()}}.items():
         base = bases.get(name)
-        dtype, device = numbers(folder if base is None else folders[base])
-        opened = models.open_model(folder, dtype=dtype)
-        if opened.kind not in WRITERS:
+        kind = models.kind_of(folder)
+        if kind not in WRITERS:
             from llmkit.inference.embedding import Embedder
 
-            kind = opened.kind
-            del opened
             found[name] = EmbeddingModel(name, Embedder.open(folder))
             log.info("%s: gives embeddings%s", name, "" if kind == "AutoModel" else
                      f"; its head isn't served: what it {INSTEAD[kind]} is done by these commands")
             continue
+        chosen, device = chosen_numbers(folder if base is None else folders[base], dtype)
+        opened = models.open_model(folder, **chosen)
         writer = Writer(name, opened, device)
         freed = weights.share(opened.model)  # on the device: moved afterwards, each would have a copy again
         guided = defaults(opened.model).guidance_scale not in (None, 1)  # asks the model itself, once more a token

@@ -29,16 +29,18 @@ GRACE = 5.0
 def serve(
     given: Sequence[str], adapters: Sequence[str] = (), *, host: str = "127.0.0.1", port: int = 8000,
     key: str | None = None, limits: Limits | None = None, ready: Callable[[str, bool], None] | None = None,
-    where: Sequence[str] = (), embedder: str = "minilm-l6", mix: bool = False,
+    where: Sequence[str] = (), embedder: str = "minilm-l6", mix: bool = False, dtype: str | None = None,
 ) -> None:
     """Serve models until SIGTERM or SIGINT. `ready` gets the address once it answers, and whether a model writes.
 
     where   files and folders that are searched by `embedder`, and with `mix` by words, too, for who asks for passages
+    dtype   the numbers of models that write, as for `Writer.open`; None: what is fast here
 
     RequestError where the request is wrong, PlaceError where the port can't be had.
     """
     need()
     from llmkit.inference.search import Searcher
+    from llmkit.inference.writing.opening import check_numbers
     from llmkit.serving import app, requests, served
     from llmkit.serving.metrics import Metrics
     from llmkit.serving.network.guard import check_key
@@ -49,11 +51,12 @@ def serve(
     if not loopback(host) and not key:
         raise RequestError(f"--host {host}: whoever reaches it could use the models. Give a key (--api-key, or "
                            "LLMKIT_API_KEY), or listen on 127.0.0.1.")
+    check_numbers(dtype)
     folders = served.named(given)
     under = served.adapters(adapters, folders)
     with bound(host, port) as listener:
         searcher = Searcher.open(where, embedder, mix=mix) if where else None
-        models = served.open_all(folders, under)
+        models = served.open_all(folders, under, dtype)
         metrics = Metrics()
         engines = [one.engine for one in models.values() if isinstance(one, served.WritingModel)]
         worker = Worker(engines, limits.places, limits.queue, metrics)

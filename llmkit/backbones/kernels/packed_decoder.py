@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
+from llmkit.backbones.kernels.eight_bits import EightBit
 from llmkit.backbones.kernels.privates import attention_of, onednn_multiplies_bf16
 
 ROOM = 128
@@ -50,10 +52,14 @@ class Packed(nn.Module):
         return out
 
 
+Product = Packed | EightBit
+"""Linear layers that read the same, as one."""
+
+
 class Share(nn.Module):
     """What one of packed layers gives: it takes the place of the plain one in its model."""
 
-    def __init__(self, packed: Packed, start: int, stop: int) -> None:
+    def __init__(self, packed: Product, start: int, stop: int) -> None:
         super().__init__()
         self.packed, self.start, self.stop = packed, start, stop
 
@@ -135,17 +141,17 @@ class Layer:
     """One block: attention, then a feed-forward part, each behind a norm and added to what came in."""
 
     norms: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
-    qkv: Packed
+    qkv: Product
     """Queries, keys and values."""
     normed: Callable[[Tensor], Tensor] | None
     """Of queries and keys (tokens, heads, width)."""
     scale: float
-    out: Packed
-    up: Packed
+    out: Product
+    up: Product
     gated: bool
     """Whether `up` gives gates before what they are multiplied with (Shazeer 2020, "GLU Variants")."""
     activation: Callable[[Tensor], Tensor]
-    down: Packed
+    down: Product
 
     def __call__(
         self, x: Tensor, plan: Plan, turn: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor
@@ -198,7 +204,7 @@ class Decoder:
     """What turned queries and keys are multiplied by (YaRN: Peng et al. 2023)."""
     layers: tuple[Layer, ...]
     norm: Callable[[Tensor], Tensor]
-    head: Packed
+    head: Product
     groups: int
     """Heads of keys and values."""
     width: int
@@ -294,18 +300,20 @@ def _plain(model: Any) -> bool:
     fit = weights == {(torch.float32, "cpu")} or (
         weights == {(torch.bfloat16, "cpu")} and onednn_multiplies_bf16())
     hooks = any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-    known = all(type(part).__module__.startswith(("torch.nn.modules.", "transformers.")) for part in model.modules())
+    known = all(type(part) is EightBit or type(part).__module__.startswith(("torch.nn.modules.", "transformers."))
+                for part in model.modules())
     there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return (there and fit and known and not hooks and not model.training
             and attention_of(model) in ("sdpa", "eager"))
 
 
-def _packed(part: nn.Module, *names: str) -> Packed:
-    """Pack layers of a part that read the same, in place."""
+def _packed(part: nn.Module, *names: str) -> Product:
+    """Pack layers of a part that read the same, in place; they are all of 8 bits, or none is."""
     linears = [getattr(part, name) for name in names]
-    packed, start = Packed(*linears), 0
+    packed: Product = EightBit.joined(*linears) if isinstance(linears[0], EightBit) else Packed(*linears)
+    start = 0
     for name, linear in zip(names, linears, strict=True):
-        stop = start + (linear.out_features if isinstance(linear, nn.Linear) else linear.nf)
+        stop = start + (linear.nf if isinstance(linear, Conv1D) else linear.out_features)
         setattr(part, name, packed if len(names) == 1 else Share(packed, start, stop))
         start = stop
     return packed

@@ -114,6 +114,25 @@ def onednn_multiplies_bf16() -> bool:
     return asked is not None and bool(asked())
 
 
+def onednn_multiplies_int8() -> bool:
+    """Whether oneDNN's products of 8 bits are there and exact: some CPUs add pairs of them up in 16 bits, and cut them.
+
+    127 · 127 · 8 = 129,032. Seen in torch 2.13.
+    """
+    import torch
+
+    asked = getattr(torch.ops.onednn, "qlinear_pointwise", None)
+    if asked is None or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    most, one = torch.full((16, 8), 127, dtype=torch.int8), torch.ones(16)
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(most, None)
+        found = asked(most, 1.0, 0, packed, one, one.int() - 1, None, 1.0, 0, torch.float32, "none", [], "")
+    except (RuntimeError, NotImplementedError):  # no kernel for this CPU
+        return False
+    return bool((found == 127 * 127 * 8).all())
+
+
 def has_avx512_bf16() -> bool:
     """Whether this CPU has instructions for products of bf16.
 

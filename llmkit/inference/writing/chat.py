@@ -13,7 +13,7 @@ from llmkit.data.sources import Place
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import positions
 from llmkit.inference.writing.memory import PrefixMemory
-from llmkit.inference.writing.opening import WRITERS
+from llmkit.inference.writing.opening import WRITERS, check_numbers
 from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.reading import harmless
 from llmkit.inference.writing.writer import Writer
@@ -57,12 +57,13 @@ class Chat:
     """Files that this conversation was saved to or is from."""
 
     @classmethod
-    def open(cls, model: str, options: Options, system: str | None = None) -> Chat:
-        """Open a model for a conversation.
+    def open(cls, model: str, options: Options, system: str | None = None, dtype: str | None = None) -> Chat:
+        """Open a model for a conversation, in the numbers that are fast here or in `dtype` (`Writer.open`).
 
         RequestError, before its weights are read, where it was made for none: a model needs a chat template, or to be a
         run of `instruction`.
         """
+        check_numbers(dtype)
         folder, learned = models.resolve(model), recipe_of(model)
         kind = models.kind_of(folder)
         if kind not in WRITERS:
@@ -74,7 +75,7 @@ class Chat:
                 f"{model} has no chat template: it goes on with a text and doesn't know that it is spoken to. Let it "
                 f"go on, `llmkit generate 'Once upon a time' --model {shell_word(model)}`, or train it to "
                 f"answer, `llmkit finetune --task instruction --model {shell_word(model)} --data FILE`.")
-        chat = cls(Writer.open(model), learned, options)
+        chat = cls(Writer.open(model, dtype=dtype), learned, options)
         chat.instruct(system)
         return chat
 

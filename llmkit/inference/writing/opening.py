@@ -10,6 +10,8 @@ from llmkit.backbones.kernels import privates
 from llmkit.inference.writing.context import base_of
 from llmkit.inference.writing.sampling import CHOOSE
 from llmkit.models import Opened
+from llmkit.models.changing.rounding import INT8, check_rounds
+from llmkit.models.files import dtype_of
 from llmkit.planning.choices import OVERFLOW, lacks_compiler
 from llmkit.system import devices, machine
 
@@ -50,6 +52,25 @@ def numbers(folder: Path) -> tuple[str, str]:
     config = models.config_of(folder)
     wide = config.get_text_config().hidden_size >= 256
     return ("bfloat16" if wide and privates.onednn_multiplies_bf16() else "float32"), "cpu"
+
+
+def chosen_numbers(folder: Path, dtype: str | None, usual: str | None = None) -> tuple[dict[str, Any], str]:
+    """(what `models.open_model` is told, the device): the numbers that somebody chose, or `usual`, or else the fastest.
+
+    int8  ->  {"dtype": "bfloat16", "eight_bits": True}, "cpu"
+    """
+    fast, device = numbers(folder)
+    if dtype == INT8:
+        return {"dtype": usual or fast, "eight_bits": True}, device
+    return {"dtype": dtype or usual or fast}, device
+
+
+def check_numbers(dtype: str | None) -> None:
+    """RequestError, before anything is fetched, where a `--dtype` is none, or can't be computed with here."""
+    if dtype == INT8:
+        check_rounds(f"--dtype {INT8}")
+    elif dtype is not None:
+        dtype_of(dtype)
 
 
 def no_graphs(kind: str) -> str:

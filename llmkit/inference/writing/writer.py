@@ -14,7 +14,7 @@ from llmkit.inference.writing import beams
 from llmkit.inference.writing.completion import Completion
 from llmkit.inference.writing.context import base_of, defaults, ends_of, ids_of, listed, positions
 from llmkit.inference.writing.memory import PrefixMemory, pairs_of
-from llmkit.inference.writing.opening import WRITERS, numbers, uncompiled, unwritten
+from llmkit.inference.writing.opening import WRITERS, check_numbers, chosen_numbers, uncompiled, unwritten
 from llmkit.inference.writing.options import Options, check_assisted
 from llmkit.inference.writing.reading import padded, read_whole, templated
 from llmkit.inference.writing.sampling import Choosing, chance_of, others
@@ -57,10 +57,12 @@ class Writer:
     def open(cls, name: str, assistant: str | None = None, dtype: str | None = None) -> Writer:
         """Open a folder, a run, a catalogue name or a hub id on the best device, in the numbers that are fastest there.
 
-        RequestError where the model writes no text, or the assistant can't guess for it.
+        `dtype`: float32, bfloat16, float16; int8: weights of 8 bits, all else in the fastest numbers. RequestError
+        where the model writes no text, or the assistant can't guess for it.
         """
         from llmkit.models import kind_of, open_model, resolve
 
+        check_numbers(dtype)
         folder = resolve(name)
         kind = kind_of(folder)
         if kind not in WRITERS:
@@ -69,11 +71,11 @@ class Writer:
         if helper is not None and kind_of(helper) != kind:
             raise RequestError(f"--assistant {assistant}: is opened as {kind_of(helper)}, and {name} as {kind}; an "
                                "assistant is a smaller model of the same kind.")
-        fast, device = numbers(folder)
-        writer = cls(name, open_model(folder, dtype=dtype or fast), device)
+        chosen, device = chosen_numbers(folder, dtype)
+        writer = cls(name, open_model(folder, **chosen), device)
         writer.pack()
         if helper is not None:
-            writer.assistant = open_model(helper, dtype=dtype or fast)
+            writer.assistant = open_model(helper, **chosen)
             writer._check_assistant(str(assistant))
         return writer
 
