@@ -46,7 +46,8 @@ def keep_states(
         raise _not_fit(settled)
     parts = cast("list[Encoded]", [*sets.train, *sets.validation])
     long, count = lengths(parts) or [], sum(map(len, sets.train))
-    rows = [*seen_rows(count, recipe.training, order, steps), *range(count, len(long))]
+    seen = seen_rows(count, recipe.training, order, steps)
+    rows, learned = [*seen, *range(count, len(long))], len(seen)
     width = int(learner.tuned.config.get_text_config().hidden_size)
     ends = np.cumsum([0, *(long[row] for row in rows)])
     needed = int(ends[-1]) * width * 4
@@ -58,7 +59,9 @@ def keep_states(
 
     def make(folder: Path) -> None:
         whole = np.lib.format.open_memmap(folder / WHOLE, "w+", np.float32, (int(ends[-1]), width))
-        keys = in_order(len(rows), micro, 0, 1, [long[row] for row in rows])
+        keys = [[(nth, first + place) for nth, place in batch]
+                for first, places in ((0, rows[:learned]), (learned, rows[learned:]))  # those held out have no weights
+                for batch in in_order(len(places), micro, 0, 1, [long[row] for row in places])]
         batches = load(drawn, [[(nth, rows[place]) for nth, place in batch] for batch in keys],
                        Collator(settled.recipe.learning, setup.tokenizer))
         for batch, given in zip(keys, batches, strict=True):
