@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from llmkit.backbones.kernels.frozen import STATES, Frozen
-from llmkit.data.batches import Drawn, RowOrder, in_order, load
+from llmkit.data.batches import Drawn, RowOrder, alike, in_order, load
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled
 from llmkit.recipe import registry, tree_of
@@ -46,22 +46,19 @@ def keep_states(
         raise _not_fit(settled)
     parts = cast("list[Encoded]", [*sets.train, *sets.validation])
     long, count = lengths(parts) or [], sum(map(len, sets.train))
-    seen = seen_rows(count, recipe.training, order, steps)
-    rows, learned = [*seen, *range(count, len(long))], len(seen)
+    rows = [*seen_rows(count, recipe.training, order, steps), *range(count, len(long))]
     width = int(learner.tuned.config.get_text_config().hidden_size)
     ends = np.cumsum([0, *(long[row] for row in rows)])
     needed = int(ends[-1]) * width * 4
     if needed > MOST:
         raise RequestError(f"training.cache_frozen: the states of {len(rows):,} rows would take {size(needed)}, and "
                            f"{size(MOST)} at most are kept; leave it out, or use fewer or shorter rows.")
-    drawn = Drawn(parts, seed=0)
+    drawn, features = Drawn(parts, seed=0), [row for part in parts for row in part.features]
     micro = int(recipe.training.micro_batch_size)
 
     def make(folder: Path) -> None:
         whole = np.lib.format.open_memmap(folder / WHOLE, "w+", np.float32, (int(ends[-1]), width))
-        keys = [[(nth, first + place) for nth, place in batch]
-                for first, places in ((0, rows[:learned]), (learned, rows[learned:]))  # those held out have no weights
-                for batch in in_order(len(places), micro, 0, 1, [long[row] for row in places])]
+        keys = alike(in_order(len(rows), micro, 0, 1, [long[row] for row in rows]), lambda place: features[rows[place]])
         batches = load(drawn, [[(nth, rows[place]) for nth, place in batch] for batch in keys],
                        Collator(settled.recipe.learning, setup.tokenizer))
         for batch, given in zip(keys, batches, strict=True):
@@ -77,7 +74,6 @@ def keep_states(
         log.info("what the %d frozen layers below make of %s rows is computed first", depth, f"{len(rows):,}")
     place = cache.sealed("states", key, make)  # by one process of a machine; the others wait without a collective
     whole = np.load(place / WHOLE, mmap_mode="r")
-    features = [row for part in parts for row in part.features]
     for number, row in enumerate(rows):
         features[row][STATES] = whole[ends[number] : ends[number + 1]]
     if accelerator.is_main_process:
