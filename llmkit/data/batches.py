@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
@@ -243,6 +244,14 @@ def in_order(
         batches.append([(EVALUATION, row) for row in order[start : start + count]])
         start += count
     return batches[rank::processes]
+
+
+def alike(batches: list[list[Key]], features: Callable[[int], Features]) -> list[list[Key]]:
+    """Batches cut so that all rows of one have the same fields: only rows that are learned from may have weights."""
+    def fields(key: Key) -> list[str]:
+        return sorted(features(key[1]))
+
+    return [[*together] for batch in batches for _, together in groupby(sorted(batch, key=fields), fields)]
 
 
 def stack(rows: Sequence[Features], padding: dict[str, int]) -> Batch:

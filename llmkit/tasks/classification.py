@@ -372,22 +372,22 @@ class Classification(Task):
 
     def judged(self, logits: Tensor, batch: Batch, kind: str, smoothing: float = 0.0) -> Sums:
         """The loss of logits (rows, labels), summed."""
-        import torch
         from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
         labels = batch["labels"]
         if kind == "regression":
             losses = mse_loss(logits, labels, reduction="none")
         elif kind == "multi_label_classification":
-            losses = binary_cross_entropy_with_logits(
-                logits, labels * (1 - smoothing) + smoothing / 2, reduction="none")
+            smooth = labels * (1 - smoothing) + smoothing / 2
+            losses = binary_cross_entropy_with_logits(logits, smooth, reduction="none")
         else:
             losses = cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-        return {"loss": (losses * batch.get("weights", torch.ones((), device=logits.device))).sum()}
+        return {"loss": (losses * batch.get("weights", logits.new_ones(()))).sum()}
 
     def logits(self, model: nn.Module, batch: Batch, family: type[Family]) -> Tensor:
         """(rows, labels)"""
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "weights")}
+        text_head.numbers_in_fp32(model)
         return text_head.of_text(family.outputs(model, inputs).logits.float(), batch.get("attention_mask"))
 
     def predict(self, model: nn.Module, batch: Batch, family: type[Family]) -> list[Any]:

@@ -402,10 +402,13 @@ def apart(scaled: Tensor, twins: Tensor) -> Tensor:
 def ranked(scaled: Tensor, scores: Tensor) -> Tensor:
     """log(1 + sum of exp(cos_j - cos_i) over all i, j of which i has the higher score), cosines over the temperature.
 
-    Su 2022, "CoSENT": one number for all rows.
+    Su 2022, "CoSENT": one number for all rows. Sorted by score, the j below each i are those before it: memory grows
+    with the rows, not with the pairs of them.
     """
     import torch
 
-    wrong = scaled[None, :] - scaled[:, None]  # (i, j)
-    wrong = wrong[scores[:, None] > scores[None, :]]
-    return torch.cat([wrong.new_zeros(1), wrong]).logsumexp(0)
+    rising, order = scores.sort()
+    scaled = scaled[order]
+    below = torch.searchsorted(rising, rising)  # how many have a lower score
+    wrong = scaled.logcumsumexp(0)[below.clamp(min=1) - 1] - scaled
+    return torch.cat([wrong.new_zeros(1), wrong.where(below > 0, -torch.inf)]).logsumexp(0)

@@ -107,13 +107,22 @@ class AdaLora(Tuning):
         return self.orth_reg_weight * torch.stack(far).mean()
 
     def after_step(self, model: PreTrainedModel, step: int) -> None:
-        """Note how sensitive the loss is to each weight, and cut the ranks that matter least (algorithm 1)."""
+        """Note how sensitive the loss is to each weight, and cut the ranks that matter least (algorithm 1).
+
+        In fp16 steps may have been skipped: the last cut is made up for in the first step behind it.
+        """
         import torch
 
         tuner: Any = model.base_model
         for _, _, weight in matrices(model):
             if weight.grad is None:  # of a layer that this loss doesn't read
                 weight.grad = torch.zeros_like(weight)
+        plan, allocator = tuner.peft_config["default"], tuner.rankallocator
+        last, measured = plan.total_step - plan.tfinal, bool(allocator.exp_avg_ipt)  # none any more behind the last cut
+        if step >= last and (measured or not plan.rank_pattern):
+            if not measured:
+                allocator.update_ipt(tuner.model)
+            step = last
         tuner.update_and_allocate(step)
 
     def state(self, model: PreTrainedModel) -> dict[str, Tensor]:

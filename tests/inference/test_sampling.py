@@ -18,6 +18,7 @@ from transformers.generation.logits_process import (
 )
 
 from llmkit.inference.writing import sampling
+from llmkit.inference.writing.options import Options
 from llmkit.inference.writing.sampling import Choosing, candidates, choose, penalized
 
 
@@ -73,3 +74,11 @@ def test_a_matrix_of_what_is_told_is_read_as_log_probabilities():
     assert [token for token, _ in likeliest[0]] == [0, 1] and likeliest[1][0][0] == 2
     assert [value for _, value in likeliest[0]] == pytest.approx(wanted[0, :2].tolist(), rel=1e-5)
     assert sampling.logprobs_of(logits, torch.tensor([1, 2]), 0)[1] == [[], []]
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-9])
+def test_the_coldest_sampling_takes_the_likeliest_token(temperature: float) -> None:
+    config = Options(temperature=temperature, seed=1).config(GenerationConfig(), [], 0)
+    scores = torch.tensor([[-40.0, 31.0, 30.9, 12.0]])
+    assert torch.isfinite(scores / config.temperature).all() and config.do_sample
+    assert (scores / config.temperature).softmax(-1)[0].tolist() == [0, 1, 0, 0]

@@ -378,6 +378,8 @@ def test_a_trained_model_says_what_its_problem_is(write, wordpiece):
 
 @pytest.mark.parametrize(("task", "some", "message"), [
     (Classification(problem="regression"), rows(1.5, "good"), r"rows\.jsonl:2: the label 'good' is no number"),
+    (Classification(problem="regression"), rows(1.5, -1e300),
+     r"rows\.jsonl:2: the label -1e\+300 is too large to learn: 1e\+18"),
     (Classification(), [{"text": "a", "labels": ["x"]}, {"text": "b", "labels": [["y"]]}],
      r"rows\.jsonl:2: the label \['y'\] is neither"),
     (Classification(labels=["x", "yes"], problem="multi_label"), [{"text": "b", "labels": ["x", "yess"]}],
@@ -473,6 +475,31 @@ def test_losses_of_several_labels_and_of_numbers_are_transformers_own(write, wor
     assert float(ours["loss"] / task.targets(batch)["loss"]) == pytest.approx(theirs.loss.item(), rel=1e-5)
     logits = theirs.logits if len(sets.facts["labels"]) == 1 else theirs.logits.sigmoid()
     assert outcomes == [pytest.approx(row) for row in logits.tolist()]
+
+
+@pytest.mark.parametrize(("family", "layer"), [
+    ("bert", "classifier"), ("gpt2", "score"), ("roberta", "classifier.out_proj")])
+def test_numbers_are_as_fine_under_autocast_as_without(write, wordpiece, family, layer):
+    """In bf16 all years from 1985 to 1991 are one number."""
+    from transformers import AutoModelForSequenceClassification
+
+    task, kind = Classification(problem="regression"), registry.find("backbones", family)
+    sets, features = prepared(task, write, wordpiece, rows(1985, 1986, 1987, 1988.5))
+    torch.manual_seed(0)
+    config = kind.config("tiny", SMALL[family] | STILL[family] | task.config(sets.facts), wordpiece)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    last = model.get_submodule(layer)
+    torch.nn.init.normal_(last.weight)
+    moved = 0.0 if last.bias is None else torch.nn.init.constant_(last.bias, 1987.0)[0].item()
+    batch = task.collate(features, wordpiece)
+    for ids in batch["input_ids"]:
+        ids[-1] = torch.randint(5, len(wordpiece), ())
+    with torch.no_grad():
+        whole = torch.tensor(task.predict(model, batch, kind)) - moved
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = torch.tensor(task.predict(model, batch, kind)) - moved
+    assert len(set(ours.flatten().tolist())) == len(ours)
+    assert (ours - whole).abs().max() < 0.02  # bf16 knows 1984 and 1992, and nothing between
 
 
 def test_predictions_of_several_labels_and_of_numbers(wordpiece):

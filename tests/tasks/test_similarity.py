@@ -107,6 +107,18 @@ def test_a_ranking_counts_every_pair_in_the_wrong_order():
     assert float(ranked(scaled, torch.ones(3))) == 0
 
 
+def test_many_pairs_are_ranked_as_all_pairs_of_them_one_by_one():
+    torch.manual_seed(0)
+    scores, scaled = torch.randint(6, (60,)).double() / 5, torch.randn(60, dtype=torch.float64, requires_grad=True)
+    wrong = [scaled[j] - scaled[i] for i in range(60) for j in range(60) if scores[i] > scores[j]]
+    expected = torch.stack([torch.zeros((), dtype=torch.float64), *wrong]).logsumexp(0)
+    ours = ranked(scaled, scores)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, scaled)[0] for loss in (ours, expected)))
+    many = torch.arange(200_000.0)
+    assert torch.isfinite(ranked(many / 1e4, many))  # 160 GB by pairs
+
+
 def test_negatives_are_all_other_rows_but_those_of_the_same_text():
     scaled = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [1.0, 0.0, 1.0]])
     alone = float(apart(scaled, torch.tensor([1, 2, 3])))

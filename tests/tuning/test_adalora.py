@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_at_the_start_it_is_the_base_model(case: str) -> None:
         assert torch.equal(base(**batch(case)).logits, tuned(**batch(case)).logits)
 
 
-def steps(method: AdaLora, tuned: Any, numbers: range) -> list[int]:
+def steps(method: AdaLora, tuned: Any, numbers: Sequence[int]) -> list[int]:
     """Train; return how many singular values aren't 0 after each step."""
     torch.manual_seed(1)
     optimizer = torch.optim.SGD([p for p in tuned.parameters() if p.requires_grad], 0.5)
@@ -60,6 +61,17 @@ def test_ranks_stay_whole_then_fall_along_a_cubic_curve_then_stay() -> None:
     method = AdaLora(init_r=4, target_r=2, tinit=2, tfinal=2)
     tuned = method.apply(bert(BertForMaskedLM), counted(BERT, 10))
     assert steps(method, tuned, range(1, 11)) == [16, 16, 12, 10, 9, 8, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(("taken", "left"), [
+    ([1, 2, 3, 9, 10], [16, 16, 12, 8, 8]),   # 8, the last cut, is skipped
+    ([9, 10], [8, 8]),                        # and all that is measured
+    ([8, 9, 10], [8, 8, 8]),
+])
+def test_the_last_cut_is_made_up_for_where_fp16_skipped_it(taken: list[int], left: list[int]) -> None:
+    method = AdaLora(init_r=4, target_r=2, tinit=2, tfinal=2)
+    tuned = method.apply(bert(BertForMaskedLM), counted(BERT, 10))
+    assert steps(method, tuned, taken) == left
 
 
 def test_the_penalty_is_what_peft_adds_to_a_models_own_loss() -> None:

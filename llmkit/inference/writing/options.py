@@ -13,6 +13,9 @@ from llmkit.system.errors import RequestError
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
+COLDEST = 1e-6
+"""The least temperature that fp32 logits are divided by; below it the likeliest token is drawn in any case."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -121,6 +124,8 @@ class Options:
                 given[name] = None
             elif getattr(self, name) is not None:
                 given[name] = getattr(self, name)
+        if given.get("temperature") is not None:
+            given["temperature"] = max(given["temperature"], COLDEST)
         for name in ("repetition_penalty", "length_penalty"):
             if getattr(self, name) is not None:
                 given[name] = float(getattr(self, name))

@@ -12,7 +12,7 @@ from llmkit.objectives.shared.embedding import describe
 from llmkit.system.errors import RequestError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Reads: TypeAlias = Literal["auto", "cls", "last", "mean"]
 WHOLE, TOKENS = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -56,6 +56,29 @@ def facts(family: type[Family], reads: Reads) -> dict[str, Any]:
 def of_text(logits: Tensor, mask: Tensor | None) -> Tensor:
     """One answer a text, (rows, labels): of answers a token (rows, length, labels) the mean; padding doesn't count."""
     return logits if logits.dim() == 2 else pooling.pooled(logits, mask, "mean")
+
+
+def numbers_in_fp32(model: nn.Module) -> None:
+    """Where a model answers by a number, the layer that makes it, of 1 output, answers in fp32 under autocast too.
+
+    bf16 has 8 bits: between 2 and 4 it knows 128 numbers, and texts that differ would have one score.
+    """
+    from torch import nn
+
+    for layer in model.modules() if model.config.problem_type == "regression" else ():  # type: ignore[union-attr]
+        if isinstance(layer, nn.Linear) and layer.out_features == 1 and not hasattr(layer, "whole_number"):
+            layer.register_forward_hook(_in_fp32)
+            layer.whole_number = True  # type: ignore[assignment]
+
+
+def _in_fp32(layer: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    """A linear layer's answer once more, without autocast."""
+    import torch
+    from torch.nn.functional import linear
+
+    weight, bias = layer.get_parameter("weight"), getattr(layer, "bias", None)
+    with torch.autocast(given[0].device.type, enabled=False):
+        return linear(given[0].float(), weight.float(), None if bias is None else bias.float())
 
 
 def leave(folder: Path, family: type[Family], reads: Reads) -> None:

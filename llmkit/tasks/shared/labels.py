@@ -20,6 +20,8 @@ COMMA = re.compile(r"[+-]?\d+,\d+")
 """A number whose decimals stand behind a comma."""
 BLANKS = frozenset({"", "-1", "-1.0", "none", "null", "nan", "?"})
 """What stands where no answer is given: GLUE and its like have -1."""
+LARGEST = 1e18
+"""The largest number that is learned: fp32 ends at 3.4e38, and holds the square of a difference."""
 
 
 def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
@@ -28,6 +30,9 @@ def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any
         number = measured(value)
         if number is None:
             raise DataError(f"{place}: the label {value!r} is no number; task.problem is regression.")
+        if abs(number) > LARGEST:
+            raise DataError(f"{place}: the label {value!r} is too large to learn: {LARGEST:g} is the most, for the "
+                            "squares of errors are fp32. Give it in a larger unit.")
         return number
     if problem == "multi_label":
         if isinstance(value, str):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from llmkit.data.batches import Drawn, in_order, load
+from llmkit.data.batches import Drawn, alike, in_order, load
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled
 from llmkit.recipe import registry, tree_of
@@ -103,7 +103,8 @@ def answered(
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """(numbers of rows, what the teacher says of each), by batches of rows of one length."""
     learning = settled.recipe.learning
-    keys = in_order(len(drawn), micro, 0, 1, lengths(parts))
+    rows = [row for part in parts for row in part.features]
+    keys = alike(in_order(len(drawn), micro, 0, 1, lengths(parts)), lambda row: rows[row])
     batches = load(drawn, keys, Collator(learning, setup.tokenizer))
     for numbers, batch in zip(keys, batches, strict=True):
         there = {name: part.to(accelerator.device) for name, part in batch.items()}

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from llmkit.backbones.kernels.frozen import STATES, Frozen
-from llmkit.data.batches import Drawn, RowOrder, in_order, load
+from llmkit.data.batches import Drawn, RowOrder, alike, in_order, load
 from llmkit.objectives.base import Sets, Setup
 from llmkit.planning.settle import Settled
 from llmkit.recipe import registry, tree_of
@@ -53,12 +53,12 @@ def keep_states(
     if needed > MOST:
         raise RequestError(f"training.cache_frozen: the states of {len(rows):,} rows would take {size(needed)}, and "
                            f"{size(MOST)} at most are kept; leave it out, or use fewer or shorter rows.")
-    drawn = Drawn(parts, seed=0)
+    drawn, features = Drawn(parts, seed=0), [row for part in parts for row in part.features]
     micro = int(recipe.training.micro_batch_size)
 
     def make(folder: Path) -> None:
         whole = np.lib.format.open_memmap(folder / WHOLE, "w+", np.float32, (int(ends[-1]), width))
-        keys = in_order(len(rows), micro, 0, 1, [long[row] for row in rows])
+        keys = alike(in_order(len(rows), micro, 0, 1, [long[row] for row in rows]), lambda place: features[rows[place]])
         batches = load(drawn, [[(nth, rows[place]) for nth, place in batch] for batch in keys],
                        Collator(settled.recipe.learning, setup.tokenizer))
         for batch, given in zip(keys, batches, strict=True):
@@ -74,7 +74,6 @@ def keep_states(
         log.info("what the %d frozen layers below make of %s rows is computed first", depth, f"{len(rows):,}")
     place = cache.sealed("states", key, make)  # by one process of a machine; the others wait without a collective
     whole = np.load(place / WHOLE, mmap_mode="r")
-    features = [row for part in parts for row in part.features]
     for number, row in enumerate(rows):
         features[row][STATES] = whole[ends[number] : ends[number + 1]]
     if accelerator.is_main_process:

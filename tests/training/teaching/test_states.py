@@ -68,6 +68,15 @@ def test_losses_and_weights_are_those_of_computing_all_of_it(
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
 
 
+def test_rows_of_weighted_labels_are_kept_beside_those_held_out(
+        bases: dict[str, Path], labelled: Path, tmp_path: Path) -> None:
+    """The latter have no weights, and can't stand in one batch with the former."""
+    for name, kept in (("kept", True), ("computed", False)):
+        asked = tree(bases["bert"], labelled, tmp_path / name, HEAD, cache_frozen=kept)
+        fit(recipe.load({**asked, "task": {"name": "classification", "class_weights": "balanced"}}))
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "computed"), rel=1e-4)
+
+
 def test_no_frozen_layer_computes_after_the_states_are_there(
         bases: dict[str, Path], labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And another run of the same base, by another method that freezes as much, asks nothing at all."""
