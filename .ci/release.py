@@ -22,7 +22,8 @@ CARRIED = tuple(f"llmkit/{name}" for name in (
 """Files of the wheel that are no modules, and that something would miss."""
 IMPORTS = {
     "adamw-8bit": ("bitsandbytes",), "aim": ("aim",), "chinese": ("jieba",), "clearml": ("clearml",),
-    "comet-ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",), "hdfs": ("requests",),
+    "comet-ml": ("comet_ml",), "dvclive": ("dvclive",), "explain": ("captum",),
+    "fonts": ("pylopdf_fonts_zh_cn",), "hdfs": ("requests",),
     "json": ("jsonschema", "llguidance"), "liger": ("liger_kernel",), "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"), "oss": ("ossfs",),
     "quality": ("datasketch",), "quantized": ("bitsandbytes",), "s3": ("s3fs",), "search": ("bm25s", "faiss"),

@@ -21,6 +21,7 @@ NAMES = {
 """Distributions that are called otherwise than what is imported from them."""
 TRACKERS = ("aim", "clearml", "comet-ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 UNIMPORTED = {
+    "pylopdf-fonts-zh-cn": "its folder is looked into for fonts",
     "onnx": "torch.onnx.export asks for it", **dict.fromkeys(TRACKERS, "accelerate's tracker asks for it"),
     "mypy": "`make check` runs it", "ruff": "`make check` runs it", "types-pyyaml": "mypy reads it",
     **dict.fromkeys(("s3fs", "ossfs", "requests"), "fsspec asks for it where an address does"),

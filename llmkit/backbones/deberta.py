@@ -1,8 +1,14 @@
 """DeBERTa: attention that keeps content and relative position apart (He et al. 2021; version 3, 2023)."""
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from llmkit.backbones.base import Family
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def _size(layers: int, width: int, heads: int) -> dict[str, Any]:
@@ -44,3 +50,25 @@ class Deberta(Family):
     }
     attention = "eager"
     mixes = "its attention takes no mask that differs from token to token"
+
+    @classmethod
+    def outputs(cls, model: nn.Module, batch: dict[str, Tensor]) -> Any:
+        """Adapters that leave bf16 (VeRA's, IA3's products are fp32) are brought back to it.
+
+        transformers masks scores by the least number of the queries' type, and bf16 has no such number as fp32's.
+        """
+        for part in model.modules():
+            if hasattr(part, "transpose_for_scores") and "transpose_for_scores" not in vars(part):
+                part.transpose_for_scores = _alike(part.transpose_for_scores)  # type: ignore[assignment, arg-type]
+        return super().outputs(model, batch)
+
+
+def _alike(split: Callable[[Tensor, int], Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """The split of a layer's answer into heads, in autocast's type where that is on."""
+    import torch
+
+    def in_one_type(answer: Tensor, heads: int) -> Tensor:
+        kind = answer.device.type
+        return split(answer.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else answer, heads)
+
+    return in_one_type

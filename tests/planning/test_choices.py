@@ -160,7 +160,7 @@ def test_a_backward_pass_that_fails_in_the_middle_counts_once(
 def test_rows_that_a_recipe_asks_for_are_not_made_fewer(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short_of_memory(monkeypatch, rows=3)
-    with pytest.raises(RequestError, match=r"training\.micro_batch_size: 4 rows of 32 tokens don't fit"):
+    with pytest.raises(RequestError, match=r"micro_batch_size: this device's memory doesn't hold 4 rows of 32 tok"):
         fit(recipes.load(tiny("bert", text, tmp_path / "run", micro_batch_size=4)))
 
 

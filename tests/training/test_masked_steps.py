@@ -66,7 +66,7 @@ class Ahead:
 
     def __init__(self, made: Any) -> None:
         self.optimizer = SimpleNamespace(optimizer=made, step=made.step)
-        self.accelerator = SimpleNamespace(scaler=None)
+        self.accelerator = SimpleNamespace(scaler=None, device=torch.device("cpu"), num_processes=2)
 
 
 @pytest.mark.parametrize(("kind", "fused", "ahead"), [

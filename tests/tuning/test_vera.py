@@ -64,3 +64,23 @@ def test_all_layers_share_the_two_matrices_of_its_seed() -> None:
         part.named_children())]
     assert len(layers) == 4
     assert len({id(layer.vera_A["default"]) for layer in layers}) == 1
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["vera", "ia3"])
+def test_deberta_is_tuned_in_less_than_fp32(method: str, precision: torch.dtype) -> None:
+    """Its scores are masked by the least number of the queries' type, and these come out of the adapter in fp32."""
+    from transformers import AutoModelForMaskedLM, DebertaV2Config
+
+    torch.manual_seed(0)
+    family = find("backbones", "deberta")
+    base = AutoModelForMaskedLM.from_config(
+        DebertaV2Config(**family.sizes["tiny"] | family.small, vocab_size=40)).eval()
+    tuned = find("tuning", method)().apply(base, Setting(family, "AutoModelForMaskedLM"))
+    ids = torch.arange(5, 21).view(2, 8)
+    inputs = {"input_ids": ids, "attention_mask": (torch.arange(8) < torch.tensor([[8], [5]])).long()}
+    with torch.no_grad():
+        whole = family.outputs(tuned, inputs).logits
+        with torch.autocast("cpu", precision):
+            less = family.outputs(tuned, inputs).logits.float()
+    assert (less - whole).abs().max() < 0.05

@@ -18,7 +18,8 @@ from transformers.models.xlnet.modeling_xlnet import XLNetRelativeAttention
 from llmkit.backbones.kernels import shortcuts
 
 UNSEEN = -1e30
-"""The score of a key that isn't seen, as transformers has it: where none is, all weigh the same."""
+"""The score of a key that isn't seen, as transformers has it, or the least that fp16 has: where none is, all weigh the
+same."""
 
 
 def quicken(model: nn.Module) -> None:
@@ -104,7 +105,7 @@ def shifted_at(scores: Tensor, places: Tensor, keys: int) -> Tensor:
 
 def weighed(self: XLNetRelativeAttention, scores: Tensor, unseen: Tensor | None, value: Tensor) -> Tensor:
     """The values that are seen, weighed by softmax: (batch, heads, queries, size)."""
-    scores = scores if unseen is None else scores.masked_fill(unseen, UNSEEN)
+    scores = scores if unseen is None else scores.masked_fill(unseen, max(UNSEEN, torch.finfo(scores.dtype).min))
     kept: Tensor = self.dropout(scores.softmax(-1))
     return kept @ value
 

@@ -6,8 +6,6 @@ import codecs
 import re
 from mmap import mmap
 
-import numpy as np
-
 from llmkit.data.decoding.oddities import SEPARATOR
 
 UNITS = {"utf-16-le": "<u2", "utf-16-be": ">u2", "utf-32-le": "<u4", "utf-32-be": ">u4"}
@@ -35,6 +33,8 @@ class Ends:
         """How many lines end in some bytes."""
         if self.kind is None:
             return made.count(self.newline)
+        import numpy as np
+
         return int(np.count_nonzero(np.frombuffer(made, self.kind, len(made) // len(self.newline)) == ord("\n")))
 
     def last_line(self, rest: bytearray, stop: int) -> int:

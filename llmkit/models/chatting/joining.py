@@ -121,7 +121,7 @@ class Marks:
             return value if value in self.words else self._text(value, assistant)
         if isinstance(value, Mapping):
             inner = partial(self, assistant=assistant or value.get("role") == "assistant")
-            return {name.translate(self._table(name)): one if name == "role" and one in ROLES else inner(one)
+            return {name.translate(_signs(name)): one if name == "role" and one in ROLES else inner(one)
                     for name, one in value.items()}
         if isinstance(value, list | tuple):
             return type(value)(self(one, assistant) for one in value)
@@ -133,7 +133,12 @@ class Marks:
         return "".join(part if i % 2 else _without_ends(part.translate(table)) for i, part in enumerate(parts))
 
     def _table(self, text: str) -> dict[int, str]:
-        return {ord(one): CUT for one in set(text) if _is_sign(one) or one.casefold() in self.letters}
+        return _signs(text) | {ord(one): CUT for one in set(text) if one.casefold() in self.letters}
+
+
+def _signs(text: str) -> dict[int, str]:
+    """For str.translate: a mark for each sign. Names of fields have no others: a template asks for `content`."""
+    return {ord(one): CUT for one in set(text) if _is_sign(one)}
 
 
 def _pattern(texts: Collection[str]) -> re.Pattern[str] | None:

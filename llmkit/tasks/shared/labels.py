@@ -20,8 +20,8 @@ COMMA = re.compile(r"[+-]?\d+,\d+")
 """A number whose decimals stand behind a comma."""
 BLANKS = frozenset({"", "-1", "-1.0", "none", "null", "nan", "?"})
 """What stands where no answer is given: GLUE and its like have -1."""
-LARGEST = 1e18
-"""The largest number that is learned: fp32 ends at 3.4e38, and holds the square of a difference."""
+LARGEST = 3.4e38
+"""Numbers are learned in fp32, which ends there."""
 
 
 def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any:
@@ -31,8 +31,8 @@ def answer(value: Any, problem: str, separator: str | None, place: Place) -> Any
         if number is None:
             raise DataError(f"{place}: the label {value!r} is no number; task.problem is regression.")
         if abs(number) > LARGEST:
-            raise DataError(f"{place}: the label {value!r} is too large to learn: {LARGEST:g} is the most, for the "
-                            "squares of errors are fp32. Give it in a larger unit.")
+            raise DataError(f"{place}: the label {value!r} is too large to learn: fp32 ends at {LARGEST:g}. Give "
+                            "it in a larger unit.")
         return number
     if problem == "multi_label":
         if isinstance(value, str):

@@ -112,7 +112,7 @@ def test_a_process_that_is_ended_says_nothing_though_the_run_has_a_handler(capfd
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        hands = in_order(lambda task: os.getpid(), range(9), 2)
+        hands = in_order(lambda task: time.sleep(0.1) or os.getpid(), range(9), 2)
         _, process = next(hands)
         os.kill(process, signal.SIGTERM)
         with pytest.raises(RequestError, match="was ended by the system"):
