@@ -76,6 +76,8 @@ class ReadPrompt:
     notes: tuple[str, ...] = ()
     read: str | None = None
     """The whole prompt that a mode made of it."""
+    goes_on: bool = False
+    """Whether what is written goes on with it as it stands."""
 
 
 def generate(
@@ -175,7 +177,7 @@ def ask(
         filling.check_sentinels(prompt, tool.opened.tokenizer, tool.name)
     ids = tool.ids(prompt, system=system, raw=raw)
     _, note = tool.room(len(ids), options.max_new_tokens)
-    return ReadPrompt(prompt, ids, number, (note,) if note else ())
+    return ReadPrompt(prompt, ids, number, (note,) if note else (), goes_on=raw or not tool.chats)
 
 
 def kit_of(tool: Writer | Filler, options: Options, raw: bool = False) -> Kit:
@@ -219,7 +221,8 @@ def answer(
     written = tool.write(
         [one.ids for one in rows], options, numbers=[one.number for one in rows],
         stream=(lambda _, piece: stream(piece)) if live and stream is not None else None,
-        ends=[filling.behind(some, tokenizer) for some in holes], whole_sentences=whole_sentences)
+        ends=[filling.behind(some, tokenizer) for some in holes], whole_sentences=whole_sentences,
+        goes_on=[one.goes_on for one in rows])
     results = []
     for one, some, completions in zip(rows, holes, written, strict=True):
         fills: tuple[Fill, ...] = ()

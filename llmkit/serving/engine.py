@@ -71,7 +71,7 @@ class Row:
         self.text = WrittenText(
             tokenizer, wish.stop, wish.ends, wish.options.max_new_tokens, self._hear, how=wish.choosing,
             chance=np.random.default_rng((job.seed, 0, number)), top=wish.options.logprobs, prompt=job.prompt,
-            constraint=wish.form())
+            constraint=wish.form(), after=job.prompt if wish.goes_on else ())
         self.failed = False
         self._piece, self._tokens = "", 0
 

@@ -53,6 +53,8 @@ class Wish:
     """Makes what else the model's own settings do to a text's scores; None: nothing."""
     form: Callable[[], Constraint | None] = lambda: None
     """Makes the form that a text must have; None: any."""
+    goes_on: bool = False
+    """Whether it goes on with the prompt as it stands."""
 
 
 @dataclass(eq=False)

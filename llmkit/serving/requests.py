@@ -124,7 +124,7 @@ def _checked(
     if options.json_schema is not None:
         model.writer.constraint(options, ends)  # what the tokenizer can't do is told now
     wish = Wish(options, Choosing.of(config), frozenset(ends), stop, rules,
-                partial(model.writer.constraint, options, frozenset(ends)))
+                partial(model.writer.constraint, options, frozenset(ends)), isinstance(request, CompletionRequest))
     seed = secrets.randbits(62) if options.seed is None else options.seed
     return TextRequest(model, ids, wish, seed, count, begun, (*notes, *cut))
 

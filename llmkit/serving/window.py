@@ -54,7 +54,8 @@ class TextWindow:
         try:
             written = self.writer.write(
                 [job.prompt for job in alike], alike[0].wish.options, stream=self._say, stopped=self._stopped,
-                numbers=None if alike[0].wish.options.seed is None else [0] * len(alike))
+                numbers=None if alike[0].wish.options.seed is None else [0] * len(alike),
+                goes_on=[job.wish.goes_on for job in alike])
         finally:
             self._inside = False
         for job, completions in zip(alike, written, strict=True):

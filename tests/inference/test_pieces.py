@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llmkit.data.encoder import text_of
 from llmkit.inference.writing.pieces import Pieces
+from llmkit.inference.writing.text import WrittenText
 
 WORDS = [
     "[PAD]", "[END]", "don", "'", "t", "n", "s", ".", ",", "!", "the", "cat", "##s", "猫", "##é", "ve", "'s", "n't"]
@@ -107,3 +108,45 @@ def test_a_long_text_decodes_so_many_tokens_for_each_as_a_short_one(monkeypatch,
     short, long = decoded(500), decoded(2000)
     assert long < 4.2 * short
     assert long < 2000 * 40
+
+
+def spaced() -> PreTrainedTokenizerFast:
+    """Words that bring their space along, as SentencePiece writes them, and one that has none."""
+    words = ["▁once", "▁upon", "▁a", "▁time", "s", "<s>"]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}))
+    inner.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>")
+
+
+@pytest.mark.parametrize(("prompt", "text"), [
+    ([5, 0], " upon a times"), ([0], " upon a times"), ([3, 4, 3, 4, 3, 4], " upon a times"),
+    ([], "upon a times"), ([5], "upon a times")])
+def test_a_text_that_goes_on_begins_with_the_space_of_its_first_word(prompt: list[int], text: str) -> None:
+    tokenizer = spaced()
+    if prompt not in ([], [5]):
+        assert tokenizer.decode([*prompt, 1, 2, 3, 4], skip_special_tokens=True).endswith(text)
+    sent: list[str] = []
+    one = WrittenText(tokenizer, (), set(), 9, sent.append, after=prompt)
+    for token in (1, 2, 3, 4):
+        one.add(token, -1.0)
+    one.close("length")
+    made = one.completion(True)
+    assert made.text == "".join(sent) == text
+    assert made.logprobs is not None
+    starts = [0, *(i for i, letter in enumerate(text) if i and (letter == " " or i == len(text) - 1))]
+    assert [each.offset for each in made.logprobs] == starts
+
+
+def test_a_stop_string_may_begin_with_the_first_words_space() -> None:
+    one = WrittenText(spaced(), (" upon",), set(), 9, after=[0])
+    one.add(1)
+    assert one.reason == "stop" and one.completion(False).text == ""
+    assert WrittenText(spaced(), (" upon",), set(), 9, after=[0]).ends_in([0, 1], 1)
+    assert not WrittenText(spaced(), (" upon",), set(), 9).ends_in([0, 1], 1)
+    assert not WrittenText(spaced(), ("once",), set(), 9, after=[0]).ends_in([0, 1], 1)  # that is the prompt's
+
+
+def test_words_of_wordpiece_begin_without_a_space() -> None:
+    one = WrittenText(bert(), (), set(), 9, after=[10])
+    one.add(11)
+    assert one.completion(False).text == "cat"

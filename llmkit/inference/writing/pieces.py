@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmkit.data.encoder import certain
+from llmkit.data.encoder import certain, sets_apart
 from llmkit.data.sentences import sentence_ends, whole_until
 from llmkit.inference.writing.completion import decoded
 
@@ -26,7 +26,8 @@ class Pieces:
     Only the last few tokens are decoded again with each new one, so that the cost of a text is linear in its length.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), after: Sequence[int] = ()) -> None:
+        """`after`: what stands before the text that goes on with it, as `anchor` gives it."""
         self.tokenizer, self.stop = tokenizer, tuple(stop)
         self.stopped = False
         """Whether a stop string came: the text ended before it."""
@@ -37,10 +38,10 @@ class Pieces:
         self.wholes: list[int] = []
         """The same without a character that isn't whole yet."""
         self._cleans, self._silent = cleans(tokenizer), frozenset(tokenizer.all_special_ids)
-        self._ids: list[int] = []
+        self._ids: list[int] = [*after]
         self._start = 0  # tokens from here are decoded together: a word's space may hang on the token before it
-        self._settled = 0  # tokens before this one read as they do whatever follows
-        self._before = 0  # characters that the tokens between the two read as
+        self._settled = len(after)  # tokens before this one read as they do whatever follows
+        self._before = len(decoded(tokenizer, after)) if after else 0  # characters of the tokens between the two
         self._length = 0  # characters of all settled tokens
         self._held = ""  # text of settled tokens that wasn't told
         self._tail = ""  # text of the tokens behind them
@@ -140,6 +141,17 @@ def cleans(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
     bytewise = isinstance(tokenizer, PreTrainedTokenizerFast) and isinstance(tokenizer.backend_tokenizer.model, BPE)
     return not bytewise or bool(tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output)
+
+
+def anchor(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> list[int]:
+    """The last tokens of a prompt, beside which those that go on with it keep their space; [] where there is none.
+
+    SentencePiece's decoders (Llama's, Mistral's) take the space off the first token that they see: "▁time" is "time"
+    alone, and " time" behind another. WordPiece writes spaces between all tokens, and the text begins with none.
+    """
+    last = list(prompt[-4:])
+    text = "" if sets_apart(tokenizer) else decoded(tokenizer, last)
+    return last if text and not text.endswith(UNFINISHED) else []
 
 
 def begun(text: str, stop: str) -> int:

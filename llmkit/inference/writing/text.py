@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from llmkit.inference.writing.completion import Completion, decoded, scored
-from llmkit.inference.writing.pieces import Pieces, UnfinishedSentence
+from llmkit.inference.writing.pieces import Pieces, UnfinishedSentence, anchor
 from llmkit.inference.writing.sampling import Chance, Choosing
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class WrittenText:
         send: Callable[[str], None] | None = None, *, how: Choosing = Choosing(),  # noqa: B008
         chance: Chance | None = None, top: int | None = None, prompt: Sequence[int] = (),
         quotes: bool = False, constraint: Constraint | None = None, whole_sentences: bool = False,
+        after: Sequence[int] = (),
     ) -> None:
         """`send` gets its pieces; `how` and `chance` choose its tokens.
 
@@ -30,11 +31,13 @@ class WrittenText:
         top      so many of the likeliest tokens are known at each place, beside the one that was chosen; None: neither
         prompt   the ids before it, for what looks at tokens that were there already
         quotes   these may come again, without a penalty
+        after    the prompt's ids where the text goes on with them, and begins with a space where the next word does
         constraint   the form that it must have
         """
         self.tokenizer, self.stop, self.ends, self.room, self.send = tokenizer, stop, ends, room, send
         self.how, self.chance, self.top, self.prompt, self.quotes = how, chance, top, prompt, quotes
         self.constraint = constraint
+        self.after = anchor(tokenizer, after) if after else []
         self.ids: list[int] = []
         self.last = -1
         """The token that came last, be it one that ends the text."""
@@ -44,7 +47,7 @@ class WrittenText:
         """Why it ended; empty while it is written."""
         self.cut: int | None = None
         """Characters before a stop string."""
-        self.pieces = Pieces(tokenizer, stop) if stop or send is not None else None
+        self.pieces = Pieces(tokenizer, stop, self.after) if stop or send is not None else None
         """Where nobody looks at a text before its end, it is decoded there, at once."""
         self.holding = UnfinishedSentence() if whole_sentences and send is not None else None
 
@@ -62,7 +65,7 @@ class WrittenText:
             self.likeliest.append(list(likeliest))
         piece = "" if self.pieces is None else self.pieces.add(token)
         if self.pieces is not None and self.pieces.stopped:
-            text = decoded(self.tokenizer, self.ids)  # bytes that are no character may read otherwise all together
+            text = self._read(self.ids)  # bytes that are no character may read otherwise all together
             self.cut = min((text.find(stop) for stop in self.stop if stop in text), default=self.pieces.told)
             self.close("stop", piece)
         elif self.constraint is not None and self.constraint.whole:
@@ -95,7 +98,14 @@ class WrittenText:
         if not self.stop:
             return False
         longest = max(len(stop.encode()) for stop in self.stop)  # a token has a byte at least
-        return any(stop in decoded(self.tokenizer, row[max(start, len(row) - longest - 1):]) for stop in self.stop)
+        first = max(start, len(row) - longest - 1)
+        text = self._read(row[first:]) if first == start else decoded(self.tokenizer, row[first:])
+        return any(stop in text for stop in self.stop)
+
+    def _read(self, ids: Sequence[int]) -> str:
+        """The text of its first tokens, behind what it goes on with."""
+        before = len(decoded(self.tokenizer, self.after)) if self.after else 0
+        return decoded(self.tokenizer, [*self.after, *ids])[before:]
 
     @property
     def offset(self) -> int:
@@ -107,14 +117,14 @@ class WrittenText:
         """Where each token's first character stands."""
         pieces = self.pieces
         if pieces is None:
-            pieces = Pieces(self.tokenizer)
+            pieces = Pieces(self.tokenizer, after=self.after)
             for token in self.ids:
                 pieces.add(token)
         return [0, *pieces.wholes]
 
     def completion(self, with_logprobs: bool) -> Completion:
         """What was written, with the log probability of each token where that is asked for."""
-        text = decoded(self.tokenizer, self.ids)[: self.cut]
+        text = self._read(self.ids)[: self.cut]
         kept = len(self.ids)
         if self.cut is not None and self.pieces is not None:
             before = [0, *self.pieces.lengths]  # characters before each token

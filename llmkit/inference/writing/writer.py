@@ -235,7 +235,7 @@ class Writer:
         self, prompts: Sequence[Sequence[int]], options: Options, *, stream: Callable[[int, str], None] | None = None,
         stopped: Callable[[], bool] | None = None, numbers: Sequence[int] | None = None,
         ends: Sequence[Collection[int]] | None = None, memory: PrefixMemory | None = None, quotes: bool = False,
-        whole_sentences: bool = False,
+        whole_sentences: bool = False, goes_on: Sequence[bool] | None = None,
     ) -> list[list[Completion]]:
         """Write `options.num_return_sequences` texts for each prompt (its token ids), all together; order is kept.
 
@@ -249,6 +249,7 @@ class Writer:
                   one in it; beams and assistants read all again
         quotes    what was read may be said again: a penalty on repetition counts what is written only; not for beams
         whole_sentences  `stream` gets nothing behind the last whole sentence of a text that the limit cuts
+        goes_on   whether each prompt is gone on with as it stands, so that prompt and text are one text; None: none is
 
         RequestError where a prompt is longer than the context, steps are to be compiled and can't be, or a GPU's memory
         ends.
@@ -256,7 +257,8 @@ class Writer:
         if not prompts:
             return []
         try:
-            return self._written(prompts, options, stream, stopped, numbers, ends, memory, quotes, whole_sentences)
+            return self._written(prompts, options, stream, stopped, numbers, ends, memory, quotes, whole_sentences,
+                                 goes_on)
         except RuntimeError as error:
             if not device_full(error):
                 raise
@@ -269,7 +271,7 @@ class Writer:
     def _written(
         self, prompts: Sequence[Sequence[int]], options: Options, stream: Callable[[int, str], None] | None,
         stopped: Callable[[], bool] | None, numbers: Sequence[int] | None, ends: Sequence[Collection[int]] | None,
-        memory: PrefixMemory | None, quotes: bool, whole_sentences: bool,
+        memory: PrefixMemory | None, quotes: bool, whole_sentences: bool, goes_on: Sequence[bool] | None,
     ) -> list[list[Completion]]:
         """What `write` gives."""
         if self.assistant is not None:
@@ -295,7 +297,8 @@ class Writer:
                  partial(stream, i) if stream is not None and which == 0 and not searched else None, how=how,
                  chance=chance_of(seeds[i * count + which], torch.device(self.device)) if how.sample else None,
                  top=options.logprobs or 0, quotes=quotes, constraint=self.constraint(options, known),
-                 whole_sentences=whole_sentences)
+                 whole_sentences=whole_sentences,
+                 after=prompts[i] if goes_on is not None and goes_on[i] and not self.reads else ())
             for i in range(len(prompts)) for which in range(count)]
         with quiet(), unstopped(base_of(model)), torch.inference_mode():
             if searched or self.assistant is not None:
