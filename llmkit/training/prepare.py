@@ -284,7 +284,7 @@ def announce(session: Session, start: Checkpoint | None) -> None:
     if not session.over and run.model.is_dir():
         run.set_aside()
         log.info("model/ stands as %s/ until the new one is there", layout.BEFORE)
-    run.rewind(session.state.step if start is not None else -1)
+    run.rewind(session.state.step if start is not None else -1, session.state.due)
     run.write_recipe(recipe)
 
 

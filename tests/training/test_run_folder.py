@@ -221,6 +221,21 @@ def test_lines_after_a_step_are_dropped_and_written_anew(run):
     assert events(run) == [1, 2, 3]
 
 
+def test_an_evaluation_that_is_due_is_written_anew(run):
+    """A run went on from a signal in it, made it, and was killed before its next checkpoint."""
+    run.folder.mkdir()
+    for event in ({"event": "evaluate", "step": 1}, {"event": "train", "step": 2}, {"event": "evaluate", "step": 2}):
+        run.log(event)
+    run.show({"step": 1})
+    run.show({"step": 2})
+    run.close()
+    run.rewind(2, due=False)
+    assert events(run) == [1, 2, 2]
+    run.rewind(2, due=True)
+    assert events(run) == [1, 2]
+    assert (run.folder / "samples.jsonl").read_text() == '{"step": 1}\n'
+
+
 @pytest.mark.parametrize("cut", ['{"event": "tr', "[]", '{"event": "train"}', "\x00\x00", '{"step": "x"}'])
 def test_a_line_that_was_cut_short_ends_what_is_kept(run, cut):
     run.folder.mkdir()

@@ -226,20 +226,25 @@ class RunFolder:
         with telling(self.folder), place.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(event, ensure_ascii=False) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop the lines after a step, and a line that was cut short: they will be written again."""
-        self._rewind(layout.METRICS, step)
-        if (self.folder / layout.SAMPLES).exists():
-            self._rewind(layout.SAMPLES, step)
+    def rewind(self, step: int, due: bool = False) -> None:
+        """Drop the lines after a step, and a line that was cut short: they will be written again.
 
-    def _rewind(self, name: str, step: int) -> None:
+        So will the evaluation of the step itself, where it is `due`: an earlier run that went on had made it.
+        """
+        self._rewind(layout.METRICS, step, due)
+        if (self.folder / layout.SAMPLES).exists():
+            self._rewind(layout.SAMPLES, step, due)
+
+    def _rewind(self, name: str, step: int, due: bool) -> None:
         path = self.folder / name
         kept = []
         for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []:
             try:
-                if json.loads(line)["step"] <= step:
+                said = json.loads(line)
+                again = due and said["step"] == step and said.get("event", "evaluate") == "evaluate"
+                if said["step"] <= step and not again:
                     kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
         self.write(name, "".join(kept))
 
