@@ -159,10 +159,10 @@ def size(count: float) -> str:
 def span(seconds: float) -> str:
     """Seconds in words: `3.2 days`, `5 h 12 min`, `40 s`.
 
-    >>> span(0.2), span(1), span(4000), span(1e6), span(1e9)
-    ('< 1 s', '1 s', '1 h 06 min', '11.6 days', '31.7 years')
+    >>> span(0), span(0.2), span(1), span(4000), span(1e6), span(1e9)
+    ('0 s', '< 1 s', '1 s', '1 h 07 min', '11.6 days', '31.7 years')
     """
-    if seconds < 0.95:
+    if 0 < seconds < 0.95:
         return "< 1 s"
     if seconds < 60:
         return f"{seconds:.0f} s"
